@@ -1,0 +1,1 @@
+"""Contrastive self-supervised vision learning in JAX: Momentum Contrast and its family."""

@@ -1,0 +1,23 @@
+"""Errors that are the user's to mend: one readable line, an exit code, no traceback."""
+
+
+class UserError(Exception):
+    """A wrong flag, config or path. The message says what was given, the rule, and the remedy.
+
+    Attributes:
+      exit_code: what the process ends with. 2: never worth a retry.
+    """
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """Data that is missing, unreadable or too small."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """No usable checkpoint where one is needed."""
+
+    exit_code = 5

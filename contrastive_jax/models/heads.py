@@ -1,0 +1,89 @@
+"""Projection and prediction heads."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from contrastive_jax.models.norm import BatchNorm
+
+Array = jax.Array
+
+torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(±1/√fan_in), torch's nn.Linear
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU, and optionally batch norm, between them: every head of the MoCo family.
+
+    MoCo v1: 1 layer with bias. MoCo v2: 2 layers with bias, no batch norm. MoCo v3 (arXiv:2104.02057): no bias, batch
+    norm after every hidden layer; projectors, and the predictor of the ViTs, end in a batch norm without factor and
+    offset. Layers are named linear_0, bn_0, linear_1, ... and initialised as torch's nn.Linear.
+
+    Attributes:
+      num_layers: linear layers, at least 1.
+      hidden_dim: outputs of all but the last.
+      output_dim: outputs of the last.
+      bias: of all linear layers.
+      batch_norm: after every hidden linear layer.
+      last_batch_norm: also after the last.
+      last_batch_norm_affine: with a learned factor and offset there.
+      bn_group_size: examples that share BN statistics, None: the whole global batch; see `BatchNorm`.
+      bn_momentum: of the running statistics; new = bn_momentum * old + (1 - bn_momentum) * batch.
+      bn_epsilon: added to the variance.
+      dtype: of the computation; parameters are float32.
+    """
+
+    num_layers: int
+    hidden_dim: int
+    output_dim: int
+    bias: bool = False
+    batch_norm: bool = True
+    last_batch_norm: bool = False
+    last_batch_norm_affine: bool = False
+    bn_group_size: int | None = None
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
+        """Maps [B, D] to [B, output_dim], returned in float32 at least because losses follow.
+
+        Raises:
+          ValueError: fewer than one layer.
+        """
+        if self.num_layers < 1:
+            raise ValueError(f'MLP num_layers {self.num_layers} must be at least 1')
+        for i in range(self.num_layers):
+            last = i == self.num_layers - 1
+            x = nn.Dense(
+                self.output_dim if last else self.hidden_dim,
+                use_bias=self.bias,
+                kernel_init=torch_uniform,
+                bias_init=uniform(x.shape[-1] ** -0.5),
+                dtype=self.dtype,
+                name=f'linear_{i}',
+            )(x)
+            if self.last_batch_norm if last else self.batch_norm:
+                affine = self.last_batch_norm_affine or not last
+                x = BatchNorm(
+                    group_size=self.bn_group_size,
+                    momentum=self.bn_momentum,
+                    epsilon=self.bn_epsilon,
+                    use_scale=affine,
+                    use_bias=affine,
+                    dtype=self.dtype,
+                    name=f'bn_{i}',
+                )(x, train=train, axis_name=axis_name)
+            if not last:
+                x = nn.relu(x)
+        return x.astype(jnp.promote_types(self.dtype, jnp.float32))
+
+
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """Initial values U(-bound, bound)."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,143 @@
+"""Batch normalisation whose groups are a hyper-parameter of the method, not an accident of the hardware."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+from jax import lax
+
+from contrastive_jax import parallel
+
+Array = jax.Array
+
+
+def split_groups(group_size: int | None, local_batch: int, devices: int) -> tuple[int, int]:
+    """How groups of consecutive examples of the global batch lie on the devices.
+
+    Args:
+      group_size: examples that share statistics; None, or at least the global batch: all of them.
+      local_batch: examples on each device.
+      devices: number of devices along the batch axis.
+
+    Returns:
+      (groups on each device, devices of each group); at least one of the two is 1.
+
+    Raises:
+      ValueError: groups do not fill the devices evenly.
+    """
+    if group_size is None or group_size >= local_batch * devices:
+        return 1, devices
+    if group_size < 1:
+        raise ValueError(f'BatchNorm group_size {group_size} must be at least 1; None is the whole global batch')
+    if group_size <= local_batch and local_batch % group_size == 0:
+        return local_batch // group_size, 1
+    group_devices = group_size // local_batch
+    if group_size % local_batch == 0 and devices % group_devices == 0:
+        return 1, group_devices
+    raise ValueError(
+        f'BatchNorm group_size {group_size} does not fit {devices} device(s) of {local_batch} examples; use a divisor '
+        f'of {local_batch}, or {local_batch} times a divisor of {devices}'
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) with torch's running statistics.
+
+    The result is a function of the global batch alone: each consecutive `group_size` examples of it are normalised
+    with their own mean and variance, whether they lie on one device or on several. MoCo v1 and v2 were defined with
+    32 examples a GPU, hence `group_size=32`; None is the "SyncBN" of the other methods.
+
+    Runs under `jit(shard_map(check_vma=False))`, `pmap`, and without an axis. `vmap(axis_name=...)` has no
+    `axis_index_groups`, so there a group must be the whole batch or lie on one device.
+
+    Attributes:
+      group_size: examples that share statistics; None: the whole global batch. A batch smaller than the group, and
+        the example that parameters are initialised with, is one group.
+      momentum: running = momentum * running + (1 - momentum) * batch; torch calls 1 - momentum the momentum.
+      epsilon: added to the variance.
+      use_scale: learn a factor for each channel.
+      use_bias: learn an offset for each channel.
+      scale_init: initial factor; zeros for the last norm of a residual block ("zero-gamma").
+      dtype: of the output. Statistics are computed and kept in float32 at least.
+    """
+
+    group_size: int | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Initializer = nn.initializers.ones
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
+        """Normalises over all axes but the last.
+
+        Args:
+          x: [B, ..., C], the local examples.
+          train: use, and remember, the statistics of the batch; otherwise use the running ones.
+          axis_name: the mapped device axis; None: all of the batch is here.
+
+        Returns:
+          [B, ..., C] in `dtype`.
+
+        Raises:
+          ValueError: groups do not fill the devices evenly.
+        """
+        channels = x.shape[-1:]
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+        running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+        shape, x = x.shape, x.astype(jnp.promote_types(self.dtype, jnp.float32))
+
+        if train:
+            if self.is_initializing():
+                axis_name, groups, group_devices = None, 1, 1
+            else:
+                groups, group_devices = split_groups(self.group_size, shape[0], parallel.axis_size(axis_name))
+            x = x.reshape(groups, -1, *shape[1:])  # consecutive examples: [groups, examples, ..., C]
+            mean, var = group_moments(x, group_devices, axis_name)  # [groups, 1, ..., 1, C]
+            if not self.is_initializing():
+                n = group_devices * math.prod(x.shape[1:-1])
+                batch = (mean.reshape(groups, -1).mean(0), var.reshape(groups, -1).mean(0) * (n / max(n - 1, 1)))
+                if group_devices < parallel.axis_size(axis_name):  # other devices hold other groups
+                    batch = parallel.pmean(batch, axis_name)
+                for running, new in zip((running_mean, running_var), batch, strict=True):
+                    updated = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
+                    running.value = updated.astype(running.value.dtype)
+        else:
+            mean, var = running_mean.value, running_var.value
+
+        # (x - mean) / std * scale + bias as one multiply-add for each element.
+        factor = lax.rsqrt(var + self.epsilon)
+        if self.use_scale:
+            factor = factor * self.param('scale', self.scale_init, channels, jnp.float32)
+        offset = -mean * factor
+        if self.use_bias:
+            offset = offset + self.param('bias', nn.initializers.zeros, channels, jnp.float32)
+        return (x * factor + offset).reshape(shape).astype(self.dtype)
+
+
+def group_moments(x: Array, group_devices: int, axis_name: str | None) -> tuple[Array, Array]:
+    """Mean and biased variance of each group in one pass over the data, E[x²] − E[x]².
+
+    Args:
+      x: [groups, examples, ..., C].
+      group_devices: consecutive devices that share each group.
+      axis_name: the mapped device axis, or None.
+
+    Returns:
+      mean and variance, [groups, 1, ..., 1, C], in the dtype of x.
+    """
+    axes = tuple(range(1, x.ndim - 1))
+    moments = (x.mean(axes, keepdims=True), (x * x).mean(axes, keepdims=True))
+    if group_devices > 1 and axis_name is not None:
+        devices = parallel.axis_size(axis_name)
+        if group_devices == devices:
+            moments = lax.pmean(moments, axis_name)
+        else:
+            groups = [list(range(i, i + group_devices)) for i in range(0, devices, group_devices)]
+            moments = lax.pmean(moments, axis_name, axis_index_groups=groups)
+    mean, mean_of_squares = moments
+    return mean, jnp.maximum(mean_of_squares - mean * mean, 0.0)

