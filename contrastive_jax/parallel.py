@@ -43,6 +43,11 @@ def pmean(x: PyTree, axis_name: str | None) -> PyTree:
     return x if axis_name is None else lax.pmean(x, axis_name)
 
 
+def psum(x: PyTree, axis_name: str | None) -> PyTree:
+    """Sum of a pytree over the devices."""
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
 def pmax(x: Array, axis_name: str | None) -> Array:
     """Elementwise maximum over the devices. It has no derivative: stop the gradient of x first."""
     return x if axis_name is None else lax.pmax(x, axis_name)

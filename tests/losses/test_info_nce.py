@@ -47,8 +47,8 @@ def test_equation(arrays):
 def test_gradients_against_finite_differences(arrays):
     q, k, negatives = arrays
     with jax.enable_x64(True):
-        check_grads(lambda q, k: info_nce(q, k, negatives, temperature=T), (q, k), 2, modes=['rev'])
-        check_grads(lambda q, k: info_nce_in_batch(q, k, temperature=T), (q, k), 2, modes=['rev'])
+        check_grads(lambda q, k: info_nce(q, k, negatives, temperature=T), (q, k), 1, modes=['rev'])
+        check_grads(lambda q, k: info_nce_in_batch(q, k, temperature=T), (q, k), 1, modes=['rev'])
         assert not jax.grad(lambda n: info_nce(q, k, n, temperature=T))(negatives).any()
 
 

@@ -1,0 +1,15 @@
+"""The methods, one paper family a file. A new one is a file, a config, a test, and a line in METHODS."""
+
+from contrastive_jax.methods.base import Method, MethodState
+from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
+from contrastive_jax.methods.moco import MoCo
+from contrastive_jax.methods.mocov3 import MoCoV3
+
+METHODS: dict[str, type[Method]] = {
+    'moco': MoCo,
+    'mocov3': MoCoV3,
+    'end_to_end': EndToEnd,
+    'memory_bank': MemoryBank,
+}
+
+__all__ = ['METHODS', 'EndToEnd', 'MemoryBank', 'Method', 'MethodState', 'MoCo', 'MoCoV3']

@@ -1,0 +1,183 @@
+"""The contract between a method and the loop.
+
+A method is a frozen dataclass: its fields are its hyper-parameters (the config section `config.method`, one to one) and
+its network, so `repr(method)` is the recipe and a typo raises. It holds no state. What it remembers goes in and comes
+out as a `MethodState` of unchanged structure, shapes and dtypes; asking for a loss changes nothing.
+
+    params, state = method.init(rng, batch)                           once
+    loss, (state, metrics) = method.loss(params, state, batch, ...)   every step, differentiated in params
+    params, state = method.after_update(params, state, ...)           after the optimizer
+
+Every method trains `params['encoder']`; evaluation needs nothing else.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+
+from contrastive_jax import parallel
+from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.models.network import Network
+
+Array = jax.Array
+PyTree = Any
+Batch = dict[str, Any]
+
+
+@flax.struct.dataclass
+class MethodState:
+    """What a method remembers besides the trained parameters.
+
+    Attributes:
+      target: parameters no gradient reaches: the moving average. {} where unused.
+      batch_stats: {'online': ..., 'target': ...}: each network has its own BN statistics.
+      memory: queue or bank, named by the method; {} where unused.
+    """
+
+    target: PyTree
+    batch_stats: PyTree
+    memory: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """A way to learn an encoder. Subclasses are frozen dataclasses and are not subclassed further.
+
+    Attributes:
+      network: encoder, projector and, for some methods, predictor.
+      shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
+        'shuffled' (see `loss`).
+      memory_spec: class constant: a pytree prefix of PartitionSpecs for `state.memory`.
+    """
+
+    network: Network
+
+    memory_spec: ClassVar[PyTree] = parallel.REPLICATED
+
+    @property
+    def shuffles(self) -> bool:
+        return False
+
+    @abc.abstractmethod
+    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, MethodState]:
+        """Parameters and state at step 0.
+
+        Args:
+          rng: a typed key.
+          batch: a global batch; only its shapes matter.
+
+        Returns:
+          Trained parameters {'encoder': ..., ...} and the state, sharing no buffer.
+        """
+
+    @abc.abstractmethod
+    def loss(
+        self,
+        params: PyTree,
+        state: MethodState,
+        batch: Batch,
+        *,
+        rng: Array,
+        progress: Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[Array, tuple[MethodState, dict[str, Array]]]:
+        """The loss of the local examples.
+
+        Args:
+          params: trained parameters.
+          state: of the step before.
+          batch: 'views': tuple of [b, H, W, C], global views first; 'index': int32[b] example ids; 'label': int32[b].
+            If `shuffles`: 'shuffle': int32[B], a permutation of the global batch, and 'shuffled': the views of the
+            examples shuffle[i] at the local positions i.
+          rng: a key, the same on all devices.
+          progress: step / total steps in [0, 1].
+          axis_name: the mapped device axis; None when the whole batch is here.
+
+        Returns:
+          The mean over the local examples, the new state, and metrics (averaged over the devices by the caller).
+        """
+
+    def after_update(
+        self, params: PyTree, state: MethodState, *, progress: Array | float
+    ) -> tuple[PyTree, MethodState]:
+        """What moves after the optimizer's step. Nothing, unless a method says otherwise."""
+        del progress
+        return params, state
+
+
+def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    """Parameters and BN statistics of a network, from the shape of the first view."""
+    few = jax.tree.map(lambda x: x[:2], batch['views'][0])  # two examples: BN needs more than one
+    variables = network.init(rng, few, train=True)
+    variables = jax.tree.map(jnp.asarray, dict(variables))
+    return _plain(variables['params']), _plain(variables.get('batch_stats', {}))
+
+
+def project(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
+    """z = projector(encoder(x)) in training mode: [b, D], and the new BN statistics."""
+    variables = {'params': params, 'batch_stats': stats}
+    (_, z), new = network.apply(
+        variables, x, train=True, axis_name=axis_name, method='project', mutable=['batch_stats']
+    )
+    return z, _plain(new.get('batch_stats', {}))
+
+
+def predict(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
+    """p = predictor(projector(encoder(x))) in training mode: [b, D], and the new BN statistics."""
+    variables = {'params': params, 'batch_stats': stats}
+    (_, _, p), new = network.apply(variables, x, train=True, axis_name=axis_name, mutable=['batch_stats'])
+    return p, _plain(new.get('batch_stats', {}))
+
+
+def copy(tree: PyTree) -> PyTree:
+    """A target that starts equal to the online network needs buffers of its own: both are donated."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def targeted(params: PyTree) -> PyTree:
+    """The part of the online parameters that the target has: all but the predictor."""
+    return {name: part for name, part in params.items() if name != 'predictor'}
+
+
+def unshuffle(keys: Array, shuffle: Array, axis_name: str | None = None) -> Array:
+    """Brings keys that were encoded in shuffled order back to their queries (MoCo, section 3.3).
+
+    Args:
+      keys: [b, D] of the examples shuffle[i], at the local positions i.
+      shuffle: int32[B], a permutation of the global batch.
+      axis_name: the mapped device axis.
+    """
+    back = jnp.argsort(shuffle)
+    return parallel.all_gather(keys, axis_name)[parallel.local_rows(back, axis_name)]
+
+
+def contrast_metrics(found: Lookup, temperature: float, negative_mean: Array) -> dict[str, Array]:
+    """How well the look-up went, in cosine similarities.
+
+    Args:
+      found: of the local queries.
+      temperature: that the logits were divided by.
+      negative_mean: mean cosine similarity of a query and a negative.
+    """
+    positive = jnp.mean(found.positive) * temperature
+    return {
+        'contrastive_top1': jnp.mean(found.found),
+        'positive_similarity': positive,
+        'negative_similarity': negative_mean,
+        'alignment': 2.0 - 2.0 * positive,  # mean squared distance of unit vectors (Wang & Isola 2020)
+    }
+
+
+def feature_std(z: Array, axis_name: str | None = None) -> Array:
+    """Standard deviation of unit features over the global batch, times sqrt(D): 1 when spread, 0 when collapsed."""
+    mean, square = parallel.pmean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)), axis_name)
+    return jnp.mean(jnp.sqrt(jnp.maximum(square - mean**2, 0.0))) * z.shape[-1] ** 0.5
+
+
+def _plain(tree: PyTree) -> PyTree:
+    return tree.unfreeze() if isinstance(tree, FrozenDict) else tree

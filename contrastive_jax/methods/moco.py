@@ -1,0 +1,95 @@
+"""MoCo v1 (arXiv 1911.05722) and v2 (arXiv 2003.04297): a queue of keys from a slowly moving encoder.
+
+v2 is v1 with an MLP head, temperature 0.2, blur in the augmentation and a cosine schedule: four changes in the config,
+none here. Official source: facebookresearch/moco, moco/builder.py; the symmetric variant is that of the official CIFAR
+demo (branch colab-notebook).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from contrastive_jax import ema, memory, parallel
+from contrastive_jax.losses.info_nce import look_up, normalize
+from contrastive_jax.methods import base
+
+Array = jax.Array
+PyTree = base.PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCo(base.Method):
+    """Momentum Contrast.
+
+    Attributes:
+      network: encoder and projector, no predictor. Its BN groups are part of the method: 32 images in the paper.
+      queue_size: K, keys in the dictionary; a multiple of the global batch (twice it if symmetric).
+      momentum: m of the key encoder.
+      temperature: T.
+      symmetric: both views are queries and keys in turn; the two losses are summed and both key batches enqueued.
+      shuffle_bn: keys are encoded in shuffled order, so that BN groups of queries and keys differ.
+    """
+
+    queue_size: int = 65536
+    momentum: float = 0.999
+    temperature: float = 0.07
+    symmetric: bool = False
+    shuffle_bn: bool = True
+
+    memory_spec: ClassVar[PyTree] = {'queue': memory.QUEUE_SPEC}
+
+    @property
+    def shuffles(self) -> bool:
+        return self.shuffle_bn
+
+    def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
+        rng_network, rng_queue = jax.random.split(rng)
+        params, stats = base.init_network(self.network, rng_network, batch)
+        dim = self.network.projector.output_dim
+        state = base.MethodState(
+            target=base.copy(params),
+            batch_stats={'online': stats, 'target': base.copy(stats)},
+            memory={'queue': memory.init_queue(rng_queue, self.queue_size, batch['views'][0].shape[0], dim)},
+        )
+        return params, state
+
+    def loss(
+        self,
+        params: PyTree,
+        state: base.MethodState,
+        batch: base.Batch,
+        *,
+        rng: Array,
+        progress: Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+        del rng, progress
+        target = ema.update(state.target, params, self.momentum)  # before the keys are encoded
+        stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
+        queue = state.memory['queue']
+        enqueued = queue
+        views, keys_of = batch['views'], batch['shuffled'] if self.shuffle_bn else batch['views']
+        mean_negative = parallel.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name)  # [D]
+
+        loss, metrics = jnp.zeros(()), {}
+        # Both directions score against the queue as it was; the official demo enqueues the keys of view 1, then view 2.
+        for i_q, i_k in ((1, 0), (0, 1)) if self.symmetric else ((0, 1),):
+            q, stats = base.project(self.network, params, stats, views[i_q], axis_name)
+            k, stats_k = base.project(self.network, target, stats_k, keys_of[i_k], axis_name)
+            q, k = normalize(q), lax.stop_gradient(normalize(k))  # [b, D]
+            if self.shuffle_bn:
+                k = base.unshuffle(k, batch['shuffle'], axis_name)
+            found = look_up(q, k, queue['keys'], temperature=self.temperature, axis_name=axis_name)
+            loss += jnp.mean(found.loss)
+            enqueued = memory.enqueue(enqueued, k)
+            metrics = base.contrast_metrics(found, self.temperature, jnp.mean(q @ mean_negative))
+            metrics['feature_std'] = base.feature_std(q, axis_name)
+        state = base.MethodState(
+            target=target,
+            batch_stats={'online': stats, 'target': stats_k},
+            memory={'queue': enqueued},
+        )
+        return loss, (state, metrics)
