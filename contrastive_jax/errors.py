@@ -21,3 +21,15 @@ class CheckpointError(UserError):
     """No usable checkpoint where one is needed."""
 
     exit_code = 5
+
+
+class NumericalError(UserError):
+    """Training went to NaN or infinity."""
+
+    exit_code = 4
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after it saved; the same command goes on. Exit code 42 asks for a restart."""
+
+    exit_code = 42

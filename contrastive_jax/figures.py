@@ -15,13 +15,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from contrastive_jax.metrics import replace_file
 
 Path = str | os.PathLike[str]
 
-STYLE = {
+STYLE: Any = {
     'font.family': 'DejaVu Sans',  # comes with matplotlib, so pictures look the same everywhere
     'font.size': 9,
     'axes.titlesize': 10,
@@ -38,10 +39,12 @@ STYLE = {
     'legend.frameon': False,
     'legend.fontsize': 8,
     'lines.linewidth': 1.6,
+    'text.parse_math': False,  # a class may be called '$1'
 }
 BLUE, ORANGE, GREEN, RED, GREY = '#3465a4', '#e07b00', '#1a8a3a', '#c62828', '#777777'
 DPI = 150
 CELL = 1.15  # inches: side of one image in a sheet
+CAPTION = 16  # characters that fit below it
 
 # Panels: title, and the metrics in it with their names in the legend. The first row is large.
 LARGE = (
@@ -76,18 +79,17 @@ def curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     large = large or list(LARGE[:1])  # a run that has measured nothing yet: an empty panel
     rows = math.ceil(len(small) / SMALL_COLUMNS)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 3.6 + 1.9 * rows), layout='constrained')
-        top, *below = figure.subfigures(
-            1 + bool(rows), 1, height_ratios=[3.6, 1.9 * rows][: 1 + bool(rows)], squeeze=False
-        )[:, 0]
-        for axes, panel in zip(top.subplots(1, len(large), squeeze=False)[0], large, strict=True):
-            _panel(axes, *panel, series, baselines)
-        if below:
-            grid = below[0].subplots(rows, SMALL_COLUMNS, squeeze=False).ravel()
-            for axes, panel in zip(grid, small, strict=False):
-                _panel(axes, *panel, series, baselines)
-            for axes in grid[len(small) :]:
-                axes.set_axis_off()
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        figure = Figure(figsize=(10, 3.6 + 2 * rows), layout=layout)
+        # Six columns: two or three panels a row.
+        grid = figure.add_gridspec(1 + rows, 6, height_ratios=[3.6] + [2] * rows)
+        width = 6 // len(large)
+        for i, panel in enumerate(large):
+            _panel(figure.add_subplot(grid[0, i * width : (i + 1) * width]), *panel, series, baselines)
+        width = 6 // SMALL_COLUMNS
+        for i, panel in enumerate(small):
+            row, column = divmod(i, SMALL_COLUMNS)
+            _panel(figure.add_subplot(grid[1 + row, column * width : (column + 1) * width]), *panel, series, baselines)
         _save(figure, path)
 
 
@@ -103,30 +105,41 @@ def _panel(
     series: Mapping[str, tuple[list[float], list[float]]],
     baselines: Mapping[str, list[float]],
 ) -> None:
-    shown = [name for name in metrics if len(series[name][0])]
-    for name, colour in zip(metrics, (BLUE, ORANGE), strict=False):
-        if name not in shown:
-            continue
+    for (name, label), colour in zip(metrics.items(), (BLUE, ORANGE), strict=False):
         steps, values = series[name]
-        marker = 'o' if len(steps) <= 25 else None  # one point alone would be invisible
-        label = metrics[name]
-        if name in ('eval/knn_top1', 'eval/probe_top1'):
-            label += f' ({values[-1]:.1%})'
-        axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=label)
+        if not steps:
+            continue
+        accuracy = name.endswith('top1')
+        axes.plot(
+            steps,
+            values,
+            color=colour,
+            label=f'{label} {_last(values):.1%}' if accuracy else label,
+            linewidth=1.6 if len(steps) <= 200 else 1.0,
+            marker='o' if len(steps) <= 25 else None,  # one point alone would be invisible
+            markersize=3.5,
+        )
         if baselines.get(name):
-            value = baselines[name][-1]
-            label = f'{metrics[name]}, untrained ({value:.1%})' if 'top1' in name else f'{metrics[name]}, untrained'
-            axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            value = _last(baselines[name])
+            text = f'untrained encoder {value:.1%}' if accuracy else 'untrained encoder'
+            axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=text)
     axes.set_title(title)
     axes.set_xlabel('step')
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     if 'accuracy' in title:
-        axes.yaxis.set_major_formatter(lambda y, _: f'{y:.0%}')
+        axes.yaxis.set_major_formatter(lambda y, _: f'{100 * y:.3g}%')
+    if title.startswith('feature std'):
+        axes.set_ylim(0, max(1.05, axes.get_ylim()[1]))  # a collapse should look like one
     if len(axes.lines) > 1:
         axes.legend()
-    if not shown:
+    if not axes.lines:
         axes.text(0.5, 0.5, 'nothing measured yet', transform=axes.transAxes, ha='center', color=GREY)
+
+
+def _last(values: Sequence[float]) -> float:
+    """The newest value that is a number."""
+    return next((x for x in reversed(values) if math.isfinite(x)), math.nan)
 
 
 def contact_sheet(originals: np.ndarray, views: Sequence[np.ndarray], path: Path) -> None:
@@ -158,7 +171,7 @@ def nearest_neighbours(
 ) -> None:
     """Draws queries and, to their right, their neighbours, nearest first.
 
-    A neighbour of the query's class has a green frame and a tick, one of another class a dashed red frame and a cross;
+    A neighbour of the query's class has a green frame and a tick, one of another class a red frame and a cross;
     without labels (None, or -1) there is no frame.
 
     Args:
@@ -180,7 +193,7 @@ def nearest_neighbours(
         figure, grid = _sheet(m, k + 1)
         for i in range(m):
             _show(grid[i, 0], queries[i])
-            grid[i, 0].set_xlabel(name(query_labels[i]), fontsize=8, fontweight='bold', labelpad=3)
+            _caption(grid[i, 0], name(query_labels[i]), fontweight='bold')
             for j in range(k):
                 axes, label = grid[i, j + 1], neighbour_labels[i, j]
                 _show(axes, neighbours[i, j])
@@ -193,15 +206,17 @@ def nearest_neighbours(
 
 def _sheet(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """A figure with a grid of image cells [rows, columns]."""
-    figure = Figure(figsize=(CELL * columns + 0.2, CELL * rows + 0.5), layout='constrained')
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
+    figure = Figure(figsize=(CELL * columns + 0.2, CELL * rows + 0.5), layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    small = max(image.shape[:2]) < CELL * DPI
+    height, width = image.shape[:2]
     pixels = image if image.dtype == np.uint8 else np.clip(np.asarray(image, np.float32), 0, 1)
-    axes.imshow(pixels, interpolation='nearest' if small else 'antialiased')
+    axes.imshow(pixels, interpolation='nearest' if max(height, width) <= 64 else 'auto')
+    x, y, half = width / 2 - 0.5, height / 2 - 0.5, max(height, width) / 2
+    axes.set(xlim=(x - half, x + half), ylim=(y + half, y - half))  # square cells keep rows and titles aligned
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -209,8 +224,13 @@ def _show(axes: Axes, image: np.ndarray) -> None:
 
 def _mark(axes: Axes, text: str, correct: bool) -> None:
     colour, sign = (GREEN, '✓') if correct else (RED, '✗')
-    axes.spines[:].set(visible=True, color=colour, linewidth=2.5, linestyle='-' if correct else (0, (2, 1.2)))
-    axes.set_xlabel(f'{sign} {text}', fontsize=8, color=colour, labelpad=3)
+    axes.spines[:].set(visible=True, color=colour, linewidth=2.5)
+    _caption(axes, f'{sign} {text}', color=colour)
+
+
+def _caption(axes: Axes, text: str, **style: Any) -> None:
+    short = text if len(text) <= CAPTION else text[: CAPTION - 1] + '…'
+    axes.set_xlabel(short, fontsize=7.5, labelpad=3, **style)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -93,7 +93,7 @@ class MetricWriter:
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` in order, null as NaN; [] without the file. Lines that are not ours are passed over."""
+    """The lines of `metrics.jsonl` in order, null as NaN; [] without the file. Skips lines that are not ours."""
     try:
         lines = (Path(workdir) / FILE).read_bytes().split(b'\n')
     except FileNotFoundError:

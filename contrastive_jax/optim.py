@@ -13,7 +13,9 @@ Array = jax.Array
 PyTree = Any
 
 
-def sgd(learning_rate: Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False) -> optax.GradientTransformation:
+def sgd(
+    learning_rate: Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False
+) -> optax.GradientTransformation:
     """torch.optim.SGD: weight decay on every parameter joins the gradient; the learning rate stays outside the buffer."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),

@@ -141,7 +141,7 @@ class Devices:
           tree: arrays in the global layout, the same in every process.
           specs: a pytree prefix of PartitionSpecs.
         """
-        shardings = self._shardings(tree, specs)
+        shardings = self.shardings(tree, specs)
         put = jax.tree.map(self._put, tree, shardings)
         if self.mode == 'jit':
             return put
@@ -173,7 +173,8 @@ class Devices:
         host = jax.device_get(one_shard)
         return jax.tree.map(lambda x: x[0], host) if self.mode == 'pmap' else host
 
-    def _shardings(self, tree: PyTree, specs: PyTree) -> PyTree:
+    def shardings(self, tree: PyTree, specs: PyTree) -> PyTree:
+        """The sharding of every leaf in the global layout, from a pytree prefix of PartitionSpecs."""
         return jax.tree.map(self.sharding, _broadcast(specs, tree), is_leaf=_is_spec)
 
     def _put(self, x: Any, sharding: NamedSharding) -> Array:

@@ -1,10 +1,10 @@
-"""Networks: encoders (ResNets, vision transformers), heads, and the two joined."""
+"""Networks: encoders (`resnet.py`, `vit.py`), heads, and the two joined (`network.py`)."""
 
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import ENCODERS, Network, build, build_encoder, build_head
 from contrastive_jax.models.norm import BatchNorm
-from contrastive_jax.models.resnet import ResNet, resnet
-from contrastive_jax.models.vit import VisionTransformer, sincos_position, vit
+from contrastive_jax.models.resnet import ResNet
+from contrastive_jax.models.vit import VisionTransformer
 
 __all__ = [
     'ENCODERS',
@@ -16,7 +16,4 @@ __all__ = [
     'build',
     'build_encoder',
     'build_head',
-    'resnet',
-    'sincos_position',
-    'vit',
 ]

@@ -36,9 +36,10 @@ def split_groups(group_size: int | None, local_batch: int, devices: int) -> tupl
     group_devices = group_size // local_batch
     if group_size % local_batch == 0 and devices % group_devices == 0:
         return 1, group_devices
+    across = f', or {local_batch} times a divisor of {devices}' if devices > 1 else ''
     raise ValueError(
-        f'BatchNorm group_size {group_size} does not fit {devices} device(s) of {local_batch} examples; use a divisor '
-        f'of {local_batch}, or {local_batch} times a divisor of {devices}'
+        f'BatchNorm group_size {group_size} does not fit {devices} device(s) of {local_batch} examples; '
+        f'use a divisor of {local_batch}{across}'
     )
 
 

@@ -133,22 +133,30 @@ class Attention(nn.Module):
     Attributes:
       num_heads: of width / num_heads channels each.
       qkv_bias: a bias on queries, keys and values.
+      queries: only the first so many tokens ask, all answer; None: all ask.
       dtype: of the computation; the softmax runs in float32 at least.
     """
 
     num_heads: int
     qkv_bias: bool
+    queries: int | None
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps tokens [B, N, D] to [B, N, D]."""
+        """Maps tokens [B, N, D] to [B, queries, D]."""
         b, n, d = x.shape
         # Xavier for each of q, k and v on its own, [D, D], not for the joint [D, 3D].
         qkv_init = uniform((6 / (d + d)) ** 0.5)
         qkv = nn.Dense(3 * d, use_bias=self.qkv_bias, kernel_init=qkv_init, dtype=self.dtype, name='qkv')(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
-        x = jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)
+        q, k, v = jnp.moveaxis(
+            qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0
+        )  # [B, N, heads, D/heads]
+        # Written out because jax.nn.dot_product_attention takes its softmax in float32 even when all else is float64.
+        logits = jnp.einsum('bqhd,bkhd->bhqk', q[:, : self.queries], k)
+        logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32)) * (d // self.num_heads) ** -0.5
+        weights = nn.softmax(logits).astype(self.dtype)
+        x = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(b, -1, d)
         return nn.Dense(d, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name='proj')(x)
 
 
@@ -160,6 +168,7 @@ class TransformerBlock(nn.Module):
       mlp_ratio: hidden channels of the MLP / channels of a token.
       qkv_bias: a bias on queries, keys and values.
       layer_norm_epsilon: added to the variance.
+      queries: put out only the first so many tokens; None: all.
       dtype: of the computation.
     """
 
@@ -167,15 +176,17 @@ class TransformerBlock(nn.Module):
     mlp_ratio: float
     qkv_bias: bool
     layer_norm_epsilon: float
+    queries: int | None
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps tokens [B, N, D] to [B, N, D]."""
+        """Maps tokens [B, N, D] to [B, queries, D]."""
         d = x.shape[-1]
         xavier = nn.initializers.xavier_uniform()
         y = nn.LayerNorm(self.layer_norm_epsilon, dtype=self.dtype, name='norm1')(x)
-        x = x + Attention(self.num_heads, self.qkv_bias, self.dtype, name='attn')(y)
+        y = Attention(self.num_heads, self.qkv_bias, self.queries, self.dtype, name='attn')(y)
+        x = x[:, : self.queries] + y
         y = nn.LayerNorm(self.layer_norm_epsilon, dtype=self.dtype, name='norm2')(x)
         y = nn.Dense(int(d * self.mlp_ratio), kernel_init=xavier, dtype=self.dtype, name='mlp_fc1')(y)
         y = nn.gelu(y, approximate=False)
@@ -253,10 +264,11 @@ class VisionTransformer(nn.Module):
                 mlp_ratio=self.mlp_ratio,
                 qkv_bias=self.qkv_bias,
                 layer_norm_epsilon=self.layer_norm_epsilon,
+                # Only the cls token is wanted: the last block computes nothing else, 6 % less work in 12 blocks.
+                queries=1 if i == self.depth - 1 else None,
                 dtype=self.dtype,
                 name=f'blocks_{i}',
             )(x)
-        # LayerNorm works token by token: the cls token is all that is wanted.
         h = nn.LayerNorm(self.layer_norm_epsilon, dtype=self.dtype, name='norm')(x[:, 0])
         return h.astype(jnp.promote_types(self.dtype, jnp.float32))
 

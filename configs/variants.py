@@ -1,0 +1,54 @@
+"""Changes that several recipes share: small data sets and small encoders."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from contrastive_jax import recipe
+
+
+def cifar10(c: ConfigDict) -> None:
+    """CIFAR-10 from TFDS; from an .npz with --config.data.source=npz --config.data.path=cifar10.npz."""
+    c.data.update(source='tfds', name='cifar10', image_size=32)
+    c.encoder = recipe.encoder('resnet18', stem='cifar')
+    c.augment.update(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 97, 970, 970  # an epoch of batches of 512: 97
+
+
+def digits(c: ConfigDict) -> None:
+    """scikit-learn's handwritten digits, 8x8 and grey: no flips (a mirrored 2 is no 2), hardly any colour."""
+    c.batch_size = 128
+    c.epochs = 100.0
+    c.data.update(source='digits', name='digits', image_size=8)
+    c.encoder = recipe.encoder('resnet_tiny', stem='cifar')
+    c.augment.update(
+        crop_scale=(0.3, 1.0), flip=0.0, jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0),
+        mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376),
+    )  # fmt: skip
+    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 55, 275, 275
+    c.eval.update(knn_k=20)
+
+
+def folder(c: ConfigDict) -> None:
+    """Your images: --config.data.path=FOLDER, with class folders or flat."""
+    c.data.update(source='folder', name='', path='')
+
+
+def tiny(c: ConfigDict) -> None:
+    """Two steps in seconds: what the tests run."""
+    c.batch_size = 16
+    c.steps = 2
+    c.data.update(source='digits', name='digits', image_size=8)
+    c.encoder = recipe.encoder('resnet_tiny', stem='cifar', width=4)
+    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 1, 2, 2
+    c.eval.update(knn_k=5, max_train=64, max_test=32, batch_size=32)
+
+
+def encoder(name: str, features: int) -> Callable[[ConfigDict], None]:
+    """Another encoder; heads whose hidden layer is as wide as the features follow it."""
+
+    def change(c: ConfigDict) -> None:
+        c.encoder.name = name
+        c.projector.hidden_dim = features
+
+    return change

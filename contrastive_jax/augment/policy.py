@@ -1,0 +1,207 @@
+"""The views of a paper: which operations, how strong, how often, in the order of the MoCo repositories."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from contrastive_jax.augment import color, geometry
+
+Array = jax.Array
+
+_CROP, _DISTORT = 0, 1  # the parts of a view, each with its own key
+
+
+class _Draws(NamedTuple):
+    """What is random about a view apart from its box and its jitter: numbers in [0, 1), each [b]."""
+
+    flip: Array
+    jitter: Array
+    grayscale: Array
+    blur: Array
+    sigma: Array
+    solarize: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The augmentation of one recipe; its fields are the config section `config.augment`, one to one.
+
+    A view is `distort(crop(image))`. The two are separate because crops may come from the host, as uint8. Everything
+    random about an example comes from its key and the view's number: not from its place in the batch, nor from the
+    devices.
+
+    MoCo v2: all defaults.
+    MoCo v1: jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1, grayscale_first=True, blur=(0, 0).
+    MoCo v3: jitter=(0.4, 0.4, 0.2, 0.1), blur=(1, 0.1), solarize=(0, 0.2).
+
+    Attributes:
+      crop_scale: least and greatest area of a crop, as a fraction of the image's.
+      crop_ratio: least and greatest width / height of a crop.
+      interpolation: 'bilinear' or 'bicubic', of crops; antialiased.
+      flip: probability of a mirrored view.
+      jitter: strengths of brightness, contrast, saturation and hue (turns, at most 0.5).
+      jitter_probability: how often the four are applied (all or none), in random order.
+      grayscale: probability of a grey view.
+      grayscale_first: grey before the jitter, as in MoCo v1 and InstDis, rather than after it.
+      blur: probability of a Gaussian blur, for each view.
+      blur_sigma: least and greatest standard deviation of the blur, in pixels.
+      solarize: probability of solarisation, for each view.
+      mean, std: of the channels in [0, 1], for the final normalisation.
+    """
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = 'bilinear'
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: float = 0.8
+    grayscale: float = 0.2
+    grayscale_first: bool = False
+    blur: tuple[float, ...] = (0.5, 0.5)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: tuple[float, ...] = (0.0, 0.0)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))  # configs bring lists; a hash needs tuples
+
+    def __call__(self, keys: Array, images: Array, view: int, size: int, dtype: DTypeLike = jnp.float32) -> Array:
+        """View number `view` of each image: `distort(crop(images))`.
+
+        Args:
+          keys: one key per example, [b]; the same for all views of a step.
+          images: uint8 [b, H, W, 3].
+          view: number of the view, an entry of `blur` and `solarize`.
+          size: height and width of the view.
+          dtype: of the result.
+
+        Returns:
+          Normalised images [b, size, size, 3].
+        """
+        return self.distort(keys, self.crop(keys, images, view, size), view, dtype)
+
+    def crop(self, keys: Array, images: Array, view: int, size: int) -> Array:
+        """Random resized crops.
+
+        Args:
+          keys: [b]; images: uint8 [b, H, W, 3]; view, size: as for the whole view.
+
+        Returns:
+          float32 [b, size, size, 3] of whole grey levels in [0, 255], rounded where PIL rounds: what a host loader
+          would have sent as uint8.
+        """
+        height, width = images.shape[1:3]
+
+        def box(key: Array) -> Array:
+            return geometry.random_resized_crop_box(key, height, width, self.crop_scale, self.crop_ratio)
+
+        boxes = jax.vmap(box)(_view_keys(keys, view, _CROP))
+        return geometry.resized_crop(images, boxes, (size, size), self.interpolation, whole_levels=True)
+
+    def distort(self, keys: Array, crops: Array, view: int, dtype: DTypeLike = jnp.float32) -> Array:
+        """Flip, colours, blur and normalisation.
+
+        What has probability 0 is not computed at all; what has a probability in between is computed and selected.
+
+        Args:
+          keys: [b]; crops: [b, s, s, 3] in [0, 255], uint8 or float; view, dtype: as for the whole view.
+
+        Returns:
+          Normalised images [b, s, s, 3].
+        """
+        draws, (factors, order) = jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT))
+        # The papers flip last. A mirror image commutes with all of the rest, and here a pixel may still be a byte.
+        x = _sometimes(self.flip, draws.flip, geometry.hflip, crops)
+        x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 255
+        if self.grayscale_first:
+            x = _sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
+        if self.jitter_probability > 0 and any(self.jitter):
+            identity = jnp.array([1, 1, 1, 0], factors.dtype)
+            x = color.color_jitter(
+                x, jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, identity), order
+            )
+        if not self.grayscale_first:
+            x = _sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
+        low, high = self.blur_sigma
+        sigma, taps = low + (high - low) * draws.sigma, 2 * math.ceil(4 * high) + 1
+        x = _sometimes(self.blur[view], draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps), x)
+        x = _sometimes(self.solarize[view], draws.solarize, color.solarize, x)
+        return color.normalize(x, self.mean, self.std).astype(dtype)
+
+    def normalize(self, images: Array, dtype: DTypeLike = jnp.float32) -> Array:
+        """For evaluation: images [..., 3] in [0, 255], uint8 or float, only normalised."""
+        x = images.astype(jnp.promote_types(dtype, jnp.float32)) / 255
+        return color.normalize(x, self.mean, self.std).astype(dtype)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, a readable line each; empty if nothing is."""
+        found = []
+
+        def check(name: str, good: bool, rule: str) -> None:
+            if not good:
+                found.append(f'augment.{name} is {getattr(self, name)!r}: {rule}')
+
+        for name in ('flip', 'jitter_probability', 'grayscale'):
+            check(name, _probability(getattr(self, name)), 'a probability lies in [0, 1]')
+        for name in ('blur', 'solarize'):
+            values = getattr(self, name)
+            good = isinstance(values, tuple) and len(values) > 0 and all(map(_probability, values))
+            check(name, good, 'give a probability in [0, 1] for each view, e.g. (0.5, 0.5)')
+        if isinstance(self.blur, tuple) and isinstance(self.solarize, tuple):
+            rule = f'as many views as augment.blur, which is {self.blur!r}'
+            check('solarize', len(self.blur) == len(self.solarize), rule)
+        check('crop_scale', _rising(self.crop_scale, most=1), 'two areas with 0 < least <= greatest <= 1')
+        check('crop_ratio', _rising(self.crop_ratio), 'two ratios with 0 < least <= greatest, e.g. (0.75, 1.333)')
+        check('blur_sigma', _rising(self.blur_sigma), 'two widths in pixels with 0 < least <= greatest')
+        check('interpolation', self.interpolation in geometry.INTERPOLATIONS, f'one of {geometry.INTERPOLATIONS}')
+        check(
+            'jitter',
+            _numbers(self.jitter, 4) and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
+            'four strengths >= 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
+        )
+        check('grayscale_first', isinstance(self.grayscale_first, bool), 'True or False')
+        scale = 'in units of [0, 1]; divide values in grey levels by 255'
+        check('mean', _numbers(self.mean, 3) and all(0 <= m <= 1 for m in self.mean), f'three means {scale}')
+        check('std', _numbers(self.std, 3) and all(0 < s <= 1 for s in self.std), f'three deviations > 0, {scale}')
+        return found
+
+    def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
+        """The random numbers of one view of one example; those nobody uses are never computed."""
+        jitter, rest = jax.random.split(key)
+        numbers = jax.random.uniform(rest, (len(_Draws._fields),), jnp.float32)
+        return _Draws(*numbers), color.draw_jitter(jitter, self.jitter)
+
+
+def _view_keys(keys: Array, view: int, part: int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, 2 * view + part))(keys)
+
+
+def _sometimes(probability: float, number: Array, change: Callable[[Array], Array], x: Array) -> Array:
+    """Applies `change` to the images whose number in [0, 1) is below the probability."""
+    if probability == 0:
+        return x
+    return change(x) if probability == 1 else jnp.where((number < probability)[:, None, None, None], change(x), x)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _probability(value: Any) -> bool:
+    return _number(value) and 0 <= value <= 1
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return isinstance(values, tuple) and len(values) == count and all(map(_number, values))
+
+
+def _rising(values: Any, most: float = math.inf) -> bool:
+    return _numbers(values, 2) and 0 < values[0] <= values[1] <= most

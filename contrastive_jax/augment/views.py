@@ -1,0 +1,116 @@
+"""From what a step is given to the views that a method sees, the same on any number of devices.
+
+A step is given either whole images that live on the device and the order in which to take them, or crops that the host
+has cut. In both cases the randomness of an example depends on its position in the global batch, never on its device.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from contrastive_jax import parallel
+from contrastive_jax.augment.policy import Policy
+
+Array = jax.Array
+Crop = Callable[[int, Array, Array], Array]
+
+
+def resident_batch(
+    key: Array,
+    images: Array,
+    labels: Array,
+    order: Array,
+    *,
+    policy: Policy,
+    size: int,
+    shuffles: bool,
+    dtype: DTypeLike,
+    axis_name: str | None,
+) -> dict[str, Any]:
+    """The local part of a batch of images that every device holds whole.
+
+    Args:
+      key: of the step, the same on all devices.
+      images: uint8[n, H, W, 3], all of the data.
+      labels: int32[n].
+      order: int32[B], which examples the global batch takes.
+      policy: the augmentation.
+      size: height and width of a view.
+      shuffles: whether the method wants 'shuffle' and 'shuffled'.
+      dtype: of the views.
+      axis_name: the mapped device axis.
+
+    Returns:
+      A batch as `methods.base.Method.loss` describes it.
+    """
+    position = parallel.positions(order.shape[0] // parallel.axis_size(axis_name), axis_name)
+    index = order[position]
+
+    def crop(view: int, position: Array, keys: Array) -> Array:
+        return policy.crop(keys, images[order[position]], view, size)
+
+    views = _views(key, position, crop, crop, order.shape[0], policy, shuffles, dtype)
+    return {'index': index, 'label': labels[index], **views}
+
+
+def streamed_batch(
+    key: Array,
+    crops: tuple[Array, ...],
+    index: Array,
+    label: Array,
+    *,
+    policy: Policy,
+    shuffles: bool,
+    dtype: DTypeLike,
+    axis_name: str | None,
+) -> dict[str, Any]:
+    """The local part of a batch whose crops come from the host.
+
+    Args:
+      key: of the step, the same on all devices.
+      crops: for each view uint8[b, s, s, 3].
+      index: int32[b] example ids.
+      label: int32[b].
+      policy, shuffles, dtype, axis_name: as for `resident_batch`.
+    """
+    b = index.shape[0]
+    position = parallel.positions(b, axis_name)
+
+    def local(view: int, position: Array, keys: Array) -> Array:
+        return crops[view]
+
+    def from_all(view: int, position: Array, keys: Array) -> Array:
+        return parallel.all_gather(crops[view], axis_name)[position]  # still uint8: a quarter of the bytes
+
+    views = _views(key, position, local, from_all, b * parallel.axis_size(axis_name), policy, shuffles, dtype)
+    return {'index': index, 'label': label, **views}
+
+
+def _views(
+    key: Array,
+    position: Array,
+    crop: Crop,
+    crop_elsewhere: Crop,
+    batch_size: int,
+    policy: Policy,
+    shuffles: bool,
+    dtype: DTypeLike,
+) -> dict[str, Any]:
+    key_views, key_shuffle = jax.random.split(key)
+
+    def distorted(position: Array, crop: Crop) -> tuple[Array, ...]:
+        keys = parallel.example_keys(key_views, position)
+        return tuple(policy.distort(keys, crop(view, position, keys), view, dtype) for view in range(len(policy.blur)))
+
+    if not shuffles:
+        return {'views': distorted(position, crop)}
+    # Views that the method does not look at cost nothing: XLA drops them, collectives included.
+    shuffle = jax.random.permutation(key_shuffle, jnp.arange(batch_size, dtype=jnp.int32))
+    return {
+        'views': distorted(position, crop),
+        'shuffle': shuffle,
+        'shuffled': distorted(shuffle[position], crop_elsewhere),
+    }

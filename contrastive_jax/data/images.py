@@ -1,0 +1,193 @@
+"""Image files to RGB uint8 arrays, whatever they are, and the crops that the host cuts from them.
+
+Files are recognised by content, never by name. One rule for each kind of image:
+
+  greyscale, 1-bit      the value in all three channels
+  CMYK                  converted by Pillow, which also undoes Adobe's inversion
+  palette               looked up; a transparent colour counts as its colour
+  alpha                 dropped, as the readers behind the papers' numbers do (torchvision, TensorFlow)
+  16-bit grey           divided by 257: 65535 becomes 255 (Pillow alone clips everything above 255 to white)
+  32-bit and float grey 65535 or 1.0 becomes 255; images that go beyond are scaled by their own maximum
+  animated              the first frame
+  EXIF orientation      applied; damaged EXIF is ignored
+"""
+
+import contextlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+# Raster formats whose decoders stay inside this process (Pillow hands PostScript files to Ghostscript).
+_SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
+Image.init()  # registers the formats now, before threads race to do it
+FORMATS = tuple(name for name in _SAFE_FORMATS if name in Image.OPEN)
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.avif', '.jp2')
+
+# Pillow warns of odd EXIF, palettes and sizes, once a file. What matters of that is decided here. (A filter for good:
+# warnings.catch_warnings is not safe in threads.)
+warnings.filterwarnings('ignore', module=r'PIL\.')
+
+MAX_PIXELS = 100_000_000  # read from the header, before any memory is taken: 300 MB as RGB
+
+INTERPOLATIONS = {
+    'nearest': Image.Resampling.NEAREST,
+    'bilinear': Image.Resampling.BILINEAR,
+    'bicubic': Image.Resampling.BICUBIC,
+    'lanczos': Image.Resampling.LANCZOS,
+}
+
+# What undoes each value of EXIF tag 0x0112.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(Exception):
+    """One image that cannot be read, with the reason. The loader replaces it and counts it."""
+
+
+def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
+    """Decodes an image file, by the rules at the top of this file.
+
+    Args:
+      file: a path, or the bytes of the file.
+      min_side: JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (much faster, and antialiased) as long as both
+        sides keep at least this many pixels. 0: full size.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
+
+    Raises:
+      ImageError: the file cannot be read, is no image, is damaged, or has more than MAX_PIXELS pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f'{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}')
+            if min_side:
+                image.draft(None, (min_side, min_side))
+            image.load()
+            return np.array(_rgb(_upright(image)))
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything: OSError, SyntaxError, struct.error, ...
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ImageError(f'{type(error).__name__}: {reason}') from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = 1
+    with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the picture
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith('I'):  # 16-bit in either byte order, or 32-bit
+        return _grey(np.asarray(image), 65535)
+    if image.mode == 'F':
+        return _grey(np.asarray(image), 1)
+    return image.convert('RGB')
+
+
+def _grey(x: np.ndarray, white: float) -> Image.Image:
+    """Grey values 0..white as an RGB image; a larger maximum becomes white, so that nothing saturates."""
+    x = x.astype(np.float64)
+    if not np.isfinite(x).all():
+        raise ImageError('pixels that are not finite')
+    x = np.maximum(x, 0) * (255 / max(white, x.max()))
+    return Image.fromarray(np.rint(x).astype(np.uint8)).convert('RGB')
+
+
+def crop_box(
+    rng: np.random.Generator, height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """The box of a random resized crop: (left, top, right, bottom), integers, never empty.
+
+    The distribution of torchvision's `RandomResizedCrop.get_params`: area uniform in `scale` (a fraction of the image),
+    log aspect ratio uniform in log `ratio`, rounded sides, ten attempts; then the largest centred box of a legal ratio.
+
+    Args:
+      rng: always advanced by the same amount, so later draws do not depend on this one.
+      height, width: of the image, in pixels.
+      scale: (smallest, largest) area fraction.
+      ratio: (smallest, largest) width / height.
+    """
+    attempts = rng.random((10, 4))
+    areas = height * width * (scale[0] + (scale[1] - scale[0]) * attempts[:, 0])
+    aspects = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * attempts[:, 1])
+    widths = np.rint(np.sqrt(areas * aspects)).astype(int)
+    heights = np.rint(np.sqrt(areas / aspects)).astype(int)
+    for w, h, u, v in zip(widths, heights, attempts[:, 2], attempts[:, 3], strict=True):
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(u * (width - w + 1)), int(v * (height - h + 1))
+            return left, top, left + int(w), top + int(h)
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def random_resized_crop(
+    image: np.ndarray | Image.Image,
+    rng: np.random.Generator,
+    size: int,
+    scale: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+    interpolation: str = 'bilinear',
+) -> np.ndarray:
+    """A random box of the image, resized with antialiasing to a square.
+
+    Args:
+      image: uint8 [H, W, 3] or a Pillow RGB image (cheaper when several crops are cut from one image).
+      rng: the source of randomness.
+      size: side of the result, in pixels.
+      scale, ratio: see `crop_box`.
+      interpolation: a key of INTERPOLATIONS.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    image = _pillow(image)
+    box = crop_box(rng, image.height, image.width, scale, ratio)
+    # Cropped first: Pillow's resize(box=...) lets the filter see pixels outside the box, and torchvision does not.
+    return resize(image.crop(box), size, interpolation)
+
+
+def resize(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
+    """The whole image as uint8 [size, size, 3], antialiased; the aspect ratio is not kept."""
+    return np.asarray(_pillow(image).resize((size, size), INTERPOLATIONS[interpolation]))
+
+
+def center_crop(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
+    """The evaluation crop: short side to size * 256 / 224, then the central square. uint8 [size, size, 3]."""
+    image = _pillow(image)
+    short = round(size * 256 / 224)
+    # torchvision's Resize cuts the long side down to an integer.
+    factor = short / min(image.width, image.height)
+    width = short if image.width <= image.height else math.floor(image.width * factor)
+    height = short if image.height <= image.width else math.floor(image.height * factor)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    # A panorama would become a huge canvas of which only the middle is kept: resize just that middle (and the filter's
+    # surroundings, which resize(box=...) does see).
+    inverse_x, inverse_y = image.width / width, image.height / height
+    right = min((left + size) * inverse_x, image.width)  # rounding must not lead outside
+    bottom = min((top + size) * inverse_y, image.height)
+    box = (left * inverse_x, top * inverse_y, right, bottom)
+    return np.asarray(image.resize((size, size), INTERPOLATIONS[interpolation], box=box))
+
+
+def _pillow(image: np.ndarray | Image.Image) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -1,0 +1,318 @@
+"""The host loader, for data that does not fit on the device: Grain decodes each image once and cuts all its crops.
+
+Element k of the stream is one place in the order of training: (step, row of the global batch). Which image stands there
+and how it is cropped follow from (seed, step, row) alone, so starting at any step costs nothing, and a resumed run, or
+one on another number of hosts, sees identical crops. Crops leave as uint8; everything else happens on the device.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from contrastive_jax.data import images, sampler
+from contrastive_jax.data.sources import Source
+from contrastive_jax.errors import DataError, UserError
+
+Batch = dict[str, Any]
+
+# Unreadable images: what is tolerated before a run stops, since beyond that the data set itself is broken.
+MAX_BAD_FRACTION = 0.01
+MAX_BAD_FEW = 5  # however small the data set or early the step
+MAX_BAD_IN_A_ROW = 10
+
+PREFETCH_BATCHES = 2
+
+
+class Bad(NamedTuple):
+    """An image that could not be read: which one, where it lies, and why."""
+
+    example: int
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """A function from a place in a process's stream to an example. Picklable, for worker processes.
+
+    Attributes:
+      source: the data.
+      batch_size: global.
+      interpolation: a key of images.INTERPOLATIONS.
+      process_index, process_count: the process holds one contiguous share of the rows of every global batch.
+    """
+
+    source: Source
+    batch_size: int
+    interpolation: str
+    process_index: int
+    process_count: int
+
+    def place(self, k: int) -> tuple[int, int]:
+        """The batch, from 0, and the row of the global batch that element k of this process's stream is."""
+        local = self.batch_size // self.process_count
+        return k // local, self.process_index * local + k % local
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainExample(Example):
+    """The crops, index and label of the example at a place; `views` holds (size, area scale) for each crop."""
+
+    seed: int
+    start_step: int
+    views: tuple[tuple[int, Sequence[float]], ...]
+    crop_ratio: Sequence[float]
+
+    def __call__(self, k: int) -> Batch:
+        batch, row = self.place(k)
+        step = self.start_step + batch
+        wanted = sampler.batch_index(self.seed, step, len(self.source), self.batch_size)[row]
+        index, picture, label, bad = self.readable(int(wanted))
+        # The last word sets this apart from the order of the epoch, which is drawn from (seed, epoch).
+        rng = np.random.default_rng((self.seed, step, row, 1))
+        crops = tuple(
+            images.random_resized_crop(picture, rng, size, scale, self.crop_ratio, self.interpolation)
+            for size, scale in self.views
+        )
+        return {'crops': crops, 'index': index, 'label': label, 'bad': bad}
+
+    def readable(self, index: int) -> tuple[int, Image.Image, int, tuple[Bad, ...]]:
+        """This example or, if its image is damaged, the next by index that is not: the same one in every run."""
+        bad: list[Bad] = []
+        for shift in range(min(MAX_BAD_IN_A_ROW + 1, len(self.source))):
+            i = (index + shift) % len(self.source)
+            try:
+                picture, label = self.source.example(i)
+            except images.ImageError as error:
+                bad.append(Bad(i, self.source.file_name(i), str(error)))
+            else:
+                return i, Image.fromarray(picture), label, tuple(bad)
+        raise DataError(
+            f'{len(bad)} images in a row cannot be read, from {bad[0].file} ({bad[0].reason}) to {bad[-1].file} -> '
+            'check the data and its permissions'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalExample(Example):
+    """The central crop of the example at a place among `indices`; nothing, marked by -1, past their end."""
+
+    indices: np.ndarray
+    image_size: int
+
+    def __call__(self, k: int) -> Batch:
+        batch, row = self.place(k)
+        position = batch * self.batch_size + row
+        bad: tuple[Bad, ...] = ()
+        if position < len(self.indices):
+            index = int(self.indices[position])
+            try:
+                picture, label = self.source.example(index)
+                return {'image': self.view(picture), 'index': index, 'label': label, 'bad': bad}
+            except images.ImageError as error:
+                bad = (Bad(index, self.source.file_name(index), str(error)),)
+        empty = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        return {'image': empty, 'index': -1, 'label': -1, 'bad': bad}
+
+    def view(self, picture: np.ndarray) -> np.ndarray:
+        """Images of the right size pass; those of one square size in memory are resized, photographs centre-cropped."""
+        if picture.shape[:2] == (self.image_size, self.image_size):
+            return picture
+        if self.source.array is not None and picture.shape[0] == picture.shape[1]:
+            return images.resize(picture, self.image_size, self.interpolation)
+        return images.center_crop(picture, self.image_size, self.interpolation)
+
+
+def train_batches(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    image_size: int | Sequence[int],
+    num_views: int,
+    crop_scale: Sequence[Any] = (0.08, 1.0),
+    crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
+    interpolation: str = 'bilinear',
+    start_step: int = 0,
+    stop_step: int,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of the batches of steps start_step..stop_step-1.
+
+    Unreadable images are replaced by the next readable one by index, logged once each and counted; 'index' and 'label'
+    are those of the image shown. Close the iterator (`.close()`) to stop before its end.
+
+    Args:
+      source: the data.
+      seed: >= 0. With the step and the row, decides order and crops.
+      batch_size: global, divisible by process_count.
+      image_size: side of the crops in pixels; one for each view if they differ (multi-crop).
+      num_views: crops cut from each image.
+      crop_scale: (smallest, largest) area fraction; one pair for each view if they differ.
+      crop_ratio: (smallest, largest) width / height.
+      interpolation: a key of images.INTERPOLATIONS.
+      start_step, stop_step: global steps.
+      num_workers: 0 reads with threads of this process (decoding and resizing release Python's lock); n > 0 with n
+        processes, each making whole batches, for hosts with so many cores that the lock binds after all.
+      process_index, process_count: the process takes the rows [index * b, (index + 1) * b), b = batch_size / count.
+
+    Yields:
+      {'crops': (uint8 [b, size, size, 3], ...) one per view, 'index': int32 [b], 'label': int32 [b], -1 if unknown}.
+
+    Raises:
+      UserError: batch_size is not divisible by process_count, or larger than the data.
+      DataError: too many images cannot be read, or a worker process died.
+    """
+    local = _local_batch_size(batch_size, process_count)
+    sampler.steps_per_epoch(len(source), batch_size)  # refuses too few images now, not inside a thread
+    sizes = (image_size,) * num_views if isinstance(image_size, int) else tuple(image_size)
+    scales = (tuple(crop_scale),) * num_views if np.ndim(crop_scale[0]) == 0 else tuple(crop_scale)
+    if len(sizes) != num_views or len(scales) != num_views:
+        raise UserError(
+            f'{num_views} views, {len(sizes)} crop sizes, {len(scales)} crop scales -> give one for each view'
+        )
+    example = TrainExample(
+        source=source,
+        seed=seed,
+        batch_size=batch_size,
+        views=tuple(zip(sizes, scales, strict=True)),
+        crop_ratio=tuple(crop_ratio),
+        interpolation=interpolation,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return _batches(example, (stop_step - start_step) * local, local, num_workers, len(source))
+
+
+def eval_batches(
+    source: Source,
+    *,
+    indices: np.ndarray | None = None,
+    image_size: int,
+    batch_size: int,
+    interpolation: str = 'bilinear',
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of batches that hold every example of `indices` once, in order.
+
+    Rows without an example have index -1, label -1 and a black image: those that fill the last batch, so that every
+    process takes the same number of steps, and unreadable images, which are logged and counted.
+
+    Args:
+      source: the data.
+      indices: int [m], what to read; None: everything.
+      image_size: side of the result in pixels. Images of this size pass unchanged; images in memory, all of one square
+        size, are resized whole; others are centre-cropped (`images.center_crop`).
+      batch_size: global, divisible by process_count.
+      interpolation: a key of images.INTERPOLATIONS.
+      process_index, process_count: as in train_batches.
+
+    Yields:
+      {'image': uint8 [b, size, size, 3], 'index': int32 [b], 'label': int32 [b]}.
+
+    Raises:
+      UserError: batch_size is not divisible by process_count.
+      DataError: too many images cannot be read.
+    """
+    local = _local_batch_size(batch_size, process_count)
+    indices = np.arange(len(source)) if indices is None else np.asarray(indices)
+    example = EvalExample(
+        source=source,
+        indices=indices,
+        image_size=image_size,
+        batch_size=batch_size,
+        interpolation=interpolation,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return _batches(example, -(-len(indices) // batch_size) * local, local, 0, len(indices))
+
+
+def _local_batch_size(batch_size: int, process_count: int) -> int:
+    if batch_size % process_count:
+        below = batch_size // process_count * process_count
+        near = ' or '.join(str(b) for b in (below, below + process_count) if b)
+        raise UserError(f'batch_size {batch_size} is not divisible by {process_count} processes -> use {near}')
+    return batch_size // process_count
+
+
+def _batches(example: Any, count: int, local: int, num_workers: int, n: int) -> Iterator[Batch]:
+    """Runs `example` over range(count) ahead of the consumer, in order, stacked by `local`."""
+    examples = grain.MapDataset.range(count).map(example)
+    if num_workers:
+        # Slices of whole batches go to the processes: crops then travel in few, large pieces of shared memory.
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=PREFETCH_BATCHES)
+        stacked = examples.batch(local, drop_remainder=True, batch_fn=_stack).to_iter_dataset(ahead)
+        dataset = stacked.mp_prefetch(workers)
+    else:
+        ahead = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=PREFETCH_BATCHES * local)
+        dataset = examples.to_iter_dataset(ahead).batch(local, drop_remainder=True, batch_fn=_stack)
+    tally = Tally(n)
+    iterator = iter(dataset)
+    try:
+        for batch in iterator:
+            tally.count(local, batch.pop('bad'))
+            yield batch
+    except RuntimeError as error:
+        if 'Worker process' not in str(error):
+            raise
+        raise DataError(
+            f'a data loading process died: {error} -> exit code -9 is mostly too little memory, -7 a full /dev/shm; '
+            'use fewer workers, or --config.data.num_workers=0'
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+    batch: Batch = {'bad': tuple(bad for example in examples for bad in example['bad'])}
+    if 'crops' in examples[0]:
+        batch['crops'] = tuple(np.stack(crops) for crops in zip(*(e['crops'] for e in examples), strict=True))
+    else:
+        batch['image'] = np.stack([e['image'] for e in examples])
+    for name in ('index', 'label'):
+        batch[name] = np.array([e[name] for e in examples], np.int32)
+    return batch
+
+
+class Tally:
+    """Counts the different unreadable images that a process has met, logs each once, and stops the run at too many.
+
+    Args:
+      n: number of examples in the data, so that going round again does not thin the fraction out.
+    """
+
+    def __init__(self, n: int):
+        self.n = n
+        self.seen = 0
+        self.bad: set[int] = set()
+
+    def count(self, examples: int, bad: Sequence[Bad]) -> None:
+        """Takes note of one batch.
+
+        Raises:
+          DataError: more than MAX_BAD_FRACTION of the images seen cannot be read, and more than MAX_BAD_FEW.
+        """
+        self.seen += examples
+        seen = min(self.seen, self.n)
+        for example, file, reason in bad:
+            if example in self.bad:
+                continue
+            self.bad.add(example)
+            logging.warning('cannot read image %s (%s): left out', file, reason)
+            if len(self.bad) > max(MAX_BAD_FEW, MAX_BAD_FRACTION * seen):
+                raise DataError(
+                    f'{len(self.bad)} of {seen} images cannot be read, more than {MAX_BAD_FRACTION:.0%}; the last was '
+                    f'{file} ({reason}) -> mend or remove them; the log names each'
+                )

@@ -1,0 +1,67 @@
+"""Features of a whole data set: the encoder alone, in evaluation mode, on all devices."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from contrastive_jax import parallel
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.data.loader import eval_batches
+from contrastive_jax.data.sources import Source
+from contrastive_jax.models.network import Network
+
+Array = jax.Array
+PyTree = Any
+
+
+class FeatureExtractor:
+    """Runs a frozen encoder over a data set, each example once, in order.
+
+    Args:
+      network: whose encoder is used.
+      policy: for the normalisation of pixels.
+      devices: of the run.
+      image_size: of the centre crop.
+      batch_size: global; a multiple of the number of devices is chosen near it.
+    """
+
+    def __init__(
+        self, network: Network, policy: Policy, devices: parallel.Devices, *, image_size: int, batch_size: int
+    ):
+        self._devices, self._image_size = devices, image_size
+        self._batch_size = -(-batch_size // devices.count) * devices.count
+
+        def encode(params: PyTree, stats: PyTree, images: Array) -> Array:
+            x = policy.normalize(images, network.encoder.dtype)
+            h = network.encoder.apply({'params': params, 'batch_stats': stats}, x, train=False)
+            return parallel.all_gather(h.astype(np.float32), parallel.AXIS)
+
+        r = parallel.REPLICATED
+        self._encode = devices.run(encode, (r, r, parallel.SHARDED), r)
+
+    def __call__(self, params: PyTree, stats: PyTree, source: Source, indices: np.ndarray) -> np.ndarray:
+        """Features of some examples.
+
+        Args:
+          params: of the encoder, in the devices' layout.
+          stats: its BN statistics; {} without BN.
+          source: the data set.
+          indices: int[n], which examples.
+
+        Returns:
+          float32[n, D], the same on every host.
+        """
+        features = []
+        batches = eval_batches(
+            source,
+            indices=indices,
+            image_size=self._image_size,
+            batch_size=self._batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in batches:
+            h = self._encode(params, stats, self._devices.place_rows(batch['image']))
+            features.append(h)
+        return np.concatenate([self._devices.fetch(h) for h in features])[: len(indices)]

@@ -1,0 +1,103 @@
+"""Evaluation beside training: kNN, a stop-gradient linear probe and the signals of collapse, on held-out images."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from contrastive_jax import parallel
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.data.sources import Source
+from contrastive_jax.evaluate import signals
+from contrastive_jax.evaluate.features import FeatureExtractor
+from contrastive_jax.evaluate.knn import knn_accuracy
+from contrastive_jax.evaluate.linear import linear_probe
+from contrastive_jax.models.network import Network
+
+PyTree = Any
+
+# Pairs of the uniformity and singular values of the rank: as many examples as tell them well and cost little.
+SIGNAL_EXAMPLES = 2048
+
+
+@dataclasses.dataclass
+class Neighbours:
+    """For a picture: ids int[m] of held-out images, and int[m, k] of their nearest training images."""
+
+    queries: np.ndarray
+    nearest: np.ndarray
+
+
+class OnlineEvaluation:
+    """Evaluates a frozen encoder: no gradient reaches it, and training does not see what is measured here.
+
+    Args:
+      config: with the section `eval`.
+      network: the method's.
+      policy: for the normalisation of pixels.
+      devices: of the run.
+      train: the bank of kNN and the training set of the probe.
+      test: held-out images; None where the data has none, and then the signals are those of training images.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        network: Network,
+        policy: Policy,
+        devices: parallel.Devices,
+        train: Source,
+        test: Source | None,
+    ):
+        e = config.eval
+        self._extract = FeatureExtractor(
+            network, policy, devices, image_size=config.data.image_size, batch_size=e.batch_size
+        )
+        self._k, self._temperature = e.knn_k, e.knn_temperature
+        self.train, self.test = train, train if test is None else test
+        self._train_ids = evenly_spaced(len(train), e.max_train)
+        self._test_ids = evenly_spaced(len(self.test), e.max_test)
+        self._labelled = test is not None and train.labels is not None and test.labels is not None
+        if self._labelled:
+            self._train_labels = train.labels[self._train_ids]
+            self._test_labels = test.labels[self._test_ids]
+            self._classes = int(max(self._train_labels.max(), self._test_labels.max())) + 1
+            self._labelled = self._train_labels.min() >= 0 and self._test_labels.min() >= 0 and self._classes > 1
+
+    def __call__(self, params: PyTree, stats: PyTree) -> tuple[dict[str, float], Neighbours]:
+        """Metrics under 'eval/', and the neighbours of a few images.
+
+        Args:
+          params: of the encoder, in the devices' layout.
+          stats: its BN statistics.
+        """
+        train = self._extract(params, stats, self.train, self._train_ids)
+        test = train if self.test is self.train else self._extract(params, stats, self.test, self._test_ids)
+        few = test[evenly_spaced(len(test), SIGNAL_EXAMPLES)]
+        found = {
+            'eval/feature_std': float(signals.feature_std(few)),
+            'eval/effective_rank': float(signals.effective_rank(few)),
+            'eval/uniformity': float(signals.uniformity(few)) if len(few) > 1 else 0.0,
+        }
+        if self._labelled:
+            given = (train, self._train_labels, test, self._test_labels, self._classes)
+            knn = knn_accuracy(*given, k=min(self._k, len(train)), temperature=self._temperature)
+            probe = linear_probe(*given)
+            found |= {'eval/knn_top1': knn['top1'], 'eval/probe_top1': probe['top1']}
+        return found, self._neighbours(train, test)
+
+    def _neighbours(self, train: np.ndarray, test: np.ndarray, queries: int = 8, k: int = 8) -> Neighbours:
+        rows = evenly_spaced(len(test), queries)
+        unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
+        similarity = unit(test[rows]) @ unit(train).T
+        if test is train:  # an image is not its own neighbour
+            similarity[np.arange(len(rows)), rows] = -np.inf
+        k = min(k, similarity.shape[1] - (test is train))
+        nearest = np.argsort(-similarity, axis=1, kind='stable')[:, :k]
+        return Neighbours(self._test_ids[rows], self._train_ids[nearest])
+
+
+def evenly_spaced(n: int, most: int) -> np.ndarray:
+    """At most `most` of range(n), evenly spaced, int64: data sets are often sorted by class."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)

@@ -1,0 +1,165 @@
+"""Brings data to the train step: from an array that lives on the device, or from a stream of crops off the host.
+
+Both advance a state by many steps without waiting for the device.
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from contrastive_jax import parallel
+from contrastive_jax.data import sampler
+from contrastive_jax.data.loader import train_batches
+from contrastive_jax.data.sources import Source
+from contrastive_jax.train import Recipe, TrainState, train_step
+
+Array = jax.Array
+PyTree = Any
+Metrics = list[dict[str, Array]]
+
+STEPS_AHEAD = 3
+
+
+class Feed(Protocol):
+    """Runs train steps on a data set."""
+
+    def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
+        """Steps start..stop-1. The state (in the devices' layout) is donated; metrics are not waited for."""
+
+    def close(self) -> None:
+        """Ends threads and workers, if there are any."""
+
+
+class ResidentFeed:
+    """All images live on every device; sampling, augmentation and step run inside one compiled loop of many steps.
+
+    On CPU a call is one step: XLA runs convolutions inside a loop on a single thread there (measured 7 times slower).
+
+    Args:
+      run: the recipe.
+      devices: of the run.
+      source: with `source.array`.
+      max_steps: the most steps that one call runs.
+    """
+
+    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, max_steps: int):
+        assert source.array is not None
+        self._run, self._devices, self._n = run, devices, len(source)
+        self._max_steps = 1 if jax.default_backend() == 'cpu' else max_steps
+        labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
+        self._data = devices.place({'images': source.array, 'labels': labels}, parallel.REPLICATED)
+        r = parallel.REPLICATED
+        loop = partial(run_steps, run=run, axis_name=parallel.AXIS)
+        self._call = devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
+
+    def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
+        metrics = []
+        for first in range(start, stop, self._max_steps):
+            last = min(first + self._max_steps, stop)
+            orders = sampler.chunk_index(self._run.seed, first, last, self._n, self._run.batch_size)
+            # One shape, and so one program, whatever the number of steps: the same bits however a run is cut.
+            padded = np.zeros((self._max_steps, self._run.batch_size), np.int32)
+            padded[: last - first] = orders
+            given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, parallel.REPLICATED)
+            state, sums = self._call(state, self._data, given['orders'], given['steps'])
+            metrics.append(sums)
+        return state, metrics
+
+    def close(self) -> None:
+        self._data = None
+
+
+class StreamFeed:
+    """A loader decodes images and cuts crops on the host; the rest of the augmentation runs inside the step.
+
+    Args:
+      run: the recipe.
+      devices: of the run.
+      source: any.
+      workers: threads of the loader.
+    """
+
+    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int):
+        self._run, self._devices, self._source, self._workers = run, devices, source, workers
+        self._batches: Iterator[dict[str, Any]] | None = None
+        step = partial(one_step, run=run, axis_name=parallel.AXIS)
+        specs = (run.state_specs, parallel.SHARDED)
+        self._call = devices.run(step, specs, (run.state_specs, parallel.REPLICATED), donate=(0,))
+
+    def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
+        if self._batches is None:
+            run, policy = self._run, self._run.policy
+            self._batches = train_batches(
+                self._source,
+                seed=run.seed,
+                batch_size=run.batch_size,
+                image_size=run.image_size,
+                num_views=len(policy.blur),
+                crop_scale=policy.crop_scale,
+                crop_ratio=policy.crop_ratio,
+                interpolation=policy.interpolation,
+                start_step=start,
+                stop_step=run.total_steps,
+                num_workers=self._workers,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+        metrics: Metrics = []
+        for batch in itertools.islice(self._batches, stop - start):
+            state, sums = self._call(state, self._devices.place_rows(batch))
+            metrics.append(sums)
+            # The host may run ahead of the device, but each step ahead holds a batch of crops in its memory.
+            if len(metrics) > STEPS_AHEAD:
+                jax.block_until_ready(metrics[-1 - STEPS_AHEAD])
+        return state, metrics
+
+    def close(self) -> None:
+        if self._batches is not None and hasattr(self._batches, 'close'):
+            self._batches.close()
+
+
+def one_step(
+    state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None
+) -> tuple[TrainState, dict[str, Array]]:
+    """`train_step`, with its metrics as sums over 'steps' steps: here one."""
+    state, metrics = train_step(state, batch, run=run, axis_name=axis_name)
+    return state, {**metrics, 'steps': jnp.ones(())}
+
+
+def run_steps(
+    state: TrainState, data: dict[str, Array], orders: Array, steps: Array, *, run: Recipe, axis_name: str | None
+) -> tuple[TrainState, dict[str, Array]]:
+    """The first `steps` of the given steps, in one compiled loop.
+
+    Args:
+      state: before the first of them.
+      data: {'images': uint8[n, H, W, 3], 'labels': int32[n]}.
+      orders: int32[S, B] examples of each step.
+      steps: how many of the S are run, at least 1.
+      run: the recipe.
+      axis_name: the mapped device axis.
+
+    Returns:
+      The state, and the sums of the metrics over the steps with their number under 'steps'.
+    """
+
+    def step(i: Array | int, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        return one_step(state, {**data, 'order': orders[i]}, run=run, axis_name=axis_name)
+
+    if orders.shape[0] == 1:
+        return step(0, state)
+
+    def body(i: Array, carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
+        state, sums = carry
+        state, metrics = step(i, state)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    shapes = jax.eval_shape(partial(step, 0), state)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return lax.fori_loop(0, steps, body, (state, zeros))

@@ -1,0 +1,252 @@
+"""The loop: opens a run, or goes on with it, and trains, evaluates, logs and saves until its end."""
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from contrastive_jax import feed, figures, parallel, recipe, train
+from contrastive_jax.checkpoint import FOLDER, Checkpoints
+from contrastive_jax.data import sources
+from contrastive_jax.errors import DataError, Interrupted, NumericalError, UserError
+from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
+from contrastive_jax.interrupt import Interrupt
+from contrastive_jax.metrics import FILE, MetricWriter, read
+from contrastive_jax.pictures import contact_sheet, neighbours
+from contrastive_jax.progress import Progress
+from contrastive_jax.workdir import open_workdir
+
+PyTree = Any
+
+PROFILE_AFTER = 100  # steps: compilation and the first, slower ones are not what a profile is for
+
+
+def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains what the config describes; the same call again goes on where the last one stopped.
+
+    Args:
+      config: of the form of `recipe.base`.
+      workdir: folder of the run: config, checkpoints, metrics, pictures.
+
+    Returns:
+      The last evaluation.
+
+    Raises:
+      UserError: something in config, data or workdir that the user can mend; nothing was compiled or lost.
+      Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    devices = parallel.devices(config.parallel)
+    if problems := recipe.check(config, devices.count, jax.process_count()):
+        raise UserError('\n'.join(problems))
+    source, held_out = load_data(config)
+    run = train.build(config, len(source))
+    path = open_workdir(workdir, config, write=jax.process_index() == 0)
+    return Trainer(config, path, devices, run, source, held_out).fit()
+
+
+def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
+    """The training split, and the held-out one if there is one."""
+    d = config.data
+    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
+    source = sources.load(d.source, split=d.split, **place)
+    try:
+        return source, sources.load(d.source, split=d.eval_split, **place)
+    except DataError:  # pre-training needs no labels and no held-out images
+        return source, None
+
+
+class Trainer:
+    """One run. `fit` is its life; the other methods are the parts of it.
+
+    Args:
+      config: checked.
+      workdir: exists.
+      devices: of the run.
+      run: the recipe.
+      source: training images.
+      held_out: images for evaluation, or None.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        devices: parallel.Devices,
+        run: train.Recipe,
+        source: sources.Source,
+        held_out: sources.Source | None,
+    ):
+        self.config, self.workdir, self.devices, self.run = config, workdir, devices, run
+        self.source, self.held_out = source, held_out
+        self.first_process = jax.process_index() == 0
+        self.evaluation = OnlineEvaluation(config, run.method.network, run.policy, devices, source, held_out)
+        self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+
+    def fit(self) -> dict[str, float]:
+        """Trains to the end, or to a signal."""
+        total = self.run.total_steps
+        start, state = self.restore_or_init()
+        progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
+        writer = MetricWriter(self.workdir, start, enabled=self.first_process)
+        data = self.open_feed()
+        try:
+            with progress, Interrupt() as interrupt:
+                if start >= total:
+                    progress.say(f'already complete at step {start} of {total}')
+                    return self.summarize(progress)
+                self.introduce(state, start, progress)
+                if start == 0:
+                    with progress.paused():
+                        self.evaluate(0, state, writer, progress)
+                        if self.first_process:
+                            contact_sheet(self.source, self.run, self.workdir / 'augmentation.png')
+                self.train(start, state, data, progress, writer, interrupt)
+                return self.summarize(progress)
+        finally:
+            data.close()
+            writer.close()
+            self.checkpoints.close()
+
+    def train(
+        self,
+        step: int,
+        state: PyTree,
+        data: feed.Feed,
+        progress: Progress,
+        writer: MetricWriter,
+        interrupt: Interrupt,
+    ) -> None:
+        """From `step` to the end. The device always has the next steps queued while the host logs the last ones."""
+        c, total, start = self.config, self.run.total_steps, step
+        profile_from = start + min(PROFILE_AFTER, (total - start) // 2)
+        profile_to = min(profile_from + c.profile_steps, total) if c.profile_steps else profile_from
+        running: feed.Metrics = []  # of steps not yet logged, up to `step`
+        logged = step
+        while step < total:
+            stops = [(step // c.log_every_steps + 1) * c.log_every_steps, total]
+            stops += [(step // n + 1) * n for n in (c.eval_every_steps, c.checkpoint_every_steps) if n]
+            stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
+            stop = min(stops)
+            if c.profile_steps and step == profile_from:
+                jax.profiler.start_trace(str(self.workdir / 'profile'))
+            with progress.paused() if step == start else contextlib.nullcontext():
+                state, metrics = data.advance(state, step, stop)
+                if step == start:
+                    jax.block_until_ready(metrics)
+            if running and step % c.log_every_steps == 0:
+                self.log(step, running, progress, writer)
+                running, logged = [], step
+            running += metrics
+            step = stop
+            if c.profile_steps and step == profile_to:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+
+            asked = self.agree(interrupt)
+            at_eval = bool(c.eval_every_steps) and step % c.eval_every_steps == 0
+            if asked or step == total or at_eval or step % c.checkpoint_every_steps == 0:
+                if step > logged:  # also makes sure that no state is saved whose loss is not finite
+                    self.log(step, running, progress, writer)
+                    running, logged = [], step
+                with progress.paused():
+                    self.checkpoints.save(step, state)
+                    if step == total or (at_eval and not asked):
+                        self.evaluate(step, state, writer, progress)
+            if asked and step < total:
+                self.checkpoints.wait()
+                raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
+
+    def restore_or_init(self) -> tuple[int, PyTree]:
+        """The state to start from, in the devices' layout, and its step."""
+        specs = self.run.state_specs
+        shapes = jax.eval_shape(lambda: train.init_state(self.run))
+        shardings = self.devices.shardings(shapes, specs)
+        state = jax.jit(lambda: train.init_state(self.run), out_shardings=shardings)()
+        state = self.devices.place(state, specs)
+        restored = self.checkpoints.restore(state)
+        return (0, state) if restored is None else restored
+
+    def open_feed(self) -> feed.Feed:
+        """Data on the device where it is in memory, otherwise off the host."""
+        c = self.config
+        if self.source.array is not None and c.data.on_device:
+            return feed.ResidentFeed(self.run, self.devices, self.source, c.log_every_steps)
+        return feed.StreamFeed(self.run, self.devices, self.source, c.data.workers)
+
+    def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
+        """Says what is about to run."""
+        run, d = self.run, self.devices
+        shapes = jax.eval_shape(lambda s: d.collect(s, run.state_specs), state)
+        progress.say(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
+        kind = jax.devices()[0].device_kind
+        progress.say(
+            f'{type(run.method).__name__} on {len(self.source)} images of {self.source.name}, '
+            f'batch {run.batch_size}, {run.total_steps} steps ({run.total_steps / run.steps_per_epoch:.1f} epochs) '
+            f'on {d.count} x {kind} ({d.mode})' + (f', going on at step {start}' if start else '')
+        )
+
+    def log(self, step: int, running: feed.Metrics, progress: Progress, writer: MetricWriter) -> None:
+        """Writes the means over the steps since the last log. Waits for them, while the device has later ones to do."""
+        host = [self.devices.fetch(metrics) for metrics in running]
+        sums = {name: float(np.sum([metrics[name] for metrics in host])) for name in host[0]}
+        count = sums.pop('steps')
+        means = {name: x / count for name, x in sums.items()}
+        if not math.isfinite(means['loss']):
+            raise NumericalError(
+                f'the loss is {means["loss"]} before step {step} -> lower optimizer.learning_rate or lengthen the '
+                f'warm-up; the checkpoints in {self.workdir / FOLDER} are from before'
+            )
+        rate = progress.update(step, means['loss'])
+        writer.write(step, {**means, 'images_per_second': rate})
+
+    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
+        """Evaluates the encoder, and draws what there is to see."""
+        stats = state.method.batch_stats['online'].get('encoder', {})
+        metrics, found = self.evaluation(state.params['encoder'], stats)
+        if step == 0:
+            metrics |= {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()}
+        writer.write(step, metrics)
+        shown = ('eval/knn_top1', 'eval/probe_top1', 'eval/effective_rank')
+        values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown if name in metrics)
+        progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
+        if self.first_process:
+            self.draw(found)
+
+    def draw(self, found: Neighbours) -> None:
+        """Curves so far, and the nearest neighbours of held-out images."""
+        figures.curves(read(self.workdir), self.workdir / 'curves.png')
+        evaluation = self.evaluation
+        neighbours(evaluation.train, evaluation.test, found, self.config, self.workdir / 'neighbours.png')
+
+    def summarize(self, progress: Progress) -> dict[str, float]:
+        """The last lines of a run: where things are, and whether the features got better."""
+        self.checkpoints.wait()
+        history = read(self.workdir) if self.first_process else []
+        last: dict[str, float] = {}
+        for line in history:
+            last |= {name: x for name, x in line.items() if name.startswith(('eval/', 'baseline/'))}
+        for name, title in (('knn_top1', 'kNN'), ('probe_top1', 'linear probe')):
+            if last.get(f'eval/{name}') is not None and last.get(f'baseline/{name}') is not None:
+                progress.say(
+                    f'{title} accuracy on held-out {self.source.name}: {last[f"eval/{name}"]:.1%} '
+                    f'(untrained encoder: {last[f"baseline/{name}"]:.1%})'
+                )
+        progress.say(
+            f'checkpoint: {self.workdir / FOLDER}/{self.run.total_steps}  metrics: {self.workdir / FILE}  '
+            f'pictures: {self.workdir}/*.png'
+        )
+        return last
+
+    def agree(self, interrupt: Interrupt) -> str | None:
+        """Whether any process was asked to stop; all of them must save the same step."""
+        if jax.process_count() == 1:
+            return interrupt.requested
+        flags = multihost_utils.process_allgather(np.array(interrupt.requested is not None))
+        return (interrupt.requested or 'a signal to another host') if flags.any() else None
+

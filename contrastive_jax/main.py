@@ -1,0 +1,58 @@
+"""Trains: python -m contrastive_jax.main --config=configs/mocov2.py:digits --workdir=runs/digits [--config.field=value]
+
+The same command again goes on where the last one stopped. Exit codes: 0 finished, 42 interrupted and saved (start it
+again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 the loss went to NaN, 5 no readable checkpoint.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from contrastive_jax import cli
+from contrastive_jax.errors import Interrupted, UserError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, metrics, pictures.')
+flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, for several hosts outside Cloud TPU and Slurm.')
+flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
+flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
+flags.DEFINE_bool('verbose_errors', False, 'Show the traceback of errors that are the user\'s to mend, too.')
+
+
+def run(argv: list[str]) -> int:
+    """Parses, connects the hosts, trains; returns the exit code."""
+    config, config_path = cli.parse(argv)
+    cli.connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # a second start compiles nothing
+        jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
+    from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
+
+    try:
+        loop.fit(config, FLAGS.workdir)
+    except UserError as error:
+        raise cli.with_hint(error, config, config_path) from error
+    return 0
+
+
+def main() -> None:
+    """Entry point: user errors are one line each and an exit code, without a traceback."""
+    try:
+        code = run(sys.argv)
+    except Interrupted as stop:
+        print(f'contrastive_jax: {stop}', flush=True)
+        code = stop.exit_code
+    except UserError as error:
+        if FLAGS.is_parsed() and FLAGS.verbose_errors:
+            raise
+        for line in str(error).splitlines():
+            print(f'contrastive_jax: error: {line}', file=sys.stderr, flush=True)
+        code = error.exit_code
+    sys.exit(code)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,269 @@
+"""What config files import: the base config with a comment on every field, ':variant' parsing, and validation."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.errors import UserError
+from contrastive_jax.methods import METHODS, MemoryBank, MoCo
+from contrastive_jax.models import network
+from contrastive_jax.models.heads import MLP
+
+Change = Callable[[ConfigDict], None]
+
+
+def base(method: str) -> ConfigDict:
+    """The fields that every config has. A recipe fills in its paper's values.
+
+    Args:
+      method: a key of METHODS; its hyper-parameters become the section `method`, with the defaults of its class.
+    """
+    c = ConfigDict()
+    c.seed = 0
+    c.batch_size = 256  # global, over all devices of all hosts
+    c.epochs = 200.0  # length of training; an epoch drops its last, partial batch
+    c.steps = 0  # length in steps instead; 0: from epochs
+    c.bn_group_size = 0  # examples that share BN statistics, wherever they lie; 0: the whole global batch
+    c.dtype = 'float32'  # of the computation, or 'bfloat16'; parameters, BN statistics and losses stay float32
+    c.parallel = 'jit'  # 'jit': jit(shard_map) over all devices; 'pmap'
+
+    c.log_every_steps = 50
+    c.eval_every_steps = 5000  # kNN, linear probe, collapse signals, pictures; 0: only at the end
+    c.checkpoint_every_steps = 5000  # and always at the end
+    c.profile_steps = 0  # trace this many steps for TensorBoard's profiler, after the first hundred
+
+    c.data = ConfigDict()
+    c.data.source = 'tfds'  # 'digits' (embedded), 'npz', 'folder', 'tfds'
+    c.data.name = ''  # of the TFDS data set
+    c.data.path = ''  # the .npz file, the image folder, or the TFDS data_dir
+    c.data.split = 'train'
+    c.data.eval_split = 'test'  # 'test', 'validation' and 'val' stand in for each other
+    c.data.image_size = 224  # height and width of a view
+    c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
+    c.data.workers = 8  # threads that decode images
+
+    c.encoder = encoder('resnet50')
+    c.projector = ConfigDict()  # `head(...)`
+    c.predictor = ConfigDict()  # likewise; empty: none
+
+    c.method = ConfigDict({'name': method})
+    for field in dataclasses.fields(METHODS[method]):
+        if field.name != 'network':
+            c.method[field.name] = field.default
+
+    c.augment = ConfigDict({field.name: field.default for field in dataclasses.fields(Policy)})
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = 'sgd'  # 'sgd', 'adamw', 'lars'
+    c.optimizer.learning_rate = 0.03  # at the batch size below
+    c.optimizer.learning_rate_batch = 0  # the rate is scaled by batch_size / this; 0: not scaled
+    c.optimizer.momentum = 0.9  # of SGD and LARS
+    c.optimizer.weight_decay = 1e-4
+    c.optimizer.freeze = ()  # parameter paths that are never trained, e.g. ('encoder/patch_embed',)
+
+    c.schedule = ConfigDict()
+    c.schedule.name = 'cosine'  # 'cosine' and 'step' change once an epoch, 'warmup_cosine' at every step
+    c.schedule.warmup_epochs = 0.0  # of 'warmup_cosine'
+    c.schedule.milestones = (120, 160)  # of 'step', in epochs
+    c.schedule.factor = 0.1  # of 'step', at each milestone
+
+    c.eval = ConfigDict()
+    c.eval.knn_k = 200  # neighbours; fewer where the data has fewer
+    c.eval.knn_temperature = 0.07
+    c.eval.max_train = 50_000  # examples in the kNN bank and the probe's training set, evenly spaced
+    c.eval.max_test = 10_000
+    c.eval.batch_size = 512  # global
+    return c
+
+
+def encoder(name: str, **fields: Any) -> ConfigDict:
+    """The section `encoder`: a name of models.network.ENCODERS, what users may set, and what the recipe sets.
+
+    Args:
+      name: e.g. 'resnet50', 'vit_small'.
+      **fields: of the module (models.resnet.ResNet, models.vit.VisionTransformer).
+    """
+    usual: dict[str, Any] = {'patch_size': 16}
+    if name.startswith('resnet'):
+        # stem 'cifar': 3x3 without pooling, for images of about 32 pixels; width_multiplier 2 and 4: wider networks
+        usual = {'stem': 'imagenet', 'width_multiplier': 1, 'zero_init_residual': False}
+    # remat: recompute activations in the backward pass: less memory, about a third more time
+    return ConfigDict({'name': name, **usual, 'remat': False, **fields})
+
+
+def head(num_layers: int, hidden_dim: int, output_dim: int, **fields: Any) -> ConfigDict:
+    """The sections `projector` and `predictor`: a models.heads.MLP."""
+    names = ('bias', 'batch_norm', 'last_batch_norm', 'last_batch_norm_affine')
+    usual = {field.name: field.default for field in dataclasses.fields(MLP) if field.name in names}
+    sizes = {'num_layers': num_layers, 'hidden_dim': hidden_dim, 'output_dim': output_dim}
+    return ConfigDict({**sizes, **usual, **fields})
+
+
+def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Change]) -> ConfigDict:
+    """Applies the comma-separated variants of `--config=file.py:small,cifar10`, in order, and locks the fields.
+
+    Args:
+      config: the paper's recipe; changed in place.
+      argument: what stands behind the colon; may be empty.
+      variants: name -> what it changes.
+
+    Raises:
+      UserError: an unknown variant.
+    """
+    for name in filter(None, (argument or '').split(',')):
+        if name not in variants:
+            near = difflib.get_close_matches(name, variants, n=1)
+            meant = f'; did you mean {near[0]!r}?' if near else ''
+            raise UserError(f'unknown variant {name!r}{meant} -> choose from {", ".join(variants)}')
+        variants[name](config)
+    config.lock()
+    return config
+
+
+def policy(config: ConfigDict) -> Policy:
+    """The augmentation that `config.augment` describes."""
+    return Policy(**config.augment.to_dict())
+
+
+def build_network(config: ConfigDict) -> network.Network:
+    """The network that the sections `encoder`, `projector` and `predictor` describe.
+
+    Raises:
+      UserError: an unknown name or field.
+    """
+    return network.build(
+        config.encoder.to_dict(),
+        config.projector.to_dict(),
+        config.predictor.to_dict() or None,
+        dtype=config.dtype,
+        bn_group_size=config.bn_group_size or None,
+    )
+
+
+def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
+    """Everything that is wrong with a config, one readable line each, found without compiling anything.
+
+    Args:
+      config: any config of the form that `base` makes.
+      devices: number of devices of the run.
+      processes: number of hosts.
+
+    Returns:
+      Lines that say what was given, the rule, and the remedy; empty if all is well.
+    """
+    c, found = config, []
+
+    def rule(good: bool, line: str) -> None:
+        if not good:
+            found.append(line)
+
+    def one_of(field: str, legal: Sequence[str]) -> None:
+        value = _get(c, field)
+        near = difflib.get_close_matches(str(value), legal, n=1)
+        meant = f'; did you mean {near[0]!r}?' if near else ''
+        rule(value in legal, f'{field} {value!r} is unknown{meant} -> choose from {", ".join(legal)}')
+
+    def within(field: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+        x = _get(c, field)
+        good = math.isfinite(x) and (low < x if open_low else low <= x) and x <= high
+        legal = f'{"above" if open_low else "at least"} {low:g}' + (f' and at most {high:g}' if high < math.inf else '')
+        rule(good, f'{field} {x!r} is out of range -> it must be {legal}')
+
+    one_of('parallel', ('jit', 'pmap'))
+    one_of('dtype', ('float32', 'bfloat16'))
+    one_of('data.source', ('digits', 'npz', 'folder', 'tfds'))
+    one_of('optimizer.name', ('sgd', 'adamw', 'lars'))
+    one_of('schedule.name', ('cosine', 'step', 'warmup_cosine'))
+    for field in ('batch_size', 'log_every_steps', 'data.image_size', 'eval.knn_k', 'eval.batch_size'):
+        within(field, 1)
+    for field in ('eval.max_train', 'eval.max_test'):
+        within(field, 1)
+    for field in ('steps', 'bn_group_size', 'eval_every_steps', 'profile_steps', 'data.workers'):
+        within(field, 0)
+    within('checkpoint_every_steps', 1)
+    within('seed', 0, 2**31 - 1)
+    if not c.steps:
+        within('epochs', 0, open_low=True)
+    within('optimizer.learning_rate', 0, open_low=True)
+    within('optimizer.learning_rate_batch', 0)
+    within('optimizer.momentum', 0, 1)
+    within('optimizer.weight_decay', 0)
+    within('schedule.warmup_epochs', 0)
+    within('schedule.factor', 0, 1, open_low=True)
+    within('eval.knn_temperature', 0, open_low=True)
+    if c.schedule.name == 'warmup_cosine' and not c.steps:
+        rule(
+            c.schedule.warmup_epochs <= c.epochs,
+            f'schedule.warmup_epochs {c.schedule.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs '
+            '-> shorten the warm-up',
+        )
+
+    B = c.batch_size
+    if B >= 1:
+        lower, upper = B // devices * devices, -(-B // devices) * devices
+        nearest = f'{lower} or {upper}' if lower else f'{upper}'
+        rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use {nearest}')
+        rule(c.eval.batch_size % processes == 0, f'eval.batch_size {c.eval.batch_size} is not divisible by {processes} hosts')
+        found += _check_groups(B, c.bn_group_size, devices)
+    found += _check_method(c, within, rule)
+    found += policy(c).problems()
+    try:
+        build_network(c)
+    except UserError as error:
+        found.append(str(error))
+    if c.encoder.name.startswith('vit'):
+        patch, size = c.encoder.get('patch_size', 16), c.data.image_size
+        near = f'{size // patch * patch} or {-(-size // patch) * patch}' if size >= patch else f'{patch}'
+        rule(size % patch == 0, f'data.image_size {size} % encoder.patch_size {patch} = {size % patch} -> use {near}')
+    return found
+
+
+def _check_groups(batch: int, group: int, devices: int) -> list[str]:
+    """BN groups must fill the devices evenly."""
+    local = batch // devices
+    if group <= 0 or batch % devices:
+        return []
+    if group > batch:
+        return [f'bn_group_size {group} is larger than batch_size {batch} -> use 0 for the whole batch']
+    if (group <= local and local % group == 0) or (group % local == 0 and batch % group == 0):
+        return []
+    return [
+        f'bn_group_size {group} does not fit {devices} devices of {local} examples -> use a divisor of {local}, '
+        f'{local} times a divisor of {devices}, or 0 for the whole batch'
+    ]
+
+
+def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bool, str], None]) -> list[str]:
+    name = c.method.name
+    if name not in METHODS:
+        return [f'method.name {name!r} is unknown -> choose from {", ".join(METHODS)}']
+    within('method.temperature', 0, open_low=True)
+    if 'momentum' in c.method:
+        within('method.momentum', 0, 1)
+    if METHODS[name] is MoCo:
+        K, B = c.method.queue_size, c.batch_size
+        batches = 2 * B if c.method.symmetric else B
+        near = sorted({max(K // batches, 1) * batches, -(-K // batches) * batches} - {0}) if batches > 0 else []
+        both = ' (symmetric: twice the batch)' if c.method.symmetric else ''
+        rule(
+            K > 0 and batches > 0 and K % batches == 0,
+            f'method.queue_size {K} is not a positive multiple of the batch size {batches}{both} '
+            f'-> use {" or ".join(map(str, near))}',
+        )
+    if METHODS[name] is MemoryBank:
+        within('method.num_negatives', 1)
+        within('method.num_examples', 0)
+    if name == 'mocov3' and not c.predictor:
+        return ['predictor is empty -> MoCo v3 needs one: num_layers, hidden_dim, output_dim']
+    return []
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    for part in field.split('.'):
+        config = config[part]
+    return config

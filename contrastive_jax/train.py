@@ -1,0 +1,176 @@
+"""The pure train step: augment, differentiate, average over the devices, update."""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from contrastive_jax import optim, parallel, recipe, schedules
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.augment.views import resident_batch, streamed_batch
+from contrastive_jax.data.sampler import steps_per_epoch
+from contrastive_jax.methods import METHODS, Method, MethodState
+
+Array = jax.Array
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that trains, and so everything a checkpoint holds; the data position is the step.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: trained parameters.
+      opt_state: of the optimizer.
+      method: target, BN statistics, memory.
+    """
+
+    step: Array
+    params: PyTree
+    opt_state: PyTree
+    method: MethodState
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A config made into objects: all that is constant in a run.
+
+    Attributes:
+      method: what is learned.
+      policy: the augmentation.
+      optimizer: of the trained parameters.
+      learning_rate: the optimizer's, for the log.
+      batch_size: global.
+      image_size: of a view.
+      total_steps: length of the run.
+      steps_per_epoch: whole batches in an epoch.
+      seed: of everything random.
+    """
+
+    method: Method
+    policy: Policy
+    optimizer: optax.GradientTransformation
+    learning_rate: schedules.Schedule
+    batch_size: int
+    image_size: int
+    total_steps: int
+    steps_per_epoch: int
+    seed: int
+
+    @property
+    def dtype(self) -> Any:
+        return self.method.network.encoder.dtype
+
+    @property
+    def state_specs(self) -> TrainState:
+        """How the state lies on the devices: everything replicated but the memory."""
+        r = parallel.REPLICATED
+        return TrainState(step=r, params=r, opt_state=r, method=MethodState(r, r, self.method.memory_spec))
+
+
+def build(config: ConfigDict, num_examples: int) -> Recipe:
+    """Makes the objects that a (checked) config describes.
+
+    Args:
+      config: of the form of `recipe.base`.
+      num_examples: in the training split.
+
+    Raises:
+      UserError: fewer examples than a batch.
+    """
+    per_epoch = steps_per_epoch(num_examples, config.batch_size)
+    total_steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
+
+    fields = config.method.to_dict()
+    method_class = METHODS[fields.pop('name')]
+    if fields.get('num_examples') == 0:
+        fields['num_examples'] = num_examples
+    method = method_class(recipe.build_network(config), **fields)
+
+    learning_rate = _schedule(config, per_epoch, total_steps)
+    o = config.optimizer
+    match o.name:
+        case 'sgd':
+            optimizer = optim.sgd(learning_rate, momentum=o.momentum, weight_decay=o.weight_decay)
+        case 'lars':
+            optimizer = optim.lars(learning_rate, momentum=o.momentum, weight_decay=o.weight_decay)
+        case 'adamw':
+            optimizer = optim.adamw(learning_rate, weight_decay=o.weight_decay)
+    return Recipe(
+        method=method,
+        policy=recipe.policy(config),
+        optimizer=optim.freeze(optimizer, tuple(o.freeze)),
+        learning_rate=learning_rate,
+        batch_size=config.batch_size,
+        image_size=config.data.image_size,
+        total_steps=total_steps,
+        steps_per_epoch=per_epoch,
+        seed=config.seed,
+    )
+
+
+def _schedule(config: ConfigDict, per_epoch: int, total_steps: int) -> schedules.Schedule:
+    o, s = config.optimizer, config.schedule
+    rate = o.learning_rate * (config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0)
+    match s.name:
+        case 'step':
+            return schedules.step_decay(rate, tuple(s.milestones), s.factor, per_epoch)
+        case 'warmup_cosine':
+            return schedules.warmup_cosine(rate, round(s.warmup_epochs * per_epoch), total_steps)
+        case _:
+            return schedules.cosine_per_epoch(rate, total_steps / per_epoch, per_epoch)
+
+
+def init_state(run: Recipe) -> TrainState:
+    """The state at step 0, in the global layout; jit it."""
+    key = jax.random.fold_in(jax.random.key(run.seed), 0)
+    shape = (run.batch_size, run.image_size, run.image_size, 3)
+    views = tuple(jnp.zeros(shape, run.dtype) for _ in run.policy.blur)
+    params, method_state = run.method.init(key, {'views': views})
+    return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method_state)
+
+
+def train_step(
+    state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step on one device's part of a batch. Pure.
+
+    Args:
+      state: replicated, but for the memory, of which each device has its part.
+      batch: either {'images': uint8[n, H, W, 3], 'labels': int32[n], 'order': int32[B]}, the data of a device that holds
+        it all, or {'crops': (uint8[b, s, s, 3], ...), 'index': int32[b], 'label': int32[b]} from the host.
+      run: the recipe.
+      axis_name: the mapped device axis; None when the whole batch is here.
+
+    Returns:
+      The new state and metrics, scalars that are the same on all devices.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 1), state.step)
+    key_views, key_method = jax.random.split(key)
+    common = {'policy': run.policy, 'shuffles': run.method.shuffles, 'dtype': run.dtype, 'axis_name': axis_name}
+    if 'order' in batch:
+        batch = resident_batch(
+            key_views, batch['images'], batch['labels'], batch['order'], size=run.image_size, **common
+        )
+    else:
+        batch = streamed_batch(key_views, batch['crops'], batch['index'], batch['label'], **common)
+
+    progress = state.step / run.total_steps
+    loss_of = lambda params: run.method.loss(  # noqa: E731
+        params, state.method, batch, rng=key_method, progress=progress, axis_name=axis_name
+    )
+    (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    grads, metrics = parallel.pmean((grads, {'loss': loss, **metrics}), axis_name)
+
+    updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, method_state = run.method.after_update(params, method_state, progress=progress)
+    metrics |= {'learning_rate': run.learning_rate(state.step), 'grad_norm': optax.global_norm(grads)}
+    metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+    return TrainState(state.step + 1, params, opt_state, method_state), metrics

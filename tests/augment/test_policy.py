@@ -1,0 +1,247 @@
+"""The views of a policy: their order of operations, their randomness, and that nothing depends on the batch or devices."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax.augment import color, geometry
+from contrastive_jax.augment.policy import _DISTORT, Policy, _view_keys
+
+# The recipes of the MoCo papers, section by section of their repositories.
+MOCO_V1 = Policy(jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1.0, grayscale_first=True, blur=(0.0, 0.0))
+MOCO_V2 = Policy()
+MOCO_V3 = Policy(jitter=(0.4, 0.4, 0.2, 0.1), blur=(1.0, 0.1), solarize=(0.0, 0.2))
+RECIPES = pytest.mark.parametrize('policy', [MOCO_V1, MOCO_V2, MOCO_V3], ids=['moco_v1', 'moco_v2', 'moco_v3'])
+
+# Nothing random but the crop, and that only in name: the box is the image.
+PLAIN = Policy(
+    crop_scale=(1.0, 1.0),
+    crop_ratio=(1.0, 1.0),
+    flip=0.0,
+    jitter=(0.0, 0.0, 0.0, 0.0),
+    grayscale=0.0,
+    blur=(0.0,),
+    solarize=(0.0,),
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
+
+BATCH, SIZE = 16, 12
+KEYS = jax.random.split(jax.random.key(3), BATCH)
+
+
+@pytest.fixture(scope='module')
+def images() -> np.ndarray:
+    """Smooth images, as photographs are, with some noise."""
+    rng = np.random.default_rng(0)
+    coarse = np.kron(rng.uniform(size=(BATCH, 5, 4, 3)), np.ones((1, 4, 4, 1)))
+    return np.uint8(255 * np.clip(coarse + 0.1 * rng.normal(size=coarse.shape), 0, 1))
+
+
+@functools.cache
+def view(policy: Policy, number: int, size: int = SIZE):
+    return jax.jit(lambda keys, images: policy(keys, images, number, size))
+
+
+@functools.cache
+def distort(policy: Policy, number: int = 0):
+    return jax.jit(lambda keys, crops: policy.distort(keys, crops, number))
+
+
+@RECIPES
+def test_the_papers_order(policy, images):
+    """Each image alone through the operations in the repositories' order, flip last, with the numbers of its own key."""
+    crops = jax.jit(lambda keys, images: policy.crop(keys, images, 1, SIZE))(KEYS, images)
+    draws, (factors, order) = jax.jit(lambda keys: jax.vmap(policy._draw)(_view_keys(keys, 1, _DISTORT)))(KEYS)
+
+    @jax.jit
+    def alone(x, draws, factors, order):
+        def grayscale(x):
+            return jnp.where(draws.grayscale < policy.grayscale, color.grayscale(x), x)
+
+        x = grayscale(x / 255) if policy.grayscale_first else x / 255
+        x = jnp.where(draws.jitter < policy.jitter_probability, color.color_jitter(x, factors, order), x)
+        x = x if policy.grayscale_first else grayscale(x)
+        sigma = policy.blur_sigma[0] + draws.sigma * (policy.blur_sigma[1] - policy.blur_sigma[0])
+        x = jnp.where(draws.blur < policy.blur[1], geometry.gaussian_blur(x, sigma), x)
+        x = jnp.where(draws.solarize < policy.solarize[1], jnp.where(x < 0.5, x, 1 - x), x)
+        x = jnp.where(draws.flip < policy.flip, x[:, ::-1], x)
+        return (x - jnp.array(policy.mean)) / jnp.array(policy.std)
+
+    expected = [alone(*jax.tree.map(lambda a, i=i: a[i], (crops, draws, factors, order))) for i in range(BATCH)]
+    np.testing.assert_allclose(view(policy, 1)(KEYS, images), np.stack(expected), atol=1e-5)
+
+
+@RECIPES
+def test_an_example_is_the_same_in_any_batch(policy, images):
+    """Bit for bit: reversed, in a smaller batch, alone."""
+    augment = view(policy, 1)
+    whole = np.asarray(augment(KEYS, images))
+    np.testing.assert_array_equal(augment(KEYS[::-1], images[::-1]), whole[::-1])
+    np.testing.assert_array_equal(augment(KEYS[5:8], images[5:8]), whole[5:8])
+    np.testing.assert_array_equal(augment(KEYS[5:6], images[5:6]), whole[5:6])
+
+
+@RECIPES
+def test_eight_devices_make_the_same_views_as_one(policy, images):
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    for number in (0, 1):
+        sharded = jax.shard_map(
+            functools.partial(policy, view=number, size=SIZE),
+            mesh=mesh,
+            in_specs=P('data'),
+            out_specs=P('data'),
+            check_vma=False,
+        )
+        expected = view(policy, number)(KEYS, images)
+        np.testing.assert_allclose(jax.jit(sharded)(KEYS, images), expected, atol=1e-6)
+
+
+def test_views_and_examples_differ():
+    """Many views of one image: no two are equal, and neither crops nor colours repeat."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 20, 16, 3), np.uint8)
+    same = np.repeat(image, BATCH, axis=0)
+    for policy in (MOCO_V2, dataclasses.replace(MOCO_V2, crop_scale=(1.0, 1.0), flip=0.0)):
+        both = np.concatenate([view(policy, number)(KEYS, same) for number in (0, 1)])
+        assert len(np.unique(both.reshape(2 * BATCH, -1), axis=0)) >= 2 * BATCH - 8  # one in five is left uncoloured
+    crops = np.concatenate([MOCO_V2.crop(KEYS, jnp.asarray(same), number, SIZE) for number in (0, 1)])
+    assert len(np.unique(crops.reshape(2 * BATCH, -1), axis=0)) == 2 * BATCH
+
+
+def test_crops_are_whole_grey_levels(images):
+    crops = np.asarray(MOCO_V2.crop(KEYS, jnp.asarray(images), 0, SIZE))
+    assert crops.dtype == np.float32 and crops.shape == (BATCH, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(crops, crops.astype(np.uint8))
+    # What came from the host as bytes is distorted alike.
+    np.testing.assert_array_equal(distort(MOCO_V2)(KEYS, crops.astype(np.uint8)), distort(MOCO_V2)(KEYS, crops))
+
+
+def test_nothing_happens_at_probability_zero(images):
+    square = images[:, :16]
+    np.testing.assert_array_equal(view(PLAIN, 0, 16)(KEYS, square), square.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize(
+    'change, expected',
+    [
+        (dict(flip=1.0), lambda x: x[:, :, ::-1]),
+        (dict(grayscale=1.0), color.grayscale),
+        (dict(blur=(1.0,), blur_sigma=(1.5, 1.5)), lambda x: geometry.gaussian_blur(x, 1.5, 13)),
+        (dict(solarize=(1.0,)), lambda x: jnp.where(x < 128 / 255, x, 1 - x)),
+        (dict(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)), lambda x: (x - np.r_[0.1, 0.2, 0.3]) / np.r_[0.5, 0.6, 0.7]),
+    ],
+    ids=['flip', 'grayscale', 'blur', 'solarize', 'normalize'],
+)
+def test_always_at_probability_one(change, expected, images):
+    actual = distort(dataclasses.replace(PLAIN, **change))(KEYS, images)
+    np.testing.assert_allclose(actual, expected(jnp.asarray(images) / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'change, probability',
+    [
+        (dict(flip=0.3), 0.3),
+        (dict(grayscale=0.3), 0.3),
+        (dict(blur=(0.3,)), 0.3),
+        (dict(solarize=(0.3,)), 0.3),
+        (dict(jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.3), 0.3),
+    ],
+    ids=['flip', 'grayscale', 'blur', 'solarize', 'jitter'],
+)
+def test_how_often(change, probability):
+    """The share of images that change; the rest keep every bit."""
+    count = 2000
+    crop = np.random.default_rng(0).integers(0, 256, (1, 3, 3, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(0), count)
+    out = distort(dataclasses.replace(PLAIN, **change))(keys, np.repeat(crop, count, axis=0))
+    changed = np.any(np.asarray(out) != crop.astype(np.float32) / 255, axis=(1, 2, 3))
+    assert abs(changed.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / count)
+
+
+def test_what_never_happens_costs_nothing():
+    """No matrix product without blur, no mirror without flip, no mean without jitter; and not in the other view."""
+    crops = jnp.zeros((2, 8, 8, 3))
+
+    def operations(policy, number):
+        jaxpr = str(jax.make_jaxpr(lambda keys, crops: policy.distort(keys, crops, number))(KEYS[:2], crops))
+        return {name for name in ('dot_general', 'rev', 'reduce_sum') if f'{name}[' in jaxpr}
+
+    assert operations(PLAIN, 0) == set()
+    # The blur's weights are normalised by a sum.
+    assert operations(dataclasses.replace(PLAIN, blur=(0.0, 0.5), solarize=(0.0, 0.0)), 0) == set()
+    assert operations(dataclasses.replace(PLAIN, blur=(0.0, 0.5), solarize=(0.0, 0.0)), 1) == {
+        'dot_general',
+        'reduce_sum',
+    }
+    assert operations(dataclasses.replace(PLAIN, flip=0.5), 0) == {'rev'}
+    assert operations(dataclasses.replace(PLAIN, jitter=(0.1, 0.0, 0.0, 0.0)), 0) == {'reduce_sum'}
+
+
+def test_dtypes(images):
+    policy = dataclasses.replace(MOCO_V2, blur=(1.0, 1.0))
+    single = distort(policy)(KEYS, images)
+    half = jax.jit(lambda keys, crops: policy.distort(keys, crops, 0, jnp.bfloat16))(KEYS, images)
+    assert single.dtype == jnp.float32 and half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, single.astype(jnp.bfloat16))
+    with jax.enable_x64(True):
+        double = jax.jit(lambda keys, crops: policy.distort(keys, crops, 0, jnp.float64))(KEYS, images)
+    assert double.dtype == np.float64
+    np.testing.assert_allclose(single, double, atol=1e-4)
+
+
+def test_normalize_for_evaluation(images):
+    expected = (images / 255 - np.array(MOCO_V2.mean)) / np.array(MOCO_V2.std)
+    np.testing.assert_allclose(MOCO_V2.normalize(jnp.asarray(images)), expected, atol=1e-5)
+    assert MOCO_V2.normalize(jnp.asarray(images), jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_lists_become_tuples():
+    policy = Policy(blur=[0.5, 0.5], mean=[0.485, 0.456, 0.406])
+    assert policy == Policy() and hash(policy) == hash(Policy())
+
+
+@RECIPES
+def test_recipes_have_no_problems(policy):
+    assert policy.problems() == []
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('flip', 1.5),
+        ('flip', '0.5'),
+        ('jitter_probability', -0.1),
+        ('grayscale', float('nan')),
+        ('blur', (0.5, 2.0)),
+        ('blur', 0.5),
+        ('blur', ()),
+        ('solarize', (0.0,)),
+        ('solarize', (0.0, -1.0)),
+        ('crop_scale', (0.0, 1.0)),
+        ('crop_scale', (0.5, 0.2)),
+        ('crop_scale', (0.2, 1.1)),
+        ('crop_scale', 0.2),
+        ('crop_ratio', (1.5, 0.75)),
+        ('crop_ratio', (-1.0, 1.0)),
+        ('blur_sigma', (0.0, 2.0)),
+        ('blur_sigma', (2.0, 0.1)),
+        ('interpolation', 'cubic'),
+        ('jitter', (0.4, 0.4, 0.4)),
+        ('jitter', (0.4, -0.4, 0.4, 0.1)),
+        ('jitter', (0.4, 0.4, 0.4, 0.6)),
+        ('grayscale_first', 'no'),
+        ('mean', (123.7, 116.3, 103.5)),
+        ('std', (0.229, 0.0, 0.225)),
+        ('std', (0.229, 0.224)),
+    ],
+)
+def test_problems(name, value):
+    """One line for each wrong value, with its name and the value."""
+    problems = Policy(**{name: value}).problems()
+    assert problems and all(f'{value!r}' in line and '\n' not in line for line in problems), problems
+    assert any(line.startswith(f'augment.{name} is {value!r}: ') for line in problems)

@@ -1,0 +1,60 @@
+"""The linear probe against scikit-learn's logistic regression on its digits."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate.linear import linear_probe
+
+L2 = 1e-2
+
+
+@pytest.fixture(scope='module')
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    images = images.astype(np.float32)  # the corner pixels are constant: a dimension without deviation
+    return images[:900], labels[:900].astype(np.int32), images[900:1300], labels[900:1300].astype(np.int32)
+
+
+def test_optimum_and_accuracy_are_those_of_scikit_learn(digits):
+    train, labels, test, test_labels = digits
+    scaler = StandardScaler().fit(train)
+    x = scaler.transform(train)
+    oracle = LogisticRegression(C=1 / (L2 * len(x)), tol=1e-8, max_iter=2000).fit(x, labels)
+    penalty = L2 / 2 * np.sum(oracle.coef_**2)
+    probe = linear_probe(*digits, num_classes=10, l2=L2)
+    assert probe['train_loss'] == pytest.approx(log_loss(labels, oracle.predict_proba(x)) + penalty, abs=1e-4)
+    assert probe['top1'] == pytest.approx(oracle.score(scaler.transform(test), test_labels), abs=0.005)
+    assert probe['train_top1'] == pytest.approx(oracle.score(x, labels), abs=0.005)
+    assert probe['top1'] <= probe['top5'] <= 1
+    assert 5 < probe['iterations'] <= 100
+    assert linear_probe(*digits, num_classes=10, l2=L2) == probe  # deterministic
+
+
+def test_the_default_penalty_reaches_its_optimum_nearly(digits):
+    """A hundred iterations of a weakly regularised fit on separable data: the loss is within 1e-3 of the optimum."""
+    train, labels, *_ = digits
+    x = StandardScaler().fit_transform(train)
+    oracle = LogisticRegression(C=1 / (1e-4 * len(x)), tol=1e-8, max_iter=5000).fit(x, labels)
+    optimum = log_loss(labels, oracle.predict_proba(x)) + 1e-4 / 2 * np.sum(oracle.coef_**2)
+    assert optimum - 1e-5 <= linear_probe(*digits, num_classes=10)['train_loss'] <= optimum + 1e-3
+
+
+def test_nan_features_give_nan_not_chance(digits):
+    train, labels, test, test_labels = digits
+    train = train.copy()
+    train[5, 30] = np.nan
+    probe = linear_probe(train, labels, test, test_labels, 10, l2=L2)
+    assert np.isnan([probe[name] for name in ('top1', 'top5', 'train_top1', 'train_loss')]).all()
+
+
+def test_missing_labels_are_one_line(digits):
+    train, labels, test, _ = digits
+    with pytest.raises(UserError, match='the test images have no labels'):
+        linear_probe(train, labels, test, np.full(len(test), -1), 10)
+    with pytest.raises(UserError, match='training labels range from 0 to 9, must lie in 0 to 8'):
+        linear_probe(train, labels, test, labels[: len(test)], 9)
