@@ -12,8 +12,8 @@ The official demo on CIFAR-10 reaches kNN 82.6 at 200 epochs, 85.3 symmetric (fr
 
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
 from configs import variants
+from contrastive_jax import recipe
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -46,9 +46,9 @@ def get_config(variant: str = '') -> ConfigDict:
         variant,
         {
             'long': lambda c: c.update(epochs=800.0),
-            'r18': variants.encoder('resnet18', 512),
+            'r18': variants.encoder('resnet18'),
             'cifar10': cifar10,
-            'symmetric': lambda c: c.method.update(symmetric=True),
+            'symmetric': variants.symmetric,
             'digits': digits,
             'folder': variants.folder,
             'tiny': tiny,

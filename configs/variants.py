@@ -44,11 +44,23 @@ def tiny(c: ConfigDict) -> None:
     c.eval.update(knn_k=5, max_train=64, max_test=32, batch_size=32)
 
 
-def encoder(name: str, features: int) -> Callable[[ConfigDict], None]:
-    """Another encoder; heads whose hidden layer is as wide as the features follow it."""
+def bfloat16(c: ConfigDict) -> None:
+    """Computes in bfloat16; parameters, BN statistics and losses stay float32."""
+    c.dtype = 'bfloat16'
+
+
+def symmetric(c: ConfigDict) -> None:
+    """Both views are queries and keys; an epoch does the work of about two."""
+    c.method.symmetric = True
+
+
+def encoder(name: str) -> Callable[[ConfigDict], None]:
+    """Another ResNet; a hidden layer that is as wide as the features follows it."""
+    features = {'resnet18': 512, 'resnet34': 512}.get(name, 2048)
 
     def change(c: ConfigDict) -> None:
+        if c.projector.hidden_dim == 2048:
+            c.projector.hidden_dim = features
         c.encoder.name = name
-        c.projector.hidden_dim = features
 
     return change

@@ -33,6 +33,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     path = next((a.split('=', 1)[1] for a in argv[1:] if a.startswith(('--config=', '-config='))), None)
     if path is None:
         raise UserError('no --config given -> e.g. --config=configs/mocov2.py:digits --workdir=runs/digits')
+    # A config may import its neighbours as `configs.name`, wherever the command is started.
+    sys.path.insert(0, str(Path(path.split(':')[0]).resolve().parents[1]))
     _load_alone(path)
     overrides = [arg for arg in argv[1:] if arg.startswith('--config.')]
     problems = [line for arg in overrides if (line := _try_override(path, arg))]

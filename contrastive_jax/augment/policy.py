@@ -3,15 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
-from contrastive_jax.augment import color, geometry
+from contrastive_jax.augment import color, geometry, planes
 
 Array = jax.Array
+T = TypeVar('T')
 
 _CROP, _DISTORT = 0, 1  # the parts of a view, each with its own key
 
@@ -103,7 +105,7 @@ class Policy:
         def box(key: Array) -> Array:
             return geometry.random_resized_crop_box(key, height, width, self.crop_scale, self.crop_ratio)
 
-        boxes = jax.vmap(box)(_view_keys(keys, view, _CROP))
+        boxes = _apart(jax.vmap(box)(_view_keys(keys, view, _CROP)))
         return geometry.resized_crop(images, boxes, (size, size), self.interpolation, whole_levels=True)
 
     def distort(self, keys: Array, crops: Array, view: int, dtype: DTypeLike = jnp.float32) -> Array:
@@ -117,19 +119,21 @@ class Policy:
         Returns:
           Normalised images [b, s, s, 3].
         """
-        draws, (factors, order) = jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT))
+        draws, (factors, order) = _apart(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
         # The papers flip last. A mirror image commutes with all of the rest, and here a pixel may still be a byte.
         x = _sometimes(self.flip, draws.flip, geometry.hflip, crops)
         x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 255
+        rgb = planes.split(x)
         if self.grayscale_first:
-            x = _sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
+            rgb = _sometimes(self.grayscale, draws.grayscale, planes.grayscale, rgb)
         if self.jitter_probability > 0 and any(self.jitter):
-            identity = jnp.array([1, 1, 1, 0], factors.dtype)
-            x = color.color_jitter(
-                x, jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, identity), order
-            )
+            # Not a select of images: with neutral factors the jitter is the identity.
+            neutral = jnp.array([1, 1, 1, 0], factors.dtype)
+            factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
+            rgb = planes.jitter(rgb, factors, order)
         if not self.grayscale_first:
-            x = _sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
+            rgb = _sometimes(self.grayscale, draws.grayscale, planes.grayscale, rgb)
+        x = planes.join(rgb)
         low, high = self.blur_sigma
         sigma, taps = low + (high - low) * draws.sigma, 2 * math.ceil(4 * high) + 1
         x = _sometimes(self.blur[view], draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps), x)
@@ -184,11 +188,22 @@ def _view_keys(keys: Array, view: int, part: int) -> Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, 2 * view + part))(keys)
 
 
-def _sometimes(probability: float, number: Array, change: Callable[[Array], Array], x: Array) -> Array:
-    """Applies `change` to the images whose number in [0, 1) is below the probability."""
+def _apart(draws: Any) -> Any:
+    """Keeps what is drawn once per image out of the loops over pixels, where XLA would draw it again for each."""
+    return jax.tree.map(lax.optimization_barrier, draws)
+
+
+def _sometimes(probability: float, number: Array, change: Callable[[T], T], x: T) -> T:
+    """Applies `change` to the images (or their planes) whose number in [0, 1) is below the probability."""
     if probability == 0:
         return x
-    return change(x) if probability == 1 else jnp.where((number < probability)[:, None, None, None], change(x), x)
+    if probability == 1:
+        return change(x)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(jnp.expand_dims(number < probability, range(1, old.ndim)), new, old)
+
+    return jax.tree.map(choose, change(x), x)
 
 
 def _number(value: Any) -> bool:

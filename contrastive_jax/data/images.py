@@ -67,7 +67,7 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
         sides keep at least this many pixels. 0: full size.
 
     Returns:
-      uint8 [H, W, 3], RGB.
+      uint8 [H, W, 3], RGB, read-only.
 
     Raises:
       ImageError: the file cannot be read, is no image, is damaged, or has more than MAX_PIXELS pixels.
@@ -79,7 +79,7 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
             if min_side:
                 image.draft(None, (min_side, min_side))
             image.load()
-            return np.array(_rgb(_upright(image)))
+            return np.asarray(_rgb(_upright(image)))
     except ImageError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything: OSError, SyntaxError, struct.error, ...
@@ -99,7 +99,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _grey(np.asarray(image), 65535)
     if image.mode == 'F':
         return _grey(np.asarray(image), 1)
-    return image.convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def _grey(x: np.ndarray, white: float) -> Image.Image:

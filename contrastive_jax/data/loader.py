@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from PIL import Image
 
 from contrastive_jax.data import images, sampler
@@ -250,6 +250,8 @@ def _batches(example: Any, count: int, local: int, num_workers: int, n: int) -> 
     """Runs `example` over range(count) ahead of the consumer, in order, stacked by `local`."""
     examples = grain.MapDataset.range(count).map(example)
     if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own to start workers, also outside an absl program
         # Slices of whole batches go to the processes: crops then travel in few, large pieces of shared memory.
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=PREFETCH_BATCHES)
@@ -269,7 +271,7 @@ def _batches(example: Any, count: int, local: int, num_workers: int, n: int) -> 
             raise
         raise DataError(
             f'a data loading process died: {error} -> exit code -9 is mostly too little memory, -7 a full /dev/shm; '
-            'use fewer workers, or --config.data.num_workers=0'
+            'use fewer, or threads: --config.data.workers=0'
         ) from error
     finally:
         iterator.close()

@@ -168,7 +168,7 @@ def load(source: str, name: str = '', path: str = '', split: str = 'train', imag
             )
         return digits(split)
     if '://' in path:
-        raise UserError(f"data.path '{path}' is no local path -> mount the bucket (gcsfuse) and give the mounted folder")
+        raise UserError(f"data.path '{path}' is not local -> mount the bucket (gcsfuse) and give the mounted folder")
     if source == 'tfds':
         return tfds.load(name, path, split, image_size)
     if not path:

@@ -118,7 +118,7 @@ def test_configs_and_versions(tmp_path: Path) -> None:
     assert tfds.find('plain:2.0.0', tmp_path) == tmp_path / 'plain/2.0.0'
     assert tfds.find('sized/8x8', tmp_path) == tmp_path / 'sized/8x8/1.0.0'
     assert tfds.find('single', tmp_path) == tmp_path / 'single/only/1.0.0'
-    with pytest.raises(UserError, match='several configs.*one of 64x64, 8x8'):
+    with pytest.raises(UserError, match=r'several configs.*one of 64x64, 8x8'):
         tfds.find('sized', tmp_path)
     with pytest.raises(UserError, match=r"config '64x6'; did you mean '64x64'"):
         tfds.find('sized/64x6', tmp_path)

@@ -1,0 +1,1 @@
+"""Measured comparisons, each runnable as `python -m benchmarks.NAME`; never timed tests."""

@@ -1,0 +1,64 @@
+"""Counts the operations of a traced function: matrix products and convolutions, a multiply-add as two."""
+
+import math
+from typing import Any
+
+from jax.extend import core
+
+
+def count(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+    """FLOP of all dot products and convolutions; elementwise work is left out, as in every published count.
+
+    Taps that fall into the padding count, as with PyTorch's and timm's counters and unlike XLA's `cost_analysis`, which
+    reads 13 % lower for a ResNet-18 on 32 pixels. Zeros that a stride puts into an input gradient do not count.
+
+    Args:
+      jaxpr: of the function, e.g. `jax.make_jaxpr(step)(state, batch)`. It is counted as written: dead code too.
+
+    Returns:
+      Floating-point operations of one call.
+
+    Raises:
+      NotImplementedError: a `while` loop around a product, whose number of rounds nobody knows.
+    """
+    total = 0
+    for eqn in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
+        match eqn.primitive.name:
+            case 'dot_general':
+                total += _dot(eqn)
+            case 'conv_general_dilated':
+                total += _convolution(eqn)
+            case 'cond':
+                total += max(count(branch) for branch in eqn.params['branches'])
+            case 'while':
+                if any(count(inner) for inner in _inner(eqn)):
+                    raise NotImplementedError('a matrix product inside a while loop: its rounds are unknown')
+            case name:
+                rounds = eqn.params['length'] if name == 'scan' else 1
+                total += rounds * sum(count(inner) for inner in _inner(eqn))
+    return total
+
+
+def _dot(eqn: core.JaxprEqn) -> int:
+    left, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+    (contracted, _), _ = eqn.params['dimension_numbers']
+    return 2 * math.prod(out) * math.prod(left[d] for d in contracted)
+
+
+def _convolution(eqn: core.JaxprEqn) -> int:
+    left, right, out = (_shape(v) for v in (*eqn.invars, *eqn.outvars))
+    p = eqn.params
+    kernel = p['dimension_numbers'].rhs_spec  # (output features, input features of a group, *space)
+    taps = math.prod(right[d] for d in kernel[2:])
+    if math.prod(p['lhs_dilation']) > 1:  # a gradient through a stride: each entry meets each tap once
+        return 2 * math.prod(left) * taps * right[kernel[0]] // p['feature_group_count']
+    return 2 * math.prod(out) * taps * right[kernel[1]]
+
+
+def _inner(eqn: core.JaxprEqn) -> list[Any]:
+    """The jaxprs among the parameters of an equation."""
+    return [x for x in eqn.params.values() if isinstance(x, core.ClosedJaxpr | core.Jaxpr)]
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

@@ -1,0 +1,98 @@
+r"""MoCo v3, ViT: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", arXiv 2104.02057.
+
+    python -m contrastive_jax.main --config=configs/mocov3_vit.py --workdir=runs/mocov3_vit
+
+ViT-S/16 (12 heads), ImageNet-1k, batch 4096 (1024 reaches the same with `:small` sizes), 300 epochs. From the official
+repository: linear probe 73.2 (S), 76.7 (B); fine-tuned 81.4 (S), 83.2 (B); 32 V100 (S) and 64 (B). Not run here on ImageNet.
+
+Variants: sizes `small` (the default), `base`, `large`, `conv_small`, `conv_base`; `bfloat16`; `cifar10`, `digits`, `folder`,
+`tiny`.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from configs import variants
+from contrastive_jax import recipe
+
+FREEZE_PATCH_PROJECTION = ('encoder/patch_embed',)  # at its random initialisation: what keeps the training stable
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = recipe.base('mocov3')
+    c.batch_size = 4096
+    c.epochs = 300.0
+    c.bn_group_size = 0  # synchronised
+
+    c.data.source, c.data.name = 'tfds', 'imagenet2012'
+    c.encoder = recipe.encoder('vit_small', patch_size=16)
+    c.projector = recipe.head(3, 4096, 256, last_batch_norm=True)
+    c.predictor = recipe.head(2, 4096, 256, last_batch_norm=True)
+
+    c.method.temperature = 0.2
+    c.method.momentum = 0.99  # rises to 1
+
+    c.augment.crop_scale = (0.08, 1.0)
+    c.augment.jitter = (0.4, 0.4, 0.2, 0.1)
+    c.augment.blur = (1.0, 0.1)
+    c.augment.solarize = (0.0, 0.2)
+
+    c.optimizer.name = 'adamw'  # weight decay on every trained parameter
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 1.5e-4, 256
+    c.optimizer.weight_decay = 0.1
+    c.optimizer.freeze = FREEZE_PATCH_PROJECTION
+    c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 40.0
+
+    return recipe.apply_variants(
+        c,
+        variant,
+        {
+            'small': size('vit_small'),
+            'base': size('vit_base'),
+            'large': size('vit_large'),
+            'conv_small': size('vit_conv_small'),
+            'conv_base': size('vit_conv_base'),
+            'bfloat16': variants.bfloat16,
+            'cifar10': cifar10,
+            'digits': digits,
+            'folder': variants.folder,
+            'tiny': tiny,
+        },
+    )
+
+
+def size(name: str) -> Callable[[ConfigDict], None]:
+    """Another ViT. The convolutional stem is trained: it needs no freezing."""
+
+    def change(c: ConfigDict) -> None:
+        c.encoder.name = name
+        c.optimizer.freeze = () if 'conv' in name else FREEZE_PATCH_PROJECTION
+
+    return change
+
+
+def cifar10(c: ConfigDict) -> None:
+    """Our own sizes: patches of 4 pixels, 64 tokens."""
+    variants.cifar10(c)
+    c.batch_size = 512
+    c.encoder = recipe.encoder('vit_tiny', patch_size=4)
+    c.augment.update(crop_scale=(0.2, 1.0), blur=(0.0, 0.0))
+    c.optimizer.learning_rate = 5e-4
+
+
+def digits(c: ConfigDict) -> None:
+    variants.digits(c)
+    c.encoder = recipe.encoder('vit_tiny', patch_size=2, width=64, depth=4, num_heads=4)
+    c.projector = recipe.head(3, 256, 64, last_batch_norm=True)
+    c.predictor = recipe.head(2, 256, 64, last_batch_norm=True)
+    c.optimizer.learning_rate = 2e-3
+    c.schedule.warmup_epochs = 10.0
+
+
+def tiny(c: ConfigDict) -> None:
+    variants.tiny(c)
+    c.encoder = recipe.encoder('vit_tiny', patch_size=4, width=16, depth=2, num_heads=2)
+    c.projector = recipe.head(3, 16, 8, last_batch_norm=True)
+    c.predictor = recipe.head(2, 16, 8, last_batch_norm=True)
+    c.schedule.warmup_epochs = 0.0

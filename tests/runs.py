@@ -1,0 +1,70 @@
+"""Runs train steps of real configs on any number of virtual devices, in either mode."""
+
+import dataclasses
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from contrastive_jax import feed, parallel, train
+from contrastive_jax.data import sources
+
+PyTree = Any
+
+CONFIGS = (
+    'mocov1:tiny',
+    'mocov2:tiny',
+    'mocov2:tiny,symmetric',
+    'mocov3_r50:tiny',
+    'mocov3_vit:tiny',
+    'dictionary:end_to_end,tiny',
+    'dictionary:memory_bank,tiny',
+)
+
+
+def load(name: str, **changes: Any) -> ConfigDict:
+    """The config of 'file:variants', with dotted fields changed."""
+    file, _, variant = name.partition(':')
+    config = importlib.import_module(f'configs.{file}').get_config(variant)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def build(config: ConfigDict) -> tuple[train.Recipe, sources.Source]:
+    source = sources.load('digits')
+    return train.build(config, len(source)), source
+
+
+def start(run: train.Recipe, devices: parallel.Devices) -> PyTree:
+    """The state at step 0 in the devices' layout."""
+    return devices.place(jax.jit(lambda: train.init_state(run))(), run.state_specs)
+
+
+def steps(
+    run: train.Recipe, source: sources.Source, devices: parallel.Devices, count: int
+) -> tuple[train.TrainState, list[dict[str, np.ndarray]]]:
+    """The state after `count` steps in the global layout, as numpy, and the metrics of each."""
+    data = feed.ResidentFeed(run, devices, source, 1)
+    state, metrics = data.advance(start(run, devices), 0, count)
+    return jax.device_get(devices.collect(state, run.state_specs)), [devices.fetch(m) for m in metrics]
+
+
+def gradients(run: train.Recipe, source: sources.Source, devices: parallel.Devices) -> PyTree:
+    """The gradient of the first step, through the whole train step."""
+    record = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
+    )
+    state, _ = steps(dataclasses.replace(run, optimizer=record), source, devices, 1)
+    return state.opt_state
+
+
+def relative_error(actual: PyTree, expected: PyTree) -> float:
+    """The largest |a - b| / max|b| over the whole tree's scale: one number for trees whose leaves differ in size."""
+    pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True))
+    scale = max(float(np.max(np.abs(b), initial=0.0)) for _, b in pairs)
+    return max(float(np.max(np.abs(np.asarray(a, np.float64) - b), initial=0.0)) for a, b in pairs) / max(scale, 1e-30)

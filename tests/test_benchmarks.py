@@ -1,0 +1,135 @@
+"""The benchmark in its tiniest form: that it runs, counts right, and leaves out what it says. No time is tested."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import flops, measure, programs, step
+from contrastive_jax import ema, train
+from contrastive_jax.models import network
+
+
+@pytest.mark.parametrize(
+    ('name', 'fields', 'size', 'forward', 'both'),
+    [('resnet18', {'stem': 'cifar'}, 32, 1.111, 3.329), ('resnet50', {}, 224, 8.174, 24.287)],
+)
+def test_flops_are_those_of_pytorchs_counter(
+    name: str, fields: dict[str, Any], size: int, forward: float, both: float
+) -> None:
+    section: dict[str, Any] = {'name': name, **fields}
+    encoder = network.build_encoder(section, dtype=jnp.dtype('float32'))
+    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    variables: Any = jax.eval_shape(partial(encoder.init, train=True), jax.random.key(0), x)
+
+    def total(params: Any) -> jax.Array:
+        h, _ = encoder.apply({**variables, 'params': params}, jnp.zeros(x.shape), train=True, mutable=['batch_stats'])
+        return jnp.sum(h)
+
+    variables = jax.tree.map(lambda v: jnp.zeros(v.shape), variables)
+    gflop = [flops.count(jax.make_jaxpr(f)(variables['params'])) / 2e9 for f in (total, jax.grad(total))]
+    assert gflop == pytest.approx([forward, both], rel=3e-4)
+
+
+def test_flops_of_control_flow() -> None:
+    x = jnp.ones((4, 4))  # x @ x: 128
+
+    def scanned(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda c, _: (c @ x, None), x, length=3)[0]
+
+    def branches(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    assert flops.count(jax.make_jaxpr(scanned)(x)) == 3 * 128
+    assert flops.count(jax.make_jaxpr(branches)(x)) == 2 * 128
+    loop = jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda c: c[0, 0] > 0, lambda c: c @ c, x))(x)
+    with pytest.raises(NotImplementedError, match='while loop'):
+        flops.count(loop)
+
+
+@pytest.mark.parametrize('title', ['MoCo v2', 'MoCo v3'])
+def test_parts_are_left_out(title: str) -> None:
+    preset = step.PRESETS['tiny']
+    run = programs.without_augmentation(step.build(preset.methods[title], preset, 16, 'float32'))
+    state = jax.eval_shape(partial(train.init_state, run))
+    batch = programs.crops(run, 10, np.random.default_rng(0))
+
+    def traced(replaced: programs.Replaced = ()) -> tuple[int, str, set[str]]:
+        program = programs.Program(programs.step(run), state, batch, replaced)
+        with program.tracing():
+            jaxpr, shapes = jax.make_jaxpr(partial(program.step, axis_name=None), return_shape=True)(state, batch)
+        return flops.count(jaxpr), str(jaxpr), set(shapes[1])
+
+    original = ema.update
+    parts = {name: traced(replaced) for name, replaced in programs.left_out(run.method).items()}
+    assert ema.update is original
+    flop, code, names = traced()
+
+    # Logits and their gradient for the queries: 2 B K D each; MoCo v3 has K = B, and both directions.
+    B, D = 16, run.method.network.projector.output_dim
+    K = getattr(run.method, 'queue_size', 2 * B)
+    assert flop - parts[programs.name_of_look_up(run.method)][0] == 4 * B * K * D
+    # m target + (1 - m) online
+    assert code.count(' = mul ') - parts['EMA'][1].count(' = mul ') == 2 * len(jax.tree.leaves(state.method.target))
+    assert flop == parts['EMA'][0]
+    # The norm of the gradient is a sum for each parameter.
+    assert code.count(' = reduce_sum') - parts['metrics'][1].count(' = reduce_sum') > len(jax.tree.leaves(state.params))
+    assert names - parts['metrics'][2] >= {'contrastive_top1', 'alignment'}
+
+
+@pytest.fixture
+def quickly_compiled() -> Iterator[None]:
+    """Programs that run slower and compile twice as fast."""
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.mark.usefixtures('quickly_compiled')
+def test_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = step.PRESETS['tiny']
+    fewer = dataclasses.replace(tiny, methods={'MoCo v2': tiny.methods['MoCo v2']})  # compiling is all that takes time
+    monkeypatch.setitem(step.PRESETS, 'tiny', fewer)
+    out = tmp_path / 'out.json'
+    step.main(['--preset', 'tiny', '--windows', '2', '--json', str(out)])
+
+    found = json.loads(out.read_text())['methods']['MoCo v2']
+    assert set(found['shares']) == {'augmentation', 'augmentation alone', 'queue', 'EMA', 'metrics'}
+    assert 1.3 < found['counted_ratio'] < 1.45  # 4/3, and the head and the queue of a very small network
+    assert len(found['rows']) == 4
+    for row in found['rows'].values():
+        assert row['seconds']['low'] <= row['seconds']['median'] <= row['seconds']['high']
+        assert row['images_per_second'] == pytest.approx(16 / row['seconds']['median'])
+        assert row['peak_memory']['bytes'] > 0 and row['peak_memory']['source'] == 'compiler'
+    assert found['ratio']['median'] > 0 and found['over_passes']['median'] > 0
+    assert 'train / supervised step' in capsys.readouterr().out
+
+
+def test_a_window_of_many_steps_is_one_loop_with_the_same_result() -> None:
+    """What accelerators run, and a CPU only here."""
+
+    def step(state: jax.Array, batch: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return state * 0.5 + batch, {'sum': jnp.sum(state)}
+
+    state, batch, sums = jnp.ones(3), jnp.arange(3.0), jnp.zeros(())
+    for _ in range(4):
+        state, scalars = step(state, batch)
+        sums += scalars['sum']
+    got, got_scalars = jax.jit(measure._repeat(step, 4))(jnp.ones(3), batch)
+    np.testing.assert_allclose(got, state, rtol=1e-6)
+    np.testing.assert_allclose(got_scalars['sum'], sums, rtol=1e-6)
+
+
+def test_bad_sizes_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for argument in ('--batch_size=0', '--windows=0'):
+        with pytest.raises(SystemExit) as stop:
+            step.main(['--preset', 'tiny', argument])
+        assert stop.value.code == 2
+        assert 'it must be at least 1' in capsys.readouterr().err
