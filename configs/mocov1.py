@@ -1,9 +1,9 @@
-r"""MoCo v1: He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv 1911.05722.
+r"""MoCo v1: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv 1911.05722.
 
     python -m contrastive_jax.main --config=configs/mocov1.py --workdir=runs/mocov1
 
-ResNet-50, ImageNet-1k, 200 epochs. From the paper: linear probe 60.6 (five runs: 60.8 +- 0.2); 53 h on 8 V100. Not run here
-on ImageNet.
+ResNet-50, ImageNet-1k, 200 epochs. From the paper: linear probe 60.6 (five runs: 60.8 +- 0.2); 53 h on 8 V100. Not run
+here on ImageNet.
 
 Variants: `digits`, `cifar10`, `symmetric`, `folder`, `tiny`, `r18`; see configs/mocov2.py.
 """

@@ -5,8 +5,8 @@ r"""MoCo v2: Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrast
 ResNet-50, ImageNet-1k, 200 epochs (`:long`: 800). From the paper: linear probe 67.5 (200 epochs), 71.1 (800); 53 h on
 8 V100. Not run here on ImageNet.
 
-Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the official demo, asymmetric; `cifar10,symmetric`), `folder`
-(your images: --config.data.path=...), `tiny` (seconds; what the tests run), and the sizes `r18`, `long`.
+Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the official demo, asymmetric; `cifar10,symmetric`),
+`folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run), and the sizes `r18`, `long`.
 The official demo on CIFAR-10 reaches kNN 82.6 at 200 epochs, 85.3 symmetric (from its notebook).
 """
 

@@ -1,9 +1,10 @@
-r"""MoCo v3, ResNet-50: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", arXiv 2104.02057.
+r"""MoCo v3, ResNet-50: "An Empirical Study of Training Self-Supervised Vision Transformers", arXiv 2104.02057.
 
     python -m contrastive_jax.main --config=configs/mocov3_r50.py --workdir=runs/mocov3_r50
 
-ImageNet-1k, batch 4096, 100 epochs; `:300` and `:1000` change learning rate, weight decay and momentum with the length. From
-the official repository: linear probe 68.9 / 72.8 / 74.6 (100 / 300 / 1000 epochs) on 16 V100. Not run here on ImageNet.
+ImageNet-1k, batch 4096, 100 epochs; `:300` and `:1000` change learning rate, weight decay and momentum with the length.
+From the official repository: linear probe 68.9 / 72.8 / 74.6 (100 / 300 / 1000 epochs) on 16 V100. Not run here on
+ImageNet.
 
 Variants: `300`, `1000`, `cifar10`, `digits`, `folder`, `tiny`, `r18`, and `bfloat16`.
 """

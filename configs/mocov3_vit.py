@@ -2,11 +2,11 @@ r"""MoCo v3, ViT: Chen, Xie, He, "An Empirical Study of Training Self-Supervised
 
     python -m contrastive_jax.main --config=configs/mocov3_vit.py --workdir=runs/mocov3_vit
 
-ViT-S/16 (12 heads), ImageNet-1k, batch 4096 (1024 reaches the same with `:small` sizes), 300 epochs. From the official
-repository: linear probe 73.2 (S), 76.7 (B); fine-tuned 81.4 (S), 83.2 (B); 32 V100 (S) and 64 (B). Not run here on ImageNet.
+ViT-S/16 (12 heads), ImageNet-1k, batch 4096, 300 epochs. From the official repository: linear probe 73.2 (S), 76.7 (B);
+fine-tuned 81.4 (S), 83.2 (B); 32 V100 (S) and 64 (B). Not run here on ImageNet.
 
-Variants: sizes `small` (the default), `base`, `large`, `conv_small`, `conv_base`; `bfloat16`; `cifar10`, `digits`, `folder`,
-`tiny`.
+Variants: sizes `small` (the default), `base`, `large`, `conv_small`, `conv_base`; `bfloat16`; `cifar10`, `digits`,
+`folder`, `tiny`.
 """
 
 from collections.abc import Callable

@@ -17,6 +17,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class MissingSplitError(DataError):
+    """The data is there, but has no split for evaluation."""
+
+
 class CheckpointError(UserError):
     """No usable checkpoint where one is needed."""
 

@@ -82,7 +82,7 @@ class StreamFeed:
       run: the recipe.
       devices: of the run.
       source: any.
-      workers: threads of the loader.
+      workers: processes of the loader; 0: threads.
     """
 
     def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from contrastive_jax import feed, figures, parallel, recipe, train
 from contrastive_jax.checkpoint import FOLDER, Checkpoints
 from contrastive_jax.data import sources
-from contrastive_jax.errors import DataError, Interrupted, NumericalError, UserError
+from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
 from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.metrics import FILE, MetricWriter, read
@@ -57,7 +57,7 @@ def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None
     source = sources.load(d.source, split=d.split, **place)
     try:
         return source, sources.load(d.source, split=d.eval_split, **place)
-    except DataError:  # pre-training needs no labels and no held-out images
+    except MissingSplitError:  # pre-training needs no labels and no held-out images
         return source, None
 
 
@@ -99,13 +99,13 @@ class Trainer:
             with progress, Interrupt() as interrupt:
                 if start >= total:
                     progress.say(f'already complete at step {start} of {total}')
-                    return self.summarize(progress)
-                self.introduce(state, start, progress)
-                if start == 0:
-                    with progress.paused():
-                        self.evaluate(0, state, writer, progress)
-                        if self.first_process:
-                            contact_sheet(self.source, self.run, self.workdir / 'augmentation.png')
+                else:
+                    self.introduce(state, start, progress)
+                with progress.paused():
+                    if start == 0 and self.first_process:
+                        contact_sheet(self.source, self.run, self.workdir / 'augmentation.png')
+                    if self.lacks_evaluation(start):
+                        self.evaluate(start, state, writer, progress)
                 self.train(start, state, data, progress, writer, interrupt)
                 return self.summarize(progress)
         finally:
@@ -205,6 +205,13 @@ class Trainer:
         rate = progress.update(step, means['loss'])
         writer.write(step, {**means, 'images_per_second': rate})
 
+    def lacks_evaluation(self, start: int) -> bool:
+        """Whether step `start` is due and was not evaluated: a run may end between a checkpoint and its evaluation."""
+        cadence = self.config.eval_every_steps
+        due = start in (0, self.run.total_steps) or (cadence > 0 and start % cadence == 0)
+        done = any(line['step'] == start and 'eval/feature_std' in line for line in read(self.workdir))
+        return due and self.same_everywhere(not done)
+
     def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
         """Evaluates the encoder, and draws what there is to see."""
         stats = state.method.batch_stats['online'].get('encoder', {})
@@ -250,3 +257,6 @@ class Trainer:
         flags = multihost_utils.process_allgather(np.array(interrupt.requested is not None))
         return (interrupt.requested or 'a signal to another host') if flags.any() else None
 
+    def same_everywhere(self, flag: bool) -> bool:
+        """The first process's answer: it alone writes to the workdir, which others may not even see."""
+        return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(flag)))

@@ -1,7 +1,8 @@
 """Trains: python -m contrastive_jax.main --config=configs/mocov2.py:digits --workdir=runs/digits [--config.field=value]
 
 The same command again goes on where the last one stopped. Exit codes: 0 finished, 42 interrupted and saved (start it
-again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 the loss went to NaN, 5 no readable checkpoint.
+again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 the loss went to NaN, 5 no readable
+checkpoint.
 """
 
 import os
@@ -17,10 +18,10 @@ from contrastive_jax.errors import Interrupted, UserError
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, metrics, pictures.')
-flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, for several hosts outside Cloud TPU and Slurm.')
+flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm tell it themselves.')
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
-flags.DEFINE_bool('verbose_errors', False, 'Show the traceback of errors that are the user\'s to mend, too.')
+flags.DEFINE_bool('verbose_errors', False, "Show the traceback of errors that are the user's to mend, too.")
 
 
 def run(argv: list[str]) -> int:

@@ -16,7 +16,7 @@ PyTree = Any
 def sgd(
     learning_rate: Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False
 ) -> optax.GradientTransformation:
-    """torch.optim.SGD: weight decay on every parameter joins the gradient; the learning rate stays outside the buffer."""
+    """torch.optim.SGD: weight decay on every parameter joins the gradient; the rate stays outside the buffer."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(decay=momentum, nesterov=nesterov),
@@ -36,8 +36,8 @@ def lars(
 ) -> optax.GradientTransformation:
     """LARS of MoCo v3 (moco/optimizer.py) and DINO.
 
-    Tensors of one dimension or none get neither weight decay nor adaptation. The learning rate stays outside the momentum
-    buffer, where `optax.lars` (SimCLR's form) has it inside: the two differ while the learning rate changes.
+    Tensors of one dimension or none get neither weight decay nor adaptation. The learning rate stays outside the
+    momentum buffer, where `optax.lars` (SimCLR's form) has it inside: the two differ while the learning rate changes.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=_matrices),
@@ -106,7 +106,7 @@ def _matrices(params: PyTree) -> PyTree:
 
 
 class _LarcState(NamedTuple):
-    count: Array
+    step: Array
 
 
 def _scale_by_larc(
@@ -117,7 +117,7 @@ def _scale_by_larc(
         return _LarcState(jnp.zeros((), jnp.int32))
 
     def update(grads: PyTree, state: _LarcState, params: PyTree | None = None) -> tuple[PyTree, _LarcState]:
-        lr = learning_rate(state.count)
+        lr = learning_rate(state.step)
 
         def adapt(g: Array, w: Array) -> Array:
             w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
@@ -126,6 +126,6 @@ def _scale_by_larc(
                 ratio = jnp.minimum(ratio / lr, 1.0)
             return jnp.where((w_norm > 0) & (g_norm > 0), ratio * (g + weight_decay * w), g)
 
-        return jax.tree.map(adapt, grads, params), _LarcState(state.count + 1)
+        return jax.tree.map(adapt, grads, params), _LarcState(state.step + 1)
 
     return optax.GradientTransformation(init, update)

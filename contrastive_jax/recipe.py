@@ -45,7 +45,7 @@ def base(method: str) -> ConfigDict:
     c.data.eval_split = 'test'  # 'test', 'validation' and 'val' stand in for each other
     c.data.image_size = 224  # height and width of a view
     c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
-    c.data.workers = 8  # threads that decode images
+    c.data.workers = 0  # processes that decode images; 0: threads, which serve as well until there are many cores
 
     c.encoder = encoder('resnet50')
     c.projector = ConfigDict()  # `head(...)`
@@ -208,7 +208,10 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
         lower, upper = B // devices * devices, -(-B // devices) * devices
         nearest = f'{lower} or {upper}' if lower else f'{upper}'
         rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use {nearest}')
-        rule(c.eval.batch_size % processes == 0, f'eval.batch_size {c.eval.batch_size} is not divisible by {processes} hosts')
+        rule(
+            c.eval.batch_size % processes == 0,
+            f'eval.batch_size {c.eval.batch_size} is not divisible by {processes} hosts -> use a multiple',
+        )
         found += _check_groups(B, c.bn_group_size, devices)
     found += _check_method(c, within, rule)
     found += policy(c).problems()

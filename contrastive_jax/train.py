@@ -70,7 +70,7 @@ class Recipe:
     @property
     def state_specs(self) -> TrainState:
         """How the state lies on the devices: everything replicated but the memory."""
-        r = parallel.REPLICATED
+        r: Any = parallel.REPLICATED
         return TrainState(step=r, params=r, opt_state=r, method=MethodState(r, r, self.method.memory_spec))
 
 
@@ -143,8 +143,8 @@ def train_step(
 
     Args:
       state: replicated, but for the memory, of which each device has its part.
-      batch: either {'images': uint8[n, H, W, 3], 'labels': int32[n], 'order': int32[B]}, the data of a device that holds
-        it all, or {'crops': (uint8[b, s, s, 3], ...), 'index': int32[b], 'label': int32[b]} from the host.
+      batch: either {'images': uint8[n, H, W, 3], 'labels': int32[n], 'order': int32[B]}, the data of a device that
+        holds it all, or {'crops': (uint8[b, s, s, 3], ...), 'index': int32[b], 'label': int32[b]} from the host.
       run: the recipe.
       axis_name: the mapped device axis; None when the whole batch is here.
 
@@ -171,6 +171,6 @@ def train_step(
     updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     params, method_state = run.method.after_update(params, method_state, progress=progress)
-    metrics |= {'learning_rate': run.learning_rate(state.step), 'grad_norm': optax.global_norm(grads)}
+    metrics |= {'learning_rate': run.learning_rate(state.step), 'grad_norm': optax.tree.norm(grads)}
     metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
     return TrainState(state.step + 1, params, opt_state, method_state), metrics

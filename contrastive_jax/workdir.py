@@ -49,7 +49,7 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
         if write:
             replace_file(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
     except OSError as error:
-        raise UserError(f'cannot write to --workdir {workdir}: {error.strerror} -> choose a folder you may write') from error
+        raise UserError(f'cannot write to --workdir {workdir}: {error.strerror} -> choose another') from error
     except json.JSONDecodeError as error:
         raise UserError(f'{file} is not JSON ({error}) -> choose another --workdir') from error
     return workdir

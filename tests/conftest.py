@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test, set before jax is imported; exact float32 matrix products on any backend."""
+"""Eight virtual CPU devices for every test, set before jax is imported; exact float32 matrix products everywhere."""
 
 import os
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.errors import DataError, MissingSplitError, UserError
 
 SOURCES = ('digits', 'npz', 'folder', 'tfds')
 
@@ -221,7 +221,7 @@ def load_npz(path: Path, split: str, name: str = '') -> ArraySource:
         pickled = 'allow_pickle' in str(error)
         reason = 'no plain arrays (pickled objects are refused)' if pickled else ' '.join(str(error).split())
         raise DataError(f"cannot read '{path}': {reason} -> write it again with np.savez, as uint8 arrays") from error
-    raise DataError(f"'{path}' has no split {split!r}: it holds {held} -> name the arrays {_NPZ_FORMS}")
+    raise MissingSplitError(f"'{path}' has no split {split!r}: it holds {held} -> name the arrays {_NPZ_FORMS}")
 
 
 def resolve_split(split: str, available: Sequence[str], where: str) -> str:
@@ -229,7 +229,7 @@ def resolve_split(split: str, available: Sequence[str], where: str) -> str:
 
     Raises:
       UserError: no split goes by this name.
-      DataError: the data has no split for evaluation.
+      MissingSplitError: the data has no split for evaluation.
     """
     if split in available:
         return split
@@ -238,7 +238,7 @@ def resolve_split(split: str, available: Sequence[str], where: str) -> str:
     for other in EVALUATION_SPLITS:
         if other in available:
             return other
-    raise DataError(
+    raise MissingSplitError(
         f'{where} has no split {split!r}: there is {", ".join(available)} -> add one, or evaluate elsewhere'
     )
 

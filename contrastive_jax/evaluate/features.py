@@ -32,15 +32,17 @@ class FeatureExtractor:
         self._devices, self._image_size = devices, image_size
         self._batch_size = -(-batch_size // devices.count) * devices.count
 
-        def encode(params: PyTree, stats: PyTree, images: Array) -> Array:
+        def encode(params: PyTree, stats: PyTree, images: Array, index: Array) -> tuple[Array, Array]:
             x = policy.normalize(images, network.encoder.dtype)
-            h = network.encoder.apply({'params': params, 'batch_stats': stats}, x, train=False)
-            return parallel.all_gather(h.astype(np.float32), parallel.AXIS)
+            h: Any = network.encoder.apply({'params': params, 'batch_stats': stats}, x, train=False)
+            return parallel.all_gather(h.astype(np.float32), parallel.AXIS), parallel.all_gather(index, parallel.AXIS)
 
         r = parallel.REPLICATED
-        self._encode = devices.run(encode, (r, r, parallel.SHARDED), r)
+        self._encode = devices.run(encode, (r, r, parallel.SHARDED, parallel.SHARDED), r)
 
-    def __call__(self, params: PyTree, stats: PyTree, source: Source, indices: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, params: PyTree, stats: PyTree, source: Source, indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Features of some examples.
 
         Args:
@@ -50,7 +52,8 @@ class FeatureExtractor:
           indices: int[n], which examples.
 
         Returns:
-          float32[n, D], the same on every host.
+          float32[m, D] and int[m]: the features of the m <= n examples that could be read, and which these are; the
+          same on every host.
         """
         features = []
         batches = eval_batches(
@@ -62,6 +65,8 @@ class FeatureExtractor:
             process_count=jax.process_count(),
         )
         for batch in batches:
-            h = self._encode(params, stats, self._devices.place_rows(batch['image']))
-            features.append(h)
-        return np.concatenate([self._devices.fetch(h) for h in features])[: len(indices)]
+            rows = self._devices.place_rows({'image': batch['image'], 'index': batch['index']})
+            features.append(self._encode(params, stats, rows['image'], rows['index']))
+        host = [self._devices.fetch(pair) for pair in features]
+        h, index = (np.concatenate(parts) for parts in zip(*host, strict=True))
+        return h[index >= 0], index[index >= 0]

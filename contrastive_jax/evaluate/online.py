@@ -58,12 +58,7 @@ class OnlineEvaluation:
         self.train, self.test = train, train if test is None else test
         self._train_ids = evenly_spaced(len(train), e.max_train)
         self._test_ids = evenly_spaced(len(self.test), e.max_test)
-        self._labelled = test is not None and train.labels is not None and test.labels is not None
-        if self._labelled:
-            self._train_labels = train.labels[self._train_ids]
-            self._test_labels = test.labels[self._test_ids]
-            self._classes = int(max(self._train_labels.max(), self._test_labels.max())) + 1
-            self._labelled = self._train_labels.min() >= 0 and self._test_labels.min() >= 0 and self._classes > 1
+        self._classes = number_of_classes(train, test, self._train_ids, self._test_ids)
 
     def __call__(self, params: PyTree, stats: PyTree) -> tuple[dict[str, float], Neighbours]:
         """Metrics under 'eval/', and the neighbours of a few images.
@@ -72,30 +67,53 @@ class OnlineEvaluation:
           params: of the encoder, in the devices' layout.
           stats: its BN statistics.
         """
-        train = self._extract(params, stats, self.train, self._train_ids)
-        test = train if self.test is self.train else self._extract(params, stats, self.test, self._test_ids)
+        train, train_ids = self._extract(params, stats, self.train, self._train_ids)
+        test, test_ids = train, train_ids
+        if self.test is not self.train:
+            test, test_ids = self._extract(params, stats, self.test, self._test_ids)
         few = test[evenly_spaced(len(test), SIGNAL_EXAMPLES)]
         found = {
             'eval/feature_std': float(signals.feature_std(few)),
             'eval/effective_rank': float(signals.effective_rank(few)),
             'eval/uniformity': float(signals.uniformity(few)) if len(few) > 1 else 0.0,
         }
-        if self._labelled:
-            given = (train, self._train_labels, test, self._test_labels, self._classes)
+        if self._classes > 1:
+            assert self.train.labels is not None and self.test.labels is not None
+            given = (train, self.train.labels[train_ids], test, self.test.labels[test_ids], self._classes)
             knn = knn_accuracy(*given, k=min(self._k, len(train)), temperature=self._temperature)
             probe = linear_probe(*given)
             found |= {'eval/knn_top1': knn['top1'], 'eval/probe_top1': probe['top1']}
-        return found, self._neighbours(train, test)
+        return found, nearest(train, train_ids, test, test_ids)
 
-    def _neighbours(self, train: np.ndarray, test: np.ndarray, queries: int = 8, k: int = 8) -> Neighbours:
-        rows = evenly_spaced(len(test), queries)
-        unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
-        similarity = unit(test[rows]) @ unit(train).T
-        if test is train:  # an image is not its own neighbour
-            similarity[np.arange(len(rows)), rows] = -np.inf
-        k = min(k, similarity.shape[1] - (test is train))
-        nearest = np.argsort(-similarity, axis=1, kind='stable')[:, :k]
-        return Neighbours(self._test_ids[rows], self._train_ids[nearest])
+
+def number_of_classes(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> int:
+    """Number of classes, 0 where an example of either split has no label."""
+    if test is None or train.labels is None or test.labels is None:
+        return 0
+    labels = np.concatenate([train.labels[train_ids], test.labels[test_ids]])
+    return int(labels.max()) + 1 if labels.min() >= 0 else 0
+
+
+def nearest(
+    train: np.ndarray, train_ids: np.ndarray, test: np.ndarray, test_ids: np.ndarray, queries: int = 8, k: int = 8
+) -> Neighbours:
+    """A few evenly spaced test examples and their k nearest training examples by cosine similarity.
+
+    Args:
+      train: [n, D] features; train_ids: int[n], which examples they are of.
+      test: [m, D]; the same array as `train` where there is no other.
+      test_ids: int[m].
+      queries: how many.
+      k: neighbours of each.
+    """
+    rows = evenly_spaced(len(test), queries)
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
+    similarity = unit(test[rows]) @ unit(train).T
+    if test is train:  # an image is not its own neighbour
+        similarity[np.arange(len(rows)), rows] = -np.inf
+    k = min(k, similarity.shape[1] - (test is train))
+    order = np.argsort(-similarity, axis=1, kind='stable')[:, :k]
+    return Neighbours(test_ids[rows], train_ids[order])
 
 
 def evenly_spaced(n: int, most: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Losses: arrays in, scalar out. They need jax alone, and may be used in any project.
 
-Under a mapped axis (pmap, shard_map, vmap with axis_name) pass `axis_name`: every device gives its local rows, the value
-is the mean over the local examples, and the pmean of value and gradients equals those of the whole batch on one device.
+Under a mapped axis (pmap, shard_map, vmap with axis_name) pass `axis_name`: every device gives its local rows, the
+value is the mean over the local examples, and the pmean of value and gradients equals those of the whole batch on one
+device.
 """
 
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch

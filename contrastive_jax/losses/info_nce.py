@@ -50,8 +50,8 @@ def info_nce(q: Array, k: Array, negatives: Array, *, temperature: float, axis_n
     Args:
       q: [B, D] queries.
       k: [B, D] their positive keys.
-      negatives: [..., D] the dictionary, flattened over its leading axes. Under an axis every device gives its own part,
-        which stays where it is: the queries travel.
+      negatives: [..., D] the dictionary, flattened over its leading axes. Under an axis every device gives its own
+        part, which stays where it is: the queries travel.
       temperature: > 0; 0.07 in MoCo v1, 0.2 in MoCo v2.
       axis_name: the mapped device axis; None when the whole batch is here.
 
@@ -128,7 +128,7 @@ def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str |
 
 
 def normalize(x: Array) -> Array:
-    """Unit vectors along the last axis, at least float32; torch's floor of 1e-12 on the norm, a finite gradient at 0."""
+    """Unit vectors along the last axis, at least float32; torch's floor of 1e-12 on the norm, finite gradient at 0."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * lax.rsqrt(jnp.maximum(square, jnp.asarray(1e-12, x.dtype) ** 2))

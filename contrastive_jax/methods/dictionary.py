@@ -1,8 +1,8 @@
 """The two dictionaries that MoCo is compared with (arXiv 1911.05722, figure 2), with everything else equal.
 
 End-to-end: the keys are those of the batch, from the same encoder, which learns through them too; consistent, but no
-larger than the batch. Memory bank: a row for every example, refreshed when the example is seen; large, but its rows come
-from encoders of the whole last epoch. MoCo's queue is in `moco.py`.
+larger than the batch. Memory bank: a row for every example, refreshed when the example is seen; large, but its rows
+come from encoders of the whole last epoch. MoCo's queue is in `moco.py`.
 """
 
 import dataclasses
@@ -63,15 +63,16 @@ class EndToEnd(base.Method):
         q, k = lax.stop_gradient((normalize(q), normalize(k)))
         metrics = base.contrast_metrics(found, self.temperature, mean_negative_similarity(q, k, axis_name))
         metrics['feature_std'] = base.feature_std(q, axis_name)
-        return jnp.mean(found.loss), (state.replace(batch_stats={'online': stats}), metrics)
+        return jnp.mean(found.loss), (dataclasses.replace(state, batch_stats={'online': stats}), metrics)
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryBank(base.Method):
     """The dictionary is drawn from a bank with a row for every example (InstDis, arXiv 1805.01978).
 
-    The K negatives are drawn uniformly, once a step for the whole batch, the same on any number of devices. (The official
-    InstDis draws K for each example: the same in expectation, without the sharing that makes it one matrix product.)
+    The K negatives are drawn uniformly, once a step for the whole batch, the same on any number of devices. (The
+    official InstDis draws K for each example: the same in expectation, without the sharing that makes it one matrix
+    product.)
 
     Attributes:
       network: encoder and projector.
@@ -116,4 +117,7 @@ class MemoryBank(base.Method):
         total = parallel.psum(jnp.sum(jnp.where(own[:, None], normalize(negatives), 0.0), axis=0), axis_name)  # [D]
         metrics = base.contrast_metrics(found, self.temperature, jnp.mean(q @ total) / self.num_negatives)
         metrics['feature_std'] = base.feature_std(q, axis_name)
-        return jnp.mean(found.loss), (state.replace(batch_stats={'online': stats}, memory={'bank': bank}), metrics)
+        return jnp.mean(found.loss), (
+            dataclasses.replace(state, batch_stats={'online': stats}, memory={'bank': bank}),
+            metrics,
+        )

@@ -1,7 +1,7 @@
 """MoCo v3 (arXiv 2104.02057): no queue; the keys of a large batch, a predictor, ResNets and Vision Transformers.
 
-Official source: facebookresearch/moco-v3, moco/builder.py. Freezing the random patch projection, which keeps ViTs stable,
-is the optimizer's affair (`config.optimizer.freeze`).
+Official source: facebookresearch/moco-v3, moco/builder.py. Freezing the random patch projection, which keeps ViTs
+stable, is the optimizer's affair (`config.optimizer.freeze`).
 """
 
 import dataclasses

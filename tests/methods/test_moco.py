@@ -106,7 +106,7 @@ def test_multi_device(case: goldens.Case, precision: str, one_device: bool):
 
         def local(state, batch):
             shuffle = batch.pop('shuffle')
-            loss, (state, metrics) = method.loss(
+            loss, (state, _) = method.loss(
                 params, state, {**batch, 'shuffle': shuffle}, rng=None, progress=0.0, axis_name='data'
             )
             return state, parallel.pmean(loss, 'data')
