@@ -73,6 +73,7 @@ def digits(c: ConfigDict) -> None:
     c.bn_group_size = 32
     c.projector = recipe.head(2, 128, 64, bias=True, batch_norm=False)
     c.method.update(queue_size=1024, momentum=0.99)
+    c.optimizer.learning_rate = 0.12
 
 
 def tiny(c: ConfigDict) -> None:

@@ -22,7 +22,7 @@ def digits(c: ConfigDict) -> None:
     c.data.update(source='digits', name='digits', image_size=8)
     c.encoder = recipe.encoder('resnet_tiny', stem='cifar')
     c.augment.update(
-        crop_scale=(0.3, 1.0), flip=0.0, jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0,
+        crop_scale=(0.5, 1.0), flip=0.0, jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0,
         blur=(0.0, 0.0), solarize=(0.0, 0.0), mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376),
     )  # fmt: skip
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 55, 275, 275

@@ -8,6 +8,7 @@ would have; what checkpoints hold) and, under pmap, the *stacked* one with a lea
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -145,16 +146,18 @@ class Devices:
         put = jax.tree.map(self._put, tree, shardings)
         if self.mode == 'jit':
             return put
-        stacked = jax.tree.map(lambda _: self.sharding(SHARDED), put)
-        return jax.jit(partial(_stack, specs=_broadcast(specs, tree), n=self.count), out_shardings=stacked)(put)
+        leaves, structure = jax.tree.flatten(put)
+        leaf_specs = tuple(jax.tree.leaves(_broadcast(specs, tree), is_leaf=_is_spec))
+        return jax.tree.unflatten(structure, _stack_jit(self.mesh, leaf_specs)(leaves))
 
     def collect(self, tree: PyTree, specs: PyTree) -> PyTree:
         """The inverse of `place`: device arrays in the global layout, as a checkpoint wants them."""
         if self.mode == 'jit':
             return tree
-        specs = _broadcast(specs, tree)
-        shardings = jax.tree.map(self.sharding, specs, is_leaf=_is_spec)
-        return jax.jit(partial(_unstack, specs=specs), out_shardings=shardings)(tree)
+        leaves, structure = jax.tree.flatten(tree)
+        leaf_specs = tuple(jax.tree.leaves(_broadcast(specs, tree), is_leaf=_is_spec))
+        unstacked = _unstack_jit(self.mesh, leaf_specs)([self._whole(x) for x in leaves])
+        return jax.tree.unflatten(structure, unstacked)
 
     def place_rows(self, tree: PyTree) -> PyTree:
         """Brings this process's rows of a global batch onto its devices, split by rows."""
@@ -176,6 +179,13 @@ class Devices:
     def shardings(self, tree: PyTree, specs: PyTree) -> PyTree:
         """The sharding of every leaf in the global layout, from a pytree prefix of PartitionSpecs."""
         return jax.tree.map(self.sharding, _broadcast(specs, tree), is_leaf=_is_spec)
+
+    def _whole(self, x: Array) -> Array:
+        """In several processes pmap gives each its own part of a stacked array, [local devices, ...]; joins them."""
+        if x.shape[0] == self.count:
+            return x
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays((self.count, *x.shape[1:]), self.sharding(SHARDED), parts)
 
     def _put(self, x: Any, sharding: NamedSharding) -> Array:
         if isinstance(x, jax.Array) and x.sharding == sharding:
@@ -206,7 +216,11 @@ def _sharded_dim(spec: PartitionSpec) -> int | None:
     return next((dim for dim, name in enumerate(spec) if name == AXIS), None)
 
 
-def _stack(tree: PyTree, specs: PyTree, n: int) -> PyTree:
+@functools.lru_cache(maxsize=8)  # compiled once, however often a step is given its orders
+def _stack_jit(mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Callable[[list[Array]], list[Array]]:
+    """The leaves of a pytree in the global layout -> those of the stacked one."""
+    n = mesh.size
+
     def stack(x: Array, spec: PartitionSpec) -> Array:
         dim = _sharded_dim(spec)
         if dim is None:
@@ -214,10 +228,14 @@ def _stack(tree: PyTree, specs: PyTree, n: int) -> PyTree:
         parts = x.reshape(*x.shape[:dim], n, x.shape[dim] // n, *x.shape[dim + 1 :])
         return jnp.moveaxis(parts, dim, 0)
 
-    return jax.tree.map(stack, tree, specs)
+    sharding = NamedSharding(mesh, SHARDED)
+    return jax.jit(lambda leaves: [stack(x, s) for x, s in zip(leaves, specs, strict=True)], out_shardings=sharding)
 
 
-def _unstack(tree: PyTree, specs: PyTree) -> PyTree:
+@functools.lru_cache(maxsize=8)
+def _unstack_jit(mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Callable[[list[Array]], list[Array]]:
+    """The leaves of a stacked pytree -> those of the global layout."""
+
     def unstack(x: Array, spec: PartitionSpec) -> Array:
         dim = _sharded_dim(spec)
         if dim is None:
@@ -225,4 +243,5 @@ def _unstack(tree: PyTree, specs: PyTree) -> PyTree:
         parts = jnp.moveaxis(x, 0, dim)
         return parts.reshape(*parts.shape[:dim], -1, *parts.shape[dim + 2 :])
 
-    return jax.tree.map(unstack, tree, specs)
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    return jax.jit(lambda leaves: [unstack(x, s) for x, s in zip(leaves, specs, strict=True)], out_shardings=shardings)

@@ -1,13 +1,11 @@
 """Runs train steps of real configs on any number of virtual devices, in either mode."""
 
-import dataclasses
 import importlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from contrastive_jax import feed, parallel, train
@@ -39,9 +37,14 @@ def build(config: ConfigDict) -> tuple[train.Recipe, sources.Source]:
     return train.build(config, len(source)), source
 
 
-def start(run: train.Recipe, devices: parallel.Devices) -> PyTree:
-    """The state at step 0 in the devices' layout."""
-    return devices.place(jax.jit(lambda: train.init_state(run))(), run.state_specs)
+def start(run: train.Recipe, devices: parallel.Devices, dtype: str = 'float32') -> PyTree:
+    """The state at step 0 in the devices' layout, its floating-point numbers in `dtype`."""
+
+    def init() -> PyTree:
+        state = train.init_state(run)
+        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+    return devices.place(jax.jit(init)(), run.state_specs)
 
 
 def steps(
@@ -53,18 +56,9 @@ def steps(
     return jax.device_get(devices.collect(state, run.state_specs)), [devices.fetch(m) for m in metrics]
 
 
-def gradients(run: train.Recipe, source: sources.Source, devices: parallel.Devices) -> PyTree:
-    """The gradient of the first step, through the whole train step."""
-    record = optax.GradientTransformation(
-        lambda params: jax.tree.map(jnp.zeros_like, params),
-        lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
-    )
-    state, _ = steps(dataclasses.replace(run, optimizer=record), source, devices, 1)
-    return state.opt_state
-
-
 def relative_error(actual: PyTree, expected: PyTree) -> float:
     """The largest |a - b| / max|b| over the whole tree's scale: one number for trees whose leaves differ in size."""
     pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True))
-    scale = max(float(np.max(np.abs(b), initial=0.0)) for _, b in pairs)
-    return max(float(np.max(np.abs(np.asarray(a, np.float64) - b), initial=0.0)) for a, b in pairs) / max(scale, 1e-30)
+    scale = max((float(np.max(np.abs(b), initial=0.0)) for _, b in pairs), default=1.0)
+    errors = [float(np.max(np.abs(np.asarray(a, np.float64) - b), initial=0.0)) for a, b in pairs]
+    return max(errors, default=0.0) / max(scale, 1e-30)

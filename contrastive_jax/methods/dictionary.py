@@ -109,7 +109,7 @@ class MemoryBank(base.Method):
         bank = state.memory['bank']
         q, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         q = normalize(q)  # [b, D]
-        k = memory.bank_read(bank, batch['index'], axis_name)  # [b, D], what this example's feature was when last seen
+        k = lax.stop_gradient(memory.bank_read(bank, batch['index'], axis_name))  # [b, D], as it was when last seen
         drawn = jax.random.randint(rng, (self.num_negatives,), 0, self.num_examples)
         negatives, own = memory.bank_part(bank, drawn, axis_name)  # [K, D], bool[K]
         found = look_up(q, k, negatives, temperature=self.temperature, axis_name=axis_name, mask=own)
