@@ -1,21 +1,52 @@
 """Checkpoints: everything that trains, written by Orbax in the background, in the layout that one device would have.
 
-So a run goes on bit for bit on the same devices, and restores onto another number of them.
+So a run goes on bit for bit on the same devices, and restores onto another number of them. Each checkpoint carries a
+checksum of its values: Orbax gives back a flipped bit without a word.
 """
 
+import contextlib
+import errno
+import hashlib
 import logging
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
 
 from contrastive_jax import parallel
-from contrastive_jax.errors import CheckpointError
+from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 
+Array = jax.Array
 PyTree = Any
 
 FOLDER = 'checkpoints'
+DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
+
+SHOWN = 5  # names in a message, of however many
+LONGEST = 300  # characters of an error of Orbax
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      step: steps done.
+      state: in the devices' layout.
+      unlogged: sums of the metrics of the last steps, where the run was stopped between two lines of its log.
+    """
+
+    step: int
+    state: PyTree
+    unlogged: dict[str, float]
 
 
 class Checkpoints:
@@ -26,67 +57,232 @@ class Checkpoints:
       devices: of the run.
       specs: how the state lies on them, a pytree prefix of PartitionSpecs.
       keep: how many of the newest are kept.
+
+    Raises:
+      UserError: the folder cannot be made or listed.
     """
 
     def __init__(self, workdir: Path, devices: parallel.Devices, specs: PyTree, keep: int = 2):
         self._devices, self._specs = devices, specs
-        # Orbax logs each of its stages at INFO; its warnings still come through.
-        logging.getLogger('absl').setLevel(logging.WARNING)
-        self._manager = ocp.CheckpointManager(
-            (workdir / FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
-        )
+        logging.getLogger('absl').addFilter(_worth_showing)
+        folder = (workdir / FOLDER).absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self._manager = ocp.CheckpointManager(
+                folder,
+                item_handlers=ocp.StandardCheckpointHandler(),  # so that it can describe checkpoints it did not write
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=True,
+                    # Where a folder cannot be made, Orbax's threads would wait for it for minutes.
+                    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+                ),
+            )
+        except OSError as error:
+            raise UserError(
+                f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another --workdir'
+            ) from error
 
     @property
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree) -> None:
-        """Saves the state (in the devices' layout) in the background; does nothing if the step is there."""
+    def save(self, step: int, state: PyTree, unlogged: dict[str, float] | None = None) -> None:
+        """Saves the state (in the devices' layout) in the background; does nothing if the step is there.
+
+        Args:
+          step: steps done.
+          state: may be donated as soon as this returns.
+          unlogged: see Restored.
+
+        Raises:
+          NumericalError: a value is not finite; nothing is written.
+          CheckpointError: this checkpoint, or the one before it, cannot be written.
+        """
         if step in self._manager.all_steps():
             return
+        state = self._devices.collect(state, self._specs)
+        checksum, finite = self._checked(state)
+        if not all(finite):
+            names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
+            raise NumericalError(
+                f'the state after step {step} is not finite ({_few(names)}) -> lower optimizer.learning_rate or '
+                f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
+            )
+        note = {'checksum': checksum, 'unlogged': unlogged or {}}
         # The next step takes over these buffers, and on CPU Orbax would still be reading them: give it a copy.
-        copied = jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree))(self._devices.collect(state, self._specs))
-        self._manager.save(step, args=ocp.args.StandardSave(copied))
+        args = ocp.args.StandardSave(_copy(state))
+        with self._writing():
+            saved = self._manager.save(step, args=args, custom_metadata=note)
+        assert saved, f'Orbax refused to save step {step} after {self.steps}'
 
-    def restore(self, state: PyTree) -> tuple[int, PyTree] | None:
-        """The newest checkpoint that can be read.
+    def restore(self, state: PyTree) -> Restored | None:
+        """The newest checkpoint that is whole. Newer ones that are not are set aside, with a warning.
 
         Args:
           state: of the same structure, shapes and dtypes, in the devices' layout; what it holds is not used.
 
         Returns:
-          Its step and the state, or None if there is no checkpoint.
+          What it holds, or None if there is no checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints, and none can be read.
+          CheckpointError: there are checkpoints, and none can be used. They stay where they are.
         """
         shapes = jax.eval_shape(lambda tree: self._devices.collect(tree, self._specs), state)
         shardings = self._devices.shardings(shapes, self._specs)
         abstract = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
         )
-        failures = []
+        failures: dict[int, str] = {}
         for step in reversed(self.steps):
+            found: Restored | None = None
             try:
-                restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-                return step, self._devices.place(restored, self._specs)
+                found = self._read(step, abstract)
             except Exception as error:  # Orbax raises many kinds for a damaged file
-                reason = ' '.join(str(error).split())[:200]
-                failures.append(f'step {step}: {type(error).__name__}: {reason}')
-                logging.warning('cannot read the checkpoint of step %d (%s); trying an older one', step, reason)
+                failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
+            if self._everywhere(found is not None):
+                assert found is not None
+                self._set_aside(failures, step)
+                return found._replace(state=self._devices.place(found.state, self._specs))
+            failures.setdefault(step, 'another process cannot read it')
         if failures:
+            reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
             raise CheckpointError(
-                f'no checkpoint in {self._manager.directory} can be read ({"; ".join(failures)}) '
-                '-> use another --workdir, or the config that it was written with'
+                f'no checkpoint in {self._manager.directory} can be used ({reasons}) '
+                '-> use another --workdir, or the code and config that it was written with'
             )
         return None
 
     def wait(self) -> None:
-        """Until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Until everything is on disk.
+
+        Raises:
+          CheckpointError: the last checkpoint cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends Orbax's threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    def _read(self, step: int, abstract: PyTree) -> Restored:
+        """A checkpoint, in the global layout, checked against its checksum."""
+        note = self._manager.metadata(step).custom_metadata or {}
+        _compare(self._manager.item_metadata(step), abstract)
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        if self._checked(state)[0] != note.get('checksum'):
+            raise CheckpointError(f'its values do not match their checksum {note.get("checksum", "(missing)")}')
+        return Restored(step, state, dict(note.get('unlogged', {})))
+
+    def _checked(self, state: PyTree) -> tuple[str, list[bool]]:
+        """A checksum of a state in the global layout, and whether each of its leaves is finite. Waits for the state."""
+        sums, finite = jax.device_get(_check(state, self._devices.sharding(parallel.REPLICATED)))
+        return hashlib.sha256(np.asarray(sums, '<u4').tobytes()).hexdigest(), finite.tolist()
+
+    def _set_aside(self, failures: dict[int, str], good: int) -> None:
+        """Renames checkpoints that cannot be read, so that training can save these steps again."""
+        if not failures:
+            return
+        for step, reason in failures.items():
+            folder = Path(self._manager.directory) / str(step)
+            aside = next(p for n in range(1000) if not (p := _aside(folder, n)).exists())
+            if jax.process_index() == 0:
+                folder.rename(aside)
+                logging.warning(
+                    'the checkpoint of step %d cannot be used (%s): set aside as %s, going on from step %d',
+                    step, reason, aside, good,
+                )  # fmt: skip
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices('damaged checkpoints set aside')
+        self._manager.reload()
+
+    def _everywhere(self, flag: bool) -> bool:
+        """Whether it holds in every process: they must all start from the same step."""
+        return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).all())
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Makes one line of what Orbax raises when the disk is full or gone, here or from its threads."""
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f'cannot write a checkpoint to {self._manager.directory}: {_brief(error)} -> make room or mend it; the '
+                'same command goes on from the last checkpoint that is there'
+            ) from error
+
+
+@jax.jit
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)
+
+
+@partial(jax.jit, static_argnums=1)
+def _check(tree: PyTree, replicated: NamedSharding) -> tuple[Array, Array]:
+    """uint32[n] checksums of the n leaves, however they lie on the devices, and bool[n], whether they are finite."""
+    leaves = jax.tree.leaves(tree)
+    sums = jnp.stack([_checksum(x) for x in leaves])
+    finite = jnp.stack([jnp.isfinite(x).all() for x in leaves])
+    return lax.with_sharding_constraint((sums, finite), replicated)
+
+
+def _checksum(x: Array) -> Array:
+    """uint32: another one for certain if one element differs, and but for one chance in 2^32 if several do."""
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+    place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    for dim in reversed(range(x.ndim)):
+        place += lax.broadcasted_iota(jnp.uint32, x.shape, dim) * np.uint32(stride % 2**32)
+        stride *= x.shape[dim]
+    # Each line is one-to-one in `bits`, so that no single change is lost; the constants are MurmurHash3's.
+    bits ^= place * np.uint32(0x9E3779B1)
+    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+    return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
+
+
+def _compare(held: PyTree, wanted: PyTree) -> None:
+    """Raises CheckpointError where a checkpoint is of another model: Orbax's own words fill pages."""
+    a = {name: f'{x.dtype}{list(x.shape)}' for name, x in _named(held).items()}
+    b = {name: f'{x.dtype}{list(x.shape)}' for name, x in _named(wanted).items()}
+    differ = [
+        f'{name} is {a.get(name, "missing")} there and {b.get(name, "missing")} here'
+        for name in (*b, *(name for name in a if name not in b))
+        if a.get(name) != b.get(name)
+    ]
+    if differ:
+        raise CheckpointError(f'it holds another model: {_few(differ)}')
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Leaves by their path, e.g. 'params/encoder/conv1/kernel'; the same for Orbax's description of a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}
+
+
+def _few(items: list[str]) -> str:
+    rest = f', and {len(items) - SHOWN} more' if len(items) > SHOWN else ''
+    return ', '.join(items[:SHOWN]) + rest
+
+
+def _brief(error: BaseException) -> str:
+    """An error of Orbax in one line: the file and the reason are at the end of its cause, before a specification."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = ' '.join(str(error).split(' [tensorstore_spec=')[0].split())
+    return f'{type(error).__name__}: {"..." if len(text) > LONGEST else ""}{text[-LONGEST:]}'
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    """Not each stage of a save that Orbax logs, nor tracebacks of errors that it raises as well."""
+    return 'orbax' not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)
+
+
+def _aside(folder: Path, n: int) -> Path:
+    return folder.with_name(f'{folder.name}.{DAMAGED}{f".{n}" if n else ""}')

@@ -27,7 +27,13 @@ STEPS_AHEAD = 3
 
 
 class Feed(Protocol):
-    """Runs train steps on a data set."""
+    """Runs train steps on a data set.
+
+    Attributes:
+      ahead: steps that keep the device busy for as long as the host needs to log.
+    """
+
+    ahead: int
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         """Steps start..stop-1. The state (in the devices' layout) is donated; metrics are not waited for."""
@@ -51,7 +57,7 @@ class ResidentFeed:
     def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, max_steps: int):
         assert source.array is not None
         self._run, self._devices, self._n = run, devices, len(source)
-        self._max_steps = 1 if jax.default_backend() == 'cpu' else max_steps
+        self.ahead = self._max_steps = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
         self._data = devices.place({'images': source.array, 'labels': labels}, parallel.REPLICATED)
         r = parallel.REPLICATED
@@ -84,6 +90,8 @@ class StreamFeed:
       source: any.
       workers: processes of the loader; 0: threads.
     """
+
+    ahead = STEPS_AHEAD
 
     def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers

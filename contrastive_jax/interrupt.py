@@ -14,6 +14,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._sigints = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> 'Interrupt':
@@ -26,6 +27,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested == 'SIGINT':
+        self._sigints += number == signal.SIGINT
+        if number == signal.SIGINT and self._sigints > 1:
             os._exit(INTERRUPTED)  # whatever hangs, committed checkpoints are whole
         self.requested = signal.Signals(number).name

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from contrastive_jax import feed, figures, parallel, recipe, train
-from contrastive_jax.checkpoint import FOLDER, Checkpoints
+from contrastive_jax.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.data import sources
 from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
 from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
@@ -41,13 +41,14 @@ def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: something in config, data or workdir that the user can mend; nothing was compiled or lost.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    devices = parallel.devices(config.parallel)
+    devices = parallel.devices(config.get('parallel', 'jit'))
     if problems := recipe.check(config, devices.count, jax.process_count()):
         raise UserError('\n'.join(problems))
-    source, held_out = load_data(config)
-    run = train.build(config, len(source))
-    path = open_workdir(workdir, config, write=jax.process_index() == 0)
-    return Trainer(config, path, devices, run, source, held_out).fit()
+    with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
+        source, held_out = load_data(config)
+        run = train.build(config, len(source))
+        path = open_workdir(workdir, config, write=jax.process_index() == 0)
+        return Trainer(config, path, devices, run, source, held_out).fit(interrupt)
 
 
 def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
@@ -88,26 +89,28 @@ class Trainer:
         self.evaluation = OnlineEvaluation(config, run.method.network, run.policy, devices, source, held_out)
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
 
-    def fit(self) -> dict[str, float]:
+    def fit(self, interrupt: Interrupt) -> dict[str, float]:
         """Trains to the end, or to a signal."""
         total = self.run.total_steps
-        start, state = self.restore_or_init()
+        start, state, unlogged = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         data = self.open_feed()
         try:
-            with progress, Interrupt() as interrupt:
+            with progress:
                 if start >= total:
                     progress.say(f'already complete at step {start} of {total}')
                 else:
                     self.introduce(state, start, progress)
+                self.leave_early(start, interrupt)
                 with progress.paused():
                     if start == 0 and self.first_process:
                         contact_sheet(self.source, self.run, self.workdir / 'augmentation.png')
                     if self.lacks_evaluation(start):
                         self.evaluate(start, state, writer, progress)
-                self.train(start, state, data, progress, writer, interrupt)
-                return self.summarize(progress)
+                self.leave_early(start, interrupt)
+                self.train(start, state, unlogged, data, progress, writer, interrupt)
+                return self.summarize(max(start, total), progress)
         finally:
             data.close()
             writer.close()
@@ -117,21 +120,27 @@ class Trainer:
         self,
         step: int,
         state: PyTree,
+        unlogged: dict[str, float],
         data: feed.Feed,
         progress: Progress,
         writer: MetricWriter,
         interrupt: Interrupt,
     ) -> None:
-        """From `step` to the end. The device always has the next steps queued while the host logs the last ones."""
+        """From `step` to the end. The device always has the next steps queued while the host logs the last ones.
+
+        Which lines the log has, and what they are means over, follows from the steps alone, not from interruptions:
+        sums over steps that were not yet logged (`unlogged`) are kept with the checkpoint.
+        """
         c, total, start = self.config, self.run.total_steps, step
         profile_from = start + min(PROFILE_AFTER, (total - start) // 2)
         profile_to = min(profile_from + c.profile_steps, total) if c.profile_steps else profile_from
-        running: feed.Metrics = []  # of steps not yet logged, up to `step`
-        logged = step
+        running: feed.Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
         while step < total:
             stops = [(step // c.log_every_steps + 1) * c.log_every_steps, total]
             stops += [(step // n + 1) * n for n in (c.eval_every_steps, c.checkpoint_every_steps) if n]
             stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
+            if running and step % c.log_every_steps == 0:  # just enough to keep the device busy while the host logs
+                stops.append(step + data.ahead)
             stop = min(stops)
             if c.profile_steps and step == profile_from:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
@@ -140,8 +149,8 @@ class Trainer:
                 if step == start:
                     jax.block_until_ready(metrics)
             if running and step % c.log_every_steps == 0:
-                self.log(step, running, progress, writer)
-                running, logged = [], step
+                self.log(step, self.sums(step, unlogged, running), progress, writer)
+                unlogged, running = {}, []
             running += metrics
             step = stop
             if c.profile_steps and step == profile_to:
@@ -150,27 +159,36 @@ class Trainer:
 
             asked = self.agree(interrupt)
             at_eval = bool(c.eval_every_steps) and step % c.eval_every_steps == 0
-            if asked or step == total or at_eval or step % c.checkpoint_every_steps == 0:
-                if step > logged:  # also makes sure that no state is saved whose loss is not finite
-                    self.log(step, running, progress, writer)
-                    running, logged = [], step
+            due = step == total or at_eval or step % c.checkpoint_every_steps == 0
+            if asked or due:
+                unlogged, running = self.sums(step, unlogged, running), []
+                if due or step % c.log_every_steps == 0:
+                    self.log(step, unlogged, progress, writer)
+                    unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state)
+                    self.checkpoints.save(step, state, unlogged)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress)
             if asked and step < total:
                 self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
 
-    def restore_or_init(self) -> tuple[int, PyTree]:
-        """The state to start from, in the devices' layout, and its step."""
+    def leave_early(self, start: int, interrupt: Interrupt) -> None:
+        """Heeds a signal that came before the first step, when there is nothing new to save."""
+        if start < self.run.total_steps and (asked := self.agree(interrupt)):
+            where = f'at step {start} of {self.run.total_steps}, already saved' if start else 'before the first step'
+            raise Interrupted(f'{asked} {where}; the same command goes on from there')
+
+    def restore_or_init(self) -> Restored:
+        """The state to start from."""
         specs = self.run.state_specs
         shapes = jax.eval_shape(lambda: train.init_state(self.run))
         shardings = self.devices.shardings(shapes, specs)
-        state = jax.jit(lambda: train.init_state(self.run), out_shardings=shardings)()
+        # Runs once: on CPU fast code for it takes longer to compile than it saves.
+        options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+        state = jax.jit(lambda: train.init_state(self.run), out_shardings=shardings, compiler_options=options)()
         state = self.devices.place(state, specs)
-        restored = self.checkpoints.restore(state)
-        return (0, state) if restored is None else restored
+        return self.checkpoints.restore(state) or Restored(0, state, {})
 
     def open_feed(self) -> feed.Feed:
         """Data on the device where it is in memory, otherwise off the host."""
@@ -191,17 +209,24 @@ class Trainer:
             f'on {d.count} x {kind} ({d.mode})' + (f', going on at step {start}' if start else '')
         )
 
-    def log(self, step: int, running: feed.Metrics, progress: Progress, writer: MetricWriter) -> None:
-        """Writes the means over the steps since the last log. Waits for them, while the device has later ones to do."""
-        host = [self.devices.fetch(metrics) for metrics in running]
-        sums = {name: float(np.sum([metrics[name] for metrics in host])) for name in host[0]}
-        count = sums.pop('steps')
-        means = {name: x / count for name, x in sums.items()}
-        if not math.isfinite(means['loss']):
+    def sums(self, step: int, unlogged: dict[str, float], running: feed.Metrics) -> dict[str, float]:
+        """Sums of the metrics of the steps not yet logged, up to `step`; makes sure that the loss is finite.
+
+        Waits for them, while the device has later ones to do. In float64, the order of adding hardly matters.
+        """
+        host = [unlogged] if unlogged else []
+        host += [self.devices.fetch(metrics) for metrics in running]
+        sums = {name: float(np.sum([metrics[name] for metrics in host], dtype=np.float64)) for name in host[0]}
+        if not math.isfinite(sums['loss']):
             raise NumericalError(
-                f'the loss is {means["loss"]} before step {step} -> lower optimizer.learning_rate or lengthen the '
-                f'warm-up; the checkpoints in {self.workdir / FOLDER} are from before'
+                f'the loss is {sums["loss"] / sums["steps"]} before step {step} -> lower optimizer.learning_rate or '
+                f'lengthen the warm-up; the checkpoints in {self.workdir / FOLDER} are from before'
             )
+        return sums
+
+    def log(self, step: int, sums: dict[str, float], progress: Progress, writer: MetricWriter) -> None:
+        """Writes the means over the steps since the last log."""
+        means = {name: x / sums['steps'] for name, x in sums.items() if name != 'steps'}
         rate = progress.update(step, means['loss'])
         writer.write(step, {**means, 'images_per_second': rate})
 
@@ -231,8 +256,8 @@ class Trainer:
         evaluation = self.evaluation
         neighbours(evaluation.train, evaluation.test, found, self.config, self.workdir / 'neighbours.png')
 
-    def summarize(self, progress: Progress) -> dict[str, float]:
-        """The last lines of a run: where things are, and whether the features got better."""
+    def summarize(self, step: int, progress: Progress) -> dict[str, float]:
+        """The last lines of a run that is at `step`: where things are, and whether the features got better."""
         self.checkpoints.wait()
         history = read(self.workdir) if self.first_process else []
         last: dict[str, float] = {}
@@ -245,7 +270,7 @@ class Trainer:
                     f'(untrained encoder: {last[f"baseline/{name}"]:.1%})'
                 )
         progress.say(
-            f'checkpoint: {self.workdir / FOLDER}/{self.run.total_steps}  metrics: {self.workdir / FILE}  '
+            f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}  '
             f'pictures: {self.workdir}/*.png'
         )
         return last

@@ -4,17 +4,30 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.methods import METHODS, MemoryBank, MoCo
+from contrastive_jax.methods.base import init_network
 from contrastive_jax.models import network
 from contrastive_jax.models.heads import MLP
+from contrastive_jax.optim import is_below, parameter_path
 
 Change = Callable[[ConfigDict], None]
+
+DTYPES = ('float32', 'bfloat16')
+
+# Fields of encoder and heads that count something.
+SIZES = (
+    'patch_size', 'width', 'width_multiplier', 'depth', 'num_heads', 'num_layers', 'hidden_dim', 'output_dim',
+)  # fmt: skip
 
 
 def base(method: str) -> ConfigDict:
@@ -157,6 +170,8 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
       Lines that say what was given, the rule, and the remedy; empty if all is well.
     """
     c, found = config, []
+    if lacking := _lacking(c):
+        return [f'the config lacks {", ".join(lacking)} -> start from recipe.base(...), as the files in configs/ do']
 
     def rule(good: bool, line: str) -> None:
         if not good:
@@ -175,7 +190,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
         rule(good, f'{field} {x!r} is out of range -> it must be {legal}')
 
     one_of('parallel', ('jit', 'pmap'))
-    one_of('dtype', ('float32', 'bfloat16'))
+    one_of('dtype', DTYPES)
     one_of('data.source', ('digits', 'npz', 'folder', 'tfds'))
     one_of('optimizer.name', ('sgd', 'adamw', 'lars'))
     one_of('schedule.name', ('cosine', 'step', 'warmup_cosine'))
@@ -187,7 +202,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
         within(field, 0)
     within('checkpoint_every_steps', 1)
     within('seed', 0, 2**31 - 1)
-    if not c.steps:
+    if c.steps <= 0:
         within('epochs', 0, open_low=True)
     within('optimizer.learning_rate', 0, open_low=True)
     within('optimizer.learning_rate_batch', 0)
@@ -195,7 +210,11 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     within('optimizer.weight_decay', 0)
     within('schedule.warmup_epochs', 0)
     within('schedule.factor', 0, 1, open_low=True)
-    within('eval.knn_temperature', 0, open_low=True)
+    rule(
+        all(math.isfinite(epoch) and epoch > 0 for epoch in c.schedule.milestones),
+        f'schedule.milestones {c.schedule.milestones!r} is out of range -> they are epochs, all above 0',
+    )
+    within('eval.knn_temperature', MIN_TEMPERATURE)
     if c.schedule.name == 'warmup_cosine' and not c.steps:
         rule(
             c.schedule.warmup_epochs <= c.epochs,
@@ -215,15 +234,26 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
         found += _check_groups(B, c.bn_group_size, devices)
     found += _check_method(c, within, rule)
     found += policy(c).problems()
-    try:
-        build_network(c)
-    except UserError as error:
-        found.append(str(error))
-    if c.encoder.name.startswith('vit'):
-        patch, size = c.encoder.get('patch_size', 16), c.data.image_size
-        near = f'{size // patch * patch} or {-(-size // patch) * patch}' if size >= patch else f'{patch}'
-        rule(size % patch == 0, f'data.image_size {size} % encoder.patch_size {patch} = {size % patch} -> use {near}')
-    return found
+    return found + (_check_network(c) or _check_parameters(c))
+
+
+def _lacking(config: ConfigDict) -> list[str]:
+    """Fields that `base` has and this config has not: one of `encoder.name` as much as the whole section."""
+    method = config.method.get('name') if isinstance(config.get('method'), ConfigDict) else None
+    model = base(method if method in METHODS else 'moco')
+    if method not in METHODS:
+        model.method = ConfigDict({'name': ''})
+    model.encoder = ConfigDict({'name': ''})  # its other fields have defaults
+    lacking = []
+    for name, value in model.items():
+        given = config.get(name)
+        if not isinstance(value, ConfigDict):
+            lacking += [name] if name not in config else []
+        elif not isinstance(given, ConfigDict):
+            lacking.append(name)
+        else:
+            lacking += [f'{name}.{field}' for field in value if field not in given]
+    return lacking
 
 
 def _check_groups(batch: int, group: int, devices: int) -> list[str]:
@@ -241,6 +271,58 @@ def _check_groups(batch: int, group: int, devices: int) -> list[str]:
     ]
 
 
+def _check_network(c: ConfigDict) -> list[str]:
+    """Names, fields and sizes of encoder and heads."""
+    found = []
+    common = {'dtype': c.dtype if c.dtype in DTYPES else DTYPES[0], 'bn_group_size': None}
+    heads = ('projector', 'predictor') if c.predictor else ('projector',)
+    builders: dict[str, Callable[..., Any]] = {head: partial(network.build_head, head) for head in heads}
+    for section, make in {'encoder': network.build_encoder, **builders}.items():
+        fields = c[section].to_dict()
+        found += [
+            f'{section}.{name} {fields[name]!r} is out of range -> it must be at least 1'
+            for name in SIZES
+            if name in fields and not fields[name] >= 1
+        ]
+        try:
+            make(fields, **common)
+        except UserError as error:
+            found.append(str(error))
+    if c.encoder.name.startswith('vit') and (patch := c.encoder.get('patch_size', 16)) >= 1:
+        size = c.data.image_size
+        near = f'{size // patch * patch} or {-(-size // patch) * patch}' if size >= patch else f'{patch}'
+        if size % patch:
+            found.append(f'data.image_size {size} % encoder.patch_size {patch} = {size % patch} -> use {near}')
+    return found
+
+
+def _check_parameters(c: ConfigDict) -> list[str]:
+    """What only the parameters tell, for which shapes are enough: sizes that do not fit, paths that freeze nothing."""
+    if c.dtype not in DTYPES or c.data.image_size < 1 or c.bn_group_size < 0:
+        return []  # said already
+
+    def init() -> Any:
+        image = jnp.zeros((2, c.data.image_size, c.data.image_size, 3))
+        return init_network(build_network(c), jax.random.key(0), {'views': (image,)})[0]
+
+    try:
+        params = jax.eval_shape(init)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        return [f'the network cannot be made: {" ".join(str(error).split())} -> change encoder, projector or predictor']
+    paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in paths for depth in range(path.count('/') + 1)}
+    found = []
+    for frozen in c.optimizer.freeze:
+        near = difflib.get_close_matches(frozen, sorted(prefixes), n=1)
+        if not any(is_below(path, (frozen,)) for path in paths):
+            meant = f'; did you mean {near[0]!r}?' if near else ''
+            found.append(
+                f'optimizer.freeze {frozen!r} matches no parameter{meant} -> give paths such as {paths[0]!r} or '
+                f'{paths[0].rpartition("/")[0]!r}'
+            )
+    return found
+
+
 def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bool, str], None]) -> list[str]:
     name = c.method.name
     if name not in METHODS:
@@ -251,18 +333,27 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
     if METHODS[name] is MoCo:
         K, B = c.method.queue_size, c.batch_size
         batches = 2 * B if c.method.symmetric else B
-        near = sorted({max(K // batches, 1) * batches, -(-K // batches) * batches} - {0}) if batches > 0 else []
+        near = sorted({max(K // batches, 1) * batches, max(-(-K // batches), 1) * batches}) if batches > 0 else []
         both = ' (symmetric: twice the batch)' if c.method.symmetric else ''
         rule(
-            K > 0 and batches > 0 and K % batches == 0,
+            batches <= 0 or (K > 0 and K % batches == 0),
             f'method.queue_size {K} is not a positive multiple of the batch size {batches}{both} '
             f'-> use {" or ".join(map(str, near))}',
         )
     if METHODS[name] is MemoryBank:
         within('method.num_negatives', 1)
         within('method.num_examples', 0)
-    if name == 'mocov3' and not c.predictor:
+    elif isinstance(blur := c.augment.blur, tuple | list) and blur:
+        rule(len(blur) == 2, f'augment.blur has {len(blur)} views -> {name} compares two: give two probabilities')
+    if name != 'mocov3':
+        return [f'predictor is given, but {name} has none -> leave that section empty'] if c.predictor else []
+    if not c.predictor:
         return ['predictor is empty -> MoCo v3 needs one: num_layers, hidden_dim, output_dim']
+    z, p = (head.get('output_dim') for head in (c.projector, c.predictor))
+    rule(
+        z == p or None in (z, p),
+        f'predictor.output_dim {p} differs from projector.output_dim {z} -> they are compared: give one value',
+    )
     return []
 
 

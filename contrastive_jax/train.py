@@ -14,6 +14,7 @@ from contrastive_jax import optim, parallel, recipe, schedules
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.data.sampler import steps_per_epoch
+from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS, Method, MethodState
 
 Array = jax.Array
@@ -82,14 +83,20 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
       num_examples: in the training split.
 
     Raises:
-      UserError: fewer examples than a batch.
+      UserError: fewer examples than a batch, a warm-up longer than the training, fewer rows in a bank than examples.
     """
     per_epoch = steps_per_epoch(num_examples, config.batch_size)
     total_steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
 
     fields = config.method.to_dict()
     method_class = METHODS[fields.pop('name')]
-    if fields.get('num_examples') == 0:
+    if rows := fields.get('num_examples'):
+        if rows < num_examples:
+            raise UserError(
+                f'method.num_examples {rows} is less than the {num_examples} images of the data -> '
+                '--config.method.num_examples=0 takes as many as there are'
+            )
+    elif rows == 0:
         fields['num_examples'] = num_examples
     method = method_class(recipe.build_network(config), **fields)
 
@@ -122,7 +129,13 @@ def _schedule(config: ConfigDict, per_epoch: int, total_steps: int) -> schedules
         case 'step':
             return schedules.step_decay(rate, tuple(s.milestones), s.factor, per_epoch)
         case 'warmup_cosine':
-            return schedules.warmup_cosine(rate, round(s.warmup_epochs * per_epoch), total_steps)
+            warmup_steps = round(s.warmup_epochs * per_epoch)
+            if warmup_steps > total_steps:
+                raise UserError(
+                    f'schedule.warmup_epochs {s.warmup_epochs:g} are {warmup_steps} steps, longer than the training of '
+                    f'{total_steps} -> shorten the warm-up, e.g. --config.schedule.warmup_epochs=0'
+                )
+            return schedules.warmup_cosine(rate, warmup_steps, total_steps)
         case _:
             return schedules.cosine_per_epoch(rate, total_steps / per_epoch, per_epoch)
 

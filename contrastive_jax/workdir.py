@@ -37,21 +37,26 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
       write: whether this process writes `config.json`.
 
     Raises:
-      UserError: the folder cannot be made, or holds a run of another config.
+      UserError: the folder is not local, cannot be made, or holds a run of another config.
     """
+    if '://' in path:
+        raise UserError(f'--workdir {path} is no local folder -> mount the bucket (gcsfuse) and give the mounted folder')
     workdir = Path(path).expanduser().absolute()
     file = workdir / FILE
     new = _flat(json.loads(config.to_json()))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            _compare(_flat(json.loads(file.read_text())), new, workdir)
+            old = json.loads(file.read_text(encoding='utf-8'))
+            if not isinstance(old, dict):
+                raise ValueError('it holds no config')
+            _compare(_flat(old), new, workdir)
         if write:
             replace_file(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
     except OSError as error:
         raise UserError(f'cannot write to --workdir {workdir}: {error.strerror} -> choose another') from error
-    except json.JSONDecodeError as error:
-        raise UserError(f'{file} is not JSON ({error}) -> choose another --workdir') from error
+    except ValueError as error:
+        raise UserError(f'{file} is not the JSON of a run ({error}) -> choose another --workdir') from error
     return workdir
 
 

@@ -7,6 +7,7 @@ TensorFlow; the errors print the commands.
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -118,7 +119,7 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
         )
     part, slice_ = re.fullmatch(r'([^\[]*)(.*)', split, re.DOTALL).groups()  # type: ignore[union-attr]
     split = resolve_split(part, _splits(folder), f"'{folder}'") + slice_
-    tfds = _import()
+    tfds = _import(folder)
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features
     if 'image' not in features:
@@ -197,16 +198,25 @@ def _how_to_prepare(dataset: str, config: str, data_dir: Path, prepared: dict[st
     held = f'holds {", ".join(sorted(prepared))}' if prepared else 'holds no prepared data set'
     return (
         f"TFDS data set '{dataset}' is not prepared: looked for '{data_dir / dataset}/.../dataset_info.json'; "
-        f"'{data_dir}' {held} -> {PREPARE} && {build}{manual}; or set --config.data.path to the data_dir "
-        'that holds it'
+        f"'{data_dir}' {held}{'' if _installed() else ', and tensorflow_datasets is not installed'} -> {PREPARE} && "
+        f'{build}{manual}; or set --config.data.path to the data_dir that holds it'
     )
 
 
-def _import() -> ModuleType:
+def _installed() -> bool:
+    """Whether tensorflow_datasets is there, without importing it."""
+    try:
+        return importlib.util.find_spec('tensorflow_datasets') is not None
+    except ValueError:  # imported already, by other means than a file
+        return True
+
+
+def _import(folder: Path) -> ModuleType:
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise UserError(f"data.source='tfds' needs tensorflow_datasets ({error}) -> {INSTALL}") from error
+        needs = f"'{folder}' is prepared, but reading it needs tensorflow_datasets ({error})"
+        raise UserError(f'{needs} -> {INSTALL}') from error
     return tensorflow_datasets
 
 

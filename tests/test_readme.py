@@ -1,0 +1,57 @@
+"""What the README shows is there and runs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import runs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+
+
+def test_the_loss_snippet_runs():
+    (snippet,) = blocks('python')
+    names: dict = {}
+    exec(snippet, names)
+    assert np.isfinite(names['loss']) and names['gradient'].shape == (256, 128)
+
+
+def test_commands_name_configs_that_load():
+    named = re.findall(r'configs/(\w+)\.py(?::([\w,]+))?', README)
+    assert ('mocov2', 'digits') in named
+    for file, variant in named:
+        runs.load(f'{file}:{variant}')
+
+
+@pytest.mark.parametrize('row', re.findall(r'^\| `(\w+)\.py` \|(.*)\|$', README, re.MULTILINE), ids=lambda row: row[0])
+def test_variants_in_the_table_exist(row):
+    file, cells = row
+    variants = re.findall(r'`:?([\w,]+)`', cells)
+    assert 'digits' in variants and 'tiny' in variants
+    for variant in variants:
+        runs.load(f'{file}:{variant}')
+
+
+def test_every_config_is_in_the_table():
+    listed = set(re.findall(r'^\| `(\w+\.py)` \|', README, re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / 'configs').glob('*.py')} - {'__init__.py', 'variants.py'}
+
+
+def test_links_and_folders_exist():
+    for target in re.findall(r'\]\((?!https?:)([^)]+)\)', README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r'(\w+\.py|\w+/)(?=[ ,\n])', blocks('')[-1]):
+        assert (ROOT / name).exists() or (ROOT / 'contrastive_jax' / name).exists(), name
+
+
+def test_continuous_integration_runs_the_readme_s_commands():
+    install, test = next(block for block in blocks('bash') if 'pytest' in block).strip().split(' && ')
+    script = (ROOT / '.ci' / 'run').read_text(encoding='utf-8').replace('--quiet ', '').splitlines()
+    assert install in script and test in script

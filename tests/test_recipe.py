@@ -1,0 +1,582 @@
+"""Recipes: each rule of `check` alone and all at once, every variant of every config, and the papers' numbers."""
+
+import importlib
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from contrastive_jax import recipe, train
+from contrastive_jax.errors import UserError
+from contrastive_jax.methods import METHODS
+from tests import runs
+
+nan, inf = math.nan, math.inf
+
+FILES = ('dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit')
+EXAMPLES = {'digits': 1437, 'cifar10': 50_000, 'imagenet2012': 1_281_167, '': 1_281_167}  # '': any folder
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """Fails if XLA compiles anything: a mistake must not cost that."""
+    compiled = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if 'backend_compile' in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+def change(name: str, **fields: Any) -> ConfigDict:
+    """The config of 'file:variants' with fields that a config file could set, of other types too."""
+    config = runs.load(name).unlock()
+    for path, value in fields.items():
+        section, _, field = path.rpartition('.')
+        holder = config
+        for part in filter(None, section.split('.')):
+            holder = holder[part]
+        with holder.ignore_type():
+            holder[field] = ConfigDict(value) if isinstance(value, dict) else value
+    return config
+
+
+# ================================ each rule alone ================================
+
+MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
+BANK, END = 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
+
+RULES: list[tuple[str, str, Any, str]] = [
+    # batch, devices, length
+    (MOCO, 'batch_size', 0, 'batch_size 0 is out of range -> it must be at least 1'),
+    (MOCO, 'batch_size', -8, 'batch_size -8 is out of range'),
+    (MOCO, 'steps', -1, 'steps -1 is out of range -> it must be at least 0'),
+    (MOCO, 'seed', -1, 'seed -1 is out of range'),
+    (MOCO, 'seed', 2**31, 'seed 2147483648 is out of range'),
+    (MOCO, 'bn_group_size', -1, 'bn_group_size -1 is out of range -> it must be at least 0'),
+    (MOCO, 'bn_group_size', 3, 'bn_group_size 3 does not fit 8 devices of 2 examples -> use a divisor of 2'),
+    (MOCO, 'bn_group_size', 6, 'bn_group_size 6 does not fit 8 devices of 2 examples'),
+    (MOCO, 'bn_group_size', 32, 'bn_group_size 32 is larger than batch_size 16 -> use 0'),
+    (MOCO, 'dtype', 'float16', "dtype 'float16' is unknown; did you mean 'bfloat16'? -> choose from float32, bfloat16"),
+    (MOCO, 'parallel', 'pmapp', "parallel 'pmapp' is unknown; did you mean 'pmap'? -> choose from jit, pmap"),
+    (MOCO, 'log_every_steps', 0, 'log_every_steps 0 is out of range'),
+    (MOCO, 'eval_every_steps', -1, 'eval_every_steps -1 is out of range'),
+    (MOCO, 'checkpoint_every_steps', 0, 'checkpoint_every_steps 0 is out of range'),
+    (MOCO, 'profile_steps', -1, 'profile_steps -1 is out of range'),
+    # data
+    (MOCO, 'data.source', 'foldr', "data.source 'foldr' is unknown; did you mean 'folder'?"),
+    (MOCO, 'data.image_size', 0, 'data.image_size 0 is out of range'),
+    (MOCO, 'data.workers', -1, 'data.workers -1 is out of range'),
+    (VIT, 'data.image_size', 10, 'data.image_size 10 % encoder.patch_size 4 = 2 -> use 8 or 12'),
+    (VIT, 'data.image_size', 3, 'data.image_size 3 % encoder.patch_size 4 = 3 -> use 4'),
+    # encoder and heads
+    (MOCO, 'encoder.name', 'resnt50', "encoder.name 'resnt50' is unknown; did you mean resnet50"),
+    (MOCO, 'encoder.nmae', 'x', "has no field 'nmae'"),
+    (MOCO, 'encoder.depth', 3, "encoder (resnet_tiny) has no field 'depth'"),
+    (MOCO, 'encoder.stem', 'imagnet', "stem 'imagnet' is unknown; use imagenet or cifar"),
+    (MOCO, 'encoder.width', 0, 'encoder.width 0 is out of range -> it must be at least 1'),
+    (MOCO, 'encoder.width_multiplier', -1, 'encoder.width_multiplier -1 is out of range'),
+    (VIT, 'encoder.patch_size', 0, 'encoder.patch_size 0 is out of range'),
+    (VIT, 'encoder.patch_size', -4, 'encoder.patch_size -4 is out of range'),
+    (VIT, 'encoder.depth', 0, 'encoder.depth 0 is out of range'),
+    (VIT, 'encoder.num_heads', 3, 'width 16 % num_heads 3 = 1'),
+    (VIT, 'encoder.name', 'vit_conv_small', 'it needs patch_size 16'),
+    (MOCO, 'projector', {}, 'projector lacks num_layers, hidden_dim, output_dim'),
+    (MOCO, 'projector.num_layers', 0, 'projector.num_layers 0 is out of range'),
+    (MOCO, 'projector.hidden_dim', 0, 'projector.hidden_dim 0 is out of range'),
+    (MOCO, 'projector.output_dim', -3, 'projector.output_dim -3 is out of range'),
+    (MOCO, 'projector.layers', 3, "projector has no field 'layers'"),
+    (MOCO, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but moco has none'),
+    (END, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but end_to_end has none'),
+    (VIT, 'predictor', {}, 'predictor is empty -> MoCo v3 needs one'),
+    (VIT, 'predictor.output_dim', 9, 'predictor.output_dim 9 differs from projector.output_dim 8'),
+    # method
+    (MOCO, 'method.name', 'mocov4', "method.name 'mocov4' is unknown -> choose from moco, mocov3, "),
+    *[(name, 'method.temperature', t, f'method.temperature {t!r} is out of range -> it must be above 0')
+      for name in (MOCO, VIT, BANK, END) for t in (0.0, -0.1, nan, inf)],
+    *[(name, 'method.momentum', m, f'method.momentum {m!r} is out of range -> it must be at least 0 and at most 1')
+      for name in (MOCO, VIT, BANK) for m in (-0.1, 1.1, nan)],
+    (MOCO, 'method.queue_size', 0, 'method.queue_size 0 is not a positive multiple of the batch size 16 -> use 16'),
+    (MOCO, 'method.queue_size', -16, 'is not a positive multiple of the batch size 16 -> use 16'),
+    (MOCO, 'method.queue_size', 8, 'is not a positive multiple of the batch size 16 -> use 16'),
+    (MOCO, 'method.queue_size', 100, 'is not a positive multiple of the batch size 16 -> use 96 or 112'),
+    (SYMMETRIC, 'method.queue_size', 48, 'the batch size 32 (symmetric: twice the batch) -> use 32 or 64'),
+    (BANK, 'method.num_negatives', 0, 'method.num_negatives 0 is out of range'),
+    (BANK, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
+    # augmentation
+    (MOCO, 'augment.crop_scale', (0.2,), 'augment.crop_scale is (0.2,): two areas'),
+    (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2): two areas'),
+    (MOCO, 'augment.crop_scale', (0.2, 1.5), 'augment.crop_scale is (0.2, 1.5): two areas'),
+    (MOCO, 'augment.crop_scale', (nan, 1.0), 'augment.crop_scale is (nan, 1.0): two areas'),
+    (MOCO, 'augment.crop_ratio', (1.0, 1.0, 1.0), 'augment.crop_ratio is (1.0, 1.0, 1.0): two ratios'),
+    (MOCO, 'augment.jitter', (0.4, 0.4, 0.4), 'augment.jitter is (0.4, 0.4, 0.4): four strengths'),
+    (MOCO, 'augment.jitter', (0.4, 0.4, 0.4, 0.6), 'the hue at most 0.5'),
+    (MOCO, 'augment.jitter_probability', 1.1, 'augment.jitter_probability is 1.1: a probability lies in [0, 1]'),
+    (MOCO, 'augment.flip', nan, 'augment.flip is nan: a probability'),
+    (MOCO, 'augment.grayscale', -0.1, 'augment.grayscale is -0.1: a probability'),
+    (MOCO, 'augment.blur', (), 'augment.blur is (): give a probability in [0, 1] for each view'),
+    (MOCO, 'augment.blur_sigma', (0.0, 2.0), 'augment.blur_sigma is (0.0, 2.0): two widths'),
+    (MOCO, 'augment.solarize', (0.0,), 'augment.solarize is (0.0,): as many views as augment.blur'),
+    (MOCO, 'augment.interpolation', 'lanczos', "augment.interpolation is 'lanczos': one of"),
+    (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide values in grey levels by 255'),
+    (MOCO, 'augment.std', (0.2, 0.2), 'augment.std is (0.2, 0.2): three deviations'),
+    # optimizer and schedule
+    (MOCO, 'optimizer.name', 'adam', "optimizer.name 'adam' is unknown; did you mean 'adamw'?"),
+    (MOCO, 'optimizer.learning_rate', 0.0, 'optimizer.learning_rate 0.0 is out of range -> it must be above 0'),
+    (MOCO, 'optimizer.learning_rate', -0.1, 'optimizer.learning_rate -0.1 is out of range'),
+    (MOCO, 'optimizer.learning_rate', nan, 'optimizer.learning_rate nan is out of range'),
+    (MOCO, 'optimizer.learning_rate_batch', -1, 'optimizer.learning_rate_batch -1 is out of range'),
+    (MOCO, 'optimizer.momentum', 1.1, 'optimizer.momentum 1.1 is out of range'),
+    (MOCO, 'optimizer.weight_decay', -1e-4, 'optimizer.weight_decay -0.0001 is out of range'),
+    (VIT, 'optimizer.freeze', ('encoder/patch_embd',), "'encoder/patch_embd' matches no parameter; did you mean"),
+    (VIT, 'optimizer.freeze', ('encoder/patch_embed/',), "did you mean 'encoder/patch_embed'?"),
+    (VIT, 'optimizer.freeze', ('patch_embed',), "optimizer.freeze 'patch_embed' matches no parameter"),
+    (VIT, 'optimizer.freeze', ('encoder/patch', ), "optimizer.freeze 'encoder/patch' matches no parameter"),
+    (MOCO, 'optimizer.freeze', ('encoder/patch_embed',), "optimizer.freeze 'encoder/patch_embed' matches no parameter"),
+    (MOCO, 'schedule.name', 'cosin', "schedule.name 'cosin' is unknown; did you mean 'cosine'?"),
+    (MOCO, 'schedule.warmup_epochs', -1.0, 'schedule.warmup_epochs -1.0 is out of range'),
+    (MOCO, 'schedule.factor', 0.0, 'schedule.factor 0.0 is out of range'),
+    (MOCO, 'schedule.milestones', (120, -1), 'schedule.milestones (120, -1) is out of range'),
+    # evaluation
+    (MOCO, 'eval.knn_k', 0, 'eval.knn_k 0 is out of range'),
+    (MOCO, 'eval.knn_temperature', 0.0, 'eval.knn_temperature 0.0 is out of range'),
+    (MOCO, 'eval.knn_temperature', 0.001, 'eval.knn_temperature 0.001 is out of range -> it must be at least 0.012'),
+    (MOCO, 'eval.max_train', 0, 'eval.max_train 0 is out of range'),
+    (MOCO, 'eval.max_test', -1, 'eval.max_test -1 is out of range'),
+    (MOCO, 'eval.batch_size', 0, 'eval.batch_size 0 is out of range'),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(('name', 'field', 'value', 'line'), RULES, ids=lambda x: str(x)[:24])
+def test_each_rule_is_one_line(name: str, field: str, value: Any, line: str) -> None:
+    found = recipe.check(change(name, **{field: value}), 8)
+    assert any(line in given for given in found), found
+    # The batch size also decides the queue, and blur the number of views.
+    more = (
+        1
+        if field in ('augment.blur', 'augment.solarize') or (field, value) == ('encoder.name', 'vit_conv_small')
+        else 0
+    )
+    assert len(found) <= 1 + more, found
+    assert all('\n' not in given and ('->' in given or ':' in given or ';' in given) for given in found)
+
+
+def test_all_rules_at_once() -> None:
+    chosen: dict[str, Any] = {}
+    for name, field, value, _ in RULES:
+        if name == MOCO:
+            chosen.setdefault(field, value)
+    # What is wrong only beside an encoder, a batch or a section that is right.
+    aside = ('predictor', 'projector', 'encoder.name', 'encoder.nmae', 'encoder.depth', 'encoder.stem', 'method.name')
+    for field in (*aside, 'projector.layers', 'bn_group_size', 'method.queue_size', 'optimizer.freeze'):
+        del chosen[field]
+    found = recipe.check(change(MOCO, **chosen), 8)
+    assert sorted(line.split()[0] for line in found) == sorted(chosen)
+
+
+def test_encoder_and_heads_are_judged_apart() -> None:
+    fields = {'encoder.name': 'vit', 'projector': {}, 'predictor.layers': 3}
+    assert [line.split()[0] for line in recipe.check(change(VIT, **fields), 8)] == [
+        'encoder.name',
+        'projector',
+        'predictor',
+    ]
+
+
+# ================================ rules of several fields ================================
+
+
+@pytest.mark.parametrize(
+    ('batch', 'devices', 'nearest'), [(30, 8, '24 or 32'), (4, 8, '8'), (100, 64, '64 or 128'), (7, 2, '6 or 8')]
+)
+def test_the_nearest_batch_sizes_are_named(batch: int, devices: int, nearest: str) -> None:
+    found = recipe.check(change(MOCO, batch_size=batch, bn_group_size=0), devices)
+    assert f'batch_size {batch} is not divisible by {devices} devices -> use {nearest}' in found
+    for proposed in map(int, nearest.split(' or ')):
+        config = change(MOCO, **{'batch_size': proposed, 'bn_group_size': 0, 'method.queue_size': 4 * proposed})
+        assert recipe.check(config, devices) == [], 'what is proposed is right'
+
+
+def test_the_proposed_queue_sizes_are_right() -> None:
+    for name, size in ((MOCO, -40), (MOCO, 0), (MOCO, 17), (SYMMETRIC, 1), (SYMMETRIC, 100)):
+        (line,) = recipe.check(change(name, **{'method.queue_size': size}), 8)
+        for proposed in map(int, line.split('-> use ')[1].split(' or ')):
+            assert proposed > 0 and recipe.check(change(name, **{'method.queue_size': proposed}), 8) == []
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4, 8])
+def test_bn_groups_that_fill_the_devices(devices: int) -> None:
+    """By brute force: a group lies within one device, or on whole devices that share with nobody else."""
+    batch, local = 16, 16 // devices
+    for group in (1, 2, 3, 4, 6, 8, 12, 16):
+        fits = (local % group == 0) if group <= local else (group % local == 0 and batch % group == 0)
+        found = recipe.check(change(MOCO, bn_group_size=group), devices)
+        assert (found == []) == fits, (group, found)
+
+
+def test_hosts_share_the_evaluation_batch() -> None:
+    config = change(MOCO, **{'eval.batch_size': 7})
+    assert recipe.check(config, 8) == [], 'the extractor rounds up to the devices'
+    assert recipe.check(config, 8, processes=2) == ['eval.batch_size 7 is not divisible by 2 hosts -> use a multiple']
+
+
+def test_length_of_training() -> None:
+    for epochs in (0.0, -1.0, nan, inf):
+        (line,) = recipe.check(change(MOCO, steps=0, epochs=epochs), 8)
+        assert line == f'epochs {epochs!r} is out of range -> it must be above 0'
+        assert recipe.check(change(MOCO, steps=3, epochs=epochs), 8) == [], 'steps count then'
+    assert len(recipe.check(change(MOCO, steps=-1, epochs=0.0), 8)) == 2
+    per_epoch = 1437 // 16
+    for fields, steps in (({'steps': 7}, 7), ({'steps': 0, 'epochs': 0.5}, 45), ({'steps': 0, 'epochs': 1e-9}, 1)):
+        assert train.build(change(MOCO, **fields), 1437).total_steps == steps
+    assert train.build(change(MOCO, steps=0, epochs=3.0), 1437).total_steps == 3 * per_epoch
+
+
+def test_a_warm_up_longer_than_the_training() -> None:
+    fields = {'schedule.warmup_epochs': 3.0, 'epochs': 2.0, 'steps': 0}
+    (line,) = recipe.check(change(VIT, **fields), 8)
+    assert line.startswith('schedule.warmup_epochs 3 is longer than the training of 2 epochs')
+    # In steps, it takes the size of the data to tell.
+    config = change(VIT, **{**fields, 'steps': 200})
+    assert recipe.check(config, 8) == []
+    with pytest.raises(UserError) as error:
+        train.build(config, 1437)
+    assert str(error.value).startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200')
+    config.steps = 267
+    assert train.build(config, 1437).total_steps == 267
+    assert recipe.check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
+
+
+def test_a_bank_has_a_row_for_every_example() -> None:
+    assert train.build(change(BANK), 1437).method.num_examples == 1437
+    assert train.build(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
+    with pytest.raises(UserError, match=r'method.num_examples 10 is less than the 1437 images'):
+        train.build(change(BANK, **{'method.num_examples': 10}), 1437)
+
+
+def test_fewer_images_than_a_batch() -> None:
+    with pytest.raises(UserError, match=r'8 images < global batch 16'):
+        train.build(change(MOCO), 8)
+
+
+@pytest.mark.parametrize('views', [1, 3])
+def test_methods_compare_two_views(views: int) -> None:
+    fields = {'augment.blur': (0.5,) * views, 'augment.solarize': (0.0,) * views}
+    for name in (MOCO, SYMMETRIC, VIT, END):
+        (line,) = recipe.check(change(name, **fields), 8)
+        assert line.startswith(f'augment.blur has {views} views -> ')
+    assert recipe.check(change(BANK, **fields), 8) == [], 'a bank needs one'
+
+
+def test_what_is_frozen() -> None:
+    for freeze in (('encoder/patch_embed',), ('encoder',), ('encoder/blocks_0/attn', 'projector/linear_0/kernel'), ()):
+        assert recipe.check(change(VIT, **{'optimizer.freeze': freeze}), 8) == []
+    found = recipe.check(change(VIT, **{'optimizer.freeze': ('encoder', 'encodr', 'x')}), 8)
+    assert [line.split()[1] for line in found] == ["'encodr'", "'x'"]
+
+
+def test_a_config_that_is_not_made_from_the_base() -> None:
+    (line,) = recipe.check(ConfigDict({'batch_size': 8, 'data': {'source': 'digits'}, 'encoder': 3}), 8)
+    assert line.startswith('the config lacks ') and 'steps' in line and 'data.name' in line and 'encoder,' in line
+    assert 'batch_size' not in line and 'data.source' not in line
+    for name, value in recipe.base('moco').items():
+        config = runs.load(MOCO).unlock()
+        del config[name]
+        assert recipe.check(config, 8)[0].startswith(f'the config lacks {name} -> start from recipe.base'), value
+
+
+# ================================ every variant of every config ================================
+
+
+def variants_of(file: str) -> list[str]:
+    """Names as the error about an unknown one lists them; of dictionary.py also the dictionaries."""
+    module = importlib.import_module(f'configs.{file}')
+    with pytest.raises(UserError) as error:
+        module.get_config('moco,?' if file == 'dictionary' else '?')
+    return [*getattr(module, 'DICTIONARIES', ()), *str(error.value).split('choose from ')[1].split(', ')]
+
+
+def commands() -> Iterator[str]:
+    for file in FILES:
+        yield file
+        variants = variants_of(file)
+        yield from (f'{file}:{variant}' for variant in variants)
+        if file == 'dictionary':
+            dictionaries = importlib.import_module(f'configs.{file}').DICTIONARIES
+            rest = [variant for variant in variants if variant not in dictionaries]
+            yield from (f'{file}:{a},{b}' for a, b in itertools.product(dictionaries, rest))
+    yield 'mocov1:cifar10,symmetric'
+    yield 'mocov2:cifar10,symmetric'
+    yield 'mocov2:tiny,symmetric'
+    yield 'mocov2:r18,long'
+    yield 'mocov3_r50:1000,bfloat16'
+    yield 'mocov3_vit:base,bfloat16'
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize('name', list(commands()))
+def test_every_variant_is_right_and_can_be_built(name: str) -> None:
+    config = runs.load(name)
+    assert config.is_locked
+    assert recipe.check(config, 8) == []
+    run = train.build(config, EXAMPLES[config.data.name])
+    assert isinstance(run.method, METHODS[config.method.name]) and run.total_steps > 0
+    hash(run.method)  # a static argument of jit
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_variants_are_documented(file: str) -> None:
+    """Every name in a docstring exists, and every variant is named."""
+    doc = importlib.import_module(f'configs.{file}').__doc__
+    named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
+    named |= set(re.findall(rf'configs/{file}\.py:(\w+)', doc))
+    assert named == set(variants_of(file))
+
+
+def test_there_are_no_other_configs() -> None:
+    folder = Path(importlib.import_module('configs').__file__).parent
+    assert {file.stem for file in folder.glob('[!_]*.py')} == {*FILES, 'variants'}
+
+
+def test_an_unknown_variant() -> None:
+    with pytest.raises(UserError, match=r"unknown variant 'digit'; did you mean 'digits'\? -> choose from long, r18"):
+        runs.load('mocov2:digit')
+    with pytest.raises(UserError, match=r"unknown variant 'zzz' -> choose from"):
+        runs.load('dictionary:zzz')
+
+
+# ================================ the papers' numbers, written out ================================
+
+
+def values(config: ConfigDict, *sections: str) -> dict[str, Any]:
+    """The fields of sections as 'section.field'."""
+    return {f'{section}.{name}': value for section in sections for name, value in config[section].items()}
+
+
+def check_values(config: ConfigDict, expected: dict[str, Any]) -> None:
+    flat = {**dict(config.items()), **values(config, *(k for k, v in config.items() if isinstance(v, ConfigDict)))}
+    assert {name: flat[name] for name in expected} == expected
+
+
+IMAGENET = {
+    'data.source': 'tfds',
+    'data.name': 'imagenet2012',
+    'data.image_size': 224,
+    'augment.interpolation': 'bilinear',
+    'augment.crop_ratio': (3 / 4, 4 / 3),
+    'augment.flip': 0.5,
+    'augment.grayscale': 0.2,
+    'augment.blur_sigma': (0.1, 2.0),
+    'augment.mean': (0.485, 0.456, 0.406),
+    'augment.std': (0.229, 0.224, 0.225),
+}
+
+# facebookresearch/moco: what v1 and v2 share
+MOCO_V1_V2 = {
+    **IMAGENET,
+    'batch_size': 256,
+    'epochs': 200.0,
+    'bn_group_size': 32,  # 8 GPUs of 32, not synchronised
+    'encoder.name': 'resnet50',
+    'encoder.stem': 'imagenet',
+    'encoder.width_multiplier': 1,
+    'encoder.zero_init_residual': False,
+    'projector.output_dim': 128,
+    'projector.bias': True,
+    'projector.last_batch_norm': False,
+    'method.name': 'moco',
+    'method.queue_size': 65536,
+    'method.momentum': 0.999,
+    'method.symmetric': False,
+    'method.shuffle_bn': True,
+    'augment.crop_scale': (0.2, 1.0),
+    'augment.solarize': (0.0, 0.0),
+    'optimizer.name': 'sgd',
+    'optimizer.learning_rate': 0.03,
+    'optimizer.learning_rate_batch': 256,
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.freeze': (),
+}
+
+# facebookresearch/moco-v3: what the ResNet and the ViTs share
+MOCO_V3 = {
+    **IMAGENET,
+    'batch_size': 4096,
+    'bn_group_size': 0,  # synchronised
+    'projector.hidden_dim': 4096,
+    'projector.output_dim': 256,
+    'projector.bias': False,
+    'projector.batch_norm': True,
+    'projector.last_batch_norm': True,
+    'projector.last_batch_norm_affine': False,
+    'predictor.num_layers': 2,
+    'predictor.hidden_dim': 4096,
+    'predictor.output_dim': 256,
+    'predictor.bias': False,
+    'predictor.batch_norm': True,
+    'method.name': 'mocov3',
+    'method.momentum': 0.99,
+    'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+    'augment.jitter_probability': 0.8,
+    'augment.grayscale_first': False,
+    'augment.blur': (1.0, 0.1),
+    'augment.solarize': (0.0, 0.2),
+    'optimizer.learning_rate_batch': 256,
+    'schedule.name': 'warmup_cosine',
+}
+
+
+def test_moco_v1() -> None:
+    config = runs.load('mocov1')
+    check_values(
+        config,
+        {
+            **MOCO_V1_V2,
+            'projector.num_layers': 1,  # 2048 -> 128
+            'method.temperature': 0.07,
+            'augment.jitter': (0.4, 0.4, 0.4, 0.4),
+            'augment.jitter_probability': 1.0,
+            'augment.grayscale_first': True,
+            'augment.blur': (0.0, 0.0),
+            'schedule.name': 'step',
+            'schedule.milestones': (120, 160),
+            'schedule.factor': 0.1,
+        },
+    )
+    assert not config.predictor
+    check_values(runs.load('mocov1:symmetric'), {**MOCO_V1_V2, 'method.symmetric': True})
+
+
+def test_moco_v2() -> None:
+    expected = {
+        **MOCO_V1_V2,
+        'projector.num_layers': 2,  # 2048 -> 2048 -> 128
+        'projector.hidden_dim': 2048,
+        'projector.batch_norm': False,
+        'method.temperature': 0.2,
+        'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+        'augment.jitter_probability': 0.8,
+        'augment.grayscale_first': False,
+        'augment.blur': (0.5, 0.5),
+        'schedule.name': 'cosine',
+    }
+    check_values(runs.load('mocov2'), expected)
+    check_values(runs.load('mocov2:long'), {**expected, 'epochs': 800.0})
+    assert not runs.load('mocov2').predictor
+
+
+def test_moco_v2_cifar10_demo() -> None:
+    check_values(
+        runs.load('mocov2:cifar10'),
+        {
+            'batch_size': 512,
+            'epochs': 200.0,
+            'bn_group_size': 64,  # split into 8
+            'data.image_size': 32,
+            'encoder.name': 'resnet18',
+            'encoder.stem': 'cifar',
+            'projector.num_layers': 1,
+            'projector.output_dim': 128,
+            'method.queue_size': 4096,
+            'method.temperature': 0.1,
+            'method.momentum': 0.99,
+            'augment.crop_scale': (0.08, 1.0),
+            'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+            'augment.jitter_probability': 0.8,
+            'augment.grayscale': 0.2,
+            'augment.blur': (0.0, 0.0),
+            'optimizer.weight_decay': 5e-4,
+            'schedule.name': 'cosine',
+            'eval.knn_k': 200,
+            'eval.knn_temperature': 0.1,
+        },
+    )
+    run = train.build(runs.load('mocov2:cifar10'), 50_000)
+    assert float(run.learning_rate(0)) == pytest.approx(0.06)
+
+
+def test_moco_v3_resnet() -> None:
+    expected = {
+        **MOCO_V3,
+        'epochs': 100.0,
+        'encoder.name': 'resnet50',
+        'encoder.zero_init_residual': True,
+        'projector.num_layers': 2,
+        'predictor.last_batch_norm': False,
+        'method.temperature': 1.0,
+        'augment.crop_scale': (0.2, 1.0),
+        'optimizer.name': 'lars',
+        'optimizer.learning_rate': 0.6,
+        'optimizer.momentum': 0.9,
+        'optimizer.weight_decay': 1e-6,
+        'optimizer.freeze': (),
+        'schedule.warmup_epochs': 10.0,
+    }
+    check_values(runs.load('mocov3_r50'), expected)
+    check_values(runs.load('mocov3_r50:300'), {**expected, 'epochs': 300.0, 'optimizer.learning_rate': 0.3})
+    long = {
+        'epochs': 1000.0,
+        'optimizer.learning_rate': 0.3,
+        'optimizer.weight_decay': 1.5e-6,
+        'method.momentum': 0.996,
+    }
+    check_values(runs.load('mocov3_r50:1000'), {**expected, **long})
+
+
+def test_moco_v3_vit() -> None:
+    expected = {
+        **MOCO_V3,
+        'epochs': 300.0,
+        'encoder.name': 'vit_small',
+        'encoder.patch_size': 16,
+        'projector.num_layers': 3,
+        'predictor.last_batch_norm': True,
+        'predictor.last_batch_norm_affine': False,
+        'method.temperature': 0.2,
+        'augment.crop_scale': (0.08, 1.0),
+        'optimizer.name': 'adamw',
+        'optimizer.learning_rate': 1.5e-4,
+        'optimizer.weight_decay': 0.1,
+        'optimizer.freeze': ('encoder/patch_embed',),
+        'schedule.warmup_epochs': 40.0,
+    }
+    check_values(runs.load('mocov3_vit'), expected)
+    check_values(runs.load('mocov3_vit:base'), {**expected, 'encoder.name': 'vit_base'})
+    check_values(
+        runs.load('mocov3_vit:conv_small'), {**expected, 'encoder.name': 'vit_conv_small', 'optimizer.freeze': ()}
+    )
+    for name, width, depth in (('small', 384, 12), ('base', 768, 12), ('conv_small', 384, 11), ('conv_base', 768, 11)):
+        encoder: Any = recipe.build_network(runs.load(f'mocov3_vit:{name}')).encoder
+        assert (encoder.width, encoder.depth, encoder.num_heads) == (width, depth, 12)
+
+
+@pytest.mark.parametrize(
+    ('name', 'examples', 'points'),
+    [
+        # (epoch, learning rate), at the start of the epoch
+        ('mocov1', 1_281_167, [(0, 0.03), (119, 0.03), (120, 0.003), (160, 0.0003), (199, 0.0003)]),
+        ('mocov2', 1_281_167, [(0, 0.03), (100, 0.015), (50, 0.03 * (0.5 + 0.125**0.5))]),
+        ('mocov3_r50', 1_281_167, [(0, 0.0), (5, 4.8), (10, 9.6), (55, 4.8)]),
+        ('mocov3_r50:300', 1_281_167, [(10, 4.8), (155, 2.4)]),
+        ('mocov3_vit', 1_281_167, [(0, 0.0), (20, 1.2e-3), (40, 2.4e-3), (170, 1.2e-3)]),
+    ],
+)
+def test_learning_rates_of_the_papers(name: str, examples: int, points: list[tuple[int, float]]) -> None:
+    run = train.build(runs.load(name), examples)
+    for epoch, rate in points:
+        assert float(run.learning_rate(epoch * run.steps_per_epoch)) == pytest.approx(rate, rel=1e-5, abs=1e-9)
+    assert run.steps_per_epoch == examples // run.batch_size
+    if 'mocov3' in name:
+        assert float(run.learning_rate(run.total_steps)) == pytest.approx(0, abs=1e-9)

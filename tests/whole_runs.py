@@ -1,0 +1,197 @@
+"""Whole runs, in this process through `loop.fit` or in others through the command, and what they leave behind."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from sklearn.datasets import load_digits
+
+from contrastive_jax import loop, metrics, parallel, train
+from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.errors import Interrupted
+from contrastive_jax.interrupt import Interrupt
+
+PyTree = Any
+
+REPOSITORY = Path(__file__).parents[1]
+TIMEOUT_S = 300
+
+
+class Cut(Interrupt):
+    """Asks a run to stop after some of the places where it heeds signals, as a SIGTERM there would."""
+
+    after: int | None = None  # how often `requested` says no; None: always
+
+    def __init__(self) -> None:
+        self.polls = 0
+        super().__init__()
+
+    @property
+    def requested(self) -> str | None:
+        self.polls += 1
+        return 'SIGTERM' if Cut.after is not None and self.polls > Cut.after else None
+
+    @requested.setter
+    def requested(self, value: str | None) -> None:
+        pass
+
+
+BEFORE_TRAINING = 2  # of these places are before the first step
+
+
+@pytest.fixture(scope='session')
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for compiled programs, so that each is compiled once."""
+    return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture
+def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes `fit` below possible, and quick: programs are shared, pictures left out."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    def nothing(*args: Any) -> None:
+        pass
+
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    set_cache = lambda folder, seconds: (  # noqa: E731
+        jax.config.update('jax_compilation_cache_dir', folder),
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds),
+        compilation_cache.reset_cache(),
+    )
+    monkeypatch.setattr(loop, 'Interrupt', Cut)
+    monkeypatch.setattr(loop, 'contact_sheet', nothing)
+    monkeypatch.setattr(loop.Trainer, 'draw', nothing)
+    set_cache(str(compiled), 0)
+    yield
+    set_cache(*before)
+
+
+def fit(config: ConfigDict, workdir: Path, count: int = 2, after: int | None = None) -> dict[str, float] | str:
+    """`loop.fit` on the first `count` devices; interrupted at the end of stretch `after`, if given.
+
+    Returns:
+      The last evaluation, or what the interruption said.
+    """
+    given, Cut.after = parallel.devices, None if after is None else BEFORE_TRAINING + after - 1
+    parallel.devices = lambda mode: given(mode, count)
+    try:
+        return loop.fit(config, str(workdir))
+    except Interrupted as stop:
+        return str(stop)
+    finally:
+        parallel.devices = given
+
+
+def saved(config: ConfigDict, workdir: Path) -> tuple[int, train.TrainState]:
+    """The newest checkpoint, as numpy in the global layout."""
+    source, _ = loop.load_data(config)
+    run = train.build(config, len(source))
+    devices = parallel.devices('jit', 1)
+    checkpoints = Checkpoints(workdir, devices, run.state_specs)
+    found = checkpoints.restore(jax.eval_shape(lambda: train.init_state(run)))
+    checkpoints.close()
+    assert found is not None
+    return found.step, jax.device_get(found.state)
+
+
+def digest(state: PyTree) -> str:
+    """Of every bit of a state."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        x = np.asarray(leaf)
+        sha.update(f'{jax.tree_util.keystr(path)} {x.dtype}{x.shape}'.encode() + x.tobytes())
+    return sha.hexdigest()
+
+
+def lines(workdir: Path) -> list[dict[str, float]]:
+    """What `metrics.jsonl` holds, without what no two runs have in common."""
+    text = (workdir / metrics.FILE).read_text()
+    return [{k: v for k, v in json.loads(x).items() if k != 'images_per_second'} for x in text.splitlines()]
+
+
+def tree_digest(folder: Path) -> dict[str, str]:
+    """A hash of every file below a folder."""
+    below = (p for p in sorted(folder.rglob('*')) if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in below}
+
+
+def write_npz(path: Path, train_images: int, test_images: int = 32) -> Path:
+    """The first of the digits as an .npz file: a data set of a few steps an epoch."""
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    rows, held_out = slice(0, train_images), slice(1000, 1000 + test_images)
+    np.savez(
+        path,
+        train_images=images[rows],
+        train_labels=data.target[rows],
+        test_images=images[held_out],
+        test_labels=data.target[held_out],
+    )
+    return path
+
+
+# ================================ in other processes ================================
+
+
+def start(config: str, workdir: Path, compiled: Path, *args: str, devices: int = 2) -> subprocess.Popen[str]:
+    """Starts the command on virtual devices; its output goes to files beside the workdir, which `ended` reads."""
+    flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
+    env = {
+        **os.environ,
+        'XLA_FLAGS': ' '.join([*flags, f'--xla_force_host_platform_device_count={devices}']),
+        'JAX_DEFAULT_MATMUL_PRECISION': 'highest',  # as in conftest.py
+        'JAX_COMPILATION_CACHE_DIR': str(compiled),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    command = [sys.executable, '-m', 'contrastive_jax.main', f'--config=configs/{config}', f'--workdir={workdir}']
+    number = len(list(workdir.parent.glob('*.out')))
+    streams = [workdir.parent / f'{number}.{name}' for name in ('out', 'err')]
+    with streams[0].open('w') as out, streams[1].open('w') as err:
+        child = subprocess.Popen([*command, *args], cwd=REPOSITORY, env=env, stdout=out, stderr=err, text=True)
+    child.streams = streams  # type: ignore[attr-defined]
+    return child
+
+
+def ended(child: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Waits for the end. Returns the exit code, stdout and stderr."""
+    code = child.wait(TIMEOUT_S)
+    out, err = (path.read_text() for path in child.streams)  # type: ignore[attr-defined]
+    return code, out, err
+
+
+@pytest.fixture
+def children() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes put in here do not outlive the test."""
+    running: list[subprocess.Popen[str]] = []
+    yield running
+    for child in running:
+        child.kill()
+        child.wait()
+
+
+def wait_for_step(workdir: Path, step: int, *running: subprocess.Popen[str]) -> None:
+    """Until the log has reached a step, while the processes are alive."""
+
+    def reached() -> bool:
+        return any(line['step'] >= step for line in metrics.read(workdir))
+
+    wait_until(reached, lambda: all(child.poll() is None for child in running))
+
+
+def wait_until(done: Callable[[], bool], alive: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not done():
+        assert alive(), 'a process ended too early'
+        assert time.monotonic() < end, 'nothing happens'
+        time.sleep(0.01)
