@@ -120,11 +120,11 @@ class Checkpoints:
             saved = self._manager.save(step, args=args, custom_metadata=note)
         assert saved, f'Orbax refused to save step {step} after {self.steps}'
 
-    def restore(self, state: PyTree) -> Restored | None:
+    def restore(self, shapes: PyTree) -> Restored | None:
         """The newest checkpoint that is whole. Newer ones that are not are set aside, with a warning.
 
         Args:
-          state: of the same structure, shapes and dtypes, in the devices' layout; what it holds is not used.
+          shapes: of the state in the global layout (jax.ShapeDtypeStruct).
 
         Returns:
           What it holds, or None if there is no checkpoint.
@@ -132,10 +132,10 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, and none can be used. They stay where they are.
         """
-        shapes = jax.eval_shape(lambda tree: self._devices.collect(tree, self._specs), state)
-        shardings = self._devices.shardings(shapes, self._specs)
         abstract = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            self._devices.shardings(shapes, self._specs),
         )
         failures: dict[int, str] = {}
         for step in reversed(self.steps):

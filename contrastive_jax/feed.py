@@ -23,17 +23,15 @@ Array = jax.Array
 PyTree = Any
 Metrics = list[dict[str, Array]]
 
-STEPS_AHEAD = 3
-
 
 class Feed(Protocol):
     """Runs train steps on a data set.
 
     Attributes:
-      ahead: steps that keep the device busy for as long as the host needs to log.
+      stride: steps that one call of the device makes; a signal is heeded between two of them.
     """
 
-    ahead: int
+    stride: int
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         """Steps start..stop-1. The state (in the devices' layout) is donated; metrics are not waited for."""
@@ -57,7 +55,7 @@ class ResidentFeed:
     def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, max_steps: int):
         assert source.array is not None
         self._run, self._devices, self._n = run, devices, len(source)
-        self.ahead = self._max_steps = 1 if jax.default_backend() == 'cpu' else max_steps
+        self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
         self._data = devices.place({'images': source.array, 'labels': labels}, parallel.REPLICATED)
         r = parallel.REPLICATED
@@ -66,11 +64,11 @@ class ResidentFeed:
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         metrics = []
-        for first in range(start, stop, self._max_steps):
-            last = min(first + self._max_steps, stop)
+        for first in range(start, stop, self.stride):
+            last = min(first + self.stride, stop)
             orders = sampler.chunk_index(self._run.seed, first, last, self._n, self._run.batch_size)
             # One shape, and so one program, whatever the number of steps: the same bits however a run is cut.
-            padded = np.zeros((self._max_steps, self._run.batch_size), np.int32)
+            padded = np.zeros((self.stride, self._run.batch_size), np.int32)
             padded[: last - first] = orders
             given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, parallel.REPLICATED)
             state, sums = self._call(state, self._data, given['orders'], given['steps'])
@@ -91,7 +89,7 @@ class StreamFeed:
       workers: processes of the loader; 0: threads.
     """
 
-    ahead = STEPS_AHEAD
+    stride = 1
 
     def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
@@ -122,9 +120,6 @@ class StreamFeed:
         for batch in itertools.islice(self._batches, stop - start):
             state, sums = self._call(state, self._devices.place_rows(batch))
             metrics.append(sums)
-            # The host may run ahead of the device, but each step ahead holds a batch of crops in its memory.
-            if len(metrics) > STEPS_AHEAD:
-                jax.block_until_ready(metrics[-1 - STEPS_AHEAD])
         return state, metrics
 
     def close(self) -> None:

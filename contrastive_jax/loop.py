@@ -24,6 +24,10 @@ from contrastive_jax.workdir import open_workdir
 
 PyTree = Any
 
+# Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
+# crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
+CALLS_AHEAD = 3
+
 PROFILE_AFTER = 100  # steps: compilation and the first, slower ones are not what a profile is for
 
 
@@ -140,19 +144,18 @@ class Trainer:
             stops += [(step // n + 1) * n for n in (c.eval_every_steps, c.checkpoint_every_steps) if n]
             stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
             if running and step % c.log_every_steps == 0:  # just enough to keep the device busy while the host logs
-                stops.append(step + data.ahead)
-            stop = min(stops)
+                stops.append(step + CALLS_AHEAD * data.stride)
+            before, stop = step, min(stops)
             if c.profile_steps and step == profile_from:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
             with progress.paused() if step == start else contextlib.nullcontext():
-                state, metrics = data.advance(state, step, stop)
-                if step == start:
+                state, metrics, step = self.advance(state, step, stop, data, interrupt)
+                if before == start:
                     jax.block_until_ready(metrics)
-            if running and step % c.log_every_steps == 0:
-                self.log(step, self.sums(step, unlogged, running), progress, writer)
+            if running and before % c.log_every_steps == 0:
+                self.log(before, self.sums(before, unlogged, running), progress, writer)
                 unlogged, running = {}, []
             running += metrics
-            step = stop
             if c.profile_steps and step == profile_to:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
@@ -173,6 +176,21 @@ class Trainer:
                 self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
 
+    def advance(
+        self, state: PyTree, step: int, stop: int, data: feed.Feed, interrupt: Interrupt
+    ) -> tuple[PyTree, feed.Metrics, int]:
+        """Goes on to step `stop`, or less far if a signal comes: state, metrics, and the step that was reached."""
+        metrics: feed.Metrics = []
+        for first in range(step, stop, data.stride):
+            step = min(first + data.stride, stop)
+            state, new = data.advance(state, first, step)
+            metrics += new
+            if len(metrics) > CALLS_AHEAD:
+                jax.block_until_ready(metrics[-1 - CALLS_AHEAD])
+            if interrupt.requested and jax.process_count() == 1:  # several have to agree on a step: at `stop`
+                break
+        return state, metrics, step
+
     def leave_early(self, start: int, interrupt: Interrupt) -> None:
         """Heeds a signal that came before the first step, when there is nothing new to save."""
         if start < self.run.total_steps and (asked := self.agree(interrupt)):
@@ -181,14 +199,14 @@ class Trainer:
 
     def restore_or_init(self) -> Restored:
         """The state to start from."""
-        specs = self.run.state_specs
-        shapes = jax.eval_shape(lambda: train.init_state(self.run))
-        shardings = self.devices.shardings(shapes, specs)
+        init, specs = lambda: train.init_state(self.run), self.run.state_specs
+        shapes = jax.eval_shape(init)
+        if restored := self.checkpoints.restore(shapes):
+            return restored
         # Runs once: on CPU fast code for it takes longer to compile than it saves.
         options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-        state = jax.jit(lambda: train.init_state(self.run), out_shardings=shardings, compiler_options=options)()
-        state = self.devices.place(state, specs)
-        return self.checkpoints.restore(state) or Restored(0, state, {})
+        state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
+        return Restored(0, self.devices.place(state, specs), {})
 
     def open_feed(self) -> feed.Feed:
         """Data on the device where it is in memory, otherwise off the host."""

@@ -265,6 +265,8 @@ def _check_groups(batch: int, group: int, devices: int) -> list[str]:
         return [f'bn_group_size {group} is larger than batch_size {batch} -> use 0 for the whole batch']
     if (group <= local and local % group == 0) or (group % local == 0 and batch % group == 0):
         return []
+    if devices == 1:
+        return [f'bn_group_size {group} does not divide batch_size {batch} -> use a divisor, or 0 for the whole batch']
     return [
         f'bn_group_size {group} does not fit {devices} devices of {local} examples -> use a divisor of {local}, '
         f'{local} times a divisor of {devices}, or 0 for the whole batch'

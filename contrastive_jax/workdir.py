@@ -40,7 +40,7 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
       UserError: the folder is not local, cannot be made, or holds a run of another config.
     """
     if '://' in path:
-        raise UserError(f'--workdir {path} is no local folder -> mount the bucket (gcsfuse) and give the mounted folder')
+        raise UserError(f'--workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
     workdir = Path(path).expanduser().absolute()
     file = workdir / FILE
     new = _flat(json.loads(config.to_json()))

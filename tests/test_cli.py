@@ -260,7 +260,7 @@ def test_imagenet_that_is_not_here(
     for part in (
         f"looked for '{there}/imagenet2012/",
         'tensorflow_datasets is not installed',
-        "pip install 'contrastive_jax[tfds]'",
+        "pip install -e '.[tfds]'",
         f'tfds build imagenet2012 --data_dir={there} --file_format=array_record',
         '--config.data.path',
     ):
@@ -287,7 +287,7 @@ def test_prepared_imagenet_without_tensorflow_datasets(
     (folder / 'imagenet2012-train.array_record-00000-of-00001').write_bytes(b'')
     line, hint = complaint(IMAGENET, f'--workdir={workdir}', f'--config.data.path={tmp_path}/data')
     assert f"'{folder}' is prepared, but reading it needs tensorflow_datasets" in line
-    assert "pip install 'contrastive_jax[tfds]'" in line and hint.endswith(':digits')
+    assert "pip install -e '.[tfds]'" in line and hint.endswith(':digits')
 
 
 def test_other_mistakes_bring_no_hint_about_data(complaint: Complaint, workdir: Path) -> None:

@@ -33,7 +33,7 @@ WELL_KNOWN = (
 # Images of one fixed size are decoded into memory up to here, so that they can live on the device. CIFAR is 0.15 GB.
 IN_MEMORY_BYTES = 1 << 30
 
-INSTALL = "pip install 'contrastive_jax[tfds]'"
+INSTALL = "pip install -e '.[tfds]'"
 PREPARE = f'{INSTALL} tensorflow apache-beam mlcroissant'  # what the scripts of tensorflow_datasets import
 
 

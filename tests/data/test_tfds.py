@@ -76,7 +76,7 @@ def test_not_prepared_is_said_at_once_and_without_network(tmp_path: Path, monkey
     for part in (
         f"looked for '{tmp_path}/imagenet2012/",
         'holds mnist',
-        "pip install 'contrastive_jax[tfds]' tensorflow",
+        "pip install -e '.[tfds]' tensorflow",
         f'tfds build imagenet2012 --data_dir={tmp_path} --file_format=array_record',
         'ILSVRC2012_img_train.tar',
         f'{tmp_path}/downloads/manual',
@@ -139,7 +139,7 @@ def test_only_tfrecord_prints_the_conversion(tmp_path: Path) -> None:
 def test_tensorflow_datasets_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path / 'cifar10' / '3.0.2', {'train': 1})
     monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
-    with pytest.raises(UserError, match=r"pip install 'contrastive_jax\[tfds\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tfds\]'"):
         sources.load('tfds', 'cifar10', str(tmp_path))
 
 
