@@ -1,6 +1,5 @@
 """The loop: opens a run, or goes on with it, and trains, evaluates, logs and saves until its end."""
 
-import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -148,10 +147,10 @@ class Trainer:
             before, stop = step, min(stops)
             if c.profile_steps and step == profile_from:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
-            with progress.paused() if step == start else contextlib.nullcontext():
-                state, metrics, step = self.advance(state, step, stop, data, interrupt)
-                if before == start:
-                    jax.block_until_ready(metrics)
+            state, metrics, step = self.advance(state, step, stop, data, interrupt)
+            if before == start:
+                jax.block_until_ready(metrics)
+                progress.untimed(step)
             if running and before % c.log_every_steps == 0:
                 self.log(before, self.sums(before, unlogged, running), progress, writer)
                 unlogged, running = {}, []

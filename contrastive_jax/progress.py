@@ -1,6 +1,7 @@
 """The progress of a run: a bar on a terminal, plain lines in a log."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Progress:
         self._paused_s = 0.0
         self._last_s = self._clock()
         self._step_s: float | None = None  # smoothed seconds a step
-        self._images_per_second = 0.0
+        self._images_per_second = math.nan
         self._bar: tqdm | None = None
         if enabled and self._stream.isatty():
             bar_format = '{percentage:3.0f}%|{bar}| {desc}'
@@ -51,7 +52,7 @@ class Progress:
 
         Returns:
           images/s since the last update (or the start), pauses left out. Call it when the steps have really run: jax
-          computes asynchronously, and fetching the loss waits for it.
+          computes asynchronously, and fetching the loss waits for it. NaN before a step was timed.
         """
         now = self._clock()
         if step > self._step:
@@ -60,7 +61,8 @@ class Progress:
             self._images_per_second = self.batch_size / step_s
         self._step, self._last_s = step, now
         left = '?' if self._step_s is None else duration((self.total_steps - step) * self._step_s)
-        text = f'step {step}/{self.total_steps}  loss {loss:.4g}  {self._images_per_second:.0f} images/s  left {left}'
+        rate = '?' if math.isnan(self._images_per_second) else f'{self._images_per_second:.0f}'
+        text = f'step {step}/{self.total_steps}  loss {loss:.4g}  {rate} images/s  left {left}'
         if self._bar is not None:
             self._bar.n = step
             self._bar.set_description_str(text, refresh=False)
@@ -68,6 +70,10 @@ class Progress:
         else:
             self.say(text)
         return self._images_per_second
+
+    def untimed(self, step: int) -> None:
+        """Leaves the steps up to this one out of the times: the first call of a program compiles it, too."""
+        self._step, self._last_s = step, self._clock()
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

@@ -1,6 +1,7 @@
 """Progress: plain lines in a log, a bar on a terminal, and honest images/s by a clock under the test's control."""
 
 import io
+import math
 import types
 
 import pytest
@@ -52,13 +53,22 @@ def test_pauses_do_not_count_even_nested_or_after_an_error(clock):
     assert bar.update(4, 0.0) == pytest.approx(20)
 
 
+def test_the_first_call_which_compiles_is_left_out(clock):
+    bar = Progress(100, batch_size=10, stream=io.StringIO())
+    clock.now += 60
+    bar.untimed(1)
+    assert math.isnan(bar.update(1, 0.0))
+    clock.now += 2
+    assert bar.update(5, 0.0) == pytest.approx(20)
+
+
 def test_updates_without_a_new_step_keep_the_rate(clock):
     log = io.StringIO()
     bar = Progress(10, start_step=5, batch_size=8, stream=log)
-    assert bar.update(5, float('nan')) == 0
+    assert math.isnan(bar.update(5, float('nan')))
     clock.now += 2
     assert bar.update(6, 1.0) == bar.update(6, 1.0) == 4
-    assert log.getvalue().splitlines()[0] == 'step 5/10  loss nan  0 images/s  left ?'
+    assert log.getvalue().splitlines()[0] == 'step 5/10  loss nan  ? images/s  left ?'
 
 
 def test_a_terminal_gets_one_bar_that_messages_do_not_tear(clock):
