@@ -1,6 +1,7 @@
 """What every method and every config promises the loop: one parametrised walk over the registry and over configs/."""
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 
@@ -143,3 +144,10 @@ def test_frozen_parameters_stay_as_they_were():
     ):
         np.testing.assert_array_equal(leaf, old)
     assert np.any(state.params['encoder']['blocks_0']['attn']['proj']['bias'])
+
+
+def test_the_dictionaries_start_from_the_same_encoder():
+    names = [f'dictionary:{name},tiny' for name in ('end_to_end', 'memory_bank', 'moco')]
+    first, *others = [jax.jit(functools.partial(train.init_state, runs.build(runs.load(name))[0]))() for name in names]
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first.params, other.params)

@@ -111,9 +111,12 @@ class Method(abc.ABC):
 
 
 def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    """Parameters and BN statistics of a network, from the shape of the first view."""
+    """Parameters and BN statistics of a network, from the shape of the first view.
+
+    The network gets a key of its own, so that whatever else a method draws from `rng`, it starts from the same weights.
+    """
     few = jax.tree.map(lambda x: x[:2], batch['views'][0])  # two examples: BN needs more than one
-    variables = network.init(rng, few, train=True)
+    variables = network.init(jax.random.fold_in(rng, 0), few, train=True)
     variables = jax.tree.map(jnp.asarray, dict(variables))
     return _plain(variables['params']), _plain(variables.get('batch_stats', {}))
 

@@ -90,9 +90,8 @@ class MemoryBank(base.Method):
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        rng_network, rng_bank = jax.random.split(rng)
-        params, stats = base.init_network(self.network, rng_network, batch)
-        bank = memory.init_bank(rng_bank, self.num_examples, self.network.projector.output_dim)
+        params, stats = base.init_network(self.network, rng, batch)
+        bank = memory.init_bank(jax.random.fold_in(rng, 1), self.num_examples, self.network.projector.output_dim)
         return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={'bank': bank})
 
     def loss(

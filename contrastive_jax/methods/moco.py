@@ -46,13 +46,14 @@ class MoCo(base.Method):
         return self.shuffle_bn
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        rng_network, rng_queue = jax.random.split(rng)
-        params, stats = base.init_network(self.network, rng_network, batch)
+        params, stats = base.init_network(self.network, rng, batch)
         dim = self.network.projector.output_dim
         state = base.MethodState(
             target=base.copy(params),
             batch_stats={'online': stats, 'target': base.copy(stats)},
-            memory={'queue': memory.init_queue(rng_queue, self.queue_size, batch['views'][0].shape[0], dim)},
+            memory={
+                'queue': memory.init_queue(jax.random.fold_in(rng, 1), self.queue_size, batch['views'][0].shape[0], dim)
+            },
         )
         return params, state
 
