@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for every test, set before jax is imported; exact float32 matrix products everywhere."""
 
 import os
+from collections.abc import Iterator
 
 # The programs here are small and run once, so most of their time is compilation: ask for no optimisation by LLVM.
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -13,6 +14,13 @@ import numpy as np
 import pytest
 
 jax.config.update('jax_default_matmul_precision', 'highest')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _drop_programs() -> Iterator[None]:
+    """Frees what a file has compiled: no other file needs it, and all together fill gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
