@@ -6,9 +6,12 @@ checksum of its values: Orbax gives back a flipped bit without a word.
 
 import contextlib
 import errno
+import gc
 import hashlib
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ Array = jax.Array
 PyTree = Any
 
 FOLDER = 'checkpoints'
+ITEM = 'default'  # Orbax's name for what a checkpoint holds if that is one thing
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
 
 SHOWN = 5  # names in a message, of however many
@@ -81,6 +85,14 @@ class Checkpoints:
                     async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
+            # Each process reads, and judges, a checkpoint on its own: where one alone meets an error, the others would
+            # wait for it in collectives.
+            i = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=i, active_processes={i}, barrier_sync_key_prefix=f'alone{i}'
+            )
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+            self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
         except OSError as error:
             raise UserError(
                 f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another --workdir'
@@ -106,14 +118,14 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         state = self._devices.collect(state, self._specs)
-        checksum, finite = self._checked(state)
-        if not all(finite):
+        sums, finite = jax.device_get(_check(state, self._devices.sharding(parallel.REPLICATED)))
+        if not finite.all():
             names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
             raise NumericalError(
                 f'the state after step {step} is not finite ({_few(names)}) -> lower optimizer.learning_rate or '
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
-        note = {'checksum': checksum, 'unlogged': unlogged or {}}
+        note = {'checksum': _digest(sums), 'unlogged': unlogged or {}}
         # The next step takes over these buffers, and on CPU Orbax would still be reading them: give it a copy.
         args = ocp.args.StandardSave(_copy(state))
         with self._writing():
@@ -132,18 +144,15 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, and none can be used. They stay where they are.
         """
-        abstract = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            self._devices.shardings(shapes, self._specs),
-        )
         failures: dict[int, str] = {}
         for step in reversed(self.steps):
             found: Restored | None = None
             try:
-                found = self._read(step, abstract)
+                found = self._read(step, shapes)
             except Exception as error:  # Orbax raises many kinds for a damaged file
                 failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
+            if found is None:
+                _collect_quietly()
             if self._everywhere(found is not None):
                 assert found is not None
                 self._set_aside(failures, step)
@@ -168,31 +177,33 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and ends Orbax's threads."""
+        self._reader.close()
         with self._writing():
             self._manager.close()
 
-    def _read(self, step: int, abstract: PyTree) -> Restored:
-        """A checkpoint, in the global layout, checked against its checksum."""
-        note = self._manager.metadata(step).custom_metadata or {}
-        _compare(self._manager.item_metadata(step), abstract)
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        if self._checked(state)[0] != note.get('checksum'):
+    def _read(self, step: int, shapes: PyTree) -> Restored:
+        """A checkpoint as numpy in the global layout, checked against its checksum."""
+        described = self._manager.metadata(step)
+        note = described.custom_metadata or {}
+        _compare(described.item_metadata, shapes)
+        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+        state = self._reader.restore(self._folder(step) / ITEM, args=ocp.args.StandardRestore(wanted))
+        sums = np.stack([_checksum(x, np) for x in jax.tree.leaves(state)])
+        if _digest(sums) != note.get('checksum'):
             raise CheckpointError(f'its values do not match their checksum {note.get("checksum", "(missing)")}')
         return Restored(step, state, dict(note.get('unlogged', {})))
 
-    def _checked(self, state: PyTree) -> tuple[str, list[bool]]:
-        """A checksum of a state in the global layout, and whether each of its leaves is finite. Waits for the state."""
-        sums, finite = jax.device_get(_check(state, self._devices.sharding(parallel.REPLICATED)))
-        return hashlib.sha256(np.asarray(sums, '<u4').tobytes()).hexdigest(), finite.tolist()
+    def _folder(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
 
     def _set_aside(self, failures: dict[int, str], good: int) -> None:
         """Renames checkpoints that cannot be read, so that training can save these steps again."""
         if not failures:
             return
         for step, reason in failures.items():
-            folder = Path(self._manager.directory) / str(step)
-            aside = next(p for n in range(1000) if not (p := _aside(folder, n)).exists())
             if jax.process_index() == 0:
+                folder = self._folder(step)
+                aside = next(p for n in range(1000) if not (p := _aside(folder, n)).exists())
                 folder.rename(aside)
                 logging.warning(
                     'the checkpoint of step %d cannot be used (%s): set aside as %s, going on from step %d',
@@ -227,24 +238,30 @@ def _copy(tree: PyTree) -> PyTree:
 def _check(tree: PyTree, replicated: NamedSharding) -> tuple[Array, Array]:
     """uint32[n] checksums of the n leaves, however they lie on the devices, and bool[n], whether they are finite."""
     leaves = jax.tree.leaves(tree)
-    sums = jnp.stack([_checksum(x) for x in leaves])
+    sums = jnp.stack([_checksum(x, jnp) for x in leaves])
     finite = jnp.stack([jnp.isfinite(x).all() for x in leaves])
     return lax.with_sharding_constraint((sums, finite), replicated)
 
 
-def _checksum(x: Array) -> Array:
-    """uint32: another one for certain if one element differs, and but for one chance in 2^32 if several do."""
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    bits = lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-    place, stride = jnp.zeros(x.shape, jnp.uint32), 1
-    for dim in reversed(range(x.ndim)):
-        place += lax.broadcasted_iota(jnp.uint32, x.shape, dim) * np.uint32(stride % 2**32)
-        stride *= x.shape[dim]
+def _checksum(x: Any, xp: Any) -> Any:
+    """uint32: another one for certain if one element differs, and but for one chance in 2^32 if several do.
+
+    Args:
+      x: an array of `xp`, jax.numpy or numpy; both give the same.
+      xp: the module.
+    """
+    x = xp.atleast_1d(x)
+    bits = x.view({1: xp.uint8, 2: xp.uint16, 4: xp.uint32}[x.dtype.itemsize]).astype(xp.uint32)
+    place = xp.arange(x.size, dtype=xp.uint32).reshape(x.shape)
     # Each line is one-to-one in `bits`, so that no single change is lost; the constants are MurmurHash3's.
-    bits ^= place * np.uint32(0x9E3779B1)
-    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
-    return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
+    bits ^= place * xp.uint32(0x9E3779B1)
+    bits = (bits ^ (bits >> 16)) * xp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * xp.uint32(0xC2B2AE35)
+    return xp.sum(bits ^ (bits >> 16), dtype=xp.uint32)
+
+
+def _digest(sums: np.ndarray) -> str:
+    return hashlib.sha256(sums.astype('<u4').tobytes()).hexdigest()
 
 
 def _compare(held: PyTree, wanted: PyTree) -> None:
@@ -277,6 +294,17 @@ def _brief(error: BaseException) -> str:
         error = error.__cause__
     text = ' '.join(str(error).split(' [tensorstore_spec=')[0].split())
     return f'{type(error).__name__}: {"..." if len(text) > LONGEST else ""}{text[-LONGEST:]}'
+
+
+def _collect_quietly() -> None:
+    """Throws away the reads that Orbax gave up, at once: later each would print pages that nobody asked for."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            gc.collect()
+    finally:
+        sys.unraisablehook = before
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:

@@ -22,7 +22,7 @@ class MissingSplitError(DataError):
 
 
 class CheckpointError(UserError):
-    """No usable checkpoint where one is needed."""
+    """No usable checkpoint where one is needed, or one that cannot be written."""
 
     exit_code = 5
 

@@ -1,8 +1,8 @@
 """Trains: python -m contrastive_jax.main --config=configs/mocov2.py:digits --workdir=runs/digits [--config.field=value]
 
 The same command again goes on where the last one stopped. Exit codes: 0 finished, 42 interrupted and saved (start it
-again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 the loss went to NaN, 5 no readable
-checkpoint.
+again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 loss or state went to NaN, 5 no
+checkpoint can be read, or written.
 """
 
 import os

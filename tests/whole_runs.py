@@ -1,5 +1,6 @@
 """Whole runs, in this process through `loop.fit` or in others through the command, and what they leave behind."""
 
+import functools
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from contrastive_jax import loop, metrics, parallel, train
+from contrastive_jax import feed, loop, metrics, parallel, train
 from contrastive_jax.checkpoint import Checkpoints
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.interrupt import Interrupt
+from tests.little import get_config
 
 PyTree = Any
 
@@ -28,25 +30,23 @@ TIMEOUT_S = 300
 
 
 class Cut(Interrupt):
-    """Asks a run to stop after some of the places where it heeds signals, as a SIGTERM there would."""
+    """Asks a run to stop once a step is done, as a SIGTERM at that moment would."""
 
-    after: int | None = None  # how often `requested` says no; None: always
-
-    def __init__(self) -> None:
-        self.polls = 0
-        super().__init__()
+    at: int | None = None  # None: never
+    done = 0
 
     @property
     def requested(self) -> str | None:
-        self.polls += 1
-        return 'SIGTERM' if Cut.after is not None and self.polls > Cut.after else None
+        return 'SIGTERM' if Cut.at is not None and Cut.done >= Cut.at else None
 
     @requested.setter
     def requested(self, value: str | None) -> None:
         pass
 
 
-BEFORE_TRAINING = 2  # of these places are before the first step
+# Equal configs share their recipe and its traced train step: what these tests are about is what happens between steps.
+RECIPES: dict[Any, train.Recipe] = {}
+PROGRAMS: dict[Any, Callable[..., Any]] = {}
 
 
 @pytest.fixture(scope='session')
@@ -63,6 +63,32 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     def nothing(*args: Any) -> None:
         pass
 
+    def build(config: ConfigDict, num_examples: int) -> train.Recipe:
+        key = config.to_json(), num_examples
+        return RECIPES.setdefault(key, given_build(config, num_examples))
+
+    def run(devices: parallel.Devices, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        if not isinstance(step, functools.partial):
+            return given_run(devices, step, *args, **kwargs)
+        key = devices, step.func, id(step.keywords['run'])
+        if key not in PROGRAMS:
+            PROGRAMS[key] = given_run(devices, step, *args, **kwargs)
+        return PROGRAMS[key]
+
+    def counted(kind: type) -> Callable[..., Any]:
+        given = kind.advance
+
+        def advance(data: Any, state: PyTree, start: int, stop: int) -> Any:
+            Cut.done = stop
+            return given(data, state, start, stop)
+
+        return advance
+
+    for kind in (feed.ResidentFeed, feed.StreamFeed):
+        monkeypatch.setattr(kind, 'advance', counted(kind))
+    given_build, given_run = train.build, parallel.Devices.run
+    monkeypatch.setattr(train, 'build', build)
+    monkeypatch.setattr(parallel.Devices, 'run', run)
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     set_cache = lambda folder, seconds: (  # noqa: E731
         jax.config.update('jax_compilation_cache_dir', folder),
@@ -77,13 +103,20 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     set_cache(*before)
 
 
-def fit(config: ConfigDict, workdir: Path, count: int = 2, after: int | None = None) -> dict[str, float] | str:
-    """`loop.fit` on the first `count` devices; interrupted at the end of stretch `after`, if given.
+def little(name: str, **changes: Any) -> ConfigDict:
+    """A config of little.py, with dotted fields changed."""
+    config = get_config(name)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def fit(config: ConfigDict, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
+    """`loop.fit` on the first `count` devices; interrupted after step `at`, if given.
 
     Returns:
       The last evaluation, or what the interruption said.
     """
-    given, Cut.after = parallel.devices, None if after is None else BEFORE_TRAINING + after - 1
+    given, Cut.at, Cut.done = parallel.devices, at, 0
     parallel.devices = lambda mode: given(mode, count)
     try:
         return loop.fit(config, str(workdir))
@@ -144,8 +177,8 @@ def write_npz(path: Path, train_images: int, test_images: int = 32) -> Path:
 # ================================ in other processes ================================
 
 
-def start(config: str, workdir: Path, compiled: Path, *args: str, devices: int = 2) -> subprocess.Popen[str]:
-    """Starts the command on virtual devices; its output goes to files beside the workdir, which `ended` reads."""
+def start(name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2) -> subprocess.Popen[str]:
+    """Starts the command on a little config and virtual devices; what it says goes to files beside the workdir."""
     flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
     env = {
         **os.environ,
@@ -154,7 +187,7 @@ def start(config: str, workdir: Path, compiled: Path, *args: str, devices: int =
         'JAX_COMPILATION_CACHE_DIR': str(compiled),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
-    command = [sys.executable, '-m', 'contrastive_jax.main', f'--config=configs/{config}', f'--workdir={workdir}']
+    command = [sys.executable, '-m', 'contrastive_jax.main', f'--config=tests/little.py:{name}', f'--workdir={workdir}']
     number = len(list(workdir.parent.glob('*.out')))
     streams = [workdir.parent / f'{number}.{name}' for name in ('out', 'err')]
     with streams[0].open('w') as out, streams[1].open('w') as err:
@@ -164,10 +197,10 @@ def start(config: str, workdir: Path, compiled: Path, *args: str, devices: int =
 
 
 def ended(child: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Waits for the end. Returns the exit code, stdout and stderr."""
+    """Waits for the end. Returns the exit code, stdout and stderr, without the lines of the CPU's collectives."""
     code = child.wait(TIMEOUT_S)
-    out, err = (path.read_text() for path in child.streams)  # type: ignore[attr-defined]
-    return code, out, err
+    out, err = (path.read_text().splitlines(keepends=True) for path in child.streams)  # type: ignore[attr-defined]
+    return code, ''.join(line for line in out if not line.startswith('[Gloo]')), ''.join(err)
 
 
 @pytest.fixture
