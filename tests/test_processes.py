@@ -78,8 +78,8 @@ def test_a_signal_to_one_of_two(pair, tmp_path):
     fit(config, tmp_path / 'whole', DEVICES)
 
     workdir = tmp_path / 'two'
-    two = pair(workdir, **changes)
-    whole_runs.wait_for_step(workdir, 4, *two)
+    two = pair(workdir, **{**changes, 'checkpoint_every_steps': 1})  # slow: the signal comes long before the end
+    whole_runs.wait_for_step(workdir, 2, *two)
     two[1].send_signal(signal.SIGTERM)
     (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in two)
     assert (code0, code1) == (42, 42), err0 + err1
@@ -88,7 +88,7 @@ def test_a_signal_to_one_of_two(pair, tmp_path):
     tail = f'at step {step} of 40, saved; the same command goes on from there'
     assert out1 == f'contrastive_jax: SIGTERM {tail}\n'
     assert out0.splitlines()[-1] == f'contrastive_jax: a signal to another host {tail}'
-    assert [p.name for p in (workdir / FOLDER).iterdir()] == [step]
+    assert max(int(p.name) for p in (workdir / FOLDER).iterdir()) == int(step)
 
     assert isinstance(fit(config, workdir, DEVICES), dict)
     assert_same_training(config, workdir, tmp_path / 'whole', 40)
