@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # The programs here are small and run once, so most of their time is compilation: ask for no optimisation by LLVM.
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -26,3 +27,18 @@ def _drop_programs() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """Fails if XLA compiles anything: a mistake must not cost that."""
+    compiled = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if 'backend_compile' in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled

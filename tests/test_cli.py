@@ -10,7 +10,6 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
 import pytest
 from absl.testing import flagsaver
 from PIL import Image
@@ -375,39 +374,7 @@ def test_a_workdir_that_cannot_be_made(
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
-# ================================ hosts, and errors on request ================================
-
-
-@pytest.mark.parametrize('given', [('host:1', None, None), (None, 2, None), (None, None, 0), ('host:1', 2, None)])
-def test_partial_coordinator_flags_are_refused(
-    monkeypatch: pytest.MonkeyPatch, given: tuple[str | None, int | None, int | None]
-) -> None:
-    monkeypatch.setattr(jax.distributed, 'initialize', lambda *_: pytest.fail('it would have connected'))
-    with pytest.raises(UserError, match='give all of --coordinator_address, --num_processes and --process_id, or none'):
-        cli.connect(*given)
-
-
-def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'JAX_COORDINATOR_ADDRESS'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-    calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(jax.distributed, 'initialize', lambda *given: calls.append(given))
-    cli.connect(None, None, None)
-    assert calls == [], 'one host needs no connection'
-    cli.connect('host:1', 2, 0)
-    assert calls == [('host:1', 2, 0)]
-    monkeypatch.setenv('SLURM_NTASKS', '2')
-    cli.connect(None, None, None)
-    assert calls[1:] == [(None, None, None)]
-
-    def fail(*given: object) -> None:
-        raise RuntimeError('DEADLINE_EXCEEDED:\n  timed out')
-
-    monkeypatch.setattr(jax.distributed, 'initialize', fail)
-    with pytest.raises(UserError) as error:
-        cli.connect('host:1', 2, 1)
-    assert str(error.value) == 'cannot connect the hosts (coordinator host:1): DEADLINE_EXCEEDED: timed out'
+# ================================ errors on request ================================
 
 
 def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:

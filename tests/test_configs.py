@@ -1,0 +1,305 @@
+"""Every variant of every config can be built, and the papers' numbers are those of the papers."""
+
+import importlib
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from contrastive_jax import recipe, train
+from contrastive_jax.errors import UserError
+from contrastive_jax.methods import METHODS
+from tests import runs
+
+FILES = ('dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit')
+EXAMPLES = {'digits': 1437, 'cifar10': 50_000, 'imagenet2012': 1_281_167, '': 1_281_167}  # '': any folder
+
+
+# ================================ every variant of every config ================================
+
+
+def variants_of(file: str) -> list[str]:
+    """Names as the error about an unknown one lists them; of dictionary.py also the dictionaries."""
+    module = importlib.import_module(f'configs.{file}')
+    with pytest.raises(UserError) as error:
+        module.get_config('moco,?' if file == 'dictionary' else '?')
+    return [*getattr(module, 'DICTIONARIES', ()), *str(error.value).split('choose from ')[1].split(', ')]
+
+
+def commands() -> Iterator[str]:
+    for file in FILES:
+        yield file
+        variants = variants_of(file)
+        yield from (f'{file}:{variant}' for variant in variants)
+        if file == 'dictionary':
+            dictionaries = importlib.import_module(f'configs.{file}').DICTIONARIES
+            rest = [variant for variant in variants if variant not in dictionaries]
+            yield from (f'{file}:{a},{b}' for a, b in itertools.product(dictionaries, rest))
+    yield 'mocov1:cifar10,symmetric'
+    yield 'mocov2:cifar10,symmetric'
+    yield 'mocov2:tiny,symmetric'
+    yield 'mocov2:r18,long'
+    yield 'mocov3_r50:1000,bfloat16'
+    yield 'mocov3_vit:base,bfloat16'
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize('name', list(commands()))
+def test_every_variant_is_right_and_can_be_built(name: str) -> None:
+    config = runs.load(name)
+    assert config.is_locked
+    assert recipe.check(config, 8) == []
+    run = train.build(config, EXAMPLES[config.data.name])
+    assert isinstance(run.method, METHODS[config.method.name]) and run.total_steps > 0
+    hash(run.method)  # a static argument of jit
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_variants_are_documented(file: str) -> None:
+    """Every name in a docstring exists, and every variant is named."""
+    doc = importlib.import_module(f'configs.{file}').__doc__
+    named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
+    named |= set(re.findall(rf'configs/{file}\.py:(\w+)', doc))
+    assert named == set(variants_of(file))
+
+
+def test_there_are_no_other_configs() -> None:
+    folder = Path(importlib.import_module('configs').__file__).parent
+    assert {file.stem for file in folder.glob('[!_]*.py')} == {*FILES, 'variants'}
+
+
+def test_an_unknown_variant() -> None:
+    with pytest.raises(UserError, match=r"unknown variant 'digit'; did you mean 'digits'\? -> choose from long, r18"):
+        runs.load('mocov2:digit')
+    with pytest.raises(UserError, match=r"unknown variant 'zzz' -> choose from"):
+        runs.load('dictionary:zzz')
+
+
+# ================================ the papers' numbers, written out ================================
+
+
+def values(config: ConfigDict, *sections: str) -> dict[str, Any]:
+    """The fields of sections as 'section.field'."""
+    return {f'{section}.{name}': value for section in sections for name, value in config[section].items()}
+
+
+def check_values(config: ConfigDict, expected: dict[str, Any]) -> None:
+    flat = {**dict(config.items()), **values(config, *(k for k, v in config.items() if isinstance(v, ConfigDict)))}
+    assert {name: flat[name] for name in expected} == expected
+
+
+IMAGENET = {
+    'data.source': 'tfds',
+    'data.name': 'imagenet2012',
+    'data.image_size': 224,
+    'augment.interpolation': 'bilinear',
+    'augment.crop_ratio': (3 / 4, 4 / 3),
+    'augment.flip': 0.5,
+    'augment.grayscale': 0.2,
+    'augment.blur_sigma': (0.1, 2.0),
+    'augment.mean': (0.485, 0.456, 0.406),
+    'augment.std': (0.229, 0.224, 0.225),
+}
+
+# facebookresearch/moco: what v1 and v2 share
+MOCO_V1_V2 = {
+    **IMAGENET,
+    'batch_size': 256,
+    'epochs': 200.0,
+    'bn_group_size': 32,  # 8 GPUs of 32, not synchronised
+    'encoder.name': 'resnet50',
+    'encoder.stem': 'imagenet',
+    'encoder.width_multiplier': 1,
+    'encoder.zero_init_residual': False,
+    'projector.output_dim': 128,
+    'projector.bias': True,
+    'projector.last_batch_norm': False,
+    'method.name': 'moco',
+    'method.queue_size': 65536,
+    'method.momentum': 0.999,
+    'method.symmetric': False,
+    'method.shuffle_bn': True,
+    'augment.crop_scale': (0.2, 1.0),
+    'augment.solarize': (0.0, 0.0),
+    'optimizer.name': 'sgd',
+    'optimizer.learning_rate': 0.03,
+    'optimizer.learning_rate_batch': 256,
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.freeze': (),
+}
+
+# facebookresearch/moco-v3: what the ResNet and the ViTs share
+MOCO_V3 = {
+    **IMAGENET,
+    'batch_size': 4096,
+    'bn_group_size': 0,  # synchronised
+    'projector.hidden_dim': 4096,
+    'projector.output_dim': 256,
+    'projector.bias': False,
+    'projector.batch_norm': True,
+    'projector.last_batch_norm': True,
+    'projector.last_batch_norm_affine': False,
+    'predictor.num_layers': 2,
+    'predictor.hidden_dim': 4096,
+    'predictor.output_dim': 256,
+    'predictor.bias': False,
+    'predictor.batch_norm': True,
+    'method.name': 'mocov3',
+    'method.momentum': 0.99,
+    'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+    'augment.jitter_probability': 0.8,
+    'augment.grayscale_first': False,
+    'augment.blur': (1.0, 0.1),
+    'augment.solarize': (0.0, 0.2),
+    'optimizer.learning_rate_batch': 256,
+    'schedule.name': 'warmup_cosine',
+}
+
+
+def test_moco_v1() -> None:
+    config = runs.load('mocov1')
+    check_values(
+        config,
+        {
+            **MOCO_V1_V2,
+            'projector.num_layers': 1,  # 2048 -> 128
+            'method.temperature': 0.07,
+            'augment.jitter': (0.4, 0.4, 0.4, 0.4),
+            'augment.jitter_probability': 1.0,
+            'augment.grayscale_first': True,
+            'augment.blur': (0.0, 0.0),
+            'schedule.name': 'step',
+            'schedule.milestones': (120, 160),
+            'schedule.factor': 0.1,
+        },
+    )
+    assert not config.predictor
+    check_values(runs.load('mocov1:symmetric'), {**MOCO_V1_V2, 'method.symmetric': True})
+
+
+def test_moco_v2() -> None:
+    expected = {
+        **MOCO_V1_V2,
+        'projector.num_layers': 2,  # 2048 -> 2048 -> 128
+        'projector.hidden_dim': 2048,
+        'projector.batch_norm': False,
+        'method.temperature': 0.2,
+        'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+        'augment.jitter_probability': 0.8,
+        'augment.grayscale_first': False,
+        'augment.blur': (0.5, 0.5),
+        'schedule.name': 'cosine',
+    }
+    check_values(runs.load('mocov2'), expected)
+    check_values(runs.load('mocov2:long'), {**expected, 'epochs': 800.0})
+    assert not runs.load('mocov2').predictor
+
+
+def test_moco_v2_cifar10_demo() -> None:
+    check_values(
+        runs.load('mocov2:cifar10'),
+        {
+            'batch_size': 512,
+            'epochs': 200.0,
+            'bn_group_size': 64,  # split into 8
+            'data.image_size': 32,
+            'encoder.name': 'resnet18',
+            'encoder.stem': 'cifar',
+            'projector.num_layers': 1,
+            'projector.output_dim': 128,
+            'method.queue_size': 4096,
+            'method.temperature': 0.1,
+            'method.momentum': 0.99,
+            'augment.crop_scale': (0.08, 1.0),
+            'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+            'augment.jitter_probability': 0.8,
+            'augment.grayscale': 0.2,
+            'augment.blur': (0.0, 0.0),
+            'optimizer.weight_decay': 5e-4,
+            'schedule.name': 'cosine',
+            'eval.knn_k': 200,
+            'eval.knn_temperature': 0.1,
+        },
+    )
+    run = train.build(runs.load('mocov2:cifar10'), 50_000)
+    assert float(run.learning_rate(0)) == pytest.approx(0.06)
+
+
+def test_moco_v3_resnet() -> None:
+    expected = {
+        **MOCO_V3,
+        'epochs': 100.0,
+        'encoder.name': 'resnet50',
+        'encoder.zero_init_residual': True,
+        'projector.num_layers': 2,
+        'predictor.last_batch_norm': False,
+        'method.temperature': 1.0,
+        'augment.crop_scale': (0.2, 1.0),
+        'optimizer.name': 'lars',
+        'optimizer.learning_rate': 0.6,
+        'optimizer.momentum': 0.9,
+        'optimizer.weight_decay': 1e-6,
+        'optimizer.freeze': (),
+        'schedule.warmup_epochs': 10.0,
+    }
+    check_values(runs.load('mocov3_r50'), expected)
+    check_values(runs.load('mocov3_r50:300'), {**expected, 'epochs': 300.0, 'optimizer.learning_rate': 0.3})
+    long = {
+        'epochs': 1000.0,
+        'optimizer.learning_rate': 0.3,
+        'optimizer.weight_decay': 1.5e-6,
+        'method.momentum': 0.996,
+    }
+    check_values(runs.load('mocov3_r50:1000'), {**expected, **long})
+
+
+def test_moco_v3_vit() -> None:
+    expected = {
+        **MOCO_V3,
+        'epochs': 300.0,
+        'encoder.name': 'vit_small',
+        'encoder.patch_size': 16,
+        'projector.num_layers': 3,
+        'predictor.last_batch_norm': True,
+        'predictor.last_batch_norm_affine': False,
+        'method.temperature': 0.2,
+        'augment.crop_scale': (0.08, 1.0),
+        'optimizer.name': 'adamw',
+        'optimizer.learning_rate': 1.5e-4,
+        'optimizer.weight_decay': 0.1,
+        'optimizer.freeze': ('encoder/patch_embed',),
+        'schedule.warmup_epochs': 40.0,
+    }
+    check_values(runs.load('mocov3_vit'), expected)
+    check_values(runs.load('mocov3_vit:base'), {**expected, 'encoder.name': 'vit_base'})
+    check_values(
+        runs.load('mocov3_vit:conv_small'), {**expected, 'encoder.name': 'vit_conv_small', 'optimizer.freeze': ()}
+    )
+    for name, width, depth in (('small', 384, 12), ('base', 768, 12), ('conv_small', 384, 11), ('conv_base', 768, 11)):
+        encoder: Any = recipe.build_network(runs.load(f'mocov3_vit:{name}')).encoder
+        assert (encoder.width, encoder.depth, encoder.num_heads) == (width, depth, 12)
+
+
+@pytest.mark.parametrize(
+    ('name', 'examples', 'points'),
+    [
+        # (epoch, learning rate), at the start of the epoch
+        ('mocov1', 1_281_167, [(0, 0.03), (119, 0.03), (120, 0.003), (160, 0.0003), (199, 0.0003)]),
+        ('mocov2', 1_281_167, [(0, 0.03), (100, 0.015), (50, 0.03 * (0.5 + 0.125**0.5))]),
+        ('mocov3_r50', 1_281_167, [(0, 0.0), (5, 4.8), (10, 9.6), (55, 4.8)]),
+        ('mocov3_r50:300', 1_281_167, [(10, 4.8), (155, 2.4)]),
+        ('mocov3_vit', 1_281_167, [(0, 0.0), (20, 1.2e-3), (40, 2.4e-3), (170, 1.2e-3)]),
+    ],
+)
+def test_learning_rates_of_the_papers(name: str, examples: int, points: list[tuple[int, float]]) -> None:
+    run = train.build(runs.load(name), examples)
+    for epoch, rate in points:
+        assert float(run.learning_rate(epoch * run.steps_per_epoch)) == pytest.approx(rate, rel=1e-5, abs=1e-9)
+    assert run.steps_per_epoch == examples // run.batch_size
+    if 'mocov3' in name:
+        assert float(run.learning_rate(run.total_steps)) == pytest.approx(0, abs=1e-9)
