@@ -1,4 +1,4 @@
-"""MLP heads against MoCo v3's `_build_mlp`, torch's initial values, and themselves in bfloat16."""
+"""MLP heads against MoCo v3's `_build_mlp` and SimCLR's `ProjectionHead`, initial values, and bfloat16."""
 
 from typing import Any
 
@@ -72,6 +72,55 @@ def test_golden(case: goldens.Case) -> None:
         goldens.assert_close(model.apply(variables, x[0], train=False), case['y_eval'], tol, 'eval')
 
 
+@pytest.mark.parametrize('case', goldens.cases('simclr_head', 'mlp'))
+def test_head_of_simclr(case: goldens.Case) -> None:
+    """A factor but no offset after the last layer. Keras keeps the biased variance, we torch's unbiased one."""
+    fields, tol = case.fields, case.tolerances['float64']
+    last = fields['layers'][-1]
+    assert all(layer['relu'] and layer['scale'] and layer['offset'] for layer in fields['layers'][:-1])
+    assert fields['batch_norm']['running_var'] == 'biased' and not last['relu']
+    decay = 1 - fields['batch_norm']['momentum']
+    with jax.enable_x64(True):
+        model = MLP(
+            num_layers=fields['num_layers'],
+            hidden_dim=fields['hidden_dim'],
+            output_dim=fields['output_dim'],
+            bias=fields['linear_bias'],
+            last_batch_norm=True,
+            last_batch_norm_affine=last['scale'],
+            last_batch_norm_offset=last['offset'],
+            bn_momentum=decay,
+            bn_epsilon=fields['batch_norm']['epsilon'],
+            dtype=jnp.float64,
+        )
+        params, running = {}, {}
+        for layer in fields['layers']:
+            i = layer['index']
+            params[f'linear_{i}'] = {'kernel': case[f'l{i}.kernel']}
+            params[f'bn_{i}'] = {'scale': case[f'l{i}.gamma']}
+            if layer['offset']:
+                params[f'bn_{i}']['bias'] = case[f'l{i}.beta']
+            width = len(case[f'l{i}.gamma'])
+            running[f'bn_{i}'] = {
+                'mean': np.full(width, fields['initial_running_mean'], float),
+                'var': np.full(width, fields['initial_running_var'], float),
+            }
+        steps, batch, _ = case['x'].shape
+        for step in range(steps):
+            y, updated = model.apply(
+                {'params': params, 'batch_stats': running}, case['x'][step], train=True, mutable=['batch_stats']
+            )
+            running = updated['batch_stats']
+            goldens.assert_close(y, case['y_train'][step], tol, f'output {step}')
+        for name, norm in running.items():
+            i, initial = name.removeprefix('bn_'), decay**steps * fields['initial_running_var']
+            running[name]['var'] = initial + (norm['var'] - initial) * (batch - 1) / batch
+            goldens.assert_close(norm['mean'], case[f'l{i}.moving_mean'], tol, f'{name} mean')
+            goldens.assert_close(running[name]['var'], case[f'l{i}.moving_var'], tol, f'{name} variance')
+        y = model.apply({'params': params, 'batch_stats': running}, case['x'][0], train=False)
+        goldens.assert_close(y, case['y_eval'], tol, 'eval')
+
+
 @pytest.mark.parametrize(
     ('model', 'shapes'),
     [
@@ -95,6 +144,23 @@ def test_golden(case: goldens.Case) -> None:
             MLP(1, 0, 8, last_batch_norm=True, last_batch_norm_affine=True),
             {'linear_0': {'kernel': (6, 8)}, 'bn_0': {'scale': (8,), 'bias': (8,)}},
         ),
+        (
+            MLP(1, 0, 8, last_batch_norm=True, last_batch_norm_affine=True, last_batch_norm_offset=False),
+            {'linear_0': {'kernel': (6, 8)}, 'bn_0': {'scale': (8,)}},
+        ),
+        # BYOL: with bias, but for the last layer; SimSiam's predictor: the other way round
+        (
+            MLP(2, 10, 8, bias=True, last_bias=False),
+            {
+                'linear_0': {'kernel': (6, 10), 'bias': (10,)},
+                'bn_0': {'scale': (10,), 'bias': (10,)},
+                'linear_1': {'kernel': (10, 8)},
+            },
+        ),
+        (
+            MLP(2, 10, 8, last_bias=True, batch_norm=False),
+            {'linear_0': {'kernel': (6, 10)}, 'linear_1': {'kernel': (10, 8), 'bias': (8,)}},
+        ),
     ],
 )
 def test_parameters(model: MLP, shapes: Any) -> None:
@@ -107,6 +173,28 @@ def test_initial_values_are_those_of_torch() -> None:
     for value in (params['kernel'], params['bias']):
         assert 0.19 < np.abs(value).max() <= 0.2  # 1 / sqrt(25)
         np.testing.assert_allclose(np.std(value), 0.2 / np.sqrt(3), rtol=0.06)
+
+
+@pytest.mark.parametrize(('init', 'std'), [('normal', 0.01), ('trunc_normal', 0.02)])
+def test_other_initial_values(init: str, std: float) -> None:
+    model = MLP(1, 0, 100, bias=True, kernel_init=init)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 100)), train=True)['params']['linear_0']
+    np.testing.assert_allclose(np.std(params['kernel']), std, rtol=0.05)
+    assert np.abs(params['kernel']).max() > 3 * std and not params['bias'].any()
+
+
+def test_activations() -> None:
+    x, params = jnp.array([[-1.0], [2.0]]), {'kernel': jnp.ones((1, 1))}
+    for activation, expected in (('relu', [0.0, 2.0]), ('gelu', [-0.158655254, 1.954499736])):  # gelu: x Φ(x)
+        model = MLP(2, 1, 1, batch_norm=False, activation=activation)
+        y = model.apply({'params': {'linear_0': params, 'linear_1': params}}, x, train=True)
+        np.testing.assert_allclose(y[:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('field', ['activation', 'kernel_init'])
+def test_unknown_choices(field: str) -> None:
+    with pytest.raises(ValueError, match=f"MLP {field} 'tanh' is unknown; use one of "):
+        MLP(2, 8, 8, **{field: 'tanh'}).init(jax.random.key(0), jnp.zeros((1, 6)), train=True)
 
 
 def test_bfloat16_returns_float32() -> None:
