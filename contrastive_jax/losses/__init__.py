@@ -6,5 +6,6 @@ device.
 """
 
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
+from contrastive_jax.losses.regression import negative_cosine, normalized_regression
 
-__all__ = ['info_nce', 'info_nce_in_batch']
+__all__ = ['info_nce', 'info_nce_in_batch', 'negative_cosine', 'normalized_regression']

@@ -127,11 +127,16 @@ def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str |
     return Lookup(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
 
 
-def normalize(x: Array) -> Array:
-    """Unit vectors along the last axis, at least float32; torch's floor of 1e-12 on the norm, finite gradient at 0."""
+def normalize(x: Array, floor: float = 1e-12) -> Array:
+    """Unit vectors along the last axis, at least float32, with a finite gradient at 0.
+
+    Args:
+      x: [..., D].
+      floor: of the norm; torch's 1e-12. TensorFlow and BYOL have 1e-12 on its square: 1e-6.
+    """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(square, jnp.asarray(1e-12, x.dtype) ** 2))
+    return x * lax.rsqrt(jnp.maximum(square, jnp.asarray(floor, x.dtype) ** 2))
 
 
 def _similarities(q: Array, k: Array) -> Array:

@@ -48,6 +48,7 @@ class MLP(nn.Module):
       bn_group_size: examples that share BN statistics, None: the whole global batch; see `BatchNorm`.
       bn_momentum: of the running statistics; new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
+      bn_unbiased: of the running variance: True as in torch, False as in Keras and Haiku.
       dtype: of the computation; parameters are float32.
     """
 
@@ -65,6 +66,7 @@ class MLP(nn.Module):
     bn_group_size: int | None = None
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -96,6 +98,7 @@ class MLP(nn.Module):
                     group_size=self.bn_group_size,
                     momentum=self.bn_momentum,
                     epsilon=self.bn_epsilon,
+                    unbiased=self.bn_unbiased,
                     use_scale=scale,
                     use_bias=offset,
                     dtype=self.dtype,

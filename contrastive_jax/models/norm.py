@@ -44,7 +44,7 @@ def split_groups(group_size: int | None, local_batch: int, devices: int) -> tupl
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) with torch's running statistics.
+    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167).
 
     The result is a function of the global batch alone: each consecutive `group_size` examples of it are normalised
     with their own mean and variance, whether they lie on one device or on several. MoCo v1 and v2 were defined with
@@ -58,6 +58,7 @@ class BatchNorm(nn.Module):
         the example that parameters are initialised with, is one group.
       momentum: running = momentum * running + (1 - momentum) * batch; torch calls 1 - momentum the momentum.
       epsilon: added to the variance.
+      unbiased: the running variance is that of n - 1, as torch has it; False: of n, as Keras and Haiku have it.
       use_scale: learn a factor for each channel.
       use_bias: learn an offset for each channel.
       scale_init: initial factor; zeros for the last norm of a residual block ("zero-gamma").
@@ -67,6 +68,7 @@ class BatchNorm(nn.Module):
     group_size: int | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
+    unbiased: bool = True
     use_scale: bool = True
     use_bias: bool = True
     scale_init: Initializer = nn.initializers.ones
@@ -101,7 +103,8 @@ class BatchNorm(nn.Module):
             mean, var = group_moments(x, group_devices, axis_name)  # [groups, 1, ..., 1, C]
             if not self.is_initializing():
                 n = group_devices * math.prod(x.shape[1:-1])
-                batch = (mean.reshape(groups, -1).mean(0), var.reshape(groups, -1).mean(0) * (n / max(n - 1, 1)))
+                correction = n / max(n - 1, 1) if self.unbiased else 1.0
+                batch = (mean.reshape(groups, -1).mean(0), var.reshape(groups, -1).mean(0) * correction)
                 if group_devices < parallel.axis_size(axis_name):  # other devices hold other groups
                     batch = parallel.pmean(batch, axis_name)
                 for running, new in zip((running_mean, running_var), batch, strict=True):

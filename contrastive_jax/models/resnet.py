@@ -86,6 +86,7 @@ class ResNet(nn.Module):
       bn_group_size: examples that share BN statistics, None: the whole global batch; see `BatchNorm`.
       bn_momentum: of the running statistics; new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
+      bn_unbiased: of the running variance: True as in torch, False as in Keras and Haiku.
       remat: recompute each block in the backward pass: less memory, a third more work, the same numbers.
       dtype: of the computation; parameters are float32.
     """
@@ -99,6 +100,7 @@ class ResNet(nn.Module):
     bn_group_size: int | None = None
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True
     remat: bool = False
     dtype: Dtype = jnp.float32
 
@@ -126,6 +128,7 @@ class ResNet(nn.Module):
             group_size=self.bn_group_size,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
+            unbiased=self.bn_unbiased,
             dtype=self.dtype,
         )
         residual_block = nn.remat(ResidualBlock, static_argnums=(2, 3)) if self.remat else ResidualBlock

@@ -1,5 +1,6 @@
-"""MLP heads against MoCo v3's `_build_mlp` and SimCLR's `ProjectionHead`, initial values, and bfloat16."""
+"""MLP heads against those of MoCo v3, SimCLR and BYOL, initial values, and bfloat16."""
 
+import functools
 from typing import Any
 
 import jax
@@ -74,12 +75,11 @@ def test_golden(case: goldens.Case) -> None:
 
 @pytest.mark.parametrize('case', goldens.cases('simclr_head', 'mlp'))
 def test_head_of_simclr(case: goldens.Case) -> None:
-    """A factor but no offset after the last layer. Keras keeps the biased variance, we torch's unbiased one."""
+    """A factor but no offset after the last layer."""
     fields, tol = case.fields, case.tolerances['float64']
     last = fields['layers'][-1]
     assert all(layer['relu'] and layer['scale'] and layer['offset'] for layer in fields['layers'][:-1])
     assert fields['batch_norm']['running_var'] == 'biased' and not last['relu']
-    decay = 1 - fields['batch_norm']['momentum']
     with jax.enable_x64(True):
         model = MLP(
             num_layers=fields['num_layers'],
@@ -89,8 +89,9 @@ def test_head_of_simclr(case: goldens.Case) -> None:
             last_batch_norm=True,
             last_batch_norm_affine=last['scale'],
             last_batch_norm_offset=last['offset'],
-            bn_momentum=decay,
+            bn_momentum=1 - fields['batch_norm']['momentum'],
             bn_epsilon=fields['batch_norm']['epsilon'],
+            bn_unbiased=False,
             dtype=jnp.float64,
         )
         params, running = {}, {}
@@ -105,20 +106,72 @@ def test_head_of_simclr(case: goldens.Case) -> None:
                 'mean': np.full(width, fields['initial_running_mean'], float),
                 'var': np.full(width, fields['initial_running_var'], float),
             }
-        steps, batch, _ = case['x'].shape
-        for step in range(steps):
+        for step in range(len(case['x'])):
             y, updated = model.apply(
                 {'params': params, 'batch_stats': running}, case['x'][step], train=True, mutable=['batch_stats']
             )
             running = updated['batch_stats']
             goldens.assert_close(y, case['y_train'][step], tol, f'output {step}')
         for name, norm in running.items():
-            i, initial = name.removeprefix('bn_'), decay**steps * fields['initial_running_var']
-            running[name]['var'] = initial + (norm['var'] - initial) * (batch - 1) / batch
+            i = name.removeprefix('bn_')
             goldens.assert_close(norm['mean'], case[f'l{i}.moving_mean'], tol, f'{name} mean')
-            goldens.assert_close(running[name]['var'], case[f'l{i}.moving_var'], tol, f'{name} variance')
+            goldens.assert_close(norm['var'], case[f'l{i}.moving_var'], tol, f'{name} variance')
         y = model.apply({'params': params, 'batch_stats': running}, case['x'][0], train=False)
         goldens.assert_close(y, case['y_eval'], tol, 'eval')
+
+
+def from_haiku(tree: dict[str, np.ndarray]) -> Any:
+    """Flax parameters of BYOL's MLP: {'mlp/linear/w': [in, out], 'mlp/batch_norm/scale': [1, C], ...}."""
+    return {
+        'linear_0': {'kernel': tree['mlp/linear/w'], 'bias': tree['mlp/linear/b']},
+        'bn_0': {'scale': tree['mlp/batch_norm/scale'][0], 'bias': tree['mlp/batch_norm/offset'][0]},
+        'linear_1': {'kernel': tree['mlp/linear_1/w']},
+    }
+
+
+@pytest.mark.parametrize('case', goldens.cases('byol_networks', 'mlp', 'mlp_sync'))
+def test_byol(case: goldens.Case) -> None:
+    """Haiku's averages start from 0, `hidden`, and are divided by 1 - decay^steps where they are used, `average`."""
+    fields, tol = case.fields, case.tolerances['float64']
+    decay = fields['batch_norm']['decay']
+    assert fields['batch_norm']['running_var'] == 'biased' and fields['batch_norm']['zero_debias']
+    with jax.enable_x64(True):
+        model = MLP(
+            num_layers=2,
+            hidden_dim=fields['hidden_dim'],
+            output_dim=fields['output_dim'],
+            bias=fields['first_bias'],
+            last_bias=fields['last_bias'],
+            last_batch_norm=fields['last_batch_norm'],
+            bn_momentum=decay,
+            bn_epsilon=fields['batch_norm']['epsilon'],
+            bn_unbiased=False,
+            dtype=jnp.float64,
+        )
+        params = from_haiku(case.tree(fields['parameters']))
+        steps = slice(None) if fields['type'] == 'mlp' else None
+        batches, outputs = case['x'][steps], case['y_train'][steps]  # a batch of one replica, or of all of them, a step
+        batches, outputs = (x if x.ndim == 4 else x[:, None] for x in (batches, outputs))  # [step, replica, B, D]
+
+        @functools.partial(jax.vmap, in_axes=(None, 0), axis_name='data')
+        def train(stats: Any, x: jax.Array) -> Any:
+            variables = {'params': params, 'batch_stats': stats}
+            y, updated = model.apply(variables, x, train=True, axis_name='data', mutable=['batch_stats'])
+            return y, updated['batch_stats']
+
+        hidden: Any = {'bn_0': dict.fromkeys(('mean', 'var'), np.zeros(fields['hidden_dim']))}
+        average = hidden
+        for step, (x, expected, state) in enumerate(zip(batches, outputs, fields['states'], strict=True), start=1):
+            y, hidden = train(hidden, x)
+            hidden = jax.tree.map(lambda a: a[0], hidden)
+            average = jax.tree.map(lambda a: a / (1 - decay**step), hidden)  # noqa: B023
+            goldens.assert_close(y, expected, tol, f'output {step}')
+            for name in ('mean', 'var'):
+                kept = case.key(f'{state}.mlp/batch_norm/~/{name}_ema/average')
+                goldens.assert_close(average['bn_0'][name], kept[0], tol, f'{name} after {step}')
+        if fields['type'] == 'mlp':
+            y = model.apply({'params': params, 'batch_stats': average}, batches[0, 0], train=False)
+            goldens.assert_close(y, case['y_eval'], tol, 'eval')
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,21 @@ def test_init_is_one_group_and_leaves_statistics_alone() -> None:
         np.testing.assert_array_equal(variables['batch_stats']['var'], np.ones(C))
 
 
+@pytest.mark.parametrize('group_size', [None, 4])
+def test_a_biased_running_variance(group_size: int | None) -> None:
+    """Keras and Haiku keep the variance of n, torch that of n - 1; what the batch is normalised with is the same."""
+    x, _, variables = inputs()
+    with jax.enable_x64(True):
+        model = BatchNorm(group_size=group_size, momentum=0.0, epsilon=EPSILON, dtype=jnp.float64)
+        runs = [model.clone(unbiased=u).apply(variables, x, train=True, mutable=['batch_stats']) for u in (True, False)]
+    (y, unbiased), (same, biased) = jax.tree.map(np.asarray, runs)
+    n = (group_size or B) * H * H
+    np.testing.assert_array_equal(y, same)
+    np.testing.assert_allclose(biased['batch_stats']['var'] * n / (n - 1), unbiased['batch_stats']['var'], rtol=1e-12)
+    if group_size is None:
+        np.testing.assert_allclose(biased['batch_stats']['var'], x.var((0, 1, 2)), rtol=1e-12)
+
+
 def test_a_constant_channel_is_finite() -> None:
     x = jnp.full((4, C), 1000.1)
     model = BatchNorm(use_scale=False, use_bias=False)

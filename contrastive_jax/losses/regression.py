@@ -1,0 +1,45 @@
+"""Losses without negatives: a prediction of one view is brought near the target of the other (BYOL, SimSiam).
+
+    BYOL, eq. 2 (arXiv 2006.07733)       || p/||p|| - z/||z|| ||^2  =  2 - 2 cos(p, z)
+    SimSiam, eq. 1 (arXiv 2011.10566)    D(p, z)  =  -cos(p, z)
+
+They differ in a constant, a factor, and the floor of the norms. Both give one direction; BYOL sums the two, SimSiam
+averages them. No gradient flows into the target z, without which these methods collapse. There is nothing to gather:
+the pmean over devices is the loss of the whole batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from contrastive_jax.losses.info_nce import normalize
+
+Array = jax.Array
+
+
+def normalized_regression(p: Array, z: Array) -> Array:
+    """Mean squared distance of unit vectors (BYOL's `regression_loss`), in [0, 4]; BYOL sums both directions.
+
+    Args:
+      p: [B, D] predictions of the online network, of one view.
+      z: [B, D] projections of the target network, of the other; stopped here.
+
+    Returns:
+      Scalar, the mean over the (local) examples, at least float32.
+    """
+    p, z = normalize(p, floor=1e-6), normalize(lax.stop_gradient(z), floor=1e-6)  # 1e-12 on the square
+    return jnp.mean(jnp.sum((p - z) ** 2, axis=-1))
+
+
+def negative_cosine(p: Array, z: Array) -> Array:
+    """-cos(p, z), in [-1, 1]; SimSiam averages both directions.
+
+    Args:
+      p: [B, D] predictions, of one view.
+      z: [B, D] projections, of the other; stopped here.
+
+    Returns:
+      Scalar, the mean over the (local) examples, at least float32.
+    """
+    p, z = normalize(p, floor=1e-8), normalize(lax.stop_gradient(z), floor=1e-8)  # torch's CosineSimilarity
+    return -jnp.mean(jnp.sum(p * z, axis=-1))
