@@ -1,4 +1,4 @@
-"""ResNets in torchvision's layout: symmetric padding, and the stride in the 3x3 convolution ("v1.5")."""
+"""ResNets in torchvision's layout, the stride in the 3x3 convolution ("v1.5"); selective kernels as in SimCLR v2."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +29,50 @@ RESNETS: dict[str, dict[str, Any]] = {
     'resnet152': {'stage_sizes': (3, 8, 36, 3), 'block': 'bottleneck'},
 }
 
+# How 3x3 and 7x7 convolutions, and the max-pool, are padded. TensorFlow's SAME puts the odd pixel after the image when
+# the stride is 2: the weights of one padding do not serve another.
+PADDINGS: dict[str, tuple[str, str]] = {
+    'torch': ('symmetric', 'symmetric'),
+    'same': ('SAME', 'SAME'),  # Haiku's ResNets, and so BYOL's
+    'simclr': ('symmetric', 'SAME'),  # google-research/simclr pads its convolutions by hand
+}
+
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class SelectiveKernels(nn.Module):
+    """Two 3x3 convolutions, mixed channel by channel (Li et al., arXiv:1903.06586, as SimCLR v2 has it).
+
+    The original looks with a 3x3 and a dilated kernel; SimCLR v2, for speed, with two 3x3 that are one convolution.
+
+    Attributes:
+      channels: outputs.
+      stride: 1 or 2.
+      ratio: width of the layer that decides on the mixture / channels; at least 32 channels wide.
+      padding: of the convolution, 'symmetric' or 'SAME'.
+      norm: makes a BatchNorm.
+      dtype: of the computation.
+    """
+
+    channels: int
+    stride: int
+    ratio: float
+    padding: str
+    norm: Callable[..., BatchNorm]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, axis_name: str | None) -> Array:
+        """Maps [B, H, W, C_in] to [B, H / stride, W / stride, channels], batch norm and ReLU included."""
+        x = conv(2 * self.channels, 3, self.stride, self.dtype, name='conv', padding=self.padding)(x)
+        x = nn.relu(self.norm(name='bn')(x, train=train, axis_name=axis_name))
+        x = x.reshape(*x.shape[:-1], 2, self.channels)  # [B, H, W, 2, C]
+        s = x.sum(-2).mean((1, 2), keepdims=True)  # [B, 1, 1, C], what both see on average
+        s = conv(max(int(self.channels * self.ratio), 32), 1, 1, self.dtype, name='reduce_conv')(s)
+        s = nn.relu(self.norm(name='reduce_bn')(s, train=train, axis_name=axis_name))
+        mixture = conv(2 * self.channels, 1, 1, self.dtype, name='mix_conv')(s)
+        mixture = nn.softmax(mixture.reshape(*s.shape[:-1], 2, self.channels), axis=-2)  # [B, 1, 1, 2, C]
+        return (x * mixture).sum(-2)
 
 
 class ResidualBlock(nn.Module):
@@ -40,6 +83,8 @@ class ResidualBlock(nn.Module):
       channels: of the stage; a bottleneck puts out four times as many.
       stride: 1 or 2.
       zero_init_residual: start the last norm's factor at 0, the block at the identity.
+      padding: of the 3x3 convolutions, 'symmetric' or 'SAME'.
+      sk_ratio: above 0: selective kernels in place of the strided convolution, and ResNet-D's shortcut.
       norm: makes a BatchNorm.
       dtype: of the computation.
     """
@@ -48,6 +93,8 @@ class ResidualBlock(nn.Module):
     channels: int
     stride: int
     zero_init_residual: bool
+    padding: str
+    sk_ratio: float
     norm: Callable[..., BatchNorm]
     dtype: Dtype
 
@@ -59,13 +106,22 @@ class ResidualBlock(nn.Module):
         for i, (kernel_size, strided, expansion) in enumerate(layers, start=1):
             last = i == len(layers)
             stride = self.stride if strided else 1
-            y = conv(self.channels * expansion, kernel_size, stride, self.dtype, name=f'conv{i}')(y)
+            if strided and self.sk_ratio > 0:
+                y = SelectiveKernels(
+                    self.channels, stride, self.sk_ratio, self.padding, self.norm, self.dtype, name=f'sk{i}'
+                )(y, train, axis_name)
+                continue
+            channels = self.channels * expansion
+            y = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=self.padding)(y)
             scale_init = nn.initializers.zeros if last and self.zero_init_residual else nn.initializers.ones
             y = self.norm(scale_init=scale_init, name=f'bn{i}')(y, train=train, axis_name=axis_name)
             if not last:
                 y = nn.relu(y)
         if x.shape != y.shape:
-            x = conv(y.shape[-1], 1, self.stride, self.dtype, name='downsample_conv')(x)
+            stride = self.stride
+            if self.sk_ratio > 0:
+                x, stride = average_pool(x, stride), 1
+            x = conv(y.shape[-1], 1, stride, self.dtype, name='downsample_conv')(x)
             x = self.norm(name='downsample_bn')(x, train=train, axis_name=axis_name)
         return nn.relu(x + y)
 
@@ -82,7 +138,11 @@ class ResNet(nn.Module):
       width: channels of the stem and of the first stage.
       width_multiplier: factor on all channels; SimCLR's 1x, 2x, 4x.
       stem: 'imagenet', 7x7 stride 2 and a max-pool, or 'cifar', 3x3 stride 1 and none, for images of 8 to 64 px.
-      zero_init_residual: start every block at the identity (MoCo v3, SimSiam).
+      zero_init_residual: start every block at the identity (MoCo v3, SimSiam, SimCLR).
+      padding: 'torch', 'same' (BYOL) or 'simclr'; see `PADDINGS`.
+      sk_ratio: above 0: selective kernels (`SelectiveKernels`) in bottlenecks and, as always in SimCLR v2, a ResNet-D
+        (He et al., arXiv:1812.01187): three 3x3 convolutions in place of the 7x7, shortcuts that average before they
+        project. SimCLR v2 has 0.0625.
       bn_group_size: examples that share BN statistics, None: the whole global batch; see `BatchNorm`.
       bn_momentum: of the running statistics; new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
@@ -97,6 +157,8 @@ class ResNet(nn.Module):
     width_multiplier: int = 1
     stem: str = 'imagenet'
     zero_init_residual: bool = False
+    padding: str = 'torch'
+    sk_ratio: float = 0.0
     bn_group_size: int | None = None
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
@@ -117,12 +179,16 @@ class ResNet(nn.Module):
           h: [B, C], the average over all positions, in float32 at least: it is compared with cosines and probed.
 
         Raises:
-          ValueError: an unknown block or stem.
+          ValueError: an unknown block, stem or padding; selective kernels where there are no bottlenecks.
         """
         if self.block not in BLOCKS:
             raise ValueError(f'ResNet block {self.block!r} is unknown; use one of {", ".join(BLOCKS)}')
         if self.stem not in ('imagenet', 'cifar'):
             raise ValueError(f'ResNet stem {self.stem!r} is unknown; use imagenet or cifar')
+        if self.padding not in PADDINGS:
+            raise ValueError(f'ResNet padding {self.padding!r} is unknown; use one of {", ".join(PADDINGS)}')
+        if self.sk_ratio and (self.block != 'bottleneck' or not 0 < self.sk_ratio <= 1):
+            raise ValueError(f'ResNet sk_ratio {self.sk_ratio!r} must be 0, or at most 1 and in bottleneck blocks')
         norm = partial(
             BatchNorm,
             group_size=self.bn_group_size,
@@ -134,11 +200,16 @@ class ResNet(nn.Module):
         residual_block = nn.remat(ResidualBlock, static_argnums=(2, 3)) if self.remat else ResidualBlock
         width = self.width * self.width_multiplier
 
-        kernel_size, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-        x = conv(width, kernel_size, stride, self.dtype, name='conv1')(x)
-        x = nn.relu(norm(name='bn1')(x, train=train, axis_name=axis_name))
+        padding, pool_padding = PADDINGS[self.padding]
+
+        first = [(width, 7, 2)] if self.stem == 'imagenet' else [(width, 3, 1)]  # channels, kernel size, stride
+        if self.stem == 'imagenet' and self.sk_ratio > 0:
+            first = [(width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)]
+        for i, (channels, kernel_size, stride) in enumerate(first, start=1):
+            x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=padding)(x)
+            x = nn.relu(norm(name=f'bn{i}')(x, train=train, axis_name=axis_name))
         if self.stem == 'imagenet':
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
+            x = max_pool(x, pool_padding)
 
         for stage, size in enumerate(self.stage_sizes):
             for i in range(size):
@@ -147,6 +218,8 @@ class ResNet(nn.Module):
                     channels=width * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
                     zero_init_residual=self.zero_init_residual,
+                    padding=padding,
+                    sk_ratio=self.sk_ratio,
                     norm=norm,
                     dtype=self.dtype,
                     name=f'layer{stage + 1}_{i}',
@@ -155,18 +228,42 @@ class ResNet(nn.Module):
         return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
 
 
-def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
-    """A convolution without bias, padded symmetrically by half the kernel, with torchvision's initial values."""
+def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, padding: str = 'symmetric') -> nn.Conv:
+    """A convolution without bias, with torchvision's initial values.
+
+    Args:
+      channels: outputs.
+      kernel_size: odd.
+      stride: 1 or 2.
+      dtype: of the computation.
+      name: of the module.
+      padding: 'symmetric', by half the kernel, or 'SAME'.
+    """
     return nn.Conv(
         channels,
         (kernel_size, kernel_size),
         strides=stride,
-        padding=kernel_size // 2,
+        padding=kernel_size // 2 if padding == 'symmetric' else padding,
         use_bias=False,
         kernel_init=kaiming_normal,
         dtype=dtype,
         name=name,
     )
+
+
+def max_pool(x: Array, padding: str) -> Array:
+    """The stem's, 3x3 with stride 2; padded, 'symmetric' or 'SAME', with -inf."""
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)) if padding == 'symmetric' else padding)
+
+
+def average_pool(x: Array, stride: int) -> Array:
+    """2x2, of ResNet-D's shortcuts. With stride 1 the last row and column average what is there, as TensorFlow does.
+
+    With stride 2 an odd size is padded with a zero that counts.
+    """
+    if stride == 1:
+        return nn.avg_pool(x, (2, 2), (1, 1), padding='SAME', count_include_pad=False)
+    return nn.avg_pool(x, (2, 2), (stride, stride), padding=((0, 1), (0, 1)))
 
 
 def resnet(name: str, **fields: Any) -> ResNet:

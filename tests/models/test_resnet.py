@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.models.resnet import BLOCKS, ResNet, resnet
+from contrastive_jax.models.norm import BatchNorm
+from contrastive_jax.models.resnet import BLOCKS, ResNet, SelectiveKernels, average_pool, resnet
 from tests import goldens
 
 
@@ -115,11 +116,11 @@ def init(model: ResNet, x: jax.Array) -> Any:
     return jax.jit(lambda: model.init(jax.random.key(0), x, train=True))()
 
 
-def parameters(model: ResNet, size: int = 64) -> int:
+def parameters(model: ResNet, size: int = 64, collections: tuple[str, ...] = ('params',)) -> int:
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False),
     )
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
+    return sum(math.prod(leaf.shape) for name in collections for leaf in jax.tree.leaves(variables[name]))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,84 @@ def parameters(model: ResNet, size: int = 64) -> int:
 )
 def test_parameter_counts(name: str, fields: dict[str, Any], millions: float, digits: int) -> None:
     assert round(parameters(resnet(name, **fields)) / 1e6, digits) == round(millions, digits)
+
+
+# SimCLR v2 (arXiv 2006.10029), tables 1 and 2, where running statistics count too: millions without SK and with it.
+TABLE = {
+    ('resnet50', 1): (24, 35),
+    ('resnet50', 2): (94, 140),
+    ('resnet101', 1): (43, 65),
+    ('resnet152', 2): (233, 354),
+    ('resnet152', 3): (None, 795),
+}
+
+
+@pytest.mark.parametrize(('name', 'width'), TABLE)
+def test_parameter_counts_of_simclr_v2(name: str, width: int) -> None:
+    for millions, sk_ratio in zip(TABLE[name, width], (0.0, 0.0625), strict=True):
+        model = resnet(name, width_multiplier=width, sk_ratio=sk_ratio)
+        if millions is not None:
+            assert round(parameters(model, collections=('params', 'batch_stats')) / 1e6) == millions
+
+
+@pytest.mark.parametrize(
+    ('padding', 'around_conv', 'around_pool'),
+    [('torch', (3, 3), (1, 1)), ('same', (2, 3), (0, 1)), ('simclr', (3, 3), (0, 1))],
+)
+def test_padding_of_the_stem(padding: str, around_conv: tuple[int, int], around_pool: tuple[int, int]) -> None:
+    model = ResNet(stage_sizes=(), block='basic', width=4, padding=padding, bn_epsilon=0.0)
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = init(model, x)
+    y = jax.lax.conv_general_dilated(
+        x,
+        variables['params']['conv1']['kernel'],
+        (2, 2),
+        (around_conv,) * 2,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    y = np.pad(np.maximum(y, 0), ((0, 0), around_pool, around_pool, (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(y, (3, 3), (1, 2))[:, ::2, ::2]
+    assert windows.shape[1:3] == (2, 2)
+    expected = windows.max((-2, -1)).mean((1, 2))
+    np.testing.assert_allclose(model.apply(variables, x, train=False), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(('padding', 'around'), [('symmetric', (1, 1)), ('SAME', (0, 1))])
+def test_selective_kernels_against_the_equation(
+    padding: str, around: tuple[int, int], rng: np.random.Generator
+) -> None:
+    C, stride = 3, 2
+    model = SelectiveKernels(C, stride, 0.0625, padding, functools.partial(BatchNorm, epsilon=0.0), jnp.float32)
+    x = rng.normal(size=(2, 4, 4, 5)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x, False, None)
+    kernels = jax.tree.map(np.asarray, variables['params'])
+    assert kernels['reduce_conv']['kernel'].shape == (1, 1, C, 32)  # at least 32 channels wide
+    y = jax.lax.conv_general_dilated(
+        x, kernels['conv']['kernel'], (stride, stride), (around, around), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    first, second = np.split(np.maximum(y, 0), 2, axis=-1)
+    for b in range(len(x)):
+        seen = (first[b] + second[b]).mean((0, 1)) @ kernels['reduce_conv']['kernel'][0, 0]
+        to_first, to_second = np.split(np.exp(np.maximum(seen, 0) @ kernels['mix_conv']['kernel'][0, 0]), 2)
+        expected = (first[b] * to_first + second[b] * to_second) / (to_first + to_second)
+        np.testing.assert_allclose(model.apply(variables, x, False, None)[b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shortcut_of_resnet_d() -> None:
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_allclose(average_pool(x, 2)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_allclose(average_pool(x, 1)[0, 2:, 2:, 0], [[12.5, 13], [14.5, 15]])
+    odd = average_pool(x[:, :3, :3], 2)[0, ..., 0]
+    np.testing.assert_allclose(odd, [[2.5, (2 + 6) / 4], [(8 + 9) / 4, 10 / 4]])
+
+
+def test_modules_with_selective_kernels() -> None:
+    model = ResNet(stage_sizes=(1, 1), block='bottleneck', width=4, sk_ratio=0.0625)
+    params = jax.eval_shape(lambda: init(model, jnp.zeros((2, 32, 32, 3))))['params']
+    shapes = {name: params[name]['kernel'].shape for name in ('conv1', 'conv2', 'conv3')}
+    assert shapes == {'conv1': (3, 3, 3, 2), 'conv2': (3, 3, 2, 2), 'conv3': (3, 3, 2, 4)}
+    block = {'conv1', 'bn1', 'sk2', 'conv3', 'bn3', 'downsample_conv', 'downsample_bn'}
+    assert set(params['layer1_0']) == set(params['layer2_0']) == block
 
 
 def test_remat_is_the_same_network() -> None:
@@ -196,7 +275,13 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:
     np.testing.assert_allclose(h, exact, atol=0.1)
 
 
-@pytest.mark.parametrize('fields', [{'stem': 'tiny'}, {'block': 'dense'}])
+@pytest.mark.parametrize('fields', [{'stem': 'tiny'}, {'block': 'dense'}, {'padding': 'valid'}])
 def test_unknown_choices(fields: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r'is unknown; use'):
         parameters(resnet('resnet_tiny', **fields))
+
+
+@pytest.mark.parametrize(('name', 'ratio'), [('resnet_tiny', 0.0625), ('resnet50', -0.1), ('resnet50', 2.0)])
+def test_selective_kernels_are_for_bottlenecks(name: str, ratio: float) -> None:
+    with pytest.raises(ValueError, match=rf'sk_ratio {ratio} must be 0, or at most 1 and in bottleneck blocks'):
+        parameters(resnet(name, sk_ratio=ratio))
