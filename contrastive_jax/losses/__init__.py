@@ -5,7 +5,18 @@ value is the mean over the local examples, and the pmean of value and gradients 
 device.
 """
 
+from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
 from contrastive_jax.losses.regression import negative_cosine, normalized_regression
+from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 
-__all__ = ['info_nce', 'info_nce_in_batch', 'negative_cosine', 'normalized_regression']
+__all__ = [
+    'cluster_prediction',
+    'info_nce',
+    'info_nce_in_batch',
+    'negative_cosine',
+    'normalized_regression',
+    'sinkhorn',
+    'spherical_kmeans',
+    'swapped_prediction',
+]

@@ -1,0 +1,160 @@
+"""Spherical k-means and cluster prediction against slow loops, the authors' epoch, and themselves on more devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+
+from contrastive_jax import parallel
+from contrastive_jax.losses import cluster_prediction, deepcluster, spherical_kmeans
+from tests import goldens
+
+N, D, K, V = 24, 6, 5, 3
+
+
+@pytest.fixture
+def points(rng: np.random.Generator) -> np.ndarray:
+    z = rng.normal(size=(N, D))
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def scores(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(-1, 1, size=(V, N, K))
+
+
+ASSIGNED = np.arange(N) % (K + 1) - 1  # -1: not in the memory
+SEEN = np.arange(N) % 4 > 0
+
+
+def slow_kmeans(z: np.ndarray, centroids: np.ndarray, seen: np.ndarray, iterations: int):
+    centroids = centroids.copy()
+    for t in range(iterations + 1):
+        nearest = [int(np.argmax([row @ c for c in centroids])) if ok else -1 for row, ok in zip(z, seen, strict=True)]
+        if t == iterations:
+            return centroids, np.array(nearest)
+        for k in range(len(centroids)):
+            members = [row for row, a in zip(z, nearest, strict=True) if a == k]
+            if members:
+                mean = np.mean(members, axis=0)
+                centroids[k] = mean / np.linalg.norm(mean)
+    raise AssertionError
+
+
+@pytest.mark.parametrize('block', [4096, 7, 1])
+def test_kmeans_in_slow_loops(points, block, monkeypatch):
+    """Rows that take no part, a cluster that stays empty, and blocks that do not fit."""
+    monkeypatch.setattr(deepcluster, 'BLOCK', block)
+    start = points[:K].copy()
+    start[3] = -points[SEEN].mean(axis=0) / np.linalg.norm(points[SEEN].mean(axis=0))
+    start[4] = start[2]  # the first of two equal ones wins: this one is empty at first
+    with jax.enable_x64(True):
+        centroids, assignments = spherical_kmeans(
+            jnp.asarray(points), jnp.asarray(start), iterations=4, mask=jnp.asarray(SEEN)
+        )
+    expected, nearest = slow_kmeans(points, start, SEEN, 4)
+    np.testing.assert_array_equal(assignments, nearest)
+    np.testing.assert_allclose(centroids, expected, rtol=1e-12)
+    assert assignments.dtype == jnp.int32
+
+
+def test_prediction_is_the_mean_cross_entropy(scores):
+    losses = []
+    for v in range(V):
+        for i in range(N):
+            if ASSIGNED[i] >= 0:
+                p = np.exp(scores[v, i] / 0.1)
+                losses.append(-np.log(p[ASSIGNED[i]] / p.sum()))
+    with jax.enable_x64(True):
+        loss = functools.partial(cluster_prediction, assignments=jnp.asarray(ASSIGNED), temperature=0.1)
+        np.testing.assert_allclose(loss(jnp.asarray(scores)), np.mean(losses), rtol=1e-12)
+        check_grads(loss, (jnp.asarray(scores),), 1, modes=['rev'])
+
+
+def both(axis_name):
+    """Clusters of the local points, then the loss of the local scores and its gradient."""
+
+    def local(points, start, seen, scores, assigned):
+        centroids, nearest = spherical_kmeans(points, start, iterations=4, mask=seen, axis_name=axis_name)
+        loss, grad = jax.value_and_grad(lambda s: cluster_prediction(s, assigned, axis_name=axis_name))(scores)
+        return centroids, nearest, parallel.pmean(loss, axis_name), grad / parallel.axis_size(axis_name)
+
+    return local
+
+
+@pytest.mark.parametrize('n', [1, 2, 4, 8])
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+def test_same_on_more_devices(points, scores, n, mode):
+    """Devices differ in how many of their images have a cluster."""
+    assigned = np.where(np.arange(N) < 5, -1, np.abs(ASSIGNED))
+    with jax.enable_x64(True):
+        given = [jnp.asarray(x) for x in (points, points[:K], SEEN, scores, assigned)]
+        expected = jax.jit(both(None))(*given)
+        devices = parallel.devices(mode, n)
+        specs = (P('data'), P(), P('data'), P(None, 'data'), P('data'))
+        results = (P(), P('data'), P(), P(None, 'data'))
+        found = devices.run(both('data'), specs, results)(*devices.place(tuple(given), specs))
+        found = devices.collect(found, results)
+    np.testing.assert_array_equal(found[1], expected[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), tuple(found), expected)
+
+
+@pytest.mark.parametrize('case', goldens.cases('deepcluster_v2', 'epoch'))
+@pytest.mark.parametrize('precision', ['float64', 'float32'])
+def test_an_epoch_of_the_authors(case: goldens.Case, precision: str):
+    """Clusters of the memory, then loss and gradients of every step."""
+    f, tolerance = case.fields, case.tolerances[precision]
+    crops, world = sum(f['num_crops']), f['world_size']
+    assert world == 1 and f['loss_average'] == 'over heads'
+    index, memory = case['memory_index'][0], case['memory_embeddings'][0]
+    with jax.enable_x64(precision == 'float64'):
+        centroids, assignments = [], []
+        for head in f['heads']:
+            z = jnp.asarray(memory[head['memory']], precision)
+            found, nearest = spherical_kmeans(z, z[case[head['init_rows']]], iterations=f['kmeans_iterations'])
+            goldens.assert_close(found, case[head['centroids']], tolerance, head['centroids'])
+            of_image = np.full(f['dataset_size'], -1)
+            of_image[index] = nearest
+            assignments.append(of_image)
+            centroids.append(found)
+        np.testing.assert_array_equal(np.stack(assignments), np.maximum(case['assignments'], -1))
+
+        @jax.jit
+        @functools.partial(jax.value_and_grad, argnums=(0, 1))
+        def loss_of(emb, centroids, targets):
+            losses = [
+                cluster_prediction((emb @ c.T).reshape(crops, -1, len(c)), a, temperature=f['temperature'])
+                for c, a in zip(centroids, targets, strict=True)
+            ]
+            return sum(losses) / len(losses)
+
+        for t in range(f['steps']):
+            batch = case['batch_index'][0, t]
+            emb = jnp.asarray(case['emb'][0, t], precision)
+            loss, (in_emb, in_centroids) = loss_of(emb, centroids, [jnp.asarray(a[batch]) for a in assignments])
+            goldens.assert_close(loss, case['loss'][t, 0], tolerance, f'loss {t}')
+            goldens.assert_close(in_emb, case['grad_emb'][0, t], tolerance, f'grad emb {t}')
+            for head, grad in zip(f['heads'], in_centroids, strict=True):
+                goldens.assert_close(grad, case[head['grad_prototypes']][0, t], tolerance, f'grad prototypes {t}')
+
+
+def test_nobody_has_a_cluster(scores):
+    loss, grad = jax.value_and_grad(lambda s: cluster_prediction(s, jnp.full(N, -1)))(jnp.asarray(scores, jnp.float32))
+    assert loss == 0 and not grad.any()
+
+
+@pytest.mark.parametrize('size', [0.0, 1e-30, 1e30])
+def test_extreme_values_stay_finite(points, scores, size):
+    centroids, _ = spherical_kmeans(jnp.asarray(points * size, jnp.float32), jnp.zeros((K, D)))
+    loss, grad = jax.value_and_grad(lambda s: cluster_prediction(s, jnp.asarray(ASSIGNED)))(
+        jnp.asarray(scores * size, jnp.float32)
+    )
+    assert jnp.isfinite(centroids).all() and jnp.isfinite(loss) and jnp.isfinite(grad).all()
+
+
+def test_half_precision_inputs_give_float32(scores):
+    assert cluster_prediction(jnp.asarray(scores, jnp.bfloat16), jnp.asarray(ASSIGNED)).dtype == jnp.float32
