@@ -23,7 +23,7 @@ setup(
         'matplotlib>=3.9',  # the pictures in a workdir
         'ml-collections>=1.0',  # configs and --config.field=value
         'numpy>=2.0',
-        'optax>=0.2.4',  # optimizers
+        'optax>=0.2.8',  # optimizers
         'orbax-checkpoint>=0.11.20',  # asynchronous checkpoints that restore onto another device count
         'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
         'scikit-learn>=1.5',  # the embedded handwritten digits

@@ -1,6 +1,6 @@
 """Optimizers as the papers' own codes have them, made of optax's parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,39 +11,88 @@ from contrastive_jax.schedules import Schedule
 
 Array = jax.Array
 PyTree = Any
+Decay = float | Schedule
+Mask = Callable[[PyTree], PyTree]  # of the parameters: True where weight decay (and adaptation) apply
 
 
 def sgd(
-    learning_rate: Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False
+    learning_rate: Schedule, *, momentum: float, weight_decay: Decay, nesterov: bool = False, mask: Mask | None = None
 ) -> optax.GradientTransformation:
-    """torch.optim.SGD: weight decay on every parameter joins the gradient; the rate stays outside the buffer."""
+    """torch.optim.SGD: weight decay joins the gradient; the rate stays outside the buffer."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, mask),
         optax.trace(decay=momentum, nesterov=nesterov),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def adamw(
-    learning_rate: Schedule, *, weight_decay: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+def adam(
+    learning_rate: Schedule, *, weight_decay: Decay, b1: float = 0.9, b2: float = 0.999, mask: Mask | None = None
 ) -> optax.GradientTransformation:
-    """torch.optim.AdamW with weight decay on every parameter, biases and norms too (MoCo v3's ViTs)."""
-    return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    """torch.optim.Adam: weight decay joins the gradient, before the moments."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_adam(b1=b1, b2=b2),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: Schedule, *, weight_decay: Decay, b1: float = 0.9, b2: float = 0.999, mask: Mask | None = None
+) -> optax.GradientTransformation:
+    """torch.optim.AdamW. Without a mask biases and norms decay too (MoCo v3's ViTs)."""
+    return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=mask)
+
+
+def matrices(params: PyTree) -> PyTree:
+    """The mask of tensors with two dimensions or more: all but biases, and factors and offsets of norms."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def lars(
-    learning_rate: Schedule, *, momentum: float, weight_decay: float, trust_coefficient: float = 1e-3
+    learning_rate: Schedule,
+    *,
+    momentum: float,
+    weight_decay: Decay,
+    trust_coefficient: float = 1e-3,
+    mask: Mask = matrices,
 ) -> optax.GradientTransformation:
-    """LARS of MoCo v3 (moco/optimizer.py) and DINO.
+    """LARS of MoCo v3 (moco/optimizer.py), DINO and BYOL (utils/optimizers.py).
 
-    Tensors of one dimension or none get neither weight decay nor adaptation. The learning rate stays outside the
-    momentum buffer, where `optax.lars` (SimCLR's form) has it inside: the two differ while the learning rate changes.
+    What the mask leaves out gets neither weight decay nor adaptation. MoCo v3 and DINO go by the number of dimensions,
+    BYOL by names ('b', and modules with 'norm'): the same parameters. The learning rate stays outside the momentum
+    buffer; see `lars_simclr`.
     """
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=_matrices),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), _matrices),
+        optax.add_decayed_weights(weight_decay, mask=mask),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), mask),
         optax.trace(decay=momentum),
         optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def lars_simclr(
+    learning_rate: Schedule,
+    *,
+    momentum: float,
+    weight_decay: Decay,
+    trust_coefficient: float = 1e-3,
+    nesterov: bool = False,
+    mask: Mask = matrices,
+) -> optax.GradientTransformation:
+    """LARS of SimCLR (tf2/lars_optimizer.py, classic momentum): the learning rate is inside the momentum buffer.
+
+    It differs from `lars` while the learning rate changes. The official mask goes by names: batch_normalization, bias,
+    and head_supervised, the kernel of the classifier that is trained beside.
+    """
+    return optax.lars(
+        learning_rate,
+        weight_decay,
+        mask,
+        trust_coefficient,
+        trust_ratio_mask=mask,
+        momentum=momentum,
+        nesterov=nesterov,
     )
 
 
@@ -51,7 +100,7 @@ def larc(
     learning_rate: Schedule,
     *,
     momentum: float,
-    weight_decay: float,
+    weight_decay: Decay,
     trust_coefficient: float = 1e-3,
     clip: bool = False,
     eps: float = 1e-8,
@@ -73,22 +122,44 @@ def larc(
     )
 
 
-def freeze(optimizer: optax.GradientTransformation, paths: Sequence[str]) -> optax.GradientTransformation:
-    """Leaves the parameters below `paths` as they are: no step, no momentum, no weight decay.
+def clip_per_tensor(max_norm: float, eps: float = 1e-6) -> optax.GradientTransformation:
+    """DINO's clip_gradients: every parameter's gradient by its own norm, g * min(1, max_norm / (|g| + eps))."""
+
+    def clip(g: Array) -> Array:
+        return g * jnp.minimum(1.0, max_norm / (jnp.linalg.norm(g.ravel()) + eps))
+
+    return optax.stateless(lambda grads, params: jax.tree.map(clip, grads))
+
+
+def rest(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Nothing moves for the first `steps` steps: no step, no momentum, no weight decay, no count of Adam's.
+
+    So do SwAV and DINO, which set the gradient to None for that time: torch's optimizers pass such a parameter over.
+    """
+    return optax.conditionally_mask(optimizer, lambda step: step >= steps)
+
+
+def by_path(
+    optimizer: optax.GradientTransformation,
+    parts: Mapping[str, tuple[Sequence[str], optax.GradientTransformation]],
+) -> optax.GradientTransformation:
+    """Other optimizers for the parameters below some paths.
 
     Args:
-      optimizer: for the other parameters.
-      paths: prefixes such as 'encoder/patch_embed'.
+      optimizer: for all other parameters.
+      parts: name -> (prefixes such as 'encoder/patch_embed', the optimizer there); the first that holds a path counts.
     """
-    if not paths:
+    if not parts:
         return optimizer
 
-    def label(params: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: 'frozen' if is_below(parameter_path(path), paths) else 'trained', params
-        )
+    def name_of(path: tuple[Any, ...], _: Any) -> str:
+        leaf = parameter_path(path)
+        return next((name for name, (prefixes, _) in parts.items() if is_below(leaf, prefixes)), 'trained')
 
-    return optax.multi_transform({'trained': optimizer, 'frozen': optax.set_to_zero()}, label)
+    optimizers = {name: part for name, (_, part) in parts.items()}
+    return optax.multi_transform(
+        {'trained': optimizer, **optimizers}, lambda params: jax.tree_util.tree_map_with_path(name_of, params)
+    )
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
@@ -101,16 +172,12 @@ def is_below(path: str, prefixes: Sequence[str]) -> bool:
     return any(path == prefix or path.startswith(prefix + '/') for prefix in prefixes)
 
 
-def _matrices(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
-
-
 class _LarcState(NamedTuple):
     step: Array
 
 
 def _scale_by_larc(
-    learning_rate: Schedule, weight_decay: float, trust_coefficient: float, clip: bool, eps: float
+    learning_rate: Schedule, weight_decay: Decay, trust_coefficient: float, clip: bool, eps: float
 ) -> optax.GradientTransformation:
     def init(params: PyTree) -> _LarcState:
         del params
@@ -118,13 +185,14 @@ def _scale_by_larc(
 
     def update(grads: PyTree, state: _LarcState, params: PyTree | None = None) -> tuple[PyTree, _LarcState]:
         lr = learning_rate(state.step)
+        wd = weight_decay(state.step) if callable(weight_decay) else weight_decay
 
         def adapt(g: Array, w: Array) -> Array:
             w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
-            ratio = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + eps)
+            ratio = trust_coefficient * w_norm / (g_norm + wd * w_norm + eps)
             if clip:
                 ratio = jnp.minimum(ratio / lr, 1.0)
-            return jnp.where((w_norm > 0) & (g_norm > 0), ratio * (g + weight_decay * w), g)
+            return jnp.where((w_norm > 0) & (g_norm > 0), ratio * (g + wd * w), g)
 
         return jax.tree.map(adapt, grads, params), _LarcState(state.step + 1)
 

@@ -15,7 +15,6 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.methods import METHODS, MemoryBank, MoCo
-from contrastive_jax.methods.base import init_network
 from contrastive_jax.models import network
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.optim import is_below, parameter_path
@@ -23,6 +22,8 @@ from contrastive_jax.optim import is_below, parameter_path
 Change = Callable[[ConfigDict], None]
 
 DTYPES = ('float32', 'bfloat16')
+OPTIMIZERS = ('sgd', 'adam', 'adamw', 'lars', 'lars_simclr', 'larc')
+SCHEDULES = ('cosine', 'step', 'warmup_cosine', 'linspace_warmup_cosine', 'constant')
 
 # Fields of encoder and heads that count something.
 SIZES = (
@@ -72,18 +73,33 @@ def base(method: str) -> ConfigDict:
     c.augment = ConfigDict({field.name: field.default for field in dataclasses.fields(Policy)})
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = 'sgd'  # 'sgd', 'adamw', 'lars'
+    c.optimizer.name = 'sgd'  # a name of OPTIMIZERS
     c.optimizer.learning_rate = 0.03  # at the batch size below
-    c.optimizer.learning_rate_batch = 0  # the rate is scaled by batch_size / this; 0: not scaled
-    c.optimizer.momentum = 0.9  # of SGD and LARS
+    c.optimizer.learning_rate_scaling = 'linear'  # x batch_size / learning_rate_batch; 'sqrt': x sqrt(batch_size)
+    c.optimizer.learning_rate_batch = 0  # of 'linear'; 0: not scaled
+    c.optimizer.momentum = 0.9  # of SGD, LARS and LARC
+    c.optimizer.b1, c.optimizer.b2 = 0.9, 0.999  # of Adam and AdamW
     c.optimizer.weight_decay = 1e-4
-    c.optimizer.freeze = ()  # parameter paths that are never trained, e.g. ('encoder/patch_embed',)
+    c.optimizer.final_weight_decay = -1.0  # moves there on half a cosine, at every step; -1: constant
+    c.optimizer.mask = 'none'  # 'matrices': SGD and Adam decay no biases and norms; LARS never does, LARC always
+    c.optimizer.clip_norm = 0.0  # of the gradient of every parameter tensor by itself; 0: not clipped
+    # Parameter paths, e.g. ('encoder/patch_embed',): everything below them
+    c.optimizer.constant = ()  # keep their first learning rate, whatever the schedule
+    c.optimizer.freeze = ()  # are never trained
+    c.optimizer.freeze_first = ()  # are not trained at first; momentum and weight decay rest too
+    c.optimizer.freeze_epochs = 0.0  # for so long
+    c.optimizer.freeze_steps = 0  # or for so many steps; 0: from epochs
 
     c.schedule = ConfigDict()
-    c.schedule.name = 'cosine'  # 'cosine' and 'step' change once an epoch, 'warmup_cosine' at every step
-    c.schedule.warmup_epochs = 0.0  # of 'warmup_cosine'
+    # 'cosine' and 'step' change once an epoch, 'warmup_cosine' at every step; 'linspace_warmup_cosine': likewise, but
+    # the warm-up ends a step early (SwAV, DINO); 'constant'
+    c.schedule.name = 'cosine'
+    c.schedule.final = 0.0  # learning rate at the end of a cosine, not scaled with the batch
+    c.schedule.warmup_epochs = 0.0  # of 'warmup_cosine' and 'linspace_warmup_cosine'
+    c.schedule.warmup_start = 0.0  # learning rate at its first step, not scaled with the batch
     c.schedule.milestones = (120, 160)  # of 'step', in epochs
     c.schedule.factor = 0.1  # of 'step', at each milestone
+    c.schedule.factors = ()  # of 'step', instead: times the first learning rate, from each milestone on
 
     c.eval = ConfigDict()
     c.eval.knn_k = 200  # neighbours; fewer where the data has fewer
@@ -192,8 +208,10 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     one_of('parallel', ('jit', 'pmap'))
     one_of('dtype', DTYPES)
     one_of('data.source', ('digits', 'npz', 'folder', 'tfds'))
-    one_of('optimizer.name', ('sgd', 'adamw', 'lars'))
-    one_of('schedule.name', ('cosine', 'step', 'warmup_cosine'))
+    one_of('optimizer.name', OPTIMIZERS)
+    one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
+    one_of('optimizer.mask', ('none', 'matrices'))
+    one_of('schedule.name', SCHEDULES)
     for field in ('batch_size', 'log_every_steps', 'data.image_size', 'eval.knn_k', 'eval.batch_size'):
         within(field, 1)
     for field in ('eval.max_train', 'eval.max_test'):
@@ -204,23 +222,8 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     within('seed', 0, 2**31 - 1)
     if c.steps <= 0:
         within('epochs', 0, open_low=True)
-    within('optimizer.learning_rate', 0, open_low=True)
-    within('optimizer.learning_rate_batch', 0)
-    within('optimizer.momentum', 0, 1)
-    within('optimizer.weight_decay', 0)
-    within('schedule.warmup_epochs', 0)
-    within('schedule.factor', 0, 1, open_low=True)
-    rule(
-        all(math.isfinite(epoch) and epoch > 0 for epoch in c.schedule.milestones),
-        f'schedule.milestones {c.schedule.milestones!r} is out of range -> they are epochs, all above 0',
-    )
+    _check_training(c, within, rule)
     within('eval.knn_temperature', MIN_TEMPERATURE)
-    if c.schedule.name == 'warmup_cosine' and not c.steps:
-        rule(
-            c.schedule.warmup_epochs <= c.epochs,
-            f'schedule.warmup_epochs {c.schedule.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs '
-            '-> shorten the warm-up',
-        )
 
     B = c.batch_size
     if B >= 1:
@@ -234,7 +237,8 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
         found += _check_groups(B, c.bn_group_size, devices)
     found += _check_method(c, within, rule)
     found += policy(c).problems()
-    return found + (_check_network(c) or _check_parameters(c))
+    found += _check_network(c)
+    return found or _check_parameters(c)
 
 
 def _lacking(config: ConfigDict) -> list[str]:
@@ -273,6 +277,44 @@ def _check_groups(batch: int, group: int, devices: int) -> list[str]:
     ]
 
 
+def _check_training(c: ConfigDict, within: Callable[..., None], rule: Callable[[bool, str], None]) -> None:
+    """The values of optimizer and schedule."""
+    o, s = c.optimizer, c.schedule
+    within('optimizer.learning_rate', 0, open_low=True)
+    for field in ('learning_rate_batch', 'weight_decay', 'clip_norm', 'freeze_epochs', 'freeze_steps'):
+        within(f'optimizer.{field}', 0)
+    within('optimizer.momentum', 0, 1)
+    for field in ('b1', 'b2'):
+        rule(0 <= o[field] < 1, f'optimizer.{field} {o[field]!r} is out of range -> it must be at least 0 and below 1')
+    if o.final_weight_decay != -1:
+        within('optimizer.final_weight_decay', 0)
+    rule(
+        o.mask != 'matrices' or o.name not in ('lars', 'lars_simclr', 'larc'),
+        f'optimizer.mask {o.mask!r} is of SGD and Adam, not of {o.name} -> use none',
+    )
+    for field in ('final', 'warmup_epochs', 'warmup_start'):
+        within(f'schedule.{field}', 0)
+    within('schedule.factor', 0, 1, open_low=True)
+    rule(
+        all(math.isfinite(epoch) and epoch > 0 for epoch in s.milestones),
+        f'schedule.milestones {s.milestones!r} is out of range -> they are epochs, all above 0',
+    )
+    rule(
+        all(math.isfinite(factor) and factor > 0 for factor in s.factors),
+        f'schedule.factors {s.factors!r} is out of range -> they are all above 0',
+    )
+    rule(
+        len(s.factors) in (0, len(s.milestones)),
+        f'schedule.factors has {len(s.factors)} values for {len(s.milestones)} milestones -> give as many, or none',
+    )
+    if 'warmup' in s.name and not c.steps:
+        rule(
+            s.warmup_epochs <= c.epochs,
+            f'schedule.warmup_epochs {s.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs '
+            '-> shorten the warm-up',
+        )
+
+
 def _check_network(c: ConfigDict) -> list[str]:
     """Names, fields and sizes of encoder and heads."""
     found = []
@@ -299,13 +341,14 @@ def _check_network(c: ConfigDict) -> list[str]:
 
 
 def _check_parameters(c: ConfigDict) -> list[str]:
-    """What only the parameters tell, for which shapes are enough: sizes that do not fit, paths that freeze nothing."""
-    if c.dtype not in DTYPES or c.data.image_size < 1 or c.bn_group_size < 0:
-        return []  # said already
+    """What only the parameters tell, for which shapes are enough: sizes that do not fit, paths that match nothing."""
+    fields = c.method.to_dict()
+    method = METHODS[fields.pop('name')]
 
     def init() -> Any:
-        image = jnp.zeros((2, c.data.image_size, c.data.image_size, 3))
-        return init_network(build_network(c), jax.random.key(0), {'views': (image,)})[0]
+        images = jnp.zeros((c.batch_size, c.data.image_size, c.data.image_size, 3))
+        views = tuple(images for _ in c.augment.blur)
+        return method(build_network(c), **fields).init(jax.random.key(0), {'views': views})[0]
 
     try:
         params = jax.eval_shape(init)
@@ -314,14 +357,15 @@ def _check_parameters(c: ConfigDict) -> list[str]:
     paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in paths for depth in range(path.count('/') + 1)}
     found = []
-    for frozen in c.optimizer.freeze:
-        near = difflib.get_close_matches(frozen, sorted(prefixes), n=1)
-        if not any(is_below(path, (frozen,)) for path in paths):
-            meant = f'; did you mean {near[0]!r}?' if near else ''
-            found.append(
-                f'optimizer.freeze {frozen!r} matches no parameter{meant} -> give paths such as {paths[0]!r} or '
-                f'{paths[0].rpartition("/")[0]!r}'
-            )
+    for field in ('constant', 'freeze', 'freeze_first'):
+        for given in c.optimizer[field]:
+            near = difflib.get_close_matches(given, sorted(prefixes), n=1)
+            if not any(is_below(path, (given,)) for path in paths):
+                meant = f'; did you mean {near[0]!r}?' if near else ''
+                found.append(
+                    f'optimizer.{field} {given!r} matches no parameter{meant} -> give paths such as {paths[0]!r} or '
+                    f'{paths[0].rpartition("/")[0]!r}'
+                )
     return found
 
 

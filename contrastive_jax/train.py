@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from contrastive_jax import optim, parallel, recipe, schedules
+from contrastive_jax import parallel, recipe, schedules, updates
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.data.sampler import steps_per_epoch
@@ -100,19 +100,11 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
         fields['num_examples'] = num_examples
     method = method_class(recipe.build_network(config), **fields)
 
-    learning_rate = _schedule(config, per_epoch, total_steps)
-    o = config.optimizer
-    match o.name:
-        case 'sgd':
-            optimizer = optim.sgd(learning_rate, momentum=o.momentum, weight_decay=o.weight_decay)
-        case 'lars':
-            optimizer = optim.lars(learning_rate, momentum=o.momentum, weight_decay=o.weight_decay)
-        case 'adamw':
-            optimizer = optim.adamw(learning_rate, weight_decay=o.weight_decay)
+    optimizer, learning_rate = updates.build(config, per_epoch, total_steps)
     return Recipe(
         method=method,
         policy=recipe.policy(config),
-        optimizer=optim.freeze(optimizer, tuple(o.freeze)),
+        optimizer=optimizer,
         learning_rate=learning_rate,
         batch_size=config.batch_size,
         image_size=config.data.image_size,
@@ -120,24 +112,6 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
         steps_per_epoch=per_epoch,
         seed=config.seed,
     )
-
-
-def _schedule(config: ConfigDict, per_epoch: int, total_steps: int) -> schedules.Schedule:
-    o, s = config.optimizer, config.schedule
-    rate = o.learning_rate * (config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0)
-    match s.name:
-        case 'step':
-            return schedules.step_decay(rate, tuple(s.milestones), s.factor, per_epoch)
-        case 'warmup_cosine':
-            warmup_steps = round(s.warmup_epochs * per_epoch)
-            if warmup_steps > total_steps:
-                raise UserError(
-                    f'schedule.warmup_epochs {s.warmup_epochs:g} are {warmup_steps} steps, longer than the training of '
-                    f'{total_steps} -> shorten the warm-up, e.g. --config.schedule.warmup_epochs=0'
-                )
-            return schedules.warmup_cosine(rate, warmup_steps, total_steps)
-        case _:
-            return schedules.cosine_per_epoch(rate, total_steps / per_epoch, per_epoch)
 
 
 def init_state(run: Recipe) -> TrainState:

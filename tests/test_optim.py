@@ -50,7 +50,9 @@ def test_sgd_and_adamw_are_torch(rng: np.random.Generator):
 
 def test_frozen_parameters_rest(rng: np.random.Generator):
     params = {'encoder': {'patch_embed': {'kernel': jnp.ones(3)}, 'patch_embedding': jnp.ones(3)}, 'head': jnp.ones(2)}
-    optimizer = optim.freeze(optim.adamw(lambda t: 0.1, weight_decay=0.5), ('encoder/patch_embed',))
+    optimizer = optim.by_path(
+        optim.adamw(lambda t: 0.1, weight_decay=0.5), {'frozen': (('encoder/patch_embed',), optax.set_to_zero())}
+    )
     state = optimizer.init(params)
     grads = jax.tree.map(lambda x: jnp.full_like(x, 2.0), params)
     updates, state = optimizer.update(grads, state, params)

@@ -29,7 +29,7 @@ def change(name: str, **fields: Any) -> ConfigDict:
 # ================================ each rule alone ================================
 
 MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
-BANK, END = 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
+R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -106,13 +106,24 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide values in grey levels by 255'),
     (MOCO, 'augment.std', (0.2, 0.2), 'augment.std is (0.2, 0.2): three deviations'),
     # optimizer and schedule
-    (MOCO, 'optimizer.name', 'adam', "optimizer.name 'adam' is unknown; did you mean 'adamw'?"),
+    (MOCO, 'optimizer.name', 'adamv', "optimizer.name 'adamv' is unknown; did you mean 'adam'?"),
+    (MOCO, 'optimizer.learning_rate_scaling', 'log', "learning_rate_scaling 'log' is unknown -> choose from linear, "),
     (MOCO, 'optimizer.learning_rate', 0.0, 'optimizer.learning_rate 0.0 is out of range -> it must be above 0'),
     (MOCO, 'optimizer.learning_rate', -0.1, 'optimizer.learning_rate -0.1 is out of range'),
     (MOCO, 'optimizer.learning_rate', nan, 'optimizer.learning_rate nan is out of range'),
     (MOCO, 'optimizer.learning_rate_batch', -1, 'optimizer.learning_rate_batch -1 is out of range'),
     (MOCO, 'optimizer.momentum', 1.1, 'optimizer.momentum 1.1 is out of range'),
+    *[(VIT, f'optimizer.{b}', x, f'optimizer.{b} {x!r} is out of range')
+      for b in ('b1', 'b2') for x in (-0.1, 1.0, nan)],
     (MOCO, 'optimizer.weight_decay', -1e-4, 'optimizer.weight_decay -0.0001 is out of range'),
+    (MOCO, 'optimizer.final_weight_decay', -0.4, 'optimizer.final_weight_decay -0.4 is out of range'),
+    (MOCO, 'optimizer.mask', 'matrix', "optimizer.mask 'matrix' is unknown; did you mean 'matrices'?"),
+    (R50, 'optimizer.mask', 'matrices', "optimizer.mask 'matrices' is of SGD and Adam, not of lars -> use none"),
+    (MOCO, 'optimizer.clip_norm', -1.0, 'optimizer.clip_norm -1.0 is out of range'),
+    (MOCO, 'optimizer.freeze_epochs', -1.0, 'optimizer.freeze_epochs -1.0 is out of range'),
+    (MOCO, 'optimizer.freeze_steps', -1, 'optimizer.freeze_steps -1 is out of range'),
+    (MOCO, 'optimizer.freeze_first', ('prototypes',), "optimizer.freeze_first 'prototypes' matches no parameter"),
+    (MOCO, 'optimizer.constant', ('projecter',), "optimizer.constant 'projecter' matches no parameter; did you mean"),
     (VIT, 'optimizer.freeze', ('encoder/patch_embd',), "'encoder/patch_embd' matches no parameter; did you mean"),
     (VIT, 'optimizer.freeze', ('encoder/patch_embed/',), "did you mean 'encoder/patch_embed'?"),
     (VIT, 'optimizer.freeze', ('patch_embed',), "optimizer.freeze 'patch_embed' matches no parameter"),
@@ -122,6 +133,10 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'schedule.warmup_epochs', -1.0, 'schedule.warmup_epochs -1.0 is out of range'),
     (MOCO, 'schedule.factor', 0.0, 'schedule.factor 0.0 is out of range'),
     (MOCO, 'schedule.milestones', (120, -1), 'schedule.milestones (120, -1) is out of range'),
+    (MOCO, 'schedule.factors', (0.1, 0.0), 'schedule.factors (0.1, 0.0) is out of range -> they are all above 0'),
+    (MOCO, 'schedule.factors', (0.1,), 'schedule.factors has 1 values for 2 milestones -> give as many, or none'),
+    (MOCO, 'schedule.final', -1e-6, 'schedule.final -1e-06 is out of range'),
+    (MOCO, 'schedule.warmup_start', nan, 'schedule.warmup_start nan is out of range'),
     # evaluation
     (MOCO, 'eval.knn_k', 0, 'eval.knn_k 0 is out of range'),
     (MOCO, 'eval.knn_temperature', 0.0, 'eval.knn_temperature 0.0 is out of range'),
@@ -154,7 +169,15 @@ def test_all_rules_at_once() -> None:
             chosen.setdefault(field, value)
     # What is wrong only beside an encoder, a batch or a section that is right.
     aside = ('predictor', 'projector', 'encoder.name', 'encoder.nmae', 'encoder.depth', 'encoder.stem', 'method.name')
-    for field in (*aside, 'projector.layers', 'bn_group_size', 'method.queue_size', 'optimizer.freeze'):
+    for field in (
+        *aside,
+        'projector.layers',
+        'bn_group_size',
+        'method.queue_size',
+        'optimizer.freeze',
+        'optimizer.freeze_first',
+        'optimizer.constant',
+    ):
         del chosen[field]
     found = recipe.check(change(MOCO, **chosen), 8)
     assert sorted(line.split()[0] for line in found) == sorted(chosen)

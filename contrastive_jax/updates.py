@@ -1,0 +1,91 @@
+"""The optimizer and the learning rate that the sections `optimizer` and `schedule` of a config describe."""
+
+import math
+
+import optax
+from ml_collections import ConfigDict
+
+from contrastive_jax import optim, schedules
+from contrastive_jax.errors import UserError
+
+
+def build(
+    config: ConfigDict, steps_per_epoch: int, total_steps: int
+) -> tuple[optax.GradientTransformation, schedules.Schedule]:
+    """What makes updates of gradients, and its learning rate, for the log.
+
+    Args:
+      config: of the form of `recipe.base`, checked.
+      steps_per_epoch: whole batches in an epoch.
+      total_steps: length of the run.
+
+    Raises:
+      UserError: a warm-up longer than the training.
+    """
+    o = config.optimizer
+    learning_rate = _learning_rate(config, steps_per_epoch, total_steps)
+    weight_decay: float | schedules.Schedule = o.weight_decay
+    if o.final_weight_decay >= 0:
+        weight_decay = schedules.linspace_warmup_cosine(o.weight_decay, o.final_weight_decay, 0, total_steps)
+
+    parts = {}
+    if o.freeze:
+        parts['frozen'] = tuple(o.freeze), optax.set_to_zero()
+    if o.freeze_first and (steps := o.freeze_steps or math.ceil(o.freeze_epochs * steps_per_epoch)):
+        # The optimizer of these parameters starts late: it counts its own steps, the schedules go on with the run.
+        later = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
+        parts['resting'] = tuple(o.freeze_first), optim.rest(later, steps)
+    if o.constant:
+        parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(_base_rate(config)), weight_decay)
+    optimizer = optim.by_path(_optimizer(o, learning_rate, weight_decay), parts)
+    if o.clip_norm:
+        optimizer = optax.chain(optim.clip_per_tensor(o.clip_norm), optimizer)
+    return optimizer, learning_rate
+
+
+def _optimizer(
+    o: ConfigDict, learning_rate: schedules.Schedule, weight_decay: float | schedules.Schedule
+) -> optax.GradientTransformation:
+    mask = optim.matrices if o.mask == 'matrices' else None
+    match o.name:
+        case 'sgd':
+            return optim.sgd(learning_rate, momentum=o.momentum, weight_decay=weight_decay, mask=mask)
+        case 'adam':
+            return optim.adam(learning_rate, weight_decay=weight_decay, mask=mask, b1=o.b1, b2=o.b2)
+        case 'adamw':
+            return optim.adamw(learning_rate, weight_decay=weight_decay, mask=mask, b1=o.b1, b2=o.b2)
+        case 'lars':
+            return optim.lars(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
+        case 'lars_simclr':
+            return optim.lars_simclr(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
+        case _:
+            return optim.larc(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
+
+
+def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> schedules.Schedule:
+    s, rate = config.schedule, _base_rate(config)
+    warmup_steps = round(s.warmup_epochs * steps_per_epoch)
+    if 'warmup' in s.name and warmup_steps > total_steps:
+        raise UserError(
+            f'schedule.warmup_epochs {s.warmup_epochs:g} are {warmup_steps} steps, longer than the training of '
+            f'{total_steps} -> shorten the warm-up, e.g. --config.schedule.warmup_epochs=0'
+        )
+    match s.name:
+        case 'step':
+            return schedules.step_decay(rate, tuple(s.milestones), tuple(s.factors) or s.factor, steps_per_epoch)
+        case 'warmup_cosine':
+            return schedules.warmup_cosine(rate, warmup_steps, total_steps, s.final, s.warmup_start)
+        case 'linspace_warmup_cosine':
+            return schedules.linspace_warmup_cosine(rate, s.final, warmup_steps, total_steps, s.warmup_start)
+        case 'constant':
+            return schedules.constant(rate)
+        case _:
+            return schedules.cosine_per_epoch(rate, total_steps / steps_per_epoch, steps_per_epoch, s.final)
+
+
+def _base_rate(config: ConfigDict) -> float:
+    """The learning rate at this batch size, before any schedule."""
+    o = config.optimizer
+    if o.learning_rate_scaling == 'sqrt':
+        return o.learning_rate * config.batch_size**0.5
+    return o.learning_rate * (config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0)
