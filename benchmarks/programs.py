@@ -62,9 +62,9 @@ class Program:
 
 def crops(run: Recipe, classes: int, rng: np.random.Generator) -> dict[str, Any]:
     """A batch as the host's loader sends it: {'crops': (uint8[B, s, s, 3], ...), 'index', 'label'}."""
-    B, s = run.batch_size, run.image_size
+    B = run.batch_size
     return {
-        'crops': tuple(rng.integers(0, 256, (B, s, s, 3), np.uint8) for _ in run.policy.blur),
+        'crops': tuple(rng.integers(0, 256, (B, s, s, 3), np.uint8) for s in run.policy.view_sizes(run.image_size)),
         'index': np.arange(B, dtype=np.int32),
         'label': rng.integers(0, classes, B, np.int32),
     }
@@ -86,7 +86,9 @@ def resident(run: Recipe, classes: int, rng: np.random.Generator) -> dict[str, A
 def without_augmentation(run: Recipe) -> Recipe:
     """The recipe whose crops are only normalised: what has probability 0 is not computed."""
     none = (0.0,) * len(run.policy.blur)
-    policy = dataclasses.replace(run.policy, flip=0.0, jitter_probability=0.0, grayscale=0.0, blur=none, solarize=none)
+    policy = dataclasses.replace(
+        run.policy, flip=0.0, jitter_probability=0.0, grayscale=0.0, blur=none, solarize=none, local_blur=0.0
+    )
     return dataclasses.replace(run, policy=policy)
 
 

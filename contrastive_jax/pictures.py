@@ -17,6 +17,7 @@ from contrastive_jax.train import Recipe
 
 ROWS = 8
 DRAWS = 2  # of every view
+MAX_VIEWS = 4  # the first local views look like the others
 
 
 def contact_sheet(source: Source, run: Recipe, path: Path) -> None:
@@ -27,7 +28,7 @@ def contact_sheet(source: Source, run: Recipe, path: Path) -> None:
     views = [
         to_pixels(run.policy(keys[draw], jnp.asarray(images), view, run.image_size), run.policy)
         for draw in range(DRAWS)
-        for view in range(len(run.policy.blur))
+        for view in range(min(run.policy.num_views, MAX_VIEWS))
     ]
     figures.contact_sheet(images, views, path)
 

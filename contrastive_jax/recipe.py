@@ -333,10 +333,13 @@ def _check_network(c: ConfigDict) -> list[str]:
         except UserError as error:
             found.append(str(error))
     if c.encoder.name.startswith('vit') and (patch := c.encoder.get('patch_size', 16)) >= 1:
-        size = c.data.image_size
-        near = f'{size // patch * patch} or {-(-size // patch) * patch}' if size >= patch else f'{patch}'
-        if size % patch:
-            found.append(f'data.image_size {size} % encoder.patch_size {patch} = {size % patch} -> use {near}')
+        sizes = {'data.image_size': c.data.image_size}
+        if c.augment.local_crops:
+            sizes['augment.local_size'] = c.augment.local_size
+        for field, size in sizes.items():
+            near = f'{size // patch * patch} or {-(-size // patch) * patch}' if size >= patch else f'{patch}'
+            if size % patch:
+                found.append(f'{field} {size} % encoder.patch_size {patch} = {size % patch} -> use {near}')
     return found
 
 
@@ -389,8 +392,17 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
     if METHODS[name] is MemoryBank:
         within('method.num_negatives', 1)
         within('method.num_examples', 0)
-    elif isinstance(blur := c.augment.blur, tuple | list) and blur:
-        rule(len(blur) == 2, f'augment.blur has {len(blur)} views -> {name} compares two: give two probabilities')
+    if isinstance(blur := c.augment.blur, tuple | list) and blur:
+        legal = METHODS[name].global_views
+        rule(
+            len(blur) in legal,
+            f'augment.blur has {len(blur)} views, {name} looks at {" or ".join(map(str, legal))} -> give so many '
+            'probabilities',
+        )
+    rule(
+        METHODS[name].multi_crop or not c.augment.local_crops,
+        f'augment.local_crops {c.augment.local_crops} are given, but {name} has no use for them -> use 0',
+    )
     if name != 'mocov3':
         return [f'predictor is given, but {name} has none -> leave that section empty'] if c.predictor else []
     if not c.predictor:

@@ -48,7 +48,7 @@ class Recipe:
       optimizer: of the trained parameters.
       learning_rate: the optimizer's, for the log.
       batch_size: global.
-      image_size: of a view.
+      image_size: of a global view.
       total_steps: length of the run.
       steps_per_epoch: whole batches in an epoch.
       seed: of everything random.
@@ -90,14 +90,13 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
 
     fields = config.method.to_dict()
     method_class = METHODS[fields.pop('name')]
-    if rows := fields.get('num_examples'):
-        if rows < num_examples:
-            raise UserError(
-                f'method.num_examples {rows} is less than the {num_examples} images of the data -> '
-                '--config.method.num_examples=0 takes as many as there are'
-            )
-    elif rows == 0:
-        fields['num_examples'] = num_examples
+    if 0 < fields.get('num_examples', num_examples) < num_examples:
+        raise UserError(
+            f'method.num_examples {fields["num_examples"]} is less than the {num_examples} images of the data -> '
+            '--config.method.num_examples=0 takes as many as there are'
+        )
+    known = {'num_examples': num_examples, 'steps_per_epoch': per_epoch, 'total_steps': total_steps}
+    fields |= {name: value for name, value in known.items() if fields.get(name) == 0}
     method = method_class(recipe.build_network(config), **fields)
 
     optimizer, learning_rate = updates.build(config, per_epoch, total_steps)
@@ -117,8 +116,8 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
 def init_state(run: Recipe) -> TrainState:
     """The state at step 0, in the global layout; jit it."""
     key = jax.random.fold_in(jax.random.key(run.seed), 0)
-    shape = (run.batch_size, run.image_size, run.image_size, 3)
-    views = tuple(jnp.zeros(shape, run.dtype) for _ in run.policy.blur)
+    sizes = run.policy.view_sizes(run.image_size)
+    views = tuple(jnp.zeros((run.batch_size, s, s, 3), run.dtype) for s in sizes)
     params, method_state = run.method.init(key, {'views': views})
     return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method_state)
 

@@ -20,8 +20,8 @@ FOLDER = Path(__file__).parents[1] / 'configs'
 
 def abstract(run: train.Recipe) -> tuple[train.TrainState, dict]:
     """Shapes of a state and of a batch as a method sees it; compiles nothing."""
-    B, s = run.batch_size, run.image_size
-    views = tuple(jax.ShapeDtypeStruct((B, s, s, 3), run.dtype) for _ in run.policy.blur)
+    B, sizes = run.batch_size, run.policy.view_sizes(run.image_size)
+    views = tuple(jax.ShapeDtypeStruct((B, s, s, 3), run.dtype) for s in sizes)
     ids = jax.ShapeDtypeStruct((B,), jnp.int32)
     batch = {'views': views, 'index': ids, 'label': ids}
     if run.method.shuffles:
@@ -48,8 +48,8 @@ def test_fields_of_the_method_are_those_of_the_config(name):
     del fields['network']
     given = config.method.to_dict()
     del given['name']
-    if given.get('num_examples') == 0:
-        given['num_examples'] = 1437  # as many as the data has
+    filled = {'num_examples': 1437, 'steps_per_epoch': 1437 // config.batch_size, 'total_steps': config.steps}
+    given |= {name: value for name, value in filled.items() if given.get(name) == 0}
     assert fields == given
     assert hash(method) == hash(runs.build(config)[0].method)
 
@@ -86,7 +86,8 @@ def test_no_gradient_reaches_the_target_or_the_memory(name, rng):
     run, _ = runs.build(runs.load(name))
     state = jax.jit(lambda: train.init_state(run))()
     B = run.batch_size
-    views = tuple(jnp.asarray(rng.normal(size=(B, 8, 8, 3)), jnp.float32) for _ in range(2))
+    sizes = run.policy.view_sizes(run.image_size)
+    views = tuple(jnp.asarray(rng.normal(size=(B, s, s, 3)), jnp.float32) for s in sizes)
     shuffle = jnp.asarray(rng.permutation(B), jnp.int32)
     batch = {'views': views, 'index': jnp.arange(B, dtype=jnp.int32), 'label': jnp.zeros(B, jnp.int32)}
     batch |= {'shuffle': shuffle, 'shuffled': tuple(view[shuffle] for view in views)}

@@ -273,8 +273,15 @@ def test_methods_compare_two_views(views: int) -> None:
     fields = {'augment.blur': (0.5,) * views, 'augment.solarize': (0.0,) * views}
     for name in (MOCO, SYMMETRIC, VIT, END):
         (line,) = recipe.check(change(name, **fields), 8)
-        assert line.startswith(f'augment.blur has {views} views -> ')
-    assert recipe.check(change(BANK, **fields), 8) == [], 'a bank needs one'
+        assert line.startswith(f'augment.blur has {views} views, ') and 'looks at 2 -> ' in line
+    assert (recipe.check(change(BANK, **fields), 8) == []) == (views == 1), 'a bank needs one'
+
+
+def test_local_views_only_where_a_method_has_use_for_them() -> None:
+    (line,) = recipe.check(change(MOCO, **{'augment.local_crops': 2}), 8)
+    assert line == 'augment.local_crops 2 are given, but moco has no use for them -> use 0'
+    line = recipe.check(change(VIT, **{'augment.local_crops': 2, 'augment.local_size': 6}), 8)[-1]
+    assert line == 'augment.local_size 6 % encoder.patch_size 4 = 2 -> use 4 or 8'
 
 
 def test_what_is_frozen() -> None:

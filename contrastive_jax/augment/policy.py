@@ -1,4 +1,7 @@
-"""The views of a paper: which operations, how strong, how often, in the order of the MoCo repositories."""
+"""The views of a paper: which operations, how strong, how often, in the order of the MoCo repositories.
+
+Views are numbered: the global ones first, then the local ones of multi-crop, small crops of small parts (SwAV, DINO).
+"""
 
 import dataclasses
 import math
@@ -35,7 +38,7 @@ class Policy:
 
     A view is `distort(crop(image))`. The two are separate because crops may come from the host, as uint8. Everything
     random about an example comes from its key and the view's number: not from its place in the batch, nor from the
-    devices.
+    devices. The number of a local view may be a traced integer, so that one program makes all of them.
 
     MoCo v2: all defaults.
     MoCo v1: jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1, grayscale_first=True, blur=(0, 0).
@@ -50,9 +53,13 @@ class Policy:
       jitter_probability: how often the four are applied (all or none), in random order.
       grayscale: probability of a grey view.
       grayscale_first: grey before the jitter, as in MoCo v1 and InstDis, rather than after it.
-      blur: probability of a Gaussian blur, for each view.
+      blur: probability of a Gaussian blur, for each global view; their number is that of the global views.
       blur_sigma: least and greatest standard deviation of the blur, in pixels.
-      solarize: probability of solarisation, for each view.
+      solarize: probability of solarisation, for each global view.
+      local_crops: number of local views.
+      local_size: their height and width.
+      local_scale: least and greatest area of a local crop, as a fraction of the image's.
+      local_blur: probability of a Gaussian blur of a local view.
       mean, std: of the channels in [0, 1], for the final normalisation.
     """
 
@@ -67,6 +74,10 @@ class Policy:
     blur: tuple[float, ...] = (0.5, 0.5)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: tuple[float, ...] = (0.0, 0.0)
+    local_crops: int = 0
+    local_size: int = 96
+    local_scale: tuple[float, float] = (0.05, 0.14)
+    local_blur: float = 0.5
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -75,40 +86,60 @@ class Policy:
             if isinstance(value := getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(value))  # configs bring lists; a hash needs tuples
 
-    def __call__(self, keys: Array, images: Array, view: int, size: int, dtype: DTypeLike = jnp.float32) -> Array:
+    @property
+    def global_views(self) -> int:
+        return len(self.blur)
+
+    @property
+    def num_views(self) -> int:
+        return self.global_views + self.local_crops
+
+    def view_sizes(self, image_size: int) -> tuple[int, ...]:
+        """Height and width of each view, given that of the global ones."""
+        return (image_size,) * self.global_views + (self.local_size,) * self.local_crops
+
+    @property
+    def view_scales(self) -> tuple[tuple[float, float], ...]:
+        """Least and greatest area of each view's crop, as a fraction of the image's."""
+        return (self.crop_scale,) * self.global_views + (self.local_scale,) * self.local_crops
+
+    def __call__(
+        self, keys: Array, images: Array, view: int | Array, size: int, dtype: DTypeLike = jnp.float32
+    ) -> Array:
         """View number `view` of each image: `distort(crop(images))`.
 
         Args:
           keys: one key per example, [b]; the same for all views of a step.
           images: uint8 [b, H, W, 3].
-          view: number of the view, an entry of `blur` and `solarize`.
-          size: height and width of the view.
+          view: number of the view.
+          size: height and width of a global view.
           dtype: of the result.
 
         Returns:
-          Normalised images [b, size, size, 3].
+          Normalised images [b, s, s, 3], s being the view's size.
         """
         return self.distort(keys, self.crop(keys, images, view, size), view, dtype)
 
-    def crop(self, keys: Array, images: Array, view: int, size: int) -> Array:
+    def crop(self, keys: Array, images: Array, view: int | Array, size: int) -> Array:
         """Random resized crops.
 
         Args:
           keys: [b]; images: uint8 [b, H, W, 3]; view, size: as for the whole view.
 
         Returns:
-          float32 [b, size, size, 3] of whole grey levels in [0, 255], rounded where PIL rounds: what a host loader
-          would have sent as uint8.
+          float32 [b, s, s, 3] of whole grey levels in [0, 255], rounded where PIL rounds: what a host loader would have
+          sent as uint8.
         """
         height, width = images.shape[1:3]
+        size, scale = (self.local_size, self.local_scale) if self._is_local(view) else (size, self.crop_scale)
 
         def box(key: Array) -> Array:
-            return geometry.random_resized_crop_box(key, height, width, self.crop_scale, self.crop_ratio)
+            return geometry.random_resized_crop_box(key, height, width, scale, self.crop_ratio)
 
         boxes = _apart(jax.vmap(box)(_view_keys(keys, view, _CROP)))
         return geometry.resized_crop(images, boxes, (size, size), self.interpolation, whole_levels=True)
 
-    def distort(self, keys: Array, crops: Array, view: int, dtype: DTypeLike = jnp.float32) -> Array:
+    def distort(self, keys: Array, crops: Array, view: int | Array, dtype: DTypeLike = jnp.float32) -> Array:
         """Flip, colours, blur and normalisation.
 
         What has probability 0 is not computed at all; what has a probability in between is computed and selected.
@@ -136,8 +167,11 @@ class Policy:
         x = planes.join(rgb)
         low, high = self.blur_sigma
         sigma, taps = low + (high - low) * draws.sigma, 2 * math.ceil(4 * high) + 1
-        x = _sometimes(self.blur[view], draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps), x)
-        x = _sometimes(self.solarize[view], draws.solarize, color.solarize, x)
+        blur, solarize = self.local_blur, 0.0
+        if not self._is_local(view):
+            blur, solarize = self.blur[view], self.solarize[view]
+        x = _sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps), x)
+        x = _sometimes(solarize, draws.solarize, color.solarize, x)
         return color.normalize(x, self.mean, self.std).astype(dtype)
 
     def normalize(self, images: Array, dtype: DTypeLike = jnp.float32) -> Array:
@@ -153,7 +187,7 @@ class Policy:
             if not good:
                 found.append(f'augment.{name} is {getattr(self, name)!r}: {rule}')
 
-        for name in ('flip', 'jitter_probability', 'grayscale'):
+        for name in ('flip', 'jitter_probability', 'grayscale', 'local_blur'):
             check(name, _probability(getattr(self, name)), 'a probability lies in [0, 1]')
         for name in ('blur', 'solarize'):
             values = getattr(self, name)
@@ -162,7 +196,10 @@ class Policy:
         if isinstance(self.blur, tuple) and isinstance(self.solarize, tuple):
             rule = f'as many views as augment.blur, which is {self.blur!r}'
             check('solarize', len(self.blur) == len(self.solarize), rule)
-        check('crop_scale', _rising(self.crop_scale, most=1), 'two areas with 0 < least <= greatest <= 1')
+        check('local_crops', _whole(self.local_crops) and self.local_crops >= 0, 'a number of views, at least 0')
+        check('local_size', _whole(self.local_size) and self.local_size >= 1, 'a size in pixels, at least 1')
+        for name in ('crop_scale', 'local_scale'):
+            check(name, _rising(getattr(self, name), most=1), 'two areas with 0 < least <= greatest <= 1')
         check('crop_ratio', _rising(self.crop_ratio), 'two ratios with 0 < least <= greatest, e.g. (0.75, 1.333)')
         check('blur_sigma', _rising(self.blur_sigma), 'two widths in pixels with 0 < least <= greatest')
         check('interpolation', self.interpolation in geometry.INTERPOLATIONS, f'one of {geometry.INTERPOLATIONS}')
@@ -177,6 +214,9 @@ class Policy:
         check('std', _numbers(self.std, 3) and all(0 < s <= 1 for s in self.std), f'three deviations > 0, {scale}')
         return found
 
+    def _is_local(self, view: int | Array) -> bool:
+        return not isinstance(view, int) or view >= self.global_views
+
     def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
         """The random numbers of one view of one example; those nobody uses are never computed."""
         jitter, rest = jax.random.split(key)
@@ -184,7 +224,7 @@ class Policy:
         return _Draws(*numbers), color.draw_jitter(jitter, self.jitter)
 
 
-def _view_keys(keys: Array, view: int, part: int) -> Array:
+def _view_keys(keys: Array, view: int | Array, part: int) -> Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, 2 * view + part))(keys)
 
 
@@ -204,6 +244,10 @@ def _sometimes(probability: float, number: Array, change: Callable[[T], T], x: T
         return jnp.where(jnp.expand_dims(number < probability, range(1, old.ndim)), new, old)
 
     return jax.tree.map(choose, change(x), x)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> bool:

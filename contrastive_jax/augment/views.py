@@ -15,7 +15,7 @@ from contrastive_jax import parallel
 from contrastive_jax.augment.policy import Policy
 
 Array = jax.Array
-Crop = Callable[[int, Array, Array], Array]
+Crop = Callable[[int | Array, Array, Array], Array]
 
 
 def resident_batch(
@@ -38,7 +38,7 @@ def resident_batch(
       labels: int32[n].
       order: int32[B], which examples the global batch takes.
       policy: the augmentation.
-      size: height and width of a view.
+      size: height and width of a global view.
       shuffles: whether the method wants 'shuffle' and 'shuffled'.
       dtype: of the views.
       axis_name: the mapped device axis.
@@ -49,7 +49,7 @@ def resident_batch(
     position = parallel.positions(order.shape[0] // parallel.axis_size(axis_name), axis_name)
     index = order[position]
 
-    def crop(view: int, position: Array, keys: Array) -> Array:
+    def crop(view: int | Array, position: Array, keys: Array) -> Array:
         return policy.crop(keys, images[order[position]], view, size)
 
     views = _views(key, position, crop, crop, order.shape[0], policy, shuffles, dtype)
@@ -79,13 +79,19 @@ def streamed_batch(
     b = index.shape[0]
     position = parallel.positions(b, axis_name)
 
-    def local(view: int, position: Array, keys: Array) -> Array:
-        return crops[view]
+    def own(view: int | Array, position: Array, keys: Array) -> Array:
+        return (
+            crops[view]
+            if isinstance(view, int)
+            else jnp.stack(crops[policy.global_views :])[view - policy.global_views]
+        )
 
-    def from_all(view: int, position: Array, keys: Array) -> Array:
-        return parallel.all_gather(crops[view], axis_name)[position]  # still uint8: a quarter of the bytes
+    def from_all(view: int | Array, position: Array, keys: Array) -> Array:
+        return parallel.all_gather(own(view, position, keys), axis_name)[
+            position
+        ]  # still uint8: a quarter of the bytes
 
-    views = _views(key, position, local, from_all, b * parallel.axis_size(axis_name), policy, shuffles, dtype)
+    views = _views(key, position, own, from_all, b * parallel.axis_size(axis_name), policy, shuffles, dtype)
     return {'index': index, 'label': label, **views}
 
 
@@ -103,7 +109,14 @@ def _views(
 
     def distorted(position: Array, crop: Crop) -> tuple[Array, ...]:
         keys = parallel.example_keys(key_views, position)
-        return tuple(policy.distort(keys, crop(view, position, keys), view, dtype) for view in range(len(policy.blur)))
+
+        def make(view: int | Array) -> Array:
+            return policy.distort(keys, crop(view, position, keys), view, dtype)
+
+        views = [make(view) for view in range(policy.global_views)]
+        if policy.local_crops:  # alike but for their keys: one program for all of them
+            views += list(jax.vmap(make)(jnp.arange(policy.global_views, policy.num_views)))
+        return tuple(views)
 
     if not shuffles:
         return {'views': distorted(position, crop)}

@@ -48,8 +48,13 @@ class MethodState:
 class Method(abc.ABC):
     """A way to learn an encoder. Subclasses are frozen dataclasses and are not subclassed further.
 
+    Fields named `num_examples`, `steps_per_epoch` and `total_steps`, for methods that need to know them, are 0 in a
+    config: the data and the length of the training fill them in.
+
     Attributes:
       network: encoder, projector and, for some methods, predictor.
+      global_views: class constant: how many global views a batch may have.
+      multi_crop: class constant: whether local views may follow them.
       shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
         'shuffled' (see `loss`).
       memory_spec: class constant: a pytree prefix of PartitionSpecs for `state.memory`.
@@ -57,6 +62,8 @@ class Method(abc.ABC):
 
     network: Network
 
+    global_views: ClassVar[tuple[int, ...]] = (2,)
+    multi_crop: ClassVar[bool] = False
     memory_spec: ClassVar[PyTree] = parallel.REPLICATED
 
     @property
@@ -135,6 +142,11 @@ def predict(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name
     variables = {'params': params, 'batch_stats': stats}
     (_, _, p), new = network.apply(variables, x, train=True, axis_name=axis_name, mutable=['batch_stats'])
     return p, _plain(new.get('batch_stats', {}))
+
+
+def step_of(progress: Array | float, total_steps: int) -> Array:
+    """The step, int32: progress is step / total_steps. Exact below four million steps, in float32."""
+    return jnp.round(jnp.asarray(progress) * total_steps).astype(jnp.int32)
 
 
 def copy(tree: PyTree) -> PyTree:

@@ -87,6 +87,7 @@ class MemoryBank(base.Method):
     momentum: float = 0.5
     temperature: float = 0.07
 
+    global_views: ClassVar[tuple[int, ...]] = (1, 2)  # the second, which all dictionaries of a comparison have, is idle
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:

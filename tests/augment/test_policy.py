@@ -173,6 +173,19 @@ def test_how_often(change, probability):
     assert abs(changed.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / count)
 
 
+def test_local_views(images):
+    """They have a size, area and blur of their own; otherwise they are views like any other, each different."""
+    policy = dataclasses.replace(MOCO_V2, local_crops=2, local_size=5, local_scale=(0.1, 0.2), local_blur=0.25)
+    assert (policy.global_views, policy.num_views) == (2, 4)
+    assert policy.view_sizes(SIZE) == (SIZE, SIZE, 5, 5)
+    assert policy.view_scales == (policy.crop_scale, policy.crop_scale, (0.1, 0.2), (0.1, 0.2))
+    alike = dataclasses.replace(policy, blur=(0.25,) * 4, solarize=(0.0,) * 4, crop_scale=(0.1, 0.2))
+    for number in (2, 3):  # a traced number means the same
+        traced = jax.jit(lambda keys, x, number: policy(keys, x, number, SIZE))(KEYS, images, number)
+        np.testing.assert_allclose(traced, view(alike, number, 5)(KEYS, images), atol=1e-5)
+    assert not np.allclose(view(policy, 2)(KEYS, images), view(policy, 3)(KEYS, images))
+
+
 def test_what_never_happens_costs_nothing():
     """No matrix product without blur, no mirror without flip, no mean without jitter; also when only a view has it."""
     crops = jnp.zeros((2, 8, 8, 3))
@@ -247,6 +260,10 @@ def test_recipes_have_no_problems(policy):
         ('mean', (123.7, 116.3, 103.5)),
         ('std', (0.229, 0.0, 0.225)),
         ('std', (0.229, 0.224)),
+        ('local_crops', -1),
+        ('local_size', 0),
+        ('local_scale', (0.5, 0.1)),
+        ('local_blur', 1.5),
     ],
 )
 def test_problems(name, value):

@@ -16,7 +16,9 @@ from contrastive_jax.augment.views import resident_batch, streamed_batch
 
 # Operations of either kind, each for some of the images, and two views that differ. What is tested is who draws which
 # numbers, and every further operation is compiled some twenty times here: test_policy.py has them all.
-POLICY = Policy(jitter_probability=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.5))
+POLICY = Policy(
+    jitter_probability=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.5), local_crops=2, local_size=4, local_blur=0.0
+)
 SIZE, B, N = 6, 8, 20
 KEY = jax.random.key(5)
 COMMON: dict[str, Any] = {'policy': POLICY, 'dtype': jnp.float32}
@@ -58,7 +60,7 @@ def crops(data: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     key_views, _ = jax.random.split(KEY)
     keys = parallel.example_keys(key_views, jnp.arange(B))
     images = jnp.asarray(data['images'][data['order']])
-    cut = [np.asarray(POLICY.crop(keys, images, view, SIZE)) for view in range(2)]
+    cut = [np.asarray(POLICY.crop(keys, images, view, SIZE)) for view in range(POLICY.num_views)]
     assert all((x == np.round(x)).all() and x.min() >= 0 and x.max() <= 255 for x in cut)
     return tuple(x.astype(np.uint8) for x in cut)
 
@@ -124,9 +126,9 @@ def test_index_and_label(data: dict[str, np.ndarray], whole: dict[str, Any]) -> 
 
 def test_views_are_the_policys_one_example_at_a_time(data: dict[str, np.ndarray], whole: dict[str, Any]) -> None:
     key_views, _ = jax.random.split(KEY)
-    assert len(whole['views']) == 2 and whole['views'][0].shape == (B, SIZE, SIZE, 3)
+    assert [x.shape for x in whole['views']] == [(B, size, size, 3) for size in (SIZE, SIZE, 4, 4)]
     one = jax.jit(POLICY, static_argnums=(2, 3))
-    for view in range(2):
+    for view in range(POLICY.num_views):
         for position in range(B):
             image = data['images'][data['order'][position]][None]
             expected = one(jax.random.fold_in(key_views, position)[None], image, view, SIZE)[0]
