@@ -5,6 +5,7 @@ value is the mean over the local examples, and the pmean of value and gradients 
 device.
 """
 
+from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
 from contrastive_jax.losses.regression import negative_cosine, normalized_regression
@@ -12,6 +13,8 @@ from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 
 __all__ = [
     'cluster_prediction',
+    'cpc_grid',
+    'cpc_sequence',
     'info_nce',
     'info_nce_in_batch',
     'negative_cosine',
