@@ -43,7 +43,7 @@ def warmup_cosine(base: float, warmup_steps: int, total_steps: int, final: float
 
     def schedule(step: Array | int) -> Array:
         step = jnp.asarray(step)
-        decay = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+        decay = jnp.minimum((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
         cosine = final + (base - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * decay))
         return jnp.where(step < warmup_steps, start + (base - start) * step / max(warmup_steps, 1), cosine)
 

@@ -36,7 +36,7 @@ def build(
         later = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
         parts['resting'] = tuple(o.freeze_first), optim.rest(later, steps)
     if o.constant:
-        parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(_base_rate(config)), weight_decay)
+        parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(base_rate(config)), weight_decay)
     optimizer = optim.by_path(_optimizer(o, learning_rate, weight_decay), parts)
     if o.clip_norm:
         optimizer = optax.chain(optim.clip_per_tensor(o.clip_norm), optimizer)
@@ -63,7 +63,7 @@ def _optimizer(
 
 
 def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> schedules.Schedule:
-    s, rate = config.schedule, _base_rate(config)
+    s, rate = config.schedule, base_rate(config)
     warmup_steps = round(s.warmup_epochs * steps_per_epoch)
     if 'warmup' in s.name and warmup_steps > total_steps:
         raise UserError(
@@ -83,7 +83,7 @@ def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -
             return schedules.cosine_per_epoch(rate, total_steps / steps_per_epoch, steps_per_epoch, s.final)
 
 
-def _base_rate(config: ConfigDict) -> float:
+def base_rate(config: ConfigDict) -> float:
     """The learning rate at this batch size, before any schedule."""
     o = config.optimizer
     if o.learning_rate_scaling == 'sqrt':

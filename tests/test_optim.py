@@ -10,17 +10,26 @@ from contrastive_jax import optim
 from tests import goldens
 
 
-@pytest.mark.parametrize('case', goldens.cases('lars', file='lars_torch'))
+def optimizer_of(case: goldens.Case, rates: jax.Array) -> optax.GradientTransformation:
+    f = case.fields
+    settings = {key: f[key] for key in ('momentum', 'weight_decay', 'trust_coefficient')}
+    if f['type'] == 'larc':
+        return optim.larc(lambda step: rates[step], **settings, clip=f['clip'], eps=f['epsilon'])
+    if f['mask'].startswith('by name'):
+        settings['mask'] = lambda params: {name: name not in f['excluded'] for name in params}
+    if f['lr_position'] == 'inside_momentum':
+        return optim.lars_simclr(lambda step: rates[step], **settings, nesterov=f['nesterov'])
+    if not f.get('classic_momentum', True):
+        pytest.skip("an option of SimCLR's LARS that none of its recipes uses")
+    return optim.lars(lambda step: rates[step], **settings)
+
+
+@pytest.mark.parametrize('case', goldens.cases('lars'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 def test_lars_trajectory(case: goldens.Case, precision: str):
     f = case.fields
     with jax.enable_x64(precision == 'float64'):
-        rates = jnp.asarray(f['learning_rate'], precision)
-        settings = {key: f[key] for key in ('momentum', 'weight_decay', 'trust_coefficient')}
-        if f['type'] == 'larc':
-            optimizer = optim.larc(lambda step: rates[step], **settings, clip=f['clip'], eps=f['epsilon'])
-        else:
-            optimizer = optim.lars(lambda step: rates[step], **settings)
+        optimizer = optimizer_of(case, jnp.asarray(f['learning_rate'], precision))
         params = {k: jnp.asarray(x, precision) for k, x in case.tree(f['initial']).items()}
         state = optimizer.init(params)
         for step in range(f['steps']):
@@ -31,15 +40,16 @@ def test_lars_trajectory(case: goldens.Case, precision: str):
                 goldens.assert_close(params[name], case[name][step], case.tolerances[precision], f'{name} {step}')
 
 
-def test_sgd_and_adamw_are_torch(rng: np.random.Generator):
+def test_sgd_and_adams_are_torch(rng: np.random.Generator):
     """Slow loops of the equations in torch's documentation."""
     w0, grads = rng.normal(size=(4, 3)), rng.normal(size=(5, 4, 3))
     rates = [0.1, 0.3, 0.2, 0.05, 0.01]
     with jax.enable_x64(True):
         rate = jnp.asarray(rates)
         for optimizer, expected in (
-            (optim.sgd(lambda t: rate[t], momentum=0.9, weight_decay=0.01), _sgd(w0, grads, rates, 0.9, 0.01)),
-            (optim.adamw(lambda t: rate[t], weight_decay=0.1), _adamw(w0, grads, rates, 0.1)),
+            (optim.sgd(lambda t: rate[t], momentum=0.9, weight_decay=0.01), sgd(w0, grads, rates, 0.9, 0.01)),
+            (optim.adamw(lambda t: rate[t], weight_decay=0.1), adamw(w0, grads, rates, [0.1] * 5)),
+            (optim.adam(lambda t: rate[t], weight_decay=0.1), adamw(w0, grads, rates, [0.0] * 5, l2=0.1)),
         ):
             w, state = {'w': jnp.asarray(w0)}, optimizer.init({'w': jnp.asarray(w0)})
             for g in grads:
@@ -62,7 +72,16 @@ def test_frozen_parameters_rest(rng: np.random.Generator):
     assert len(moments) == 4, 'two moments for each of the two trained leaves, none for the frozen one'
 
 
-def _sgd(w: np.ndarray, grads: np.ndarray, rates: list[float], momentum: float, weight_decay: float) -> np.ndarray:
+def test_every_tensor_is_clipped_by_its_own_norm():
+    grads = {'long': jnp.asarray([[3.0, 4.0]]), 'short': jnp.asarray([0.3]), 'zero': jnp.zeros(2)}
+    clipped, _ = optim.clip_per_tensor(1.0).update(grads, optax.EmptyState())
+    np.testing.assert_allclose(clipped['long'], [[0.6, 0.8]], rtol=1e-6)
+    assert np.linalg.norm(clipped['long']) < 1, 'the official code adds 1e-6 to the norm'
+    np.testing.assert_array_equal(clipped['short'], grads['short'])
+    np.testing.assert_array_equal(clipped['zero'], grads['zero'])
+
+
+def sgd(w: np.ndarray, grads: np.ndarray, rates: list[float], momentum: float, weight_decay: float) -> np.ndarray:
     buffer = None
     for g, lr in zip(grads, rates, strict=True):
         g = g + weight_decay * w
@@ -71,10 +90,12 @@ def _sgd(w: np.ndarray, grads: np.ndarray, rates: list[float], momentum: float, 
     return w
 
 
-def _adamw(w: np.ndarray, grads: np.ndarray, rates: list[float], weight_decay: float) -> np.ndarray:
+def adamw(w: np.ndarray, grads: np.ndarray, rates: list[float], decays: list[float], l2: float = 0.0) -> np.ndarray:
+    """AdamW; with `l2` and without decay, Adam."""
     m, v = np.zeros_like(w), np.zeros_like(w)
-    for t, (g, lr) in enumerate(zip(grads, rates, strict=True), start=1):
-        w = w - lr * weight_decay * w
+    for t, (g, lr, decay) in enumerate(zip(grads, rates, decays, strict=True), start=1):
+        g = g + l2 * w
+        w = w - lr * decay * w
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         w = w - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
     return w

@@ -46,3 +46,34 @@ def test_schedule(case: goldens.Case, precision: str):
     with jax.enable_x64(precision == 'float64'):
         actual = np.asarray(evaluate(case, np.arange(len(expected))))
     goldens.assert_close(actual, expected, case.tolerances[precision], case.prefix)
+
+
+def test_each_milestone_with_a_factor_of_its_own():
+    """InvaSpread's adjust_learning_rate: x0.1 from 120, x0.05 from 160, x0.01 from 200."""
+    schedule = schedules.step_decay(0.03, (120, 160, 200), (0.1, 0.05, 0.01), 3)
+    for epoch, rate in (
+        (0, 0.03),
+        (119, 0.03),
+        (120, 0.003),
+        (159, 0.003),
+        (160, 0.0015),
+        (200, 0.0003),
+        (300, 0.0003),
+    ):
+        np.testing.assert_allclose([schedule(3 * epoch), schedule(3 * epoch + 2)], rate, rtol=1e-6)
+
+
+def test_ends_of_the_cosines():
+    for schedule in (
+        schedules.warmup_cosine(1.0, 4, 20, final=0.2, start=0.1),
+        schedules.linspace_warmup_cosine(1.0, 0.2, 4, 20, start=0.1),
+    ):
+        np.testing.assert_allclose(
+            [schedule(0), schedule(4), schedule(12), schedule(20)], [0.1, 1, 0.6, 0.2], rtol=1e-6
+        )
+    per_epoch = schedules.cosine_per_epoch(1.0, 10, 2, final=0.2)
+    np.testing.assert_allclose(
+        [per_epoch(0), per_epoch(10), per_epoch(11), per_epoch(20)], [1, 0.6, 0.6, 0.2], rtol=1e-6
+    )
+    later = schedules.shifted(per_epoch, 10)
+    np.testing.assert_array_equal([later(0), later(10)], [per_epoch(10), per_epoch(20)])
