@@ -1,6 +1,5 @@
 """SwAV's codes and its loss against the equations in slow loops, the authors' values, and itself on more devices."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
