@@ -376,7 +376,8 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
     name = c.method.name
     if name not in METHODS:
         return [f'method.name {name!r} is unknown -> choose from {", ".join(METHODS)}']
-    within('method.temperature', 0, open_low=True)
+    if 'temperature' in c.method:
+        within('method.temperature', 0, open_low=True)
     if 'momentum' in c.method:
         within('method.momentum', 0, 1)
     if METHODS[name] is MoCo:
@@ -403,10 +404,10 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
         METHODS[name].multi_crop or not c.augment.local_crops,
         f'augment.local_crops {c.augment.local_crops} are given, but {name} has no use for them -> use 0',
     )
-    if name != 'mocov3':
+    if not METHODS[name].predicts:
         return [f'predictor is given, but {name} has none -> leave that section empty'] if c.predictor else []
     if not c.predictor:
-        return ['predictor is empty -> MoCo v3 needs one: num_layers, hidden_dim, output_dim']
+        return [f'predictor is empty -> {name} needs one: num_layers, hidden_dim, output_dim']
     z, p = (head.get('output_dim') for head in (c.projector, c.predictor))
     rule(
         z == p or None in (z, p),

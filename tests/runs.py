@@ -21,6 +21,8 @@ CONFIGS = (
     'mocov3_vit:tiny',
     'dictionary:end_to_end,tiny',
     'dictionary:memory_bank,tiny',
+    'byol:tiny',
+    'simsiam:tiny',
 )
 
 

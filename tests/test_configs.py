@@ -15,8 +15,14 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from tests import runs
 
-FILES = ('dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit')
-EXAMPLES = {'digits': 1437, 'cifar10': 50_000, 'imagenet2012': 1_281_167, '': 1_281_167}  # '': any folder
+FILES = ('byol', 'dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit', 'simsiam')
+EXAMPLES = {
+    'digits': 1437,
+    'cifar10': 50_000,
+    'imagenette/160px-v2': 9469,
+    'imagenet2012': 1_281_167,
+    '': 1_281_167,  # any folder
+}
 
 
 # ================================ every variant of every config ================================
@@ -285,6 +291,133 @@ def test_moco_v3_vit() -> None:
         assert (encoder.width, encoder.depth, encoder.num_heads) == (width, depth, 12)
 
 
+# google-deepmind/deepmind-research, byol/configs/byol.py: epochs -> learning rate, weight decay, momentum
+BYOL_PRESETS = {
+    40: (0.45, 1e-6, 0.97),
+    100: (0.45, 1e-6, 0.99),
+    300: (0.3, 1e-6, 0.99),
+    1000: (0.2, 1.5e-6, 0.996),
+}
+
+
+def test_byol() -> None:
+    expected = {
+        **IMAGENET,
+        'batch_size': 4096,
+        'bn_group_size': 0,
+        'encoder.name': 'resnet50',
+        'encoder.width_multiplier': 1,
+        'encoder.zero_init_residual': False,
+        'encoder.padding': 'same',
+        'encoder.bn_unbiased': False,
+        **{
+            f'{head}.{name}': value
+            for head in ('projector', 'predictor')
+            for name, value in {
+                'num_layers': 2,
+                'hidden_dim': 4096,
+                'output_dim': 256,
+                'bias': True,
+                'last_bias': False,
+                'batch_norm': True,
+                'last_batch_norm': False,
+                'bn_unbiased': False,
+            }.items()
+        },
+        'method.name': 'byol',
+        'augment.interpolation': 'bicubic',
+        'augment.crop_scale': (0.08, 1.0),
+        'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+        'augment.jitter_probability': 0.8,
+        'augment.blur': (1.0, 0.1),
+        'augment.solarize': (0.0, 0.2),
+        'optimizer.name': 'lars',
+        'optimizer.learning_rate_batch': 256,
+        'optimizer.momentum': 0.9,
+        'schedule.name': 'warmup_cosine',
+        'schedule.warmup_epochs': 10.0,
+    }
+    for epochs, (learning_rate, weight_decay, momentum) in BYOL_PRESETS.items():
+        preset = {
+            'epochs': float(epochs),
+            'optimizer.learning_rate': learning_rate,
+            'optimizer.weight_decay': weight_decay,
+            'method.momentum': momentum,
+        }
+        check_values(runs.load('byol' if epochs == 1000 else f'byol:{epochs}'), expected | preset)
+    sizes = {'r50x2': ('resnet50', 2), 'r50x4': ('resnet50', 4), 'r200x2': ('resnet200', 2)}
+    for variant, (name, width) in sizes.items():
+        check_values(runs.load(f'byol:{variant}'), {'encoder.name': name, 'encoder.width_multiplier': width})
+    check_values(
+        runs.load('byol:imagenette'),
+        {
+            'data.name': 'imagenette/160px-v2',
+            'data.image_size': 128,
+            'encoder.name': 'resnet18',
+            'epochs': 1000.0,
+            'batch_size': 256,
+            'optimizer.learning_rate': 2.0,
+            'optimizer.weight_decay': 1e-6,
+        },
+    )
+
+
+def test_simsiam() -> None:
+    expected = {
+        **IMAGENET,
+        'batch_size': 512,
+        'epochs': 100.0,
+        'bn_group_size': 0,
+        'encoder.name': 'resnet50',
+        'encoder.zero_init_residual': True,
+        'projector.num_layers': 3,
+        'projector.hidden_dim': 2048,
+        'projector.output_dim': 2048,
+        'projector.bias': False,
+        'projector.batch_norm': True,
+        'projector.last_batch_norm': True,
+        'projector.last_batch_norm_affine': False,
+        'predictor.num_layers': 2,
+        'predictor.hidden_dim': 512,
+        'predictor.output_dim': 2048,
+        'predictor.bias': False,
+        'predictor.last_bias': True,
+        'predictor.batch_norm': True,
+        'predictor.last_batch_norm': False,
+        'method.name': 'simsiam',
+        'augment.crop_scale': (0.2, 1.0),
+        'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+        'augment.jitter_probability': 0.8,
+        'augment.blur': (0.5, 0.5),
+        'augment.solarize': (0.0, 0.0),
+        'optimizer.name': 'sgd',
+        'optimizer.learning_rate': 0.05,
+        'optimizer.learning_rate_batch': 256,
+        'optimizer.momentum': 0.9,
+        'optimizer.weight_decay': 1e-4,
+        'optimizer.mask': 'none',
+        'optimizer.constant': ('predictor',),
+        'schedule.name': 'cosine',
+    }
+    check_values(runs.load('simsiam'), expected)
+    for epochs in (200, 400, 800):
+        check_values(runs.load(f'simsiam:{epochs}'), {**expected, 'epochs': float(epochs)})
+    check_values(
+        runs.load('simsiam:cifar10'),  # appendix D
+        {
+            'batch_size': 512,
+            'epochs': 800.0,
+            'encoder.name': 'resnet18',
+            'encoder.stem': 'cifar',
+            'projector.num_layers': 2,
+            'projector.output_dim': 2048,
+            'augment.blur': (0.0, 0.0),
+            'optimizer.learning_rate': 0.03,
+            'optimizer.weight_decay': 5e-4,
+        },
+    )
+
+
 @pytest.mark.parametrize(
     ('name', 'examples', 'points'),
     [
@@ -294,6 +427,9 @@ def test_moco_v3_vit() -> None:
         ('mocov3_r50', 1_281_167, [(0, 0.0), (5, 4.8), (10, 9.6), (55, 4.8)]),
         ('mocov3_r50:300', 1_281_167, [(10, 4.8), (155, 2.4)]),
         ('mocov3_vit', 1_281_167, [(0, 0.0), (20, 1.2e-3), (40, 2.4e-3), (170, 1.2e-3)]),
+        ('byol', 1_281_167, [(0, 0.0), (5, 1.6), (10, 3.2), (505, 1.6)]),
+        ('byol:40', 1_281_167, [(10, 7.2), (25, 3.6)]),
+        ('simsiam', 1_281_167, [(0, 0.1), (50, 0.05), (25, 0.1 * (0.5 + 0.125**0.5))]),
     ],
 )
 def test_learning_rates_of_the_papers(name: str, examples: int, points: list[tuple[int, float]]) -> None:

@@ -17,10 +17,17 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_loss_snippet_runs():
-    (snippet,) = blocks('python')
+    (snippet,) = [block for block in blocks('python') if 'import info_nce' in block]
     names: dict = {}
     exec(snippet, names)
     assert np.isfinite(names['loss']) and names['gradient'].shape == (256, 128)
+
+
+def test_the_method_shown_is_simsiam_s_file():
+    (shown,) = [block for block in blocks('python') if 'class SimSiam' in block]
+    source = (ROOT / 'contrastive_jax' / 'methods' / 'simsiam.py').read_text(encoding='utf-8')
+    assert source.endswith(shown), 'the README shows another SimSiam than the file'
+    assert 'negative_cosine as D' in source
 
 
 def test_commands_name_configs_that_load():

@@ -30,6 +30,7 @@ def change(name: str, **fields: Any) -> ConfigDict:
 
 MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
 R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
+BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -73,14 +74,16 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'projector.layers', 3, "projector has no field 'layers'"),
     (MOCO, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but moco has none'),
     (END, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but end_to_end has none'),
-    (VIT, 'predictor', {}, 'predictor is empty -> MoCo v3 needs one'),
+    *[(name, 'predictor', {}, f'predictor is empty -> {method} needs one')
+      for name, method in ((VIT, 'mocov3'), (BYOL, 'byol'), (SIMSIAM, 'simsiam'))],
+    (BYOL, 'predictor.output_dim', 9, 'predictor.output_dim 9 differs from projector.output_dim 8'),
     (VIT, 'predictor.output_dim', 9, 'predictor.output_dim 9 differs from projector.output_dim 8'),
     # method
     (MOCO, 'method.name', 'mocov4', "method.name 'mocov4' is unknown -> choose from moco, mocov3, "),
     *[(name, 'method.temperature', t, f'method.temperature {t!r} is out of range -> it must be above 0')
       for name in (MOCO, VIT, BANK, END) for t in (0.0, -0.1, nan, inf)],
     *[(name, 'method.momentum', m, f'method.momentum {m!r} is out of range -> it must be at least 0 and at most 1')
-      for name in (MOCO, VIT, BANK) for m in (-0.1, 1.1, nan)],
+      for name in (MOCO, VIT, BANK, BYOL) for m in (-0.1, 1.1, nan)],
     (MOCO, 'method.queue_size', 0, 'method.queue_size 0 is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', -16, 'is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', 8, 'is not a positive multiple of the batch size 16 -> use 16'),
@@ -271,7 +274,7 @@ def test_fewer_images_than_a_batch() -> None:
 @pytest.mark.parametrize('views', [1, 3])
 def test_methods_compare_two_views(views: int) -> None:
     fields = {'augment.blur': (0.5,) * views, 'augment.solarize': (0.0,) * views}
-    for name in (MOCO, SYMMETRIC, VIT, END):
+    for name in (MOCO, SYMMETRIC, VIT, END, BYOL, SIMSIAM):
         (line,) = recipe.check(change(name, **fields), 8)
         assert line.startswith(f'augment.blur has {views} views, ') and 'looks at 2 -> ' in line
     assert (recipe.check(change(BANK, **fields), 8) == []) == (views == 1), 'a bank needs one'

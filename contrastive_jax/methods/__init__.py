@@ -1,15 +1,19 @@
 """The methods, one paper family a file. A new one is a file, a config, a test, and a line in METHODS."""
 
 from contrastive_jax.methods.base import Method, MethodState
+from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
+from contrastive_jax.methods.simsiam import SimSiam
 
 METHODS: dict[str, type[Method]] = {
     'moco': MoCo,
     'mocov3': MoCoV3,
     'end_to_end': EndToEnd,
     'memory_bank': MemoryBank,
+    'byol': BYOL,
+    'simsiam': SimSiam,
 }
 
-__all__ = ['METHODS', 'EndToEnd', 'MemoryBank', 'Method', 'MethodState', 'MoCo', 'MoCoV3']
+__all__ = ['BYOL', 'METHODS', 'EndToEnd', 'MemoryBank', 'Method', 'MethodState', 'MoCo', 'MoCoV3', 'SimSiam']

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from contrastive_jax import parallel
-from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.info_nce import Lookup, normalize
+from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
 
 Array = jax.Array
@@ -52,7 +53,8 @@ class Method(abc.ABC):
     config: the data and the length of the training fill them in.
 
     Attributes:
-      network: encoder, projector and, for some methods, predictor.
+      network: encoder, projector and, where the method predicts, predictor.
+      predicts: class constant: whether the network has a predictor.
       global_views: class constant: how many global views a batch may have.
       multi_crop: class constant: whether local views may follow them.
       shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
@@ -62,6 +64,7 @@ class Method(abc.ABC):
 
     network: Network
 
+    predicts: ClassVar[bool] = False
     global_views: ClassVar[tuple[int, ...]] = (2,)
     multi_crop: ClassVar[bool] = False
     memory_spec: ClassVar[PyTree] = parallel.REPLICATED
@@ -137,11 +140,13 @@ def project(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name
     return z, _plain(new.get('batch_stats', {}))
 
 
-def predict(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
-    """p = predictor(projector(encoder(x))) in training mode: [b, D], and the new BN statistics."""
+def predict(
+    network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None
+) -> tuple[tuple[Array, Array], PyTree]:
+    """z = projector(encoder(x)) and p = predictor(z) in training mode: [b, D] each, and the new BN statistics."""
     variables = {'params': params, 'batch_stats': stats}
-    (_, _, p), new = network.apply(variables, x, train=True, axis_name=axis_name, mutable=['batch_stats'])
-    return p, _plain(new.get('batch_stats', {}))
+    (_, z, p), new = network.apply(variables, x, train=True, axis_name=axis_name, mutable=['batch_stats'])
+    return (z, p), _plain(new.get('batch_stats', {}))
 
 
 def step_of(progress: Array | float, total_steps: int) -> Array:
@@ -185,6 +190,16 @@ def contrast_metrics(found: Lookup, temperature: float, negative_mean: Array) ->
         'positive_similarity': positive,
         'negative_similarity': negative_mean,
         'alignment': 2.0 - 2.0 * positive,  # mean squared distance of unit vectors (Wang & Isola 2020)
+    }
+
+
+def regression_metrics(p: Array, z: Array, axis_name: str | None = None) -> dict[str, Array]:
+    """How near predictions p come to the targets z, both [b, D], and whether those have collapsed."""
+    positive = -negative_cosine(p, z)
+    return {
+        'positive_similarity': positive,
+        'alignment': 2.0 - 2.0 * positive,
+        'feature_std': feature_std(normalize(z), axis_name),
     }
 
 

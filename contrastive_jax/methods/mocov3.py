@@ -5,6 +5,7 @@ stable, is the optimizer's affair (`config.optimizer.freeze`).
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ class MoCoV3(base.Method):
     momentum: float = 0.99
     temperature: float = 0.2
 
+    predicts: ClassVar[bool] = True
+
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
         state = base.MethodState(
@@ -53,8 +56,8 @@ class MoCoV3(base.Method):
         del rng
         x1, x2 = batch['views']
         stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        q1, stats = base.predict(self.network, params, stats, x1, axis_name)
-        q2, stats = base.predict(self.network, params, stats, x2, axis_name)
+        (_, q1), stats = base.predict(self.network, params, stats, x1, axis_name)
+        (_, q2), stats = base.predict(self.network, params, stats, x2, axis_name)
 
         momentum = ema.cosine_momentum(progress, self.momentum)
         target = ema.update(state.target, base.targeted(params), momentum)  # before the keys are encoded

@@ -27,6 +27,7 @@ RESNETS: dict[str, dict[str, Any]] = {
     'resnet50': {'stage_sizes': (3, 4, 6, 3), 'block': 'bottleneck'},
     'resnet101': {'stage_sizes': (3, 4, 23, 3), 'block': 'bottleneck'},
     'resnet152': {'stage_sizes': (3, 8, 36, 3), 'block': 'bottleneck'},
+    'resnet200': {'stage_sizes': (3, 24, 36, 3), 'block': 'bottleneck'},
 }
 
 # How 3x3 and 7x7 convolutions, and the max-pool, are padded. TensorFlow's SAME puts the odd pixel after the image when

@@ -40,7 +40,8 @@ def test_trajectory(case: goldens.Case, precision: str):
             settings = {key: o[key] for key in ('momentum', 'weight_decay', 'trust_coefficient')}
             optimizer = optim.lars(lambda t: rates[t], **settings)
         else:
-            settings = {'weight_decay': o['weight_decay'], 'b1': o['b1'], 'b2': o['b2'], 'eps': o['epsilon']}
+            assert o['epsilon'] == 1e-8  # optax's
+            settings = {'weight_decay': o['weight_decay'], 'b1': o['b1'], 'b2': o['b2']}
             optimizer = optim.adamw(lambda t: rates[t], **settings)
 
         params, stats = split(case.tree(f['initial']), online, precision)

@@ -5,13 +5,24 @@ import math
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from contrastive_jax.models.norm import BatchNorm
-from contrastive_jax.models.resnet import BLOCKS, ResNet, SelectiveKernels, average_pool, resnet
+from contrastive_jax.models.resnet import (
+    BLOCKS,
+    PADDINGS,
+    ResidualBlock,
+    ResNet,
+    SelectiveKernels,
+    average_pool,
+    conv,
+    max_pool,
+    resnet,
+)
 from tests import goldens
 
 
@@ -98,6 +109,67 @@ def test_golden(case: goldens.Case) -> None:
     goldens.assert_close(norms, case.key(gradient['norms']), tol, 'gradient norms')
 
 
+class TinyResNet(nn.Module):
+    """BYOL's: our blocks, but a stem wider than the stages, which are all as wide."""
+
+    stem_width: int
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        padding, pool_padding = PADDINGS['same']
+        x = conv(self.stem_width, 7, 2, jnp.float64, name='conv1', padding=padding)(x)
+        x = max_pool(nn.relu(self.norm(name='bn1')(x, train=train)), pool_padding)
+        for i, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
+            block = ResidualBlock('basic', width, stride, False, padding, 0.0, self.norm, jnp.float64, name=f'block{i}')
+            x = block(x, train, None)
+        return x.mean((1, 2))
+
+
+def from_haiku(state: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A flax tree of '.../block_group_2/~/block_0/~/conv_0/w' (HWIO), offsets [1, 1, 1, C] and averages alike."""
+    tree: dict[str, Any] = {}
+    for name, value in state.items():
+        parts = [part for part in name.split('/') if part not in ('~', 'tiny_res_net', 'block_0', 'average')]
+        *path, leaf = parts
+        path = [re.sub(r'^block_group_', 'block', part) for part in path]
+        path = [re.sub(r'^(conv|batchnorm)_(\d)$', lambda m: f'{m[1]}{int(m[2]) + 1}', part) for part in path]
+        path = [part.replace('initial_conv', 'conv1').replace('initial_batchnorm', 'bn1') for part in path]
+        path = [part.replace('shortcut_', 'downsample_').replace('batchnorm', 'bn') for part in path]
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        names = {'w': 'kernel', 'offset': 'bias', 'mean_ema': 'mean', 'var_ema': 'var'}
+        node[names.get(leaf, leaf)] = value if leaf == 'w' else value.reshape(-1)
+    return tree
+
+
+@pytest.mark.parametrize('case', goldens.cases('byol_networks', 'resnet'))
+def test_byol(case: goldens.Case) -> None:
+    """SAME padding, and Haiku's running statistics: biased, and the batch's own after one step (see test_heads.py)."""
+    fields, tol = case.fields, case.tolerances['float64']
+    assert fields['block'] == 'basic' and fields['stage_sizes'] == [1] * 4 and fields['padding'] == 'SAME'
+    assert fields['batch_norm']['running_var'] == 'biased' and fields['batch_norm']['zero_debias']
+    with jax.enable_x64(True):
+        norm = functools.partial(
+            BatchNorm, momentum=0.0, epsilon=fields['batch_norm']['epsilon'], unbiased=False, dtype=jnp.float64
+        )
+        widths, strides = tuple(fields['stage_widths']), tuple(fields['stage_strides'])
+        model = TinyResNet(fields['stem_width'], widths, strides, norm)
+        params, x = from_haiku(case.tree(fields['parameters'])), case['x']
+        average = from_haiku(case.tree(fields['states'][0]))
+        y, updated = jax.jit(lambda v: model.apply(v, x, train=True, mutable=['batch_stats']))(
+            {'params': params, 'batch_stats': average}
+        )
+        y_eval = jax.jit(lambda v: model.apply(v, x, train=False))({'params': params, 'batch_stats': average})
+    goldens.assert_close(y, case['y_train'], tol, 'output')
+    goldens.assert_close(y_eval, case['y_eval'], tol, 'eval')
+    assert jax.tree.structure(updated['batch_stats']) == jax.tree.structure(average)
+    jax.tree.map(lambda a, b: goldens.assert_close(a, b, tol, 'running statistics'), updated['batch_stats'], average)
+
+
 def to_flax(value: np.ndarray, name: str) -> np.ndarray:
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
 
@@ -136,6 +208,7 @@ def parameters(model: ResNet, size: int = 64, collections: tuple[str, ...] = ('p
         # SimCLR, table 6: 24 M, 94 M, 375 M
         ('resnet50', {'width_multiplier': 2}, 94, 0),
         ('resnet50', {'width_multiplier': 4}, 375, 0),
+        ('resnet200', {'width_multiplier': 2}, 250, 0),  # BYOL, table 1
         ('resnet_tiny', {}, 0.3, 1),
     ],
 )

@@ -1,0 +1,113 @@
+r"""BYOL: Grill et al., "Bootstrap your own latent", arXiv 2006.07733.
+
+    python -m contrastive_jax.main --config=configs/byol.py --workdir=runs/byol
+
+ResNet-50, ImageNet-1k, batch 4096, 1000 epochs; `:40`, `:100` and `:300` change learning rate, weight decay and
+momentum with the length. From the official repository: linear probe 74.4 (1000 epochs; about 8 h on 512 TPU v3), 79.6
+with `:r200x2`. Not run here on ImageNet. Initial weights are torch's, not Haiku's.
+
+Variants: `r50x2`, `r50x4`, `r200x2` (sizes of the paper), `r18`, `imagenette` (the authors' small setup: 92.3 with
+their online classifier), `digits` (embedded, minutes on a CPU), `cifar10` (sizes and optimizer of lightly's benchmark,
+whose kNN reaches 86.8 after 200 epochs), `folder` (your images: --config.data.path=...), `tiny` (seconds; what the
+tests run), `bfloat16`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import variants
+from contrastive_jax import recipe
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = recipe.base('byol')
+    c.batch_size = 4096
+    c.epochs = 1000.0
+    c.bn_group_size = 0  # synchronised
+
+    c.data.source, c.data.name = 'tfds', 'imagenet2012'
+    c.encoder = recipe.encoder('resnet50', padding='same', bn_unbiased=False)  # Haiku's
+    c.projector = head(4096, 256)
+    c.predictor = head(4096, 256)
+
+    c.method.momentum = 0.996  # rises to 1
+
+    c.augment.crop_scale = (0.08, 1.0)
+    c.augment.interpolation = 'bicubic'
+    c.augment.jitter = (0.4, 0.4, 0.2, 0.1)
+    c.augment.jitter_probability = 0.8
+    c.augment.grayscale = 0.2
+    c.augment.blur = (1.0, 0.1)
+    c.augment.solarize = (0.0, 0.2)
+
+    c.optimizer.name = 'lars'
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.2, 256
+    c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1.5e-6
+    c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 10.0
+
+    return recipe.apply_variants(
+        c,
+        variant,
+        {
+            '40': preset(40, learning_rate=0.45, weight_decay=1e-6, momentum=0.97),
+            '100': preset(100, learning_rate=0.45, weight_decay=1e-6, momentum=0.99),
+            '300': preset(300, learning_rate=0.3, weight_decay=1e-6, momentum=0.99),
+            'r50x2': lambda c: c.encoder.update(width_multiplier=2),
+            'r50x4': lambda c: c.encoder.update(width_multiplier=4),
+            'r200x2': lambda c: c.encoder.update(name='resnet200', width_multiplier=2),
+            'bfloat16': variants.bfloat16,
+            'r18': variants.encoder('resnet18'),
+            'imagenette': imagenette,
+            'cifar10': cifar10,
+            'digits': digits,
+            'folder': variants.folder,
+            'tiny': tiny,
+        },
+    )
+
+
+def head(hidden_dim: int, output_dim: int) -> ConfigDict:
+    return recipe.head(2, hidden_dim, output_dim, bias=True, last_bias=False, bn_unbiased=False)
+
+
+def preset(epochs: int, *, learning_rate: float, weight_decay: float, momentum: float) -> recipe.Change:
+    """A shorter training: byol/configs/byol.py, _LR_PRESETS and its neighbours."""
+
+    def change(c: ConfigDict) -> None:
+        c.epochs = float(epochs)
+        c.optimizer.update(learning_rate=learning_rate, weight_decay=weight_decay)
+        c.method.momentum = momentum
+
+    return change
+
+
+def imagenette(c: ConfigDict) -> None:
+    """The small setup of the official README: ten classes of ImageNet at 128 px, four hours on a V100."""
+    c.data.update(name='imagenette/160px-v2', eval_split='validation', image_size=128)
+    c.encoder.name = 'resnet18'
+    c.batch_size = 256
+    c.optimizer.update(learning_rate=2.0, weight_decay=1e-6)
+
+
+def cifar10(c: ConfigDict) -> None:
+    """As in lightly's benchmark: smaller heads, SGD, no blur, no solarisation."""
+    variants.cifar10(c)
+    c.batch_size = 512
+    c.epochs = 200.0
+    c.projector, c.predictor = head(1024, 256), head(1024, 256)
+    c.method.momentum = 0.99
+    c.augment.update(jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.0, 0.0), solarize=(0.0, 0.0))
+    c.optimizer.update(name='sgd', learning_rate=0.06, learning_rate_batch=128, weight_decay=5e-4)
+    c.schedule.warmup_epochs = 0.0
+
+
+def digits(c: ConfigDict) -> None:
+    variants.digits(c)
+    c.projector, c.predictor = head(256, 64), head(256, 64)
+    c.method.momentum = 0.97
+    c.optimizer.update(name='sgd', learning_rate=0.1, weight_decay=1e-4)
+
+
+def tiny(c: ConfigDict) -> None:
+    variants.tiny(c)
+    c.projector, c.predictor = head(16, 8), head(16, 8)
+    c.schedule.warmup_epochs = 0.0

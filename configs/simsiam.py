@@ -1,0 +1,77 @@
+r"""SimSiam: Chen, He, "Exploring Simple Siamese Representation Learning", arXiv 2011.10566.
+
+    python -m contrastive_jax.main --config=configs/simsiam.py --workdir=runs/simsiam
+
+ResNet-50, ImageNet-1k, batch 512, 100 epochs (`:200`, `:400`, `:800`). Linear probe: 68.1 (100 epochs, the official
+repository, 8 V100); from the paper 70.0, 70.8, 71.3 after 200, 400, 800. Not run here on ImageNet.
+
+Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the paper's: linear probe 91.8 after 800 epochs), `folder`
+(your images: --config.data.path=...), `tiny` (seconds; what the tests run), `r18`, `bfloat16`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import variants
+from contrastive_jax import recipe
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = recipe.base('simsiam')
+    c.batch_size = 512
+    c.epochs = 100.0
+    c.bn_group_size = 0  # synchronised
+
+    c.data.source, c.data.name = 'tfds', 'imagenet2012'
+    c.encoder = recipe.encoder('resnet50', zero_init_residual=True)
+    c.projector = recipe.head(3, 2048, 2048, last_batch_norm=True)  # the official last layer has a bias, not trained
+    c.predictor = recipe.head(2, 512, 2048, last_bias=True)  # a bottleneck
+
+    c.augment.crop_scale = (0.2, 1.0)  # as in MoCo v2
+    c.augment.jitter = (0.4, 0.4, 0.4, 0.1)
+    c.augment.jitter_probability = 0.8
+    c.augment.grayscale = 0.2
+    c.augment.blur = (0.5, 0.5)
+
+    c.optimizer.name = 'sgd'  # weight decay on every parameter
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.05, 256
+    c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
+    c.optimizer.constant = ('predictor',)  # --fix-pred-lr: it should follow the latest representations
+    c.schedule.name = 'cosine'  # per epoch, no warm-up
+
+    return recipe.apply_variants(
+        c,
+        variant,
+        {
+            '200': lambda c: c.update(epochs=200.0),
+            '400': lambda c: c.update(epochs=400.0),
+            '800': lambda c: c.update(epochs=800.0),
+            'bfloat16': variants.bfloat16,
+            'r18': variants.encoder('resnet18'),
+            'cifar10': cifar10,
+            'digits': digits,
+            'folder': variants.folder,
+            'tiny': tiny,
+        },
+    )
+
+
+def cifar10(c: ConfigDict) -> None:
+    """Appendix D of the paper: a projector of two layers, no blur."""
+    variants.cifar10(c)
+    c.epochs = 800.0
+    c.projector.num_layers = 2
+    c.augment.blur = (0.0, 0.0)
+    c.optimizer.learning_rate, c.optimizer.weight_decay = 0.03, 5e-4
+
+
+def digits(c: ConfigDict) -> None:
+    variants.digits(c)
+    c.projector = recipe.head(2, 128, 128, last_batch_norm=True)
+    c.predictor = recipe.head(2, 32, 128, last_bias=True)
+    c.optimizer.learning_rate = 0.1
+
+
+def tiny(c: ConfigDict) -> None:
+    variants.tiny(c)
+    c.projector = recipe.head(3, 16, 16, last_batch_norm=True)
+    c.predictor = recipe.head(2, 4, 16, last_bias=True)

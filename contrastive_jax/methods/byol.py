@@ -1,0 +1,69 @@
+"""BYOL (arXiv 2006.07733): the online network predicts what a slowly moving target makes of the other view.
+
+Official source: google-deepmind/deepmind-research, byol/byol_experiment.py. As there, the target starts from other
+random weights than the online network (the authors saw no difference), its own batch statistics normalise it, and it
+moves after the optimizer's step, parameters only.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from contrastive_jax import ema
+from contrastive_jax.losses import normalized_regression
+from contrastive_jax.methods import base
+
+Array = jax.Array
+PyTree = base.PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class BYOL(base.Method):
+    """Bootstrap your own latent.
+
+    Attributes:
+      network: encoder, projector and predictor, with BN over the whole global batch.
+      momentum: tau of the target at the start; it rises to 1 on a half cosine.
+    """
+
+    momentum: float = 0.996
+
+    predicts: ClassVar[bool] = True
+
+    def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
+        params, stats = base.init_network(self.network, rng, batch)
+        target, target_stats = base.init_network(self.network, jax.random.fold_in(rng, 1), batch)
+        state = base.MethodState(
+            target=base.targeted(target),
+            batch_stats={'online': stats, 'target': base.targeted(target_stats)},
+            memory={},
+        )
+        return params, state
+
+    def loss(
+        self,
+        params: PyTree,
+        state: base.MethodState,
+        batch: base.Batch,
+        *,
+        rng: Array,
+        progress: Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+        del rng, progress
+        x1, x2 = batch['views']
+        stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
+        (_, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
+        (_, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        z1, stats_k = base.project(self.network, state.target, stats_k, x1, axis_name)
+        z2, stats_k = base.project(self.network, state.target, stats_k, x2, axis_name)
+        loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # which stops the gradient into z
+        state = state.replace(batch_stats={'online': stats, 'target': stats_k})
+        return loss, (state, base.regression_metrics(p1, z2, axis_name))
+
+    def after_update(
+        self, params: PyTree, state: base.MethodState, *, progress: Array | float
+    ) -> tuple[PyTree, base.MethodState]:
+        tau = ema.cosine_momentum(progress, self.momentum)
+        return params, state.replace(target=ema.update(state.target, base.targeted(params), tau))

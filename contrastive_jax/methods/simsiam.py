@@ -1,0 +1,47 @@
+"""SimSiam (arXiv 2011.10566): two views, one network, a predictor, and a stopped gradient; nothing is remembered.
+
+Official source: facebookresearch/simsiam, simsiam/builder.py and main_simsiam.py. The predictor's learning rate, which
+does not decay, is the optimizer's affair (`config.optimizer.constant`).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from contrastive_jax.losses import negative_cosine as D
+from contrastive_jax.methods import base
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SimSiam(base.Method):
+    """Simple Siamese representation learning: each view predicts the other's projection (algorithm 1).
+
+    Attributes:
+      network: encoder, projector and predictor, with BN over the whole global batch.
+    """
+
+    predicts: ClassVar[bool] = True
+
+    def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
+        params, stats = base.init_network(self.network, rng, batch)
+        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={})
+
+    def loss(
+        self,
+        params: base.PyTree,
+        state: base.MethodState,
+        batch: base.Batch,
+        *,
+        rng: Array,
+        progress: Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+        x1, x2 = batch['views']
+        stats = state.batch_stats['online']
+        (z1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
+        (z2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        loss = D(p1, z2) / 2 + D(p2, z1) / 2  # D stops the gradient into z
+        return loss, (state.replace(batch_stats={'online': stats}), base.regression_metrics(p1, z2, axis_name))
