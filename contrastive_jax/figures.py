@@ -204,6 +204,33 @@ def nearest_neighbours(
         _save(figure, path)
 
 
+def comparison(rows: Sequence[tuple[str, float, float]], path: Path) -> None:
+    """Draws how far each method has brought its features: a line from the untrained encoder to the trained one.
+
+    Args:
+      rows: name, accuracy in [0, 1], accuracy of the untrained encoder; those that are not finite are left out.
+      path: the PNG to write.
+    """
+    rows = sorted((row for row in rows if all(map(math.isfinite, row[1:]))), key=lambda row: row[1])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.3 + 0.32 * max(len(rows), 1)), layout=ConstrainedLayoutEngine())
+        axes = figure.subplots()
+        y = np.arange(len(rows))
+        after, before = (100 * np.array([row[i] for row in rows]) for i in (1, 2))
+        axes.hlines(y, before, after, color=GREY, linewidth=1.2, zorder=1)
+        axes.scatter(before, y, color=GREY, s=28, label='untrained encoder', zorder=2)
+        axes.scatter(after, y, color=BLUE, s=42, label='trained', zorder=3)
+        for x, height in zip(after, y, strict=True):
+            axes.annotate(f'{x:.1f}', (x, height), (7, 0), textcoords='offset points', va='center', fontsize=8)
+        axes.set_yticks(y, [row[0] for row in rows])
+        axes.set_ylim(-0.7, max(len(rows), 1) - 0.3)
+        axes.margins(x=0.08)
+        axes.set_xlabel('kNN accuracy on held-out images (%)')
+        axes.grid(axis='y', visible=False)
+        axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=2)
+        _save(figure, path)
+
+
 def _sheet(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """A figure with a grid of image cells [rows, columns]."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)

@@ -7,7 +7,9 @@ device.
 
 from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
+from contrastive_jax.losses.distillation import distillation
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
+from contrastive_jax.losses.nt_xent import nt_xent, nt_xent_with_memory
 from contrastive_jax.losses.regression import negative_cosine, normalized_regression
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 
@@ -15,10 +17,13 @@ __all__ = [
     'cluster_prediction',
     'cpc_grid',
     'cpc_sequence',
+    'distillation',
     'info_nce',
     'info_nce_in_batch',
     'negative_cosine',
     'normalized_regression',
+    'nt_xent',
+    'nt_xent_with_memory',
     'sinkhorn',
     'spherical_kmeans',
     'swapped_prediction',

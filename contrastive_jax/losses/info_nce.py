@@ -102,24 +102,43 @@ def look_up(
       A Lookup of the local queries.
     """
     q, k = normalize(q), normalize(k)
-    negatives = normalize(lax.stop_gradient(negatives)).reshape(-1, q.shape[-1])  # [K, D], this device's part
     l_pos = jnp.sum(q * k, axis=-1) / temperature  # [b]
-    # Queries travel (B x D), the dictionary stays: every device scores all queries against its own part.
-    l_neg = _similarities(parallel.all_gather(q, axis_name), negatives) / temperature  # [B, K]
+    negatives = normalize(lax.stop_gradient(negatives))
+    log_sum, hardest = look_up_negatives(q, negatives, temperature=temperature, axis_name=axis_name, mask=mask)
+    return Lookup(l_pos, jnp.logaddexp(l_pos, log_sum), hardest)
+
+
+def look_up_negatives(
+    q: Array, negatives: Array, *, temperature: float, axis_name: str | None = None, mask: Array | None = None
+) -> tuple[Array, Array]:
+    """The part of a look-up that travels: queries, B x D, go to the dictionary, which stays where it is.
+
+    Args:
+      q: [b, D] local queries, as they are compared.
+      negatives: [..., D] this device's part of the dictionary; no gradient reaches it.
+      temperature: > 0.
+      axis_name: the mapped device axis.
+      mask: bool, of negatives' leading axes; False entries take no part.
+
+    Returns:
+      [b] log-sum-exp of the logits of all negatives, and the [b] largest of them, which has no gradient.
+    """
+    negatives = lax.stop_gradient(negatives).reshape(-1, q.shape[-1])  # [K, D], this device's part
+    l_neg = similarities(parallel.all_gather(q, axis_name), negatives) / temperature  # [B, K]
     if mask is not None:
         l_neg = jnp.where(mask.reshape(-1), l_neg, -jnp.inf)
     hardest = parallel.pmax(jnp.max(lax.stop_gradient(l_neg), axis=-1), axis_name)  # [B]
     sum_exp = jnp.sum(jnp.exp(l_neg - hardest[:, None]), axis=-1)  # [B]
     sum_exp = parallel.psum_scatter(sum_exp, axis_name)  # [b], over the parts of all devices
     hardest = parallel.local_rows(hardest, axis_name)  # [b]
-    return Lookup(l_pos, jnp.logaddexp(l_pos, jnp.log(sum_exp) + hardest), hardest)
+    return jnp.log(sum_exp) + hardest, hardest
 
 
 def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str | None = None) -> Lookup:
     """`info_nce_in_batch` example by example, with what its metrics need."""
     q, k = normalize(q), normalize(k)
     keys = parallel.all_gather(k, axis_name)  # [B, D]
-    logits = _similarities(q, keys) / temperature  # [b, B]
+    logits = similarities(q, keys) / temperature  # [b, B]
     labels = parallel.positions(q.shape[0], axis_name)  # [b]
     own = labels[:, None] == jnp.arange(keys.shape[0])  # [b, B]
     positive = jnp.sum(q * k, axis=-1) / temperature  # [b]
@@ -139,6 +158,6 @@ def normalize(x: Array, floor: float = 1e-12) -> Array:
     return x * lax.rsqrt(jnp.maximum(square, jnp.asarray(floor, x.dtype) ** 2))
 
 
-def _similarities(q: Array, k: Array) -> Array:
+def similarities(q: Array, k: Array) -> Array:
     """[B, D], [K, D] -> [B, K]. Full precision: dividing by T = 0.07 multiplies rounding errors by 14."""
     return jnp.matmul(q, k.T, precision=lax.Precision.HIGHEST)

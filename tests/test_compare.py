@@ -1,0 +1,80 @@
+"""The comparison: the command trains what it is told, and its table says what the runs' own files say."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrastive_jax import compare, figures, metrics
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+
+
+def test_two_methods(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Table and picture hold what `metrics.jsonl` says; a config that fails is named and does not stop the others."""
+    configs = [f'{CONFIGS}/{name}' for name in ('mocov2.py:tiny', 'mocov2.py:digit', 'mocov3_vit.py:tiny')]
+    given = [f'--config={config}' for config in configs]
+    assert compare.main([*given, f'--workdir={tmp_path}/a b', '--config.steps=1']) == 1
+    out, err = capfd.readouterr()
+    last = [line for line in err.splitlines() if line.startswith('contrastive_jax: error: ')]
+    assert "unknown variant 'digit'" in last[0] and last[-1].startswith(f'contrastive_jax: error: {configs[1]} failed')
+
+    table = (tmp_path / 'a b' / compare.TABLE).read_text()
+    assert table in out
+    for name in ('mocov2:tiny', 'mocov3_vit:tiny'):
+        run = tmp_path / 'a b' / name.replace(':', '_')
+        assert json.loads((run / 'config.json').read_text())['steps'] == 1
+        last_line = {k: v for line in metrics.read(run) for k, v in line.items()}
+        (row,) = [line for line in table.splitlines() if f'`{name}`' in line]
+        cells = [cell.strip() for cell in row.strip('|').split('|')]
+        measured = ('eval/knn_top1', 'baseline/knn_top1', 'eval/probe_top1', 'baseline/probe_top1')
+        assert cells[4:8] == [f'{100 * last_line[metric]:.1f}' for metric in measured]
+    with Image.open(tmp_path / 'a b' / compare.PICTURE) as image:
+        assert image.format == 'PNG'
+
+
+def test_the_best_comes_first_and_what_was_not_measured_last() -> None:
+    nan = math.nan
+    rows = [
+        compare.Row(name, 'moco', 'resnet_tiny', 100.0, knn, 0.5, knn, 0.6, rate)
+        for name, knn, rate in (('a', 0.7, 1234.5), ('b', nan, nan), ('c', 0.9, 10.0))
+    ]
+    lines = compare.table(rows).splitlines()
+    assert [line.split('`')[1] for line in lines[2:]] == ['c', 'a', 'b']
+    assert lines[3] == '| `a` | moco | resnet_tiny | 100 | 70.0 | 50.0 | 70.0 | 60.0 | 1,234 |'
+
+
+def test_without_config_every_method_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    files = {file.stem for file in CONFIGS.glob('[!_]*.py')} - {'variants', 'dictionary'}
+    assert {Path(config.split(':')[0]).stem for config in compare.every_method()} == files
+    assert all(config.endswith(':digits') for config in compare.every_method())
+
+
+@pytest.mark.parametrize('arguments', [(), ('--workdir=x', 'epochs=3'), ('--workdir=x', '--epochs=3')])
+def test_mistakes_end_with_a_line(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        compare.main(arguments)
+    assert stop.value.code == 2 and 'error: ' in capsys.readouterr().err
+
+
+def test_no_configs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare.main(['--workdir=runs']) == 2
+    assert 'start in the repository' in capsys.readouterr().err
+
+
+def test_picture(tmp_path: Path) -> None:
+    """A point moves with its accuracy; nothing to show is an empty picture."""
+    blue = []
+    for knn in (0.6, 0.9):
+        figures.comparison([('a', knn, 0.3), ('b', 0.95, 0.5), ('c', math.nan, 0.5)], tmp_path / 'x.png')
+        with Image.open(tmp_path / 'x.png') as image:
+            pixels = np.asarray(image.convert('RGB')).astype(int)
+        near = np.abs(pixels - [0x34, 0x65, 0xA4]).max(-1) < 10
+        blue.append(sorted(np.nonzero(near)[1])[0])  # the leftmost
+    assert blue[1] > blue[0]
+    figures.comparison([], tmp_path / 'empty.png')
