@@ -56,7 +56,7 @@ def neighbours(train: Source, test: Source, found: Neighbours, config: ConfigDic
 
 def to_pixels(views: Any, policy: Policy) -> np.ndarray:
     """Undoes the normalisation: float [..., 3] in [0, 1]."""
-    return np.clip(np.asarray(views) * np.asarray(policy.std) + np.asarray(policy.mean), 0.0, 1.0)
+    return np.asarray(policy.to_rgb(views))
 
 
 def square(image: np.ndarray, size: int | None) -> np.ndarray:

@@ -4,8 +4,8 @@ Crops and blurs are separable and linear, so each is two small dense matrix prod
 gathers, and the boxes of a batch need not agree.
 """
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
+
+from contrastive_jax import crops
 
 Array = jax.Array
 
@@ -26,34 +28,29 @@ def hflip(x: Array) -> Array:
 
 
 def random_resized_crop_box(
-    key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], attempts: int = 10
+    key: Array,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    attempts: int = 10,
+    box: crops.Box = crops.torchvision_box,
 ) -> Array:
-    """The box of a random resized crop, distributed as in torchvision's `RandomResizedCrop.get_params`.
-
-    The area is uniform, the aspect ratio log-uniform, sides are rounded to whole pixels. The first of `attempts`
-    candidates that fits is taken; if none does, the largest centred box with an allowed ratio.
+    """The box of a random resized crop.
 
     Args:
       key: one key; use vmap for more.
       height, width: the size of the image.
       scale: least and greatest area, as a fraction of the image's.
       ratio: least and greatest width / height.
+      attempts: how many candidates are drawn.
+      box: its distribution, by default torchvision's.
 
     Returns:
       int32 [4]: top, left, height, width.
     """
     # float32 in any mode, so that a key means the same boxes when a test runs in float64.
-    area, log_ratio, down, right = jax.random.uniform(key, (4, attempts), jnp.float32)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
-    aspect = jnp.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * log_ratio)
-    w = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
-    h = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
-    top = (down * (height - h + 1)).astype(jnp.int32)
-    left = (right * (width - w + 1)).astype(jnp.int32)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    candidates = jnp.stack([top, left, h, w], axis=-1)  # [attempts, 4]
-    fallback = jnp.array(_central_box(height, width, ratio), jnp.int32)
-    return jnp.where(fits.any(), candidates[jnp.argmax(fits)], fallback)
+    return box(jax.random.uniform(key, (4, attempts), jnp.float32), height, width, scale, ratio, jnp)
 
 
 def resized_crop(
@@ -64,18 +61,22 @@ def resized_crop(
     antialias: bool = True,
     cubic_a: float = -0.5,
     whole_levels: bool = False,
+    clamp: bool = True,
 ) -> Array:
     """Crops each image to its box and resizes the crop; pixels outside the box take no part.
 
-    With `antialias` the filter widens with the reduction, as in PIL and torch's `interpolate(antialias=True)`.
+    With `antialias` the filter widens with the reduction, as in PIL and torch's `interpolate(antialias=True)`. Bicubic
+    results may lie outside the range of the pixels.
 
     Args:
       x: [..., H, W, 3], uint8 or float.
       box: int [..., 4] or [4]: top, left, height, width; inside the image.
       size: height and width of the result.
       interpolation: 'bilinear' or 'bicubic'.
-      cubic_a: the free parameter of the cubic; PIL, and torch with antialias, -0.5; torch without, -0.75.
+      cubic_a: the free parameter of the cubic; PIL, TensorFlow, and torch with antialias, -0.5; torch without, -0.75.
       whole_levels: round to whole numbers in [0, 255] after each of the two passes, as PIL does to 8-bit images.
+      clamp: without antialias, pixels beyond the box count as its border (torch). Otherwise they do not count
+        (TensorFlow).
 
     Returns:
       [..., *size, 3], float32 unless x is of a wider type.
@@ -84,9 +85,9 @@ def resized_crop(
     top, left, height, width = jnp.moveaxis(jnp.asarray(box), -1, 0)
 
     def kernel(t: Array) -> Array:
-        return _triangle(t) if interpolation == 'bilinear' else _cubic(t, cubic_a)
+        return crops.triangle(t, jnp) if interpolation == 'bilinear' else crops.cubic(t, jnp, cubic_a)
 
-    weights = _antialiased_weights if antialias else _interpolation_weights
+    weights = _antialiased_weights if antialias else partial(_interpolation_weights, clamp=clamp)
     rows = weights(kernel, x.shape[-3], top, height, size[0], x.dtype)
     columns = weights(kernel, x.shape[-2], left, width, size[1], x.dtype)
     # Full precision, or accelerators round the weights to a few bits and neighbouring grey levels change places.
@@ -110,15 +111,6 @@ def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: Pa
     return _separable(x, rows, columns)
 
 
-def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    h, w = height, width
-    if width / height < ratio[0]:
-        h = max(1, round(width / ratio[0]))
-    elif width / height > ratio[1]:
-        w = max(1, round(height * ratio[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
 def _separable(
     x: Array, rows: Array, columns: Array, whole_levels: bool = False, precision: lax.Precision | None = None
 ) -> Array:
@@ -139,14 +131,12 @@ def _separable(
     return jnp.swapaxes(y, -1, -2)
 
 
-# Below, a box begins at `start` and is `extent` long; output pixel i has its centre at (2 i + 1) extent / (2 out) and
-# pixel p of the box at p + 1/2. Their distance times 2 out is a whole number, so the only rounding is one division.
-
-
 def _antialiased_weights(
     kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype
 ) -> Array:
     """[..., out, length]: the share of each pixel in each output pixel."""
+    # The box begins at `start`. Output pixel i has its centre at (2 i + 1) extent / (2 out) and pixel p of the box at
+    # p + 1/2. Their distance times 2 out is a whole number, so the only rounding is one division.
     start, extent = start[..., None, None], extent[..., None, None]
     pixel, i = jnp.arange(length) - start, jnp.arange(out)[:, None]
     distance = (2 * pixel + 1) * out - (2 * i + 1) * extent  # [..., out, length]
@@ -156,28 +146,12 @@ def _antialiased_weights(
 
 
 def _interpolation_weights(
-    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype
+    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype, clamp: bool
 ) -> Array:
-    """The same with four taps around the centre whatever the scale; taps beyond the box fall on its border."""
-    start, extent = start[..., None, None], extent[..., None, None]
-    pixel, i = jnp.arange(length) - start, jnp.arange(out)[:, None]
-    whole, part = jnp.divmod((2 * i + 1) * extent - out, 2 * out)  # [..., out, 1]
-    tap = jnp.arange(-1, 3)
-    weights = kernel(tap - part.astype(dtype) / (2 * out))  # [..., out, 4]
-    at = jnp.clip(whole + tap, 0, extent - 1)
-    return jnp.sum(weights[..., None] * (at[..., None] == pixel[..., None, :]), axis=-2, dtype=dtype)
-
-
-def _triangle(t: Array) -> Array:
-    return jnp.maximum(0, 1 - jnp.abs(t))
-
-
-def _cubic(t: Array, a: float) -> Array:
-    """Keys' cubic convolution kernel (1981)."""
-    t = jnp.abs(t)
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = a * (((t - 5) * t + 8) * t - 4)
-    return jnp.where(t < 1, near, jnp.where(t < 2, far, 0))
+    """The same without antialiasing; see `crops.taps`."""
+    at, weights = crops.taps(kernel, extent, out, clamp, dtype, jnp)
+    pixel = jnp.arange(length) - start[..., None, None, None]
+    return jnp.sum(weights[..., None] * (at[..., None] == pixel), axis=-2, dtype=dtype)
 
 
 def _blur_weights(length: int, sigma: Array, kernel_size: int, padding: Padding) -> Array:

@@ -6,6 +6,7 @@ Views are numbered: the global ones first, then the local ones of multi-crop, sm
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from contrastive_jax.augment import color, geometry, planes
+from contrastive_jax.augment import color, geometry, planes, spaces
+from contrastive_jax.crops import MIN_OBJECT_COVERED
+from contrastive_jax.styles import STYLES, Style
 
 Array = jax.Array
 T = TypeVar('T')
@@ -43,11 +46,16 @@ class Policy:
     MoCo v2: all defaults.
     MoCo v1: jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1, grayscale_first=True, blur=(0, 0).
     MoCo v3: jitter=(0.4, 0.4, 0.2, 0.1), blur=(1, 0.1), solarize=(0, 0.2).
+    BYOL: the same with style='byol', crop_scale=(0.08, 1), interpolation='bicubic'.
+    SimCLR: style='simclr', crop_scale=(0.08, 1), interpolation='bicubic', jitter=(0.8, 0.8, 0.8, 0.2), mean=(0, 0, 0),
+      std=(1, 1, 1).
 
     Attributes:
+      style: whose image operations, a key of `styles.STYLES`: 'pil', 'simclr', 'simclrv1', 'byol'. It decides how crops
+        are drawn and resized, what jitter, grey and blur compute, and how the strengths of the jitter are meant.
       crop_scale: least and greatest area of a crop, as a fraction of the image's.
       crop_ratio: least and greatest width / height of a crop.
-      interpolation: 'bilinear' or 'bicubic', of crops; antialiased.
+      interpolation: 'bilinear' or 'bicubic', of crops.
       flip: probability of a mirrored view.
       jitter: strengths of brightness, contrast, saturation and hue (turns, at most 0.5).
       jitter_probability: how often the four are applied (all or none), in random order.
@@ -60,9 +68,12 @@ class Policy:
       local_size: their height and width.
       local_scale: least and greatest area of a local crop, as a fraction of the image's.
       local_blur: probability of a Gaussian blur of a local view.
-      mean, std: of the channels in [0, 1], for the final normalisation.
+      color_space: of the views, 'rgb', 'lab' or 'ycbcr'. All operations work on RGB; the result is converted.
+      mean, std: of the channels, for the final normalisation. RGB lies in [0, 1], L in [0, 100], a and b in about
+        [-110, 100], Y, Cb and Cr in [16, 240].
     """
 
+    style: str = 'pil'
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = 'bilinear'
@@ -78,6 +89,7 @@ class Policy:
     local_size: int = 96
     local_scale: tuple[float, float] = (0.05, 0.14)
     local_blur: float = 0.5
+    color_space: str = 'rgb'
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -127,17 +139,25 @@ class Policy:
           keys: [b]; images: uint8 [b, H, W, 3]; view, size: as for the whole view.
 
         Returns:
-          float32 [b, s, s, 3] of whole grey levels in [0, 255], rounded where PIL rounds: what a host loader would have
-          sent as uint8.
+          float32 [b, s, s, 3] in [0, 255]. In the style of PIL they are whole grey levels, rounded where PIL rounds: what
+          a host loader would have sent as uint8.
         """
         height, width = images.shape[1:3]
         size, scale = (self.local_size, self.local_scale) if self._is_local(view) else (size, self.crop_scale)
 
+        style = self._style
+
         def box(key: Array) -> Array:
-            return geometry.random_resized_crop_box(key, height, width, scale, self.crop_ratio)
+            return geometry.random_resized_crop_box(
+                key, height, width, scale, self.crop_ratio, style.attempts, style.box
+            )
 
         boxes = _apart(jax.vmap(box)(_view_keys(keys, view, _CROP)))
-        return geometry.resized_crop(images, boxes, (size, size), self.interpolation, whole_levels=True)
+        resize = partial(geometry.resized_crop, images, boxes, (size, size), self.interpolation)
+        if style.pillow_crops:
+            return resize(whole_levels=True)
+        # BYOL clips here; SimCLR clips the overshoot of bicubic only after the first step of its jitter.
+        return jnp.clip(resize(antialias=False, clamp=False), 0, 255)
 
     def distort(self, keys: Array, crops: Array, view: int | Array, dtype: DTypeLike = jnp.float32) -> Array:
         """Flip, colours, blur and normalisation.
@@ -150,34 +170,43 @@ class Policy:
         Returns:
           Normalised images [b, s, s, 3].
         """
+        style = self._style
         draws, (factors, order) = _apart(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
         # The papers flip last. A mirror image commutes with all of the rest, and here a pixel may still be a byte.
         x = _sometimes(self.flip, draws.flip, geometry.hflip, crops)
         x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 255
-        rgb = planes.split(x)
+        rgb, grayscale = planes.split(x), partial(planes.grayscale, style=style)
         if self.grayscale_first:
-            rgb = _sometimes(self.grayscale, draws.grayscale, planes.grayscale, rgb)
+            rgb = _sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
         if self.jitter_probability > 0 and any(self.jitter):
             # Not a select of images: with neutral factors the jitter is the identity.
-            neutral = jnp.array([1, 1, 1, 0], factors.dtype)
+            neutral = jnp.array(style.neutral, factors.dtype)
             factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
-            rgb = planes.jitter(rgb, factors, order)
+            rgb = planes.jitter(rgb, factors, order, style)
         if not self.grayscale_first:
-            rgb = _sometimes(self.grayscale, draws.grayscale, planes.grayscale, rgb)
+            rgb = _sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
         x = planes.join(rgb)
         low, high = self.blur_sigma
-        sigma, taps = low + (high - low) * draws.sigma, 2 * math.ceil(4 * high) + 1
+        sigma = low + (high - low) * draws.sigma
+        radius = crops.shape[1] // 20 if style.zero_padded_blur else math.ceil(4 * high)
+        padding: geometry.Padding = 'zero' if style.zero_padded_blur else 'edge'
         blur, solarize = self.local_blur, 0.0
         if not self._is_local(view):
             blur, solarize = self.blur[view], self.solarize[view]
-        x = _sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps), x)
+        if radius > 0:  # a kernel of one pixel changes nothing
+            taps = 2 * radius + 1
+            x = _sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps, padding), x)
         x = _sometimes(solarize, draws.solarize, color.solarize, x)
-        return color.normalize(x, self.mean, self.std).astype(dtype)
+        return self._finish(x, dtype)
 
     def normalize(self, images: Array, dtype: DTypeLike = jnp.float32) -> Array:
-        """For evaluation: images [..., 3] in [0, 255], uint8 or float, only normalised."""
-        x = images.astype(jnp.promote_types(dtype, jnp.float32)) / 255
-        return color.normalize(x, self.mean, self.std).astype(dtype)
+        """For evaluation: images [..., 3] in [0, 255], uint8 or float, only converted and normalised."""
+        return self._finish(images.astype(jnp.promote_types(dtype, jnp.float32)) / 255, dtype)
+
+    def to_rgb(self, views: Array) -> Array:
+        """For pictures: undoes the normalisation and the colour space of views [..., 3]; RGB in [0, 1]."""
+        x = jnp.asarray(views, jnp.float32) * jnp.asarray(self.std) + jnp.asarray(self.mean)
+        return spaces.to_rgb(x, self.color_space)
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a readable line each; empty if nothing is."""
@@ -209,19 +238,36 @@ class Policy:
             'four strengths >= 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
         )
         check('grayscale_first', isinstance(self.grayscale_first, bool), 'True or False')
-        scale = 'in units of [0, 1]; divide values in grey levels by 255'
-        check('mean', _numbers(self.mean, 3) and all(0 <= m <= 1 for m in self.mean), f'three means {scale}')
-        check('std', _numbers(self.std, 3) and all(0 < s <= 1 for s in self.std), f'three deviations > 0, {scale}')
+        check('style', self.style in STYLES, f'one of {tuple(STYLES)}')
+        for name in ('crop_scale', 'local_scale') if self.local_crops else ('crop_scale',):
+            if self.style in ('simclr', 'simclrv1') and _rising(getattr(self, name)):
+                rule = f'style {self.style!r} takes no area below {MIN_OBJECT_COVERED}, as in the official code'
+                check(name, getattr(self, name)[1] > MIN_OBJECT_COVERED, rule)
+        check('color_space', self.color_space in spaces.SPACES, f'one of {tuple(spaces.SPACES)}')
+        low, white, least, scale = 0, 1, 0, 'in units of [0, 1]; divide values in grey levels by 255'
+        if self.color_space != 'rgb':  # deviations below 1 are left over from RGB
+            low, white, least, scale = -128, 255, 1, f'in units of {self.color_space!r}, where channels reach past 100'
+        check('mean', _numbers(self.mean, 3) and all(low <= m <= white for m in self.mean), f'three means {scale}')
+        good = _numbers(self.std, 3) and all(0 < s and least <= s <= white for s in self.std)
+        check('std', good, f'three deviations > 0, {scale}')
         return found
 
     def _is_local(self, view: int | Array) -> bool:
         return not isinstance(view, int) or view >= self.global_views
 
+    @property
+    def _style(self) -> Style:
+        return STYLES[self.style]
+
+    def _finish(self, x: Array, dtype: DTypeLike) -> Array:
+        """From RGB in [0, 1] to what a network sees."""
+        return color.normalize(spaces.from_rgb(x, self.color_space), self.mean, self.std).astype(dtype)
+
     def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
         """The random numbers of one view of one example; those nobody uses are never computed."""
         jitter, rest = jax.random.split(key)
         numbers = jax.random.uniform(rest, (len(_Draws._fields),), jnp.float32)
-        return _Draws(*numbers), color.draw_jitter(jitter, self.jitter)
+        return _Draws(*numbers), color.draw_jitter(jitter, self.jitter, self._style)
 
 
 def _view_keys(keys: Array, view: int | Array, part: int) -> Array:

@@ -1,5 +1,6 @@
 """Applies the operations of the golden augmentation cases with our functions."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,24 +11,32 @@ import numpy as np
 import pytest
 
 from contrastive_jax.augment import color, geometry
+from contrastive_jax.styles import PIL, SIMCLR, STYLES, TENSORFLOW_LUMA, Style
 from tests import goldens
 
 # One compilation for each shape and for each way to resample; the strengths are arguments.
-brightness, contrast, saturation, hue = map(jax.jit, (color.brightness, color.contrast, color.saturation, color.hue))
-grayscale, solarize, normalize = map(jax.jit, (color.grayscale, color.solarize, color.normalize))
+brightness, contrast, saturation, color_jitter, grayscale = (
+    jax.jit(operation, static_argnames='style')
+    for operation in (color.brightness, color.contrast, color.saturation, color.color_jitter, color.grayscale)
+)
+hue, solarize, normalize = map(jax.jit, (color.hue, color.solarize, color.normalize))
 blur = jax.jit(geometry.gaussian_blur, static_argnums=(2, 3))
-resized_crop = jax.jit(geometry.resized_crop, static_argnums=(2, 3, 4, 5, 6))
+resized_crop = jax.jit(geometry.resized_crop, static_argnums=(2, 3, 4, 5, 6, 7))
 
-# What the libraries take for grey: PIL integers in 16 bits, torchvision's float tensors three digits and a half.
-WEIGHTS = {'pil': color.LUMA, 'torchvision': (0.2989, 0.587, 0.114)}
+# torchvision's float tensors take TensorFlow's grey.
+LIBRARIES = {
+    'pil': PIL,
+    'torchvision': dataclasses.replace(PIL, luma=TENSORFLOW_LUMA),
+    'tf': SIMCLR,
+    'byol': STYLES['byol'],
+}
 
 
 def parameters(*names: str) -> list[Any]:
-    """pytest parameters (case, op): the ops of these names in the golden files of PIL and torchvision."""
+    """pytest parameters (case, op): the ops of these names in the golden files."""
     return [
         pytest.param(case, op, id=f'{case.file}:{op["key"]}')
         for (case,) in (p.values for p in goldens.cases('augmentation', 'image'))
-        if case.fields['library'] in WEIGHTS
         for op in case.fields['ops']
         if op['op'] in names
     ]
@@ -35,27 +44,42 @@ def parameters(*names: str) -> list[Any]:
 
 def apply(case: goldens.Case, op: dict[str, Any], x: jnp.ndarray, whole_levels: bool = False) -> jnp.ndarray:
     """One op, in the units of the case, on an image in [0, 1] (on grey levels if `whole_levels`)."""
-    weights = WEIGHTS[case.fields['library']]
-    if 'integer_weights' in op:
-        weights = tuple(w / 65536 for w in op['integer_weights'])
+    kind = style(case, op)
     box = np.array([op.get(name, 0) for name in ('top', 'left', 'height', 'width')])
     steps: dict[str, Callable[[], jnp.ndarray]] = {
-        'brightness': lambda: brightness(x, op['factor']),
-        'contrast': lambda: contrast(x, op['factor'], weights),
-        'saturation': lambda: saturation(x, op['factor'], weights),
+        'brightness': lambda: brightness(x, op.get('factor', op.get('delta')), style=kind),
+        'contrast': lambda: contrast(x, op['factor'], style=kind),
+        'saturation': lambda: saturation(x, op['factor'], style=kind),
         'hue': lambda: hue(x, op['delta']),
-        'grayscale': lambda: grayscale(x, weights)[..., 0],
+        'grayscale': lambda: grayscale(x, style=kind)[..., 0],
         'solarize': lambda: solarize(x, op['threshold'] / top_level(case)),
         'hflip': lambda: geometry.hflip(x),
         'blur': lambda: blur(
             x, op['sigma'], op.get('kernel_size', full_kernel(op['sigma'])), op.get('padding', 'edge')
         ),
         'resized_crop': lambda: resized_crop(
-            x, box, tuple(op['size']), op['interpolation'], op['antialias'], op.get('cubic_a', -0.5), whole_levels
+            x,
+            box,
+            tuple(op['size']),
+            op['interpolation'],
+            op['antialias'],
+            op.get('cubic_a', -0.5),
+            whole_levels,
+            kind.pillow_crops,
         ),
         'normalize': lambda: jnp.moveaxis(normalize(x, op['mean'], op['std']), -1, -3),
     }
+    steps['center_crop'] = steps['resized_crop']
     return steps[op['op']]()
+
+
+def style(case: goldens.Case, op: dict[str, Any]) -> Style:
+    """The operations that the case's library has, with the op's weights of grey."""
+    kind = LIBRARIES[case.fields['library']]
+    if 'integer_weights' in op or 'weights' in op:
+        weights = tuple(w / 65536 for w in op['integer_weights']) if 'integer_weights' in op else tuple(op['weights'])
+        kind = dataclasses.replace(kind, luma=weights)
+    return dataclasses.replace(kind, adds_brightness='delta' in op) if op['op'] == 'brightness' else kind
 
 
 def full_kernel(sigma: float) -> int:
@@ -72,12 +96,15 @@ def check(case: goldens.Case, op: dict[str, Any], actual: Any) -> None:
     """Compares an image in [0, 1] with the golden one, in the golden's units.
 
     Against integers: within `ideal_diff` (stored with one and two decimals) if the case says how far exact arithmetic
-    is from PIL's, else equal after rounding, within the tolerance.
+    is from PIL's, else equal after rounding, within the tolerance. TensorFlow's operations clip nothing, its pipelines
+    do after each, as ours do.
     """
     expected = case.key(op['key'])
+    if op['op'] in ('brightness', 'contrast', 'saturation', 'hue') or op.get('clip'):
+        expected, actual = (np.clip(y, *case.fields['range']) for y in (expected, actual))
     if expected.dtype != np.uint8:
         error = np.abs(np.asarray(actual, np.float64) - expected).max()
-        assert error <= op['tolerance']['float64'], f'{op["key"]}: off by {error:.1e}'
+        assert error <= op.get('tolerance', case.tolerances)['float64'], f'{op["key"]}: off by {error:.1e}'
         return
     levels = np.asarray(actual, np.float64) * top_level(case)
     levels = np.clip(levels, *case.fields['range'])

@@ -12,7 +12,7 @@ from tests import goldens
 from tests.augment import golden_ops
 
 
-@pytest.mark.parametrize('case, op', golden_ops.parameters('hflip', 'blur', 'resized_crop'))
+@pytest.mark.parametrize('case, op', golden_ops.parameters('hflip', 'blur', 'resized_crop', 'center_crop'))
 def test_golden(case, op):
     with jax.enable_x64(True):
         x = jnp.asarray(case.key(case.fields['input'])) / case.fields['input_scale']
