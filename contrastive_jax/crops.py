@@ -1,4 +1,4 @@
-"""Where a random crop lies, and which pixels make a pixel of a resized one: arithmetic that host and device share.
+"""Where a random crop lies, and the kernels that resize it: arithmetic that host and device share.
 
 The host cuts crops with NumPy, the device with jax.numpy: `xp` is one or the other. Boxes are made of uniform numbers
 in [0, 1), four for each attempt, so each side brings its own source of randomness.
@@ -97,31 +97,6 @@ def cubic(t: Array, xp: Any, a: float = -0.5) -> Array:
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = a * (((t - 5) * t + 8) * t - 4)
     return xp.where(t < 1, near, xp.where(t < 2, far, 0))
-
-
-def taps(kernel: Callable[[Array], Array], extent: Array, out: int, clamp: bool, dtype: Any, xp: Any) -> Any:
-    """The four pixels around the centre of each output pixel, without antialiasing, whatever the scale.
-
-    Args:
-      kernel: of the distance in pixels.
-      extent: int [...], length of the box; pixels are counted from its start.
-      out: number of output pixels.
-      clamp: pixels beyond the box count as its border (torch). Otherwise they have no weight (TensorFlow).
-      dtype: of the weights.
-      xp: numpy or jax.numpy.
-
-    Returns:
-      Which pixels, int [..., out, 4], inside the box, and their weights.
-    """
-    # Output pixel i has its centre at (2 i + 1) extent / (2 out), pixel p at p + 1/2.
-    extent = xp.asarray(extent)[..., None, None]
-    whole, part = xp.divmod((2 * xp.arange(out)[:, None] + 1) * extent - out, 2 * out)  # [..., out, 1]
-    tap = xp.arange(-1, 3)
-    at, weights = whole + tap, kernel(tap - part.astype(dtype) / (2 * out))
-    if not clamp:
-        weights = xp.where((at >= 0) & (at < extent), weights, 0)
-        weights = weights / weights.sum(axis=-1, keepdims=True)
-    return xp.clip(at, 0, extent - 1), weights
 
 
 def _log_uniform_sides(

@@ -87,7 +87,7 @@ def resized_crop(
     def kernel(t: Array) -> Array:
         return crops.triangle(t, jnp) if interpolation == 'bilinear' else crops.cubic(t, jnp, cubic_a)
 
-    weights = _antialiased_weights if antialias else partial(_interpolation_weights, clamp=clamp)
+    weights = _clamped_weights if clamp and not antialias else partial(_weights, widen=antialias)
     rows = weights(kernel, x.shape[-3], top, height, size[0], x.dtype)
     columns = weights(kernel, x.shape[-2], left, width, size[1], x.dtype)
     # Full precision, or accelerators round the weights to a few bits and neighbouring grey levels change places.
@@ -131,27 +131,33 @@ def _separable(
     return jnp.swapaxes(y, -1, -2)
 
 
-def _antialiased_weights(
-    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype
+# Below, a box begins at `start` and is `extent` long; output pixel i has its centre at (2 i + 1) extent / (2 out) and
+# pixel p of the box at p + 1/2. Their distance times 2 out is a whole number, so the only rounding is one division.
+
+
+def _weights(
+    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype, widen: bool
 ) -> Array:
-    """[..., out, length]: the share of each pixel in each output pixel."""
-    # The box begins at `start`. Output pixel i has its centre at (2 i + 1) extent / (2 out) and pixel p of the box at
-    # p + 1/2. Their distance times 2 out is a whole number, so the only rounding is one division.
+    """[..., out, length]: the share of each pixel in each output pixel; `widen` the kernel where pixels are reduced."""
     start, extent = start[..., None, None], extent[..., None, None]
     pixel, i = jnp.arange(length) - start, jnp.arange(out)[:, None]
     distance = (2 * pixel + 1) * out - (2 * i + 1) * extent  # [..., out, length]
-    weights = kernel(distance.astype(dtype) / (2 * jnp.maximum(extent, out)))
+    weights = kernel(distance.astype(dtype) / (2 * (jnp.maximum(extent, out) if widen else out)))
     weights = jnp.where((pixel >= 0) & (pixel < extent), weights, 0)
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _interpolation_weights(
-    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype, clamp: bool
+def _clamped_weights(
+    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype
 ) -> Array:
-    """The same without antialiasing; see `crops.taps`."""
-    at, weights = crops.taps(kernel, extent, out, clamp, dtype, jnp)
-    pixel = jnp.arange(length) - start[..., None, None, None]
-    return jnp.sum(weights[..., None] * (at[..., None] == pixel), axis=-2, dtype=dtype)
+    """The same with four taps around the centre whatever the scale; taps beyond the box fall on its border."""
+    start, extent = start[..., None, None], extent[..., None, None]
+    pixel, i = jnp.arange(length) - start, jnp.arange(out)[:, None]
+    whole, part = jnp.divmod((2 * i + 1) * extent - out, 2 * out)  # [..., out, 1]
+    tap = jnp.arange(-1, 3)
+    weights = kernel(tap - part.astype(dtype) / (2 * out))  # [..., out, 4]
+    at = jnp.clip(whole + tap, 0, extent - 1)
+    return jnp.sum(weights[..., None] * (at[..., None] == pixel[..., None, :]), axis=-2, dtype=dtype)
 
 
 def _blur_weights(length: int, sigma: Array, kernel_size: int, padding: Padding) -> Array:
