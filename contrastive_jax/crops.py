@@ -14,14 +14,14 @@ Array = Any
 # What `box` functions are given: numbers [4, attempts] for the area (or height), the aspect, the row and the column;
 # height and width of the image; the range of the area, as a fraction of the image's, and of width / height; xp. They
 # return integers [4]: top, left, height, width.
-Box = Callable[[Sequence[Array], int, int, Sequence[float], Sequence[float], Any], Array]
+Box = Callable[[Array, int, int, Sequence[float], Sequence[float], Any], Array]
 
 # SimCLR asks for crops that hold a tenth of the object, and takes the whole image for it.
 MIN_OBJECT_COVERED = 0.1
 
 
 def torchvision_box(
-    u: Sequence[Array], height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
+    u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
 ) -> Array:
     """As `RandomResizedCrop.get_params`: area uniform, aspect log-uniform, the first attempt that fits.
 
@@ -35,9 +35,7 @@ def torchvision_box(
     return _first((top, left, h, w), fits, central_box(height, width, ratio), xp)
 
 
-def byol_box(
-    u: Sequence[Array], height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
-) -> Array:
+def byol_box(u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any) -> Array:
     """As BYOL's `_decode_and_random_crop`: torchvision's first attempt, a side that is too long cut to the image."""
     _, _, down, right = u
     h, w = _log_uniform_sides(u, height, width, scale, ratio, xp)
@@ -47,9 +45,7 @@ def byol_box(
     return xp.stack([top[0], left[0], h[0], w[0]])
 
 
-def tensorflow_box(
-    u: Sequence[Array], height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
-) -> Array:
+def tensorflow_box(u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any) -> Array:
     """As TensorFlow's `sample_distorted_bounding_box`, which SimCLR calls with the whole image as the object.
 
     Not torchvision's distribution: the aspect is uniform, not its logarithm, and given the aspect the height is
@@ -100,7 +96,7 @@ def cubic(t: Array, xp: Any, a: float = -0.5) -> Array:
 
 
 def _log_uniform_sides(
-    u: Sequence[Array], height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
+    u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
 ) -> tuple[Array, Array]:
     """Height and width of a uniform area and a log-uniform aspect, rounded."""
     area, log_ratio, _, _ = u

@@ -139,8 +139,8 @@ class Policy:
           keys: [b]; images: uint8 [b, H, W, 3]; view, size: as for the whole view.
 
         Returns:
-          float32 [b, s, s, 3] in [0, 255]. In the style of PIL they are whole grey levels, rounded where PIL rounds: what
-          a host loader would have sent as uint8.
+          float32 [b, s, s, 3] in [0, 255]. In the style of PIL they are whole grey levels, rounded where PIL rounds:
+          what a host loader would have sent as uint8.
         """
         height, width = images.shape[1:3]
         size, scale = (self.local_size, self.local_scale) if self._is_local(view) else (size, self.crop_scale)
@@ -248,7 +248,7 @@ class Policy:
         if self.color_space != 'rgb':  # deviations below 1 are left over from RGB
             low, white, least, scale = -128, 255, 1, f'in units of {self.color_space!r}, where channels reach past 100'
         check('mean', _numbers(self.mean, 3) and all(low <= m <= white for m in self.mean), f'three means {scale}')
-        good = _numbers(self.std, 3) and all(0 < s and least <= s <= white for s in self.std)
+        good = _numbers(self.std, 3) and all(s > 0 and least <= s <= white for s in self.std)
         check('std', good, f'three deviations > 0, {scale}')
         return found
 
