@@ -43,6 +43,9 @@ def base(method: str) -> ConfigDict:
     c.epochs = 200.0  # length of training; an epoch drops its last, partial batch
     c.steps = 0  # length in steps instead; 0: from epochs
     c.bn_group_size = 0  # examples that share BN statistics, wherever they lie; 0: the whole global batch
+    # Run the networks over the local batch in so many pieces and keep no activations (GradCache): memory of one piece,
+    # about a third more time, and the same loss over the whole batch. BN groups have to lie within a piece.
+    c.chunks = 1
     c.dtype = 'float32'  # of the computation, or 'bfloat16'; parameters, BN statistics and losses stay float32
     c.parallel = 'jit'  # 'jit': jit(shard_map) over all devices; 'pmap'
 
@@ -171,6 +174,7 @@ def build_network(config: ConfigDict) -> network.Network:
         config.predictor.to_dict() or None,
         dtype=config.dtype,
         bn_group_size=config.bn_group_size or None,
+        chunks=config.chunks,
     )
 
 
@@ -212,7 +216,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
     one_of('optimizer.mask', ('none', 'matrices'))
     one_of('schedule.name', SCHEDULES)
-    for field in ('batch_size', 'log_every_steps', 'data.image_size', 'eval.knn_k', 'eval.batch_size'):
+    for field in ('batch_size', 'chunks', 'log_every_steps', 'data.image_size', 'eval.knn_k', 'eval.batch_size'):
         within(field, 1)
     for field in ('eval.max_train', 'eval.max_test'):
         within(field, 1)
@@ -234,11 +238,11 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
             c.eval.batch_size % processes == 0,
             f'eval.batch_size {c.eval.batch_size} is not divisible by {processes} hosts -> use a multiple',
         )
-        found += _check_groups(B, c.bn_group_size, devices)
+        found += _check_groups(B, c.bn_group_size, devices) + _check_chunks(c, devices)
     found += _check_method(c, within, rule)
     found += policy(c).problems()
     found += _check_network(c)
-    return found or _check_parameters(c)
+    return found or _check_parameters(c, devices)
 
 
 def _lacking(config: ConfigDict) -> list[str]:
@@ -315,6 +319,20 @@ def _check_training(c: ConfigDict, within: Callable[..., None], rule: Callable[[
         )
 
 
+def _check_chunks(c: ConfigDict, devices: int) -> list[str]:
+    """Chunks must divide what a device has."""
+    local, chunks = c.batch_size // devices, c.chunks
+    if chunks <= 1 or c.batch_size % devices:
+        return []
+    if local % chunks:
+        near = sorted({max(n for n in range(1, min(chunks, local) + 1) if local % n == 0),
+                       min(n for n in range(min(chunks, local), local + 1) if local % n == 0)})  # fmt: skip
+        return [
+            f'chunks {chunks} does not divide the {local} examples of a device -> use {" or ".join(map(str, near))}'
+        ]
+    return []
+
+
 def _check_network(c: ConfigDict) -> list[str]:
     """Names, fields and sizes of encoder and heads."""
     found = []
@@ -343,23 +361,29 @@ def _check_network(c: ConfigDict) -> list[str]:
     return found
 
 
-def _check_parameters(c: ConfigDict) -> list[str]:
-    """What only the parameters tell, for which shapes are enough: sizes that do not fit, paths that match nothing."""
+def _check_parameters(c: ConfigDict, devices: int) -> list[str]:
+    """What only the variables tell, for which shapes are enough: sizes that do not fit, paths that match nothing."""
     fields = c.method.to_dict()
     method = METHODS[fields.pop('name')]
 
     def init() -> Any:
         images = jnp.zeros((c.batch_size, c.data.image_size, c.data.image_size, 3))
         views = tuple(images for _ in c.augment.blur)
-        return method(build_network(c), **fields).init(jax.random.key(0), {'views': views})[0]
+        return method(build_network(c), **fields).init(jax.random.key(0), {'views': views})
 
     try:
-        params = jax.eval_shape(init)
+        params, state = jax.eval_shape(init)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         return [f'the network cannot be made: {" ".join(str(error).split())} -> change encoder, projector or predictor']
+    found = []
+    piece, group = c.batch_size // devices // c.chunks, c.bn_group_size
+    if c.chunks > 1 and jax.tree.leaves(state.batch_stats) and (not group or piece % group):
+        found.append(
+            f'bn_group_size {group} does not fit chunks of {piece} examples: each would have its own BN statistics '
+            f'-> use a divisor of {piece}, or an encoder and heads without BN'
+        )
     paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in paths for depth in range(path.count('/') + 1)}
-    found = []
     for field in ('constant', 'freeze', 'freeze_first'):
         for given in c.optimizer[field]:
             near = difflib.get_close_matches(given, sorted(prefixes), n=1)

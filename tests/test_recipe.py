@@ -43,6 +43,10 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'bn_group_size', 3, 'bn_group_size 3 does not fit 8 devices of 2 examples -> use a divisor of 2'),
     (MOCO, 'bn_group_size', 6, 'bn_group_size 6 does not fit 8 devices of 2 examples'),
     (MOCO, 'bn_group_size', 32, 'bn_group_size 32 is larger than batch_size 16 -> use 0'),
+    (MOCO, 'chunks', 0, 'chunks 0 is out of range -> it must be at least 1'),
+    (MOCO, 'chunks', 3, 'chunks 3 does not divide the 2 examples of a device -> use 2'),
+    (MOCO, 'chunks', 2, 'bn_group_size 8 does not fit chunks of 1 examples: each would have its own BN'),
+    (VIT, 'chunks', 2, 'bn_group_size 0 does not fit chunks of 1 examples'),
     (MOCO, 'dtype', 'float16', "dtype 'float16' is unknown; did you mean 'bfloat16'? -> choose from float32, bfloat16"),
     (MOCO, 'parallel', 'pmapp', "parallel 'pmapp' is unknown; did you mean 'pmap'? -> choose from jit, pmap"),
     (MOCO, 'log_every_steps', 0, 'log_every_steps 0 is out of range'),
@@ -224,6 +228,18 @@ def test_bn_groups_that_fill_the_devices(devices: int) -> None:
         fits = (local % group == 0) if group <= local else (group % local == 0 and batch % group == 0)
         found = recipe.check(change(MOCO, bn_group_size=group), devices)
         assert (found == []) == fits, (group, found)
+
+
+def test_chunks_divide_the_batch_and_hold_the_bn_groups() -> None:
+    for local, chunks, nearest in ((12, 5, '4 or 6'), (12, 7, '6 or 12'), (12, 24, '12'), (7, 2, '1 or 7')):
+        (line,) = recipe.check(change(VIT, batch_size=8 * local, chunks=chunks), 8)
+        assert line == f'chunks {chunks} does not divide the {local} examples of a device -> use {nearest}'
+    for devices, group, fits in ((1, 2, True), (1, 4, True), (1, 8, False), (1, 0, False), (2, 2, True), (2, 4, False)):
+        found = recipe.check(change(MOCO, chunks=4, bn_group_size=group), devices)
+        assert (found == []) == fits, (devices, group, found)
+    no_norm = {'projector.batch_norm': False, 'projector.last_batch_norm': False}
+    no_norm |= {name.replace('projector', 'predictor'): value for name, value in no_norm.items()}
+    assert recipe.check(change(VIT, chunks=2, **no_norm), 8) == [], 'without BN there is nothing to fit'
 
 
 def test_hosts_share_the_evaluation_batch() -> None:

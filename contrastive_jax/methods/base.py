@@ -19,6 +19,7 @@ import flax
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jax import lax
 
 from contrastive_jax import parallel
 from contrastive_jax.losses.info_nce import Lookup, normalize
@@ -131,22 +132,50 @@ def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, Py
     return _plain(variables['params']), _plain(variables.get('batch_stats', {}))
 
 
+def apply(
+    network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None, method: str = '__call__'
+) -> tuple[Any, PyTree]:
+    """The network in training mode, in `network.chunks` pieces of the local batch.
+
+    Pieces keep no activations: the backward pass computes those of one piece at a time anew, from its images
+    (GradCache, arXiv 2101.06983). The loss still sees the embeddings of the whole batch, so value and gradient stay the
+    same; that takes BN groups, if any, that lie within a piece.
+
+    Args:
+      network, params, stats: what is applied, and its variables.
+      x: [b, H, W, C].
+      axis_name: the mapped device axis.
+      method: of the network.
+
+    Returns:
+      What the method returns, and the new BN statistics.
+    """
+
+    def forward(x: Array) -> tuple[Any, PyTree]:
+        variables = {'params': params, 'batch_stats': stats}
+        out, new = network.apply(variables, x, train=True, axis_name=axis_name, method=method, mutable=['batch_stats'])
+        return out, _plain(new.get('batch_stats', {}))
+
+    if network.chunks == 1:
+        return forward(x)
+    pieces = x.reshape(network.chunks, -1, *x.shape[1:])
+    out, new = lax.map(jax.checkpoint(forward, prevent_cse=False), pieces)  # in a loop nothing can be merged
+    # Every piece has moved the same old statistics towards its own: their mean has moved towards the batch's.
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), out), jax.tree.map(lambda s: s.mean(0), new)
+
+
 def project(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
     """z = projector(encoder(x)) in training mode: [b, D], and the new BN statistics."""
-    variables = {'params': params, 'batch_stats': stats}
-    (_, z), new = network.apply(
-        variables, x, train=True, axis_name=axis_name, method='project', mutable=['batch_stats']
-    )
-    return z, _plain(new.get('batch_stats', {}))
+    (_, z), stats = apply(network, params, stats, x, axis_name, 'project')
+    return z, stats
 
 
 def predict(
     network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None
 ) -> tuple[tuple[Array, Array], PyTree]:
     """z = projector(encoder(x)) and p = predictor(z) in training mode: [b, D] each, and the new BN statistics."""
-    variables = {'params': params, 'batch_stats': stats}
-    (_, z, p), new = network.apply(variables, x, train=True, axis_name=axis_name, mutable=['batch_stats'])
-    return (z, p), _plain(new.get('batch_stats', {}))
+    (_, z, p), stats = apply(network, params, stats, x, axis_name)
+    return (z, p), stats
 
 
 def step_of(progress: Array | float, total_steps: int) -> Array:

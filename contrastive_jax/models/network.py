@@ -36,11 +36,13 @@ class Network(nn.Module):
       encoder: images to representations h.
       projector: h to projections z.
       predictor: z to predictions p, or None.
+      chunks: pieces of the local batch that training runs one after the other, to save memory; see methods.base.apply.
     """
 
     encoder: nn.Module
     projector: nn.Module
     predictor: nn.Module | None = None
+    chunks: int = 1
 
     def encode(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
         """Representation h [B, D] of images [B, H, W, 3]."""
@@ -64,6 +66,7 @@ def build(
     *,
     dtype: str | Dtype = 'float32',
     bn_group_size: int | None = None,
+    chunks: int = 1,
 ) -> Network:
     """The network that the sections of a config describe.
 
@@ -73,6 +76,7 @@ def build(
       predictor: fields of `MLP`, or None.
       dtype: of the computation, 'float32' or 'bfloat16'; parameters, BN statistics and outputs stay float32.
       bn_group_size: examples that share BN statistics, in all three parts; None: the whole global batch.
+      chunks: of the network.
 
     Returns:
       The network, hashable; equal arguments give equal networks.
@@ -85,6 +89,7 @@ def build(
         encoder=build_encoder(encoder, **common),
         projector=build_head('projector', projector, **common),
         predictor=None if predictor is None else build_head('predictor', predictor, **common),
+        chunks=chunks,
     )
 
 
