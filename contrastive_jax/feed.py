@@ -110,6 +110,7 @@ class StreamFeed:
                 crop_scale=policy.view_scales,
                 crop_ratio=policy.crop_ratio,
                 interpolation=policy.interpolation,
+                style=policy.style,
                 start_step=start,
                 stop_step=run.total_steps,
                 num_workers=self._workers,

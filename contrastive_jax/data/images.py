@@ -22,6 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from contrastive_jax import crops
+from contrastive_jax.styles import PIL, Style
+
 # Raster formats whose decoders stay inside this process (Pillow hands PostScript files to Ghostscript).
 _SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
 Image.init()  # registers the formats now, before threads race to do it
@@ -112,31 +115,24 @@ def _grey(x: np.ndarray, white: float) -> Image.Image:
 
 
 def crop_box(
-    rng: np.random.Generator, height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    style: Style = PIL,
 ) -> tuple[int, int, int, int]:
     """The box of a random resized crop: (left, top, right, bottom), integers, never empty.
-
-    The distribution of torchvision's `RandomResizedCrop.get_params`: area uniform in `scale` (a fraction of the image),
-    log aspect ratio uniform in log `ratio`, rounded sides, ten attempts; then the largest centred box of a legal ratio.
 
     Args:
       rng: always advanced by the same amount, so later draws do not depend on this one.
       height, width: of the image, in pixels.
       scale: (smallest, largest) area fraction.
       ratio: (smallest, largest) width / height.
+      style: decides the distribution, by default torchvision's.
     """
-    attempts = rng.random((10, 4))
-    areas = height * width * (scale[0] + (scale[1] - scale[0]) * attempts[:, 0])
-    aspects = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * attempts[:, 1])
-    widths = np.rint(np.sqrt(areas * aspects)).astype(int)
-    heights = np.rint(np.sqrt(areas / aspects)).astype(int)
-    for w, h, u, v in zip(widths, heights, attempts[:, 2], attempts[:, 3], strict=True):
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(u * (width - w + 1)), int(v * (height - h + 1))
-            return left, top, left + int(w), top + int(h)
-    w = min(width, max(1, round(height * ratio[1])))
-    h = min(height, max(1, round(width / ratio[0])))
-    left, top = (width - w) // 2, (height - h) // 2
+    area, aspect, right, down = rng.random((style.attempts, 4)).T
+    top, left, h, w = map(int, style.box((area, aspect, down, right), height, width, scale, ratio, np))
     return left, top, left + w, top + h
 
 
@@ -147,28 +143,44 @@ def random_resized_crop(
     scale: Sequence[float] = (0.08, 1.0),
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     interpolation: str = 'bilinear',
+    style: Style = PIL,
 ) -> np.ndarray:
-    """A random box of the image, resized with antialiasing to a square.
+    """A random box of the image, resized to a square.
 
     Args:
       image: uint8 [H, W, 3] or a Pillow RGB image (cheaper when several crops are cut from one image).
       rng: the source of randomness.
       size: side of the result, in pixels.
       scale, ratio: see `crop_box`.
-      interpolation: a key of INTERPOLATIONS.
+      interpolation: a key of INTERPOLATIONS; in the style of TensorFlow 'bilinear' or 'bicubic'.
+      style: whether to antialias, as Pillow does, or not, as TensorFlow: see `interpolate`.
 
     Returns:
       uint8 [size, size, 3].
     """
     image = _pillow(image)
-    box = crop_box(rng, image.height, image.width, scale, ratio)
     # Cropped first: Pillow's resize(box=...) lets the filter see pixels outside the box, and torchvision does not.
-    return resize(image.crop(box), size, interpolation)
+    crop = image.crop(crop_box(rng, image.height, image.width, scale, ratio, style))
+    return (resize if style.pillow_crops else interpolate)(crop, size, interpolation)
 
 
 def resize(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
     """The whole image as uint8 [size, size, 3], antialiased; the aspect ratio is not kept."""
     return np.asarray(_pillow(image).resize((size, size), INTERPOLATIONS[interpolation]))
+
+
+def interpolate(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bicubic') -> np.ndarray:
+    """The whole image as uint8 [size, size, 3] without antialiasing, as TensorFlow's `resize` by default.
+
+    However much the image is reduced, each pixel is made of the four by four around its centre, or of the two by two if
+    'bilinear'. TensorFlow rounds nothing. These pixels travel as bytes: they are rounded, and overshoot is clipped.
+    """
+    x = np.asarray(image, np.float32)
+    for _ in range(2):  # the rows, then the columns
+        at, weights = _taps(len(x), size, interpolation)
+        mixed = weights[:, None] @ x.reshape(len(x), -1)[at]
+        x = mixed.reshape(size, *x.shape[1:]).swapaxes(0, 1)
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
 def center_crop(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
@@ -187,6 +199,17 @@ def center_crop(image: np.ndarray | Image.Image, size: int, interpolation: str =
     bottom = min((top + size) * inverse_y, image.height)
     box = (left * inverse_x, top * inverse_y, right, bottom)
     return np.asarray(image.resize((size, size), INTERPOLATIONS[interpolation], box=box))
+
+
+def _taps(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """The four pixels around the centre of each output pixel, int [size, 4], and their weights, float32 [size, 4]."""
+    whole, part = np.divmod((2 * np.arange(size)[:, None] + 1) * length - size, 2 * size)
+    tap = np.arange(-1, 3)
+    at, distance = whole + tap, tap - part / (2 * size)
+    weights = crops.cubic(distance, np) if interpolation == 'bicubic' else crops.triangle(distance, np)
+    weights = np.where((at >= 0) & (at < length), weights, 0)
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    return np.clip(at, 0, length - 1), weights.astype(np.float32)
 
 
 def _pillow(image: np.ndarray | Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from PIL import Image
 from contrastive_jax.data import images, sampler
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.styles import STYLES
 
 Batch = dict[str, Any]
 
@@ -68,6 +69,7 @@ class TrainExample(Example):
     start_step: int
     views: tuple[tuple[int, Sequence[float]], ...]
     crop_ratio: Sequence[float]
+    style: str
 
     def __call__(self, k: int) -> Batch:
         batch, row = self.place(k)
@@ -76,8 +78,9 @@ class TrainExample(Example):
         index, picture, label, bad = self.readable(int(wanted))
         # The last word sets this apart from the order of the epoch, which is drawn from (seed, epoch).
         rng = np.random.default_rng((self.seed, step, row, 1))
+        style = STYLES[self.style]
         crops = tuple(
-            images.random_resized_crop(picture, rng, size, scale, self.crop_ratio, self.interpolation)
+            images.random_resized_crop(picture, rng, size, scale, self.crop_ratio, self.interpolation, style)
             for size, scale in self.views
         )
         return {'crops': crops, 'index': index, 'label': label, 'bad': bad}
@@ -139,6 +142,7 @@ def train_batches(
     crop_scale: Sequence[Any] = (0.08, 1.0),
     crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
     interpolation: str = 'bilinear',
+    style: str = 'pil',
     start_step: int = 0,
     stop_step: int,
     num_workers: int = 0,
@@ -159,6 +163,7 @@ def train_batches(
       crop_scale: (smallest, largest) area fraction; one pair for each view if they differ.
       crop_ratio: (smallest, largest) width / height.
       interpolation: a key of images.INTERPOLATIONS.
+      style: a key of styles.STYLES, which decides where crops lie and whether they are antialiased.
       start_step, stop_step: global steps.
       num_workers: 0 reads with threads of this process (decoding and resizing release Python's lock); n > 0 with n
         processes, each making whole batches, for hosts with so many cores that the lock binds after all.
@@ -186,6 +191,7 @@ def train_batches(
         views=tuple(zip(sizes, scales, strict=True)),
         crop_ratio=tuple(crop_ratio),
         interpolation=interpolation,
+        style=style,
         start_step=start_step,
         process_index=process_index,
         process_count=process_count,
