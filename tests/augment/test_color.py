@@ -2,6 +2,7 @@
 
 import colorsys
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 from contrastive_jax.augment import color
+from contrastive_jax.styles import PIL, STYLES
 from tests import goldens
 from tests.augment import golden_ops
+
+IN_EVERY_STYLE = pytest.mark.parametrize('style', STYLES.values(), ids=STYLES)
 
 
 @pytest.fixture(scope='module')
@@ -72,29 +76,47 @@ def test_hue_is_colorsys(images):
         np.testing.assert_allclose(golden_ops.hue(images, 0.3), turned.reshape(images.shape), atol=1e-12)
 
 
-def test_jitter_in_every_order(images):
+@IN_EVERY_STYLE
+def test_jitter_in_every_order(images, style):
     """One call on 24 images with the 24 orders, against the single operations one after the other."""
     orders = np.array(list(itertools.permutations(range(4))))
     # Strong, so that clipping makes the order matter.
-    factors = np.random.default_rng(1).uniform([0.2, 0.2, 0.2, -0.5], [1.8, 1.8, 1.8, 0.5], size=(24, 4))
-    operations = (golden_ops.brightness, golden_ops.contrast, golden_ops.saturation, golden_ops.hue)
+    strength = np.array([0.8, 0.8, 0.8, 0.5])
+    factors = style.neutral + strength * np.random.default_rng(1).uniform(-1, 1, size=(24, 4))
+    operations = (
+        *(partial(f, style=style) for f in (golden_ops.brightness, golden_ops.contrast, golden_ops.saturation)),
+        golden_ops.hue,
+    )
     with jax.enable_x64(True):
-        actual = jax.jit(color.color_jitter)(images, factors, orders)
+        actual = golden_ops.color_jitter(images, factors, orders, style=style)
         for x, f, order, y in zip(images, factors, orders, actual, strict=True):
             for i in order:
                 x = operations[i](x, f[i])
             np.testing.assert_allclose(y, x, atol=1e-12, err_msg=str(order))
 
 
-def test_neutral_jitter_keeps_every_bit(images):
+@IN_EVERY_STYLE
+def test_neutral_jitter_keeps_every_bit(images, style):
     x = images.astype(np.float32)
-    neutral = jnp.tile(jnp.array([1.0, 1.0, 1.0, 0.0]), (24, 1))
-    np.testing.assert_array_equal(jax.jit(color.color_jitter)(x, neutral, color.ORDERS), x)
+    neutral = jnp.tile(jnp.array(style.neutral), (24, 1))
+    np.testing.assert_array_equal(golden_ops.color_jitter(x, neutral, color.ORDERS, style=style), x)
+
+
+def test_added_brightness_is_drawn_around_zero():
+    """BYOL's and SimCLR v1's uniform shift; the other three are drawn as everywhere, from the same numbers."""
+    keys, strength = jax.random.split(jax.random.key(0), 4000), (0.4, 0.4, 0.2, 0.1)
+    added, multiplied = (
+        np.asarray(jax.jit(jax.vmap(lambda key, s=s: color.draw_jitter(key, strength, s)[0]))(keys))
+        for s in (STYLES['byol'], PIL)
+    )
+    np.testing.assert_allclose(added[:, 0], multiplied[:, 0] - 1, atol=1e-6)
+    np.testing.assert_array_equal(added[:, 1:], multiplied[:, 1:])
+    np.testing.assert_allclose(np.quantile(added[:, 0], [0, 0.25, 0.5, 1]), [-0.4, -0.2, 0, 0.4], atol=0.02)
 
 
 def test_luma_keeps_grey():
     """The weights sum to exactly one, as PIL's integers do."""
-    assert sum(color.PIL.luma) == 1
+    assert sum(PIL.luma) == 1
     np.testing.assert_array_equal(color.grayscale(jnp.ones((1, 1, 3))), 1)
 
 

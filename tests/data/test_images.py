@@ -1,6 +1,7 @@
 """Decoding of every kind of image file against known pixels; host crops against torchvision's statistics and PIL's."""
 
 import contextlib
+import functools
 import io
 import math
 import resource
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from contrastive_jax.augment import geometry
 from contrastive_jax.data import images
+from contrastive_jax.styles import STYLES, Style
 from tests import goldens
 
 
@@ -205,14 +208,46 @@ def test_resized_crops_against_golden(case: goldens.Case, monkeypatch: pytest.Mo
         assert np.abs(crop.astype(int) - case.key(op['key'])).max() <= op['tolerance']['uint8'], op
 
 
+TF_CASES = [c for c in goldens.cases('augmentation', 'image') if c.values[0].fields['library'] == 'tf']
+
+
+@pytest.mark.parametrize('case', TF_CASES)
+def test_interpolation_against_golden(case: goldens.Case) -> None:
+    """TensorFlow's resize without antialias, also of its evaluation crop, as bytes."""
+    ops = [op for op in case.fields['ops'] if op['op'] in ('resized_crop', 'center_crop') and not op['antialias']]
+    assert ops
+    for op in ops:
+        image = case.key(case.fields['input']).astype(np.uint8)
+        crop = image[op['top'] :][: op['height'], op['left'] :][:, : op['width']]
+        expected = np.clip(case.key(op['key']), 0, 1) * case.fields['input_scale']
+        # A byte, and what TensorFlow's table of weights rounds.
+        slack = 0.5 + op['tolerance']['float32'] * case.fields['input_scale']
+        assert np.abs(images.interpolate(crop, op['size'][0]) - expected).max() <= slack, op
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('style', ['pil', 'simclr', 'byol'])
+def test_host_and_device_cut_the_same_crops(style: str, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one box, much reduced in one direction and enlarged in the other, up to a grey level."""
+    kind = STYLES[style]
+    top, left, h, w = 3, 2, 90, 7
+    monkeypatch.setattr(images, 'crop_box', lambda *_: (left, top, left + w, top + h))
+    picture = np.asarray(NOISE.resize((40, 100)))
+    host = images.random_resized_crop(picture, np.random.default_rng(0), 16, (0, 0), (0, 0), interpolation, kind)
+    resize = functools.partial(geometry.resized_crop, picture, np.array([top, left, h, w]), (16, 16), interpolation)
+    device = resize(whole_levels=True) if kind.pillow_crops else resize(antialias=False, clamp=False)
+    assert np.abs(host - np.clip(device, 0, 255)).max() <= (1 if kind.pillow_crops else 0.51)
+
+
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (3, 1000), (1000, 3), (1, 2), (2, 2)])
-def test_crops_of_tiny_and_long_images(height: int, width: int) -> None:
+@pytest.mark.parametrize('style', STYLES.values(), ids=STYLES)
+def test_crops_of_tiny_and_long_images(height: int, width: int, style: Style) -> None:
     image = np.full((height, width, 3), 9, np.uint8)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        left, top, right, bottom = images.crop_box(rng, height, width, (0.08, 1), (3 / 4, 4 / 3))
+        left, top, right, bottom = images.crop_box(rng, height, width, (0.08, 1), (3 / 4, 4 / 3), style)
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
-    assert (images.random_resized_crop(image, rng, 8) == 9).all()
+    assert (images.random_resized_crop(image, rng, 8, style=style) == 9).all()
     assert images.center_crop(image, 8).shape == (8, 8, 3) and (images.center_crop(image, 8) == 9).all()
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from contrastive_jax.data import folder, images, loader, sampler, sources
 from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.styles import STYLES
 
 N, BATCH = 13, 4
 PHOTOS = np.random.default_rng(0).integers(0, 256, (N, 24, 20, 3), np.uint8)
@@ -30,6 +31,14 @@ def assert_equal(a: loader.Batch, b: loader.Batch) -> None:
     assert a.keys() == b.keys() == {'crops', 'index', 'label'}
     for x, y in zip([*a['crops'], a['index'], a['label']], [*b['crops'], b['index'], b['label']], strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_crops_in_the_style_of_a_recipe() -> None:
+    batch = train(style='byol', interpolation='bicubic', num_views=1, stop_step=1)[0]
+    for row, (index, crop) in enumerate(zip(batch['index'], batch['crops'][0], strict=True)):
+        rng = np.random.default_rng((5, 0, row, 1))
+        expected = images.random_resized_crop(PHOTOS[index], rng, 8, interpolation='bicubic', style=STYLES['byol'])
+        np.testing.assert_array_equal(crop, expected)
 
 
 class Damaged(sources.ArraySource):
