@@ -31,6 +31,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
     c.method.momentum = 0.996  # rises to 1
 
+    c.augment.style = 'byol'  # the official JAX operations: crops without antialias, added brightness, HSV, ...
     c.augment.crop_scale = (0.08, 1.0)
     c.augment.interpolation = 'bicubic'
     c.augment.jitter = (0.4, 0.4, 0.2, 0.1)
@@ -89,19 +90,21 @@ def imagenette(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """As in lightly's benchmark: smaller heads, SGD, no blur, no solarisation."""
+    """As in lightly's benchmark: smaller heads, SGD, PIL's operations, no blur, no solarisation."""
     variants.cifar10(c)
     c.batch_size = 512
     c.epochs = 200.0
     c.projector, c.predictor = head(1024, 256), head(1024, 256)
     c.method.momentum = 0.99
-    c.augment.update(jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.0, 0.0), solarize=(0.0, 0.0))
+    c.augment.update(style='pil', interpolation='bilinear', jitter=(0.4, 0.4, 0.4, 0.1))
+    c.augment.update(blur=(0.0, 0.0), solarize=(0.0, 0.0))
     c.optimizer.update(name='sgd', learning_rate=0.06, learning_rate_batch=128, weight_decay=5e-4)
     c.schedule.warmup_epochs = 0.0
 
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    c.augment.style = 'pil'
     c.projector, c.predictor = head(256, 64), head(256, 64)
     c.method.momentum = 0.97
     c.optimizer.update(name='sgd', learning_rate=0.1, weight_decay=1e-4)

@@ -1,5 +1,6 @@
 """Every variant of every config can be built, and the papers' numbers are those of the papers."""
 
+import dataclasses
 import importlib
 import itertools
 import re
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -64,6 +67,20 @@ def test_every_variant_is_right_and_can_be_built(name: str) -> None:
     hash(run.method)  # a static argument of jit
 
 
+def test_the_views_of_every_config() -> None:
+    """Of every policy, cut smaller: the first global view, the last, and a local one."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 36, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(0), 2)
+    # Operation by operation: the policies share nearly all of what is then compiled.
+    for policy in {recipe.policy(runs.load(name)) for name in commands()}:
+        policy = dataclasses.replace(policy, local_size=16)
+        sizes = policy.view_sizes(24)
+        for number in {0, policy.global_views - 1, policy.num_views - 1}:
+            view = np.asarray(policy(keys, images, number, 24))
+            assert view.shape == (2, sizes[number], sizes[number], 3)
+            assert np.isfinite(view).all() and view.std() > 0.05 and np.abs(policy.to_rgb(view)).max() <= 1, policy
+
+
 @pytest.mark.parametrize('file', FILES)
 def test_variants_are_documented(file: str) -> None:
     """Every name in a docstring exists, and every variant is named."""
@@ -102,6 +119,7 @@ IMAGENET = {
     'data.source': 'tfds',
     'data.name': 'imagenet2012',
     'data.image_size': 224,
+    'augment.style': 'pil',
     'augment.interpolation': 'bilinear',
     'augment.crop_ratio': (3 / 4, 4 / 3),
     'augment.flip': 0.5,
@@ -325,6 +343,7 @@ def test_byol() -> None:
             }.items()
         },
         'method.name': 'byol',
+        'augment.style': 'byol',
         'augment.interpolation': 'bicubic',
         'augment.crop_scale': (0.08, 1.0),
         'augment.jitter': (0.4, 0.4, 0.2, 0.1),
