@@ -183,9 +183,18 @@ def interpolate(image: np.ndarray | Image.Image, size: int, interpolation: str =
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
-def center_crop(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
-    """The evaluation crop: short side to size * 256 / 224, then the central square. uint8 [size, size, 3]."""
+def center_crop(
+    image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear', style: Style = PIL
+) -> np.ndarray:
+    """The evaluation crop: short side to size * 256 / 224, then the central square. uint8 [size, size, 3].
+
+    Without antialiasing, in the style of SimCLR and BYOL, the crop comes first: 224 / 256 of the short side.
+    """
     image = _pillow(image)
+    if not style.pillow_crops:
+        side = round(min(image.width, image.height) * 224 / 256)
+        left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
+        return interpolate(image.crop((left, top, left + side, top + side)), size, interpolation)
     short = round(size * 256 / 224)
     # torchvision's Resize cuts the long side down to an integer.
     factor = short / min(image.width, image.height)

@@ -46,12 +46,14 @@ class Example:
       source: the data.
       batch_size: global.
       interpolation: a key of images.INTERPOLATIONS.
+      style: a key of styles.STYLES.
       process_index, process_count: the process holds one contiguous share of the rows of every global batch.
     """
 
     source: Source
     batch_size: int
     interpolation: str
+    style: str
     process_index: int
     process_count: int
 
@@ -69,7 +71,6 @@ class TrainExample(Example):
     start_step: int
     views: tuple[tuple[int, Sequence[float]], ...]
     crop_ratio: Sequence[float]
-    style: str
 
     def __call__(self, k: int) -> Batch:
         batch, row = self.place(k)
@@ -127,9 +128,11 @@ class EvalExample(Example):
         """Images of the right size pass; those of one square size in memory are resized, photographs centre-cropped."""
         if picture.shape[:2] == (self.image_size, self.image_size):
             return picture
+        style = STYLES[self.style]
         if self.source.array is not None and picture.shape[0] == picture.shape[1]:
-            return images.resize(picture, self.image_size, self.interpolation)
-        return images.center_crop(picture, self.image_size, self.interpolation)
+            resize = images.resize if style.pillow_crops else images.interpolate
+            return resize(picture, self.image_size, self.interpolation)
+        return images.center_crop(picture, self.image_size, self.interpolation, style)
 
 
 def train_batches(
@@ -206,6 +209,7 @@ def eval_batches(
     image_size: int,
     batch_size: int,
     interpolation: str = 'bilinear',
+    style: str = 'pil',
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -221,6 +225,7 @@ def eval_batches(
         size, are resized whole; others are centre-cropped (`images.center_crop`).
       batch_size: global, divisible by process_count.
       interpolation: a key of images.INTERPOLATIONS.
+      style: a key of styles.STYLES, which decides whether resized images are antialiased.
       process_index, process_count: as in train_batches.
 
     Yields:
@@ -238,6 +243,7 @@ def eval_batches(
         image_size=image_size,
         batch_size=batch_size,
         interpolation=interpolation,
+        style=style,
         process_index=process_index,
         process_count=process_count,
     )

@@ -20,7 +20,7 @@ class FeatureExtractor:
 
     Args:
       network: whose encoder is used.
-      policy: for the normalisation of pixels.
+      policy: for the resizing of images and the normalisation of pixels.
       devices: of the run.
       image_size: of the centre crop.
       batch_size: global; a multiple of the number of devices is chosen near it.
@@ -29,7 +29,7 @@ class FeatureExtractor:
     def __init__(
         self, network: Network, policy: Policy, devices: parallel.Devices, *, image_size: int, batch_size: int
     ):
-        self._devices, self._image_size = devices, image_size
+        self._devices, self._image_size, self._policy = devices, image_size, policy
         self._batch_size = -(-batch_size // devices.count) * devices.count
 
         def encode(params: PyTree, stats: PyTree, images: Array, index: Array) -> tuple[Array, Array]:
@@ -61,6 +61,8 @@ class FeatureExtractor:
             indices=indices,
             image_size=self._image_size,
             batch_size=self._batch_size,
+            interpolation=self._policy.interpolation,
+            style=self._policy.style,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

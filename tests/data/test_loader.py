@@ -197,6 +197,15 @@ def test_eval_passes_arrays_of_the_right_size_and_resizes_others() -> None:
     np.testing.assert_allclose(batch['image'].mean((1, 2)), PHOTOS[:, :20].mean((1, 2)), atol=4)
 
 
+def test_eval_in_the_style_of_a_recipe() -> None:
+    for source, crop in (
+        (SOURCE, lambda picture: images.center_crop(picture, 8, 'bicubic', STYLES['simclr'])),
+        (sources.ArraySource(PHOTOS[:, :20]), lambda picture: images.interpolate(picture, 8, 'bicubic')),
+    ):
+        (batch,) = loader.eval_batches(source, image_size=8, batch_size=N, interpolation='bicubic', style='simclr')
+        np.testing.assert_array_equal(batch['image'], [crop(source.image(i)) for i in range(N)])
+
+
 def test_eval_marks_damaged_images() -> None:
     (batch,) = loader.eval_batches(Damaged({2}), image_size=8, batch_size=N)
     assert batch['index'].tolist() == [0, 1, -1, *range(3, N)]
@@ -214,7 +223,7 @@ def test_closing_early_ends_the_threads() -> None:
 
 def test_examples_can_be_sent_to_workers() -> None:
     example = loader.EvalExample(
-        source=SOURCE, batch_size=4, interpolation='bilinear', process_index=0, process_count=1,
+        source=SOURCE, batch_size=4, interpolation='bilinear', style='byol', process_index=0, process_count=1,
         indices=np.arange(4), image_size=8,
     )  # fmt: skip
     assert pickle.loads(pickle.dumps(example))(1)['index'] == 1
