@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
-from contrastive_jax.methods import METHODS, MemoryBank, MoCo
+from contrastive_jax.methods import METHODS, MemoryBank, MoCo, SimCLR, SimCLRMemory
 from contrastive_jax.models import network
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.optim import is_below, parameter_path
@@ -238,7 +238,8 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
             c.eval.batch_size % processes == 0,
             f'eval.batch_size {c.eval.batch_size} is not divisible by {processes} hosts -> use a multiple',
         )
-        found += _check_groups(B, c.bn_group_size, devices) + _check_chunks(c, devices)
+        found += _check_groups(B, c.bn_group_size, devices) or _check_groups_of_views(c, devices)
+        found += _check_chunks(c, devices)
     found += _check_method(c, within, rule)
     found += policy(c).problems()
     found += _check_network(c)
@@ -278,6 +279,17 @@ def _check_groups(batch: int, group: int, devices: int) -> list[str]:
     return [
         f'bn_group_size {group} does not fit {devices} devices of {local} examples -> use a divisor of {local}, '
         f'{local} times a divisor of {devices}, or 0 for the whole batch'
+    ]
+
+
+def _check_groups_of_views(c: ConfigDict, devices: int) -> list[str]:
+    """Where both views go through one batch norm, view by view on each device, a group lies within a view there."""
+    local, group = c.batch_size // devices, c.bn_group_size
+    if METHODS.get(c.method.name) not in (SimCLR, SimCLRMemory) or group <= 0 or local % group == 0:
+        return []
+    return [
+        f'bn_group_size {group} does not divide the {local} examples of a device, as {c.method.name} needs -> use a '
+        f'divisor of {local}, or 0 for one batch norm over both views of the whole batch'
     ]
 
 
@@ -404,11 +416,11 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
         within('method.temperature', 0, open_low=True)
     if 'momentum' in c.method:
         within('method.momentum', 0, 1)
-    if METHODS[name] is MoCo:
+    if METHODS[name] in (MoCo, SimCLRMemory):
         K, B = c.method.queue_size, c.batch_size
-        batches = 2 * B if c.method.symmetric else B
+        batches = 2 * B if c.method.get('symmetric', True) else B
         near = sorted({max(K // batches, 1) * batches, max(-(-K // batches), 1) * batches}) if batches > 0 else []
-        both = ' (symmetric: twice the batch)' if c.method.symmetric else ''
+        both = ' (both views of the batch)' if batches > B else ''
         rule(
             batches <= 0 or (K > 0 and K % batches == 0),
             f'method.queue_size {K} is not a positive multiple of the batch size {batches}{both} '

@@ -23,6 +23,9 @@ CONFIGS = (
     'dictionary:memory_bank,tiny',
     'byol:tiny',
     'simsiam:tiny',
+    'simclr:tiny',
+    'simclrv2:tiny',
+    'simclrv2:tiny,memory',
 )
 
 

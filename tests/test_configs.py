@@ -18,7 +18,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from tests import runs
 
-FILES = ('byol', 'dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit', 'simsiam')
+FILES = ('byol', 'dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit', 'simclr', 'simclrv2', 'simsiam')
 EXAMPLES = {
     'digits': 1437,
     'cifar10': 50_000,
@@ -54,6 +54,10 @@ def commands() -> Iterator[str]:
     yield 'mocov2:r18,long'
     yield 'mocov3_r50:1000,bfloat16'
     yield 'mocov3_vit:base,bfloat16'
+    yield 'simclr:x4,long'
+    yield 'simclrv2:r101,x2,sk'
+    yield 'simclrv2:r152,x3,sk,memory'
+    yield 'simclrv2:digits,memory'
 
 
 @pytest.mark.usefixtures('nothing_compiled')
@@ -437,6 +441,110 @@ def test_simsiam() -> None:
     )
 
 
+# google-research/simclr: what v1 and v2 share
+SIMCLR = {
+    'batch_size': 4096,
+    'bn_group_size': 0,  # global
+    'data.name': 'imagenet2012',
+    'data.image_size': 224,
+    'encoder.name': 'resnet50',
+    'encoder.stem': 'imagenet',
+    'encoder.zero_init_residual': True,
+    'encoder.padding': 'simclr',
+    'projector.hidden_dim': 2048,
+    'projector.output_dim': 128,
+    'projector.bias': False,
+    'projector.batch_norm': True,
+    'projector.last_batch_norm': True,
+    'projector.last_batch_norm_affine': True,
+    'projector.last_batch_norm_offset': False,
+    'projector.kernel_init': 'normal',
+    'method.temperature': 0.1,
+    'augment.interpolation': 'bicubic',
+    'augment.crop_scale': (0.08, 1.0),
+    'augment.crop_ratio': (3 / 4, 4 / 3),
+    'augment.flip': 0.5,
+    'augment.jitter': (0.8, 0.8, 0.8, 0.2),
+    'augment.jitter_probability': 0.8,
+    'augment.grayscale': 0.2,
+    'augment.grayscale_first': False,
+    'augment.blur': (0.5, 0.5),
+    'augment.blur_sigma': (0.1, 2.0),
+    'augment.solarize': (0.0, 0.0),
+    'augment.mean': (0.0, 0.0, 0.0),  # not normalised
+    'augment.std': (1.0, 1.0, 1.0),
+    'optimizer.name': 'lars_simclr',
+    'optimizer.learning_rate_scaling': 'sqrt',
+    'optimizer.momentum': 0.9,
+    'schedule.name': 'warmup_cosine',
+}
+
+
+def test_simclr() -> None:
+    expected = {
+        **SIMCLR,
+        'epochs': 100.0,
+        'encoder.width_multiplier': 1,
+        'projector.num_layers': 2,
+        'method.name': 'simclr',
+        'augment.style': 'simclrv1',
+        'optimizer.learning_rate': 0.075,
+        'optimizer.weight_decay': 1e-6,
+        'schedule.warmup_epochs': 10.0,
+    }
+    check_values(runs.load('simclr'), expected)
+    assert not runs.load('simclr').predictor
+    check_values(runs.load('simclr:long'), {**expected, 'epochs': 1000.0})
+    for width in (2, 4):
+        wide = {'encoder.width_multiplier': width, 'projector.hidden_dim': 2048 * width}
+        check_values(runs.load(f'simclr:x{width}'), {**expected, **wide})
+    check_values(
+        runs.load('simclr:cifar10'),
+        {
+            'batch_size': 512,
+            'epochs': 1000.0,
+            'data.image_size': 32,
+            'encoder.name': 'resnet18',
+            'encoder.stem': 'cifar',
+            'encoder.zero_init_residual': True,
+            'projector.hidden_dim': 512,
+            'method.temperature': 0.5,
+            'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+            'augment.blur': (0.0, 0.0),
+            'augment.mean': (0.0, 0.0, 0.0),
+            'optimizer.weight_decay': 1e-4,
+        },
+    )
+    run = train.build(runs.load('simclr:cifar10'), 50_000)
+    assert float(run.learning_rate(10 * run.steps_per_epoch)) == pytest.approx(2.0)
+
+
+def test_simclr_v2() -> None:
+    expected = {
+        **SIMCLR,
+        'epochs': 800.0,
+        'encoder.sk_ratio': 0.0,
+        'projector.num_layers': 3,
+        'method.name': 'simclr',
+        'augment.style': 'simclr',
+        'optimizer.learning_rate': 0.1,
+        'optimizer.weight_decay': 1e-4,
+        'schedule.warmup_epochs': 40.0,  # 5 %
+    }
+    check_values(runs.load('simclrv2'), expected)
+    largest = {
+        'encoder.name': 'resnet152',
+        'encoder.width_multiplier': 3,
+        'encoder.sk_ratio': 0.0625,
+        'projector.hidden_dim': 6144,
+        'method.name': 'simclr_memory',
+        'method.queue_size': 65536,
+        'method.momentum': 0.999,
+    }
+    check_values(runs.load('simclrv2:r152,x3,sk,memory'), {**expected, **largest})
+    check_values(runs.load('simclrv2:cifar10'), {'projector.num_layers': 3, 'projector.hidden_dim': 512})
+
+
 @pytest.mark.parametrize(
     ('name', 'examples', 'points'),
     [
@@ -449,6 +557,8 @@ def test_simsiam() -> None:
         ('byol', 1_281_167, [(0, 0.0), (5, 1.6), (10, 3.2), (505, 1.6)]),
         ('byol:40', 1_281_167, [(10, 7.2), (25, 3.6)]),
         ('simsiam', 1_281_167, [(0, 0.1), (50, 0.05), (25, 0.1 * (0.5 + 0.125**0.5))]),
+        ('simclr', 1_281_167, [(0, 0.0), (5, 2.4), (10, 4.8), (55, 2.4)]),
+        ('simclrv2', 1_281_167, [(20, 3.2), (40, 6.4), (420, 3.2)]),
     ],
 )
 def test_learning_rates_of_the_papers(name: str, examples: int, points: list[tuple[int, float]]) -> None:

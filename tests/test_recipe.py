@@ -31,6 +31,7 @@ def change(name: str, **fields: Any) -> ConfigDict:
 MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
 R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
 BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
+SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -85,14 +86,23 @@ RULES: list[tuple[str, str, Any, str]] = [
     # method
     (MOCO, 'method.name', 'mocov4', "method.name 'mocov4' is unknown -> choose from moco, mocov3, "),
     *[(name, 'method.temperature', t, f'method.temperature {t!r} is out of range -> it must be above 0')
-      for name in (MOCO, VIT, BANK, END) for t in (0.0, -0.1, nan, inf)],
+      for name in (MOCO, VIT, BANK, END, SIMCLR, MEMORY) for t in (0.0, -0.1, nan, inf)],
     *[(name, 'method.momentum', m, f'method.momentum {m!r} is out of range -> it must be at least 0 and at most 1')
-      for name in (MOCO, VIT, BANK, BYOL) for m in (-0.1, 1.1, nan)],
+      for name in (MOCO, VIT, BANK, BYOL, MEMORY) for m in (-0.1, 1.1, nan)],
     (MOCO, 'method.queue_size', 0, 'method.queue_size 0 is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', -16, 'is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', 8, 'is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', 100, 'is not a positive multiple of the batch size 16 -> use 96 or 112'),
-    (SYMMETRIC, 'method.queue_size', 48, 'the batch size 32 (symmetric: twice the batch) -> use 32 or 64'),
+    (SYMMETRIC, 'method.queue_size', 48, 'the batch size 32 (both views of the batch) -> use 32 or 64'),
+    (MEMORY, 'method.queue_size', 48, 'the batch size 32 (both views of the batch) -> use 32 or 64'),
+    (MEMORY, 'bn_group_size', 4, 'bn_group_size 4 does not divide the 2 examples of a device, as simclr_memory needs'),
+    (SIMCLR, 'bn_group_size', 16, 'bn_group_size 16 does not divide the 2 examples of a device, as simclr needs'),
+    (SIMCLR, 'bn_group_size', 3, 'bn_group_size 3 does not fit 8 devices of 2 examples'),
+    (SIMCLR, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but simclr has none'),
+    (SIMCLR, 'encoder.padding', 'valid', "padding 'valid' is unknown; use one of torch, same, simclr"),
+    (SIMCLR, 'projector.kernel_init', 'zeros', "kernel_init 'zeros' is unknown; use one of torch, normal"),
+    (MEMORY, 'encoder.sk_ratio', -0.5, 'sk_ratio -0.5 must be 0, or at most 1 and in bottleneck blocks'),
+    (MEMORY, 'encoder.block', 'basic', 'sk_ratio 0.0625 must be 0, or at most 1 and in bottleneck blocks'),
     (BANK, 'method.num_negatives', 0, 'method.num_negatives 0 is out of range'),
     (BANK, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
     # augmentation

@@ -5,6 +5,7 @@ from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
+from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
 from contrastive_jax.methods.simsiam import SimSiam
 
 METHODS: dict[str, type[Method]] = {
@@ -14,6 +15,20 @@ METHODS: dict[str, type[Method]] = {
     'memory_bank': MemoryBank,
     'byol': BYOL,
     'simsiam': SimSiam,
+    'simclr': SimCLR,
+    'simclr_memory': SimCLRMemory,
 }
 
-__all__ = ['BYOL', 'METHODS', 'EndToEnd', 'MemoryBank', 'Method', 'MethodState', 'MoCo', 'MoCoV3', 'SimSiam']
+__all__ = [
+    'BYOL',
+    'METHODS',
+    'EndToEnd',
+    'MemoryBank',
+    'Method',
+    'MethodState',
+    'MoCo',
+    'MoCoV3',
+    'SimCLR',
+    'SimCLRMemory',
+    'SimSiam',
+]

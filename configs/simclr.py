@@ -1,0 +1,110 @@
+r"""SimCLR: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning", arXiv 2002.05709.
+
+    python -m contrastive_jax.main --config=configs/simclr.py --workdir=runs/simclr
+
+ResNet-50, ImageNet-1k, batch 4096, 100 epochs (`:long`: 1000, the paper's headline): the command of the official
+README, with the paper's weight decay. From there: linear probe 64.5 (100 epochs); 69.1, 74.2 (`:x2`), 76.6 (`:x4`)
+after 1000; 6 h for 100 epochs on 32 TPU v3 cores. Not run here on ImageNet.
+
+Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the official command: linear probe 91 after 1000 epochs),
+`folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run), and the sizes `r18`, `x2`, `x4`,
+`long`.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from configs import variants
+from contrastive_jax import recipe
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = recipe.base('simclr')
+    c.batch_size = 4096
+    c.epochs = 100.0
+    c.bn_group_size = 0  # global
+
+    c.data.source, c.data.name = 'tfds', 'imagenet2012'
+    c.encoder = recipe.encoder('resnet50', zero_init_residual=True, padding='simclr', bn_unbiased=False)
+    c.projector = head(2, 2048, 128)
+
+    c.method.temperature = 0.1
+
+    c.augment.style = 'simclrv1'  # brightness is added
+    c.augment.interpolation = 'bicubic'
+    c.augment.crop_scale = (0.08, 1.0)
+    c.augment.jitter = (0.8, 0.8, 0.8, 0.2)
+    c.augment.blur = (0.5, 0.5)
+    c.augment.mean, c.augment.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # images stay in [0, 1]
+
+    c.optimizer.name = 'lars_simclr'
+    c.optimizer.learning_rate, c.optimizer.learning_rate_scaling = 0.075, 'sqrt'  # 4.8, as 0.3 x batch / 256 would be
+    c.optimizer.momentum = 0.9
+    c.optimizer.weight_decay = 1e-6  # the paper's, and once the README's; its newer 1e-4 is v2's
+    c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 10.0
+
+    return recipe.apply_variants(
+        c,
+        variant,
+        {
+            'long': lambda c: c.update(epochs=1000.0),
+            'r18': variants.encoder('resnet18'),
+            'x2': width(2),
+            'x4': width(4),
+            'cifar10': cifar10,
+            'digits': digits,
+            'folder': variants.folder,
+            'tiny': tiny,
+        },
+    )
+
+
+def head(num_layers: int, hidden_dim: int, output_dim: int) -> ConfigDict:
+    """The official projection head: hidden layers as wide as the features, and a last norm with no offset."""
+    return recipe.head(
+        num_layers,
+        hidden_dim,
+        output_dim,
+        last_batch_norm=True,
+        last_batch_norm_affine=True,
+        last_batch_norm_offset=False,
+        kernel_init='normal',
+        bn_unbiased=False,
+    )
+
+
+def width(multiplier: int) -> Callable[[ConfigDict], None]:
+    """A ResNet with so many times the channels, and a head as wide."""
+
+    def change(c: ConfigDict) -> None:
+        c.encoder.width_multiplier = multiplier
+        c.projector.hidden_dim *= multiplier
+
+    return change
+
+
+def cifar10(c: ConfigDict) -> None:
+    """The official command for CIFAR-10: no blur, half the colour."""
+    variants.cifar10(c)
+    c.batch_size = 512
+    c.epochs = 1000.0
+    c.encoder = recipe.encoder('resnet18', stem='cifar', zero_init_residual=True, bn_unbiased=False)
+    c.projector = head(2, 512, 128)
+    c.method.temperature = 0.5
+    c.augment.update(jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.0, 0.0), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    c.optimizer.learning_rate, c.optimizer.learning_rate_scaling, c.optimizer.learning_rate_batch = 1.0, 'linear', 256
+    c.optimizer.weight_decay = 1e-4
+
+
+def digits(c: ConfigDict) -> None:
+    variants.digits(c)
+    c.projector = head(2, 128, 64)
+    c.method.temperature = 0.2
+    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = 'sgd', 0.01, 1e-4
+
+
+def tiny(c: ConfigDict) -> None:
+    variants.tiny(c)
+    c.projector = head(2, 16, 8)
+    c.schedule.warmup_epochs = 0.0
