@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
-from contrastive_jax.methods import METHODS, MemoryBank, MoCo, SimCLR, SimCLRMemory
+from contrastive_jax.methods import DINO, METHODS, MemoryBank, MoCo, SimCLR, SimCLRMemory
 from contrastive_jax.models import network
 from contrastive_jax.models.heads import MLP
+from contrastive_jax.models.vit import VITS
 from contrastive_jax.optim import is_below, parameter_path
 
 Change = Callable[[ConfigDict], None]
@@ -362,7 +363,7 @@ def _check_network(c: ConfigDict) -> list[str]:
             make(fields, **common)
         except UserError as error:
             found.append(str(error))
-    if c.encoder.name.startswith('vit') and (patch := c.encoder.get('patch_size', 16)) >= 1:
+    if c.encoder.name in VITS and (patch := c.encoder.get('patch_size', 16)) >= 1:
         sizes = {'data.image_size': c.data.image_size}
         if c.augment.local_crops:
             sizes['augment.local_size'] = c.augment.local_size
@@ -412,10 +413,11 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
     name = c.method.name
     if name not in METHODS:
         return [f'method.name {name!r} is unknown -> choose from {", ".join(METHODS)}']
-    if 'temperature' in c.method:
-        within('method.temperature', 0, open_low=True)
-    if 'momentum' in c.method:
-        within('method.momentum', 0, 1)
+    for field in c.method:
+        if field.endswith('temperature'):
+            within(f'method.{field}', 0, open_low=True)
+        if field.endswith('momentum'):
+            within(f'method.{field}', 0, 1)
     if METHODS[name] in (MoCo, SimCLRMemory):
         K, B = c.method.queue_size, c.batch_size
         batches = 2 * B if c.method.get('symmetric', True) else B
@@ -426,6 +428,13 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
             f'method.queue_size {K} is not a positive multiple of the batch size {batches}{both} '
             f'-> use {" or ".join(map(str, near))}',
         )
+    if METHODS[name] is DINO:
+        within('method.output_dim', 2)
+        within('method.teacher_warmup_epochs', 0)
+    rule(
+        METHODS[name] is DINO or not c.encoder.get('drop_path'),
+        f'encoder.drop_path {c.encoder.get("drop_path")!r} is given, but {name} does not use it -> use 0',
+    )
     if METHODS[name] is MemoryBank:
         within('method.num_negatives', 1)
         within('method.num_examples', 0)

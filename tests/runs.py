@@ -26,6 +26,8 @@ CONFIGS = (
     'simclr:tiny',
     'simclrv2:tiny',
     'simclrv2:tiny,memory',
+    'dino:tiny',
+    'dino:resnet50,tiny',
 )
 
 

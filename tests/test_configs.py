@@ -18,7 +18,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from tests import runs
 
-FILES = ('byol', 'dictionary', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit', 'simclr', 'simclrv2', 'simsiam')
+FILES = ('byol', 'dictionary', 'dino', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit', 'simclr', 'simclrv2', 'simsiam')
 EXAMPLES = {
     'digits': 1437,
     'cifar10': 50_000,
@@ -58,6 +58,8 @@ def commands() -> Iterator[str]:
     yield 'simclrv2:r101,x2,sk'
     yield 'simclrv2:r152,x3,sk,memory'
     yield 'simclrv2:digits,memory'
+    yield 'dino:base,patch8'
+    yield 'dino:resnet50,tiny'
 
 
 @pytest.mark.usefixtures('nothing_compiled')
@@ -545,6 +547,92 @@ def test_simclr_v2() -> None:
     check_values(runs.load('simclrv2:cifar10'), {'projector.num_layers': 3, 'projector.hidden_dim': 512})
 
 
+def test_dino() -> None:
+    expected = {
+        **IMAGENET,
+        'batch_size': 512,
+        'epochs': 100.0,
+        'bn_group_size': 0,
+        'encoder.name': 'dino_small',
+        'encoder.patch_size': 16,
+        'encoder.drop_path': 0.1,
+        'projector.num_layers': 3,
+        'projector.hidden_dim': 2048,
+        'projector.output_dim': 256,
+        'projector.bias': True,
+        'projector.batch_norm': False,
+        'projector.activation': 'gelu',
+        'projector.kernel_init': 'trunc_normal',
+        'method.name': 'dino',
+        'method.output_dim': 65536,
+        'method.train_gain': False,
+        'method.momentum': 0.996,
+        'method.student_temperature': 0.1,
+        'method.teacher_temperature': 0.04,
+        'method.warmup_teacher_temperature': 0.04,
+        'method.teacher_warmup_epochs': 0,
+        'method.center_momentum': 0.9,
+        'augment.interpolation': 'bicubic',
+        'augment.crop_scale': (0.4, 1.0),
+        'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+        'augment.jitter_probability': 0.8,
+        'augment.blur': (1.0, 0.1),
+        'augment.solarize': (0.0, 0.2),
+        'augment.local_crops': 8,
+        'augment.local_size': 96,
+        'augment.local_scale': (0.05, 0.4),
+        'augment.local_blur': 0.5,
+        'optimizer.name': 'adamw',
+        'optimizer.learning_rate': 5e-4,
+        'optimizer.learning_rate_scaling': 'linear',
+        'optimizer.learning_rate_batch': 256,
+        'optimizer.weight_decay': 0.04,
+        'optimizer.final_weight_decay': 0.4,
+        'optimizer.mask': 'matrices',
+        'optimizer.clip_norm': 3.0,
+        'optimizer.freeze_first': ('last_layer',),
+        'optimizer.freeze_epochs': 1.0,
+        'schedule.name': 'linspace_warmup_cosine',
+        'schedule.warmup_epochs': 10.0,
+        'schedule.warmup_start': 0.0,
+        'schedule.final': 1e-6,
+    }
+    check_values(runs.load('dino'), expected)
+    rising = {'method.teacher_temperature': 0.07, 'batch_size': 1024}
+    boost = {'epochs': 300.0, 'method.teacher_warmup_epochs': 30, 'method.train_gain': True}
+    check_values(runs.load('dino:boost'), {**expected, **rising, **boost})
+    vissl = {
+        'epochs': 400.0,
+        'encoder.name': 'dino_base',
+        'method.teacher_warmup_epochs': 50,
+        'optimizer.clip_norm': 0.3,
+        'optimizer.freeze_epochs': 3.0,
+        'schedule.final': 8e-6,
+    }
+    check_values(runs.load('dino:base'), {**expected, **rising, **vissl})
+    check_values(runs.load('dino:base,patch8'), {**expected, **rising, **vissl, 'encoder.patch_size': 8})
+    no_drop = {
+        name: value for name, value in expected.items() if name not in ('encoder.patch_size', 'encoder.drop_path')
+    }
+    resnet = {
+        'encoder.name': 'resnet50',
+        'encoder.zero_init_residual': False,
+        'augment.crop_scale': (0.14, 1.0),
+        'augment.local_scale': (0.05, 0.14),
+        'optimizer.name': 'sgd',
+        'optimizer.momentum': 0.9,
+        'optimizer.learning_rate': 0.03,
+        'optimizer.weight_decay': 1e-4,
+        'optimizer.final_weight_decay': -1.0,
+    }
+    check_values(runs.load('dino:resnet50'), {**no_drop, **resnet})
+    two = {'epochs': 300.0, 'augment.crop_scale': (0.14, 1.0), 'augment.local_crops': 0, 'optimizer.clip_norm': 0.0}
+    check_values(runs.load('dino:two_crops'), {**expected, **two, 'schedule.final': 1e-5})
+    for name, width, heads in (('dino', 384, 6), ('dino:base', 768, 12)):
+        encoder: Any = recipe.build_network(runs.load(name)).encoder
+        assert (encoder.width, encoder.depth, encoder.num_heads, encoder.position) == (width, 12, heads, 'learned')
+
+
 @pytest.mark.parametrize(
     ('name', 'examples', 'points'),
     [
@@ -556,6 +644,9 @@ def test_simclr_v2() -> None:
         ('mocov3_vit', 1_281_167, [(0, 0.0), (20, 1.2e-3), (40, 2.4e-3), (170, 1.2e-3)]),
         ('byol', 1_281_167, [(0, 0.0), (5, 1.6), (10, 3.2), (505, 1.6)]),
         ('byol:40', 1_281_167, [(10, 7.2), (25, 3.6)]),
+        ('dino', 1_281_167, [(0, 0.0), (10, 1e-3), (55, 0.5 * (1e-3 + 1e-6)), (100, 1e-6)]),
+        ('dino:base', 1_281_167, [(10, 2e-3), (400, 8e-6)]),
+        ('dino:resnet50', 1_281_167, [(10, 0.06)]),
         ('simsiam', 1_281_167, [(0, 0.1), (50, 0.05), (25, 0.1 * (0.5 + 0.125**0.5))]),
         ('simclr', 1_281_167, [(0, 0.0), (5, 2.4), (10, 4.8), (55, 2.4)]),
         ('simclrv2', 1_281_167, [(20, 3.2), (40, 6.4), (420, 3.2)]),

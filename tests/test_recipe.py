@@ -30,7 +30,7 @@ def change(name: str, **fields: Any) -> ConfigDict:
 
 MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
 R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
-BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
+BYOL, SIMSIAM, DINO = 'byol:tiny', 'simsiam:tiny', 'dino:tiny'
 SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
 
 RULES: list[tuple[str, str, Any, str]] = [
@@ -103,6 +103,18 @@ RULES: list[tuple[str, str, Any, str]] = [
     (SIMCLR, 'projector.kernel_init', 'zeros', "kernel_init 'zeros' is unknown; use one of torch, normal"),
     (MEMORY, 'encoder.sk_ratio', -0.5, 'sk_ratio -0.5 must be 0, or at most 1 and in bottleneck blocks'),
     (MEMORY, 'encoder.block', 'basic', 'sk_ratio 0.0625 must be 0, or at most 1 and in bottleneck blocks'),
+    (DINO, 'method.output_dim', 1, 'method.output_dim 1 is out of range -> it must be at least 2'),
+    (DINO, 'method.teacher_warmup_epochs', -1, 'method.teacher_warmup_epochs -1 is out of range'),
+    *[(DINO, f'method.{field}', 0.0, f'method.{field} 0.0 is out of range -> it must be above 0')
+      for field in ('student_temperature', 'teacher_temperature', 'warmup_teacher_temperature')],
+    (DINO, 'method.momentum', 1.1, 'method.momentum 1.1 is out of range'),
+    (DINO, 'method.center_momentum', -0.1, 'method.center_momentum -0.1 is out of range'),
+    (DINO, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but dino has none'),
+    (DINO, 'optimizer.freeze_first', ('last_layers',), "'last_layers' matches no parameter; did you mean 'last_layer"),
+    (DINO, 'encoder.drop_path', 1.0, 'ViT drop_path 1.0 is out of range; a probability below 1'),
+    (DINO, 'augment.local_size', 5, 'augment.local_size 5 % encoder.patch_size 2 = 1 -> use 4 or 6'),
+    (DINO, 'data.image_size', 7, 'data.image_size 7 % encoder.patch_size 2 = 1 -> use 6 or 8'),
+    (VIT, 'encoder.drop_path', 0.1, 'encoder.drop_path 0.1 is given, but mocov3 does not use it -> use 0'),
     (BANK, 'method.num_negatives', 0, 'method.num_negatives 0 is out of range'),
     (BANK, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
     # augmentation

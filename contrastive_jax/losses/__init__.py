@@ -7,6 +7,7 @@ device.
 
 from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
+from contrastive_jax.losses.dino import dino
 from contrastive_jax.losses.distillation import distillation
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
 from contrastive_jax.losses.nt_xent import nt_xent, nt_xent_with_memory
@@ -17,6 +18,7 @@ __all__ = [
     'cluster_prediction',
     'cpc_grid',
     'cpc_sequence',
+    'dino',
     'distillation',
     'info_nce',
     'info_nce_in_batch',

@@ -3,6 +3,7 @@
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
+from contrastive_jax.methods.dino import DINO
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
 from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
@@ -17,10 +18,12 @@ METHODS: dict[str, type[Method]] = {
     'simsiam': SimSiam,
     'simclr': SimCLR,
     'simclr_memory': SimCLRMemory,
+    'dino': DINO,
 }
 
 __all__ = [
     'BYOL',
+    'DINO',
     'METHODS',
     'EndToEnd',
     'MemoryBank',

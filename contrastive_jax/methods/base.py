@@ -13,6 +13,7 @@ Every method trains `params['encoder']`; evaluation needs nothing else.
 
 import abc
 import dataclasses
+import itertools
 from typing import Any, ClassVar
 
 import flax
@@ -181,6 +182,54 @@ def predict(
 def step_of(progress: Array | float, total_steps: int) -> Array:
     """The step, int32: progress is step / total_steps. Exact below four million steps, in float32."""
     return jnp.round(jnp.asarray(progress) * total_steps).astype(jnp.int32)
+
+
+def project_views(
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    views: tuple[Array, ...],
+    axis_name: str | None,
+    drop_path: Array | None = None,
+) -> tuple[Array, PyTree]:
+    """Projections of the views of multi-crop in training mode: an encoder's pass for each size, one of the projector.
+
+    The views of an image stand side by side in a pass, so that what is normalised in groups or drawn by position is the
+    same on any number of devices.
+
+    Args:
+      network: encoder and projector.
+      params, stats: its variables.
+      views: [b, H, W, C] each; those of one size follow each other.
+      axis_name: the mapped device axis.
+      drop_path: a key for encoders that leave out branches; None: they leave out none.
+
+    Returns:
+      z [V, b, D] and the new BN statistics.
+    """
+    how: Any = {'train': True, 'axis_name': axis_name}
+    h: list[Array] = []
+    for _, group in itertools.groupby(views, key=jnp.shape):
+        x = jnp.stack(tuple(group), axis=1)  # [b, v, H, W, C]
+        rngs = None if drop_path is None else {'drop_path': jax.random.fold_in(drop_path, len(h))}
+        rows, new = network.apply(
+            {'params': params, 'batch_stats': stats},
+            x.reshape(-1, *x.shape[2:]),
+            **how,
+            rngs=rngs,
+            method='encode',
+            mutable=['batch_stats'],
+        )
+        stats = _plain(new.get('batch_stats', {}))
+        h.append(rows.reshape(*x.shape[:2], -1))
+    rows = jnp.concatenate(h, axis=1)  # [b, V, D of h]
+    z, new = network.apply(
+        {'params': params, 'batch_stats': stats},
+        rows.reshape(-1, rows.shape[-1]),
+        method=lambda network, h: network.projector(h, **how),
+        mutable=['batch_stats'],
+    )
+    return z.reshape(*rows.shape[:2], -1).swapaxes(0, 1), _plain(new.get('batch_stats', {}))
 
 
 def copy(tree: PyTree) -> PyTree:

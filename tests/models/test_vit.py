@@ -1,4 +1,4 @@
-"""Vision transformer against MoCo v3's `vits.py` on timm, and against published sizes."""
+"""Vision transformer against MoCo v3's `vits.py` on timm, DINO's `vision_transformer.py`, and published sizes."""
 
 import itertools
 import math
@@ -15,6 +15,8 @@ from contrastive_jax.models.vit import (
     PatchEmbed,
     TransformerBlock,
     VisionTransformer,
+    bicubic,
+    resize_positions,
     sincos_position,
     vit,
 )
@@ -131,6 +133,158 @@ def test_golden_conv_stem(case: goldens.Case) -> None:
         goldens.assert_close(value, after[path], tol, path)
 
 
+# ================================ DINO ================================
+
+
+def dino(case: goldens.Case, precision: str) -> tuple[VisionTransformer, Any]:
+    """The golden DINO network and its parameters."""
+    f = case.fields
+    model = VisionTransformer(
+        patch_size=f['patch_size'],
+        width=f['embed_dim'],
+        depth=f['depth'],
+        num_heads=f['num_heads'],
+        mlp_ratio=f['mlp_ratio'],
+        qkv_bias=f['qkv_bias'],
+        layer_norm_epsilon=f['layer_norm_epsilon'],
+        position='learned',
+        kernel_init='trunc_normal',
+        dtype=jnp.dtype(precision),
+    )
+    state = case.tree(f['parameters'])
+    params = {**from_timm(state), 'pos_embed': state['pos_embed']}
+    return model, jax.tree.map(lambda x: jnp.asarray(x, precision), params)
+
+
+@pytest.mark.parametrize('case', goldens.cases('dino_vit', 'vit'))
+@pytest.mark.parametrize('precision', ['float64', 'float32'])
+def test_golden_dino(case: goldens.Case, precision: str) -> None:
+    tol = case.tolerances[precision]
+    with jax.enable_x64(precision == 'float64'), jax.default_matmul_precision('highest'):
+        model, params = dino(case, precision)
+        for image in case.fields['images']:
+            x = jnp.asarray(case.key(image['input']).transpose(0, 2, 3, 1), precision)
+            assert x.shape[:3] == (image['batch_size'], image['height'], image['width'])
+
+            @jax.jit
+            def run(params: Any, x: jax.Array) -> Any:
+                def apply(method: Any, *args: Any, **kwargs: Any) -> Any:
+                    return model.apply({'params': params}, *args, method=method, **kwargs)
+
+                grid = (x.shape[1] // model.patch_size, x.shape[2] // model.patch_size)
+                layers = apply('intermediate_layers', x, case.fields['intermediate_layers'])
+                return (
+                    apply('__call__', x, train=True),
+                    resize_positions(params['pos_embed'][0], *grid),
+                    apply('last_attention', x),
+                    jnp.stack(layers)[:, :, : case.fields['intermediate_tokens']],
+                )
+
+            names = ('output', 'position', 'attention', 'intermediate')
+            for name, actual in zip(names, run(params, x), strict=True):
+                expected = case.key(image[name])
+                goldens.assert_close(actual[None] if name == 'position' else actual, expected, tol, name)
+
+
+@pytest.mark.parametrize('case', goldens.cases('dino_vit', 'vit'))
+def test_golden_dino_gradients(case: goldens.Case) -> None:
+    gradient, tol = case.fields['gradient'], case.tolerances['float64']
+    with jax.enable_x64(True):
+        model, params = dino(case, 'float64')
+        x = case.key(gradient['input']).transpose(0, 2, 3, 1)
+        loss = lambda p: (model.apply({'params': p}, x, train=True) * case.key(gradient['cotangent'])).sum()  # noqa: E731
+        grads = jax.jit(jax.grad(loss))(params)
+    expected = {name: case.key(key) for name, key in gradient['of'].items()}
+    goldens.assert_close(grads['pos_embed'], expected.pop('pos_embed'), tol, 'pos_embed')
+    actual = flat(grads)
+    for path, value in flat(from_timm(expected)).items():
+        goldens.assert_close(actual[path], value, tol, path)
+
+
+@pytest.mark.parametrize('case', goldens.cases('dino_vit', 'vit'))
+def test_bicubic_positions_of_a_grid(case: goldens.Case) -> None:
+    """Weights sum to 1, and the offset moves the samples: not a plain resize, not even at the same size."""
+    f = case.fields['position']
+    assert (f['cubic_a'], f['scale_offset'], f['antialias']) == (-0.75, 0.1, False)
+    for target in (2, f['grid'], 7):
+        np.testing.assert_allclose(bicubic(f['grid'], target).sum(axis=1), 1.0, rtol=1e-12)
+    assert np.abs(bicubic(4, 4) - np.eye(4)).max() > 0.05
+
+
+def test_drop_path_is_drawn_by_position_and_keeps_the_mean() -> None:
+    model = VisionTransformer(**TINY, drop_path=0.5)
+    x = jnp.zeros((2, 8, 8, 3))
+    params = init(model, x)
+
+    def draw(b: int, axis_name: str | None) -> Any:
+        return model.apply(params, b, axis_name, method='kept_paths', rngs={'drop_path': jax.random.key(0)})
+
+    kept = np.asarray(draw(2000, None))
+    assert kept.shape == (2000, 2, 2)
+    assert set(np.unique(kept[:, 0])) == {1.0}  # the first block keeps its branches
+    assert set(np.unique(kept[:, 1])) == {0.0, 2.0}
+    np.testing.assert_allclose(kept.mean(axis=0), 1.0, atol=0.1)
+    split = jax.vmap(lambda _: draw(500, 'data'), axis_name='data')(jnp.arange(4))
+    np.testing.assert_array_equal(split.reshape(kept.shape), kept)
+
+
+def test_drop_path_leaves_out_whole_branches_and_needs_a_key() -> None:
+    x = jax.random.normal(jax.random.key(0), (64, 8, 8, 3))
+    model = VisionTransformer(**TINY, drop_path=0.9)
+
+    @jax.jit
+    def run() -> Any:
+        variables = model.init(jax.random.key(1), x, train=True)
+        apply = lambda model, rngs=None: model.apply(variables, x, train=True, rngs=rngs)  # noqa: E731
+        whole, never = apply(model), apply(model.clone(drop_path=0.0), {'drop_path': jax.random.key(2)})
+        return apply(model, {'drop_path': jax.random.key(2)}), whole, never, apply(model.clone(depth=1))
+
+    dropped, whole, never, bare = run()
+    np.testing.assert_allclose(whole, never, atol=1e-5)
+    same = np.isclose(dropped, bare, atol=1e-5).all(axis=1)  # both branches of the second block are left out: 81 %
+    assert 0.6 < same.mean() < 0.95
+    assert not np.allclose(whole, bare, atol=1e-3)
+
+
+def test_dino_s_small_has_six_heads() -> None:
+    assert [vit(f'dino_{size}').num_heads for size in ('tiny', 'small', 'base')] == [3, 6, 12]
+
+
+# timm's and DINO's sizes at 224 pixels, less the classifier of timm.
+@pytest.mark.parametrize(
+    ('name', 'patch', 'total'),
+    [
+        ('dino_tiny', 16, 5_717_416 - 193 * 1000),
+        ('dino_small', 16, 21_665_664),
+        ('dino_small', 8, 21_670_272),
+        ('dino_base', 16, 85_798_656),
+        ('dino_base', 8, 85_807_872),
+    ],
+)
+def test_parameter_counts_of_dino(name: str, patch: int, total: int) -> None:
+    assert parameters(vit(name, patch)) == total
+
+
+def test_initial_values_of_dino() -> None:
+    model = vit('dino_tiny', patch_size=8, width=64, depth=1, num_heads=2)
+    params = init(model, jnp.zeros((1, 64, 64, 3)))['params']
+    block = params['blocks_0']
+    for value in (
+        params['pos_embed'],
+        params['cls_token'],
+        *(block['attn'][name]['kernel'] for name in ('qkv', 'proj')),
+        *(block[name]['kernel'] for name in ('mlp_fc1', 'mlp_fc2')),
+    ):
+        np.testing.assert_allclose(np.std(value), 0.02, rtol=0.25 if value.size == 64 else 0.05)
+    bound = (3 * 8 * 8) ** -0.5  # torch's convolution, which DINO leaves as it is
+    for value in params['patch_embed']['proj'].values():
+        assert 0.9 * bound < np.abs(value).max() <= bound
+    assert not any(np.any(block['attn'][name]['bias']) for name in ('qkv', 'proj'))
+
+
+# ================================ sizes and other options ================================
+
+
 def init(model: VisionTransformer, x: jax.Array) -> Any:
     return jax.jit(lambda: model.init(jax.random.key(0), x, train=True))()
 
@@ -181,12 +335,12 @@ def test_patches_are_a_convolution() -> None:
 
 def test_the_last_block_may_answer_for_the_cls_token_only() -> None:
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
-    block = TransformerBlock(2, 4.0, True, 1e-6, None, jnp.float32)
+    block = TransformerBlock(2, 4.0, True, 1e-6, None, 'xavier', jnp.float32)
 
     @jax.jit
     def run() -> tuple[jax.Array, jax.Array]:
-        every, variables = block.init_with_output(jax.random.key(1), x)
-        return every, block.clone(queries=1).apply(variables, x)
+        (every, _), variables = block.init_with_output(jax.random.key(1), x)
+        return every, block.clone(queries=1).apply(variables, x)[0]
 
     every, cls_only = run()
     np.testing.assert_allclose(cls_only, every[:, :1], rtol=1e-5, atol=1e-6)
@@ -238,14 +392,18 @@ def test_bfloat16_keeps_parameters_in_float32() -> None:
     np.testing.assert_allclose(h, run(model.clone(dtype=jnp.float32)), atol=0.1)
 
 
-def test_other_image_sizes_use_the_same_parameters() -> None:
-    model = VisionTransformer(**TINY)
-    shapes = [
-        jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False), jnp.zeros((3, *size, 3)))
-        for size in ((8, 8), (16, 12))
-    ]
-    assert shapes[0] == shapes[1]
-    assert shapes[0][0].shape == (3, 16)
+@pytest.mark.parametrize('position', ['sincos', 'learned'])
+def test_other_image_sizes_use_the_same_parameters(position: str) -> None:
+    model = VisionTransformer(**TINY, position=position)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+    for size in ((8, 8), (16, 12)):
+        h = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((3, *size, 3)))
+        assert h.shape == (3, 16)
+
+
+def test_positions_are_learned_on_a_square() -> None:
+    with pytest.raises(ValueError, match='make the parameters with 2x2'):
+        VisionTransformer(**TINY, position='learned').init(jax.random.key(0), jnp.zeros((1, 8, 16, 3)), train=True)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +415,9 @@ def test_other_image_sizes_use_the_same_parameters() -> None:
         ({'width': 18, 'num_heads': 2}, 32, 'multiple of 4'),
         ({'stem': 'conv', 'patch_size': 8}, 32, 'patch_size 16'),
         ({'stem': 'mlp'}, 32, 'is unknown; use patch or conv'),
+        ({'position': 'rotary'}, 32, "ViT position 'rotary' is unknown; use sincos or learned"),
+        ({'kernel_init': 'torch'}, 32, "ViT kernel_init 'torch' is unknown; use xavier or trunc_normal"),
+        ({'drop_path': 1.0}, 32, 'ViT drop_path 1.0 is out of range'),
     ],
 )
 def test_sizes_that_do_not_fit(fields: dict[str, Any], size: int, message: str) -> None:

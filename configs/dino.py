@@ -1,0 +1,132 @@
+r"""DINO: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", arXiv 2104.14294.
+
+    python -m contrastive_jax.main --config=configs/dino.py --workdir=runs/dino
+
+ViT-S/16 (6 heads), ImageNet-1k, batch 512, 100 epochs, 2 + 8 crops: the "vanilla" run of the official repository, which
+reports kNN 69.3 and linear probe 74.0 of the teacher after 1.75 days on 8 GPUs; `boost`: 73.3 and 76.0, 2.6 days on 16.
+Not run here on ImageNet. Here the student is evaluated, which is behind the teacher until the end.
+
+Variants: `boost` (300 epochs, rising teacher temperature, trained gain), `base` (ViT-B/16, 400 epochs, as in VISSL),
+`patch8` (after a size: `base,patch8`), `resnet50` (SGD), `two_crops` (300 epochs without local crops: kNN 59.9, linear
+67.8 by its author), `bfloat16`; `cifar10`, `digits`, `folder`, `tiny`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import variants
+from contrastive_jax import recipe
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = recipe.base('dino')
+    c.batch_size = 512
+    c.epochs = 100.0
+    c.bn_group_size = 0  # synchronised, where there is BN
+
+    c.data.source, c.data.name = 'tfds', 'imagenet2012'
+    c.encoder = recipe.encoder('dino_small', patch_size=16, drop_path=0.1)
+    # Without BN, which would make a ViT's student and teacher depend on it. The last layer follows: method.output_dim.
+    c.projector = recipe.head(3, 2048, 256, bias=True, batch_norm=False, activation='gelu', kernel_init='trunc_normal')
+
+    c.method.output_dim = 65536
+    c.method.train_gain = False  # the official norm_last_layer=True
+    c.method.momentum = 0.996  # rises to 1; 0.9995 for batches of 256
+    c.method.student_temperature = 0.1
+    c.method.teacher_temperature = 0.04
+    c.method.warmup_teacher_temperature, c.method.teacher_warmup_epochs = 0.04, 0
+    c.method.center_momentum = 0.9
+
+    c.augment.crop_scale = (0.4, 1.0)
+    c.augment.interpolation = 'bicubic'
+    c.augment.jitter = (0.4, 0.4, 0.2, 0.1)
+    c.augment.blur = (1.0, 0.1)
+    c.augment.solarize = (0.0, 0.2)
+    c.augment.update(local_crops=8, local_size=96, local_scale=(0.05, 0.4), local_blur=0.5)
+
+    c.optimizer.name, c.optimizer.mask = 'adamw', 'matrices'
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 5e-4, 256
+    c.optimizer.weight_decay, c.optimizer.final_weight_decay = 0.04, 0.4
+    c.optimizer.clip_norm = 3.0
+    c.optimizer.freeze_first, c.optimizer.freeze_epochs = ('last_layer',), 1.0
+    c.schedule.name, c.schedule.warmup_epochs, c.schedule.final = 'linspace_warmup_cosine', 10.0, 1e-6
+
+    return recipe.apply_variants(
+        c,
+        variant,
+        {
+            'boost': boost,
+            'base': base,
+            'patch8': lambda c: c.encoder.update(patch_size=8),
+            'resnet50': resnet50,
+            'two_crops': two_crops,
+            'bfloat16': variants.bfloat16,
+            'cifar10': cifar10,
+            'digits': digits,
+            'folder': variants.folder,
+            'tiny': tiny,
+        },
+    )
+
+
+def boost(c: ConfigDict) -> None:
+    """The repository's ViT-S/16 run with 300 epochs."""
+    c.batch_size, c.epochs = 1024, 300.0
+    c.method.train_gain = True
+    c.method.teacher_temperature, c.method.teacher_warmup_epochs = 0.07, 30
+
+
+def base(c: ConfigDict) -> None:
+    """ViT-B/16 as in VISSL's configs."""
+    c.batch_size, c.epochs = 1024, 400.0
+    c.encoder.name = 'dino_base'
+    c.method.teacher_temperature, c.method.teacher_warmup_epochs = 0.07, 50
+    c.optimizer.clip_norm, c.optimizer.freeze_epochs = 0.3, 3.0
+    c.schedule.final = 8e-6
+
+
+def resnet50(c: ConfigDict) -> None:
+    """The repository's ResNet-50 run."""
+    c.encoder = recipe.encoder('resnet50')
+    c.augment.update(crop_scale=(0.14, 1.0), local_scale=(0.05, 0.14))
+    c.optimizer.name, c.optimizer.learning_rate = 'sgd', 0.03
+    c.optimizer.weight_decay, c.optimizer.final_weight_decay = 1e-4, -1.0
+
+
+def two_crops(c: ConfigDict) -> None:
+    """Without multi-crop, as its author gives it (facebookresearch/dino, issue 122)."""
+    c.epochs = 300.0
+    c.augment.update(crop_scale=(0.14, 1.0), local_crops=0)
+    c.optimizer.clip_norm = 0.0
+    c.schedule.final = 1e-5
+
+
+def cifar10(c: ConfigDict) -> None:
+    """Our own sizes: a ResNet-18, as solo-learn and lightly have it, with four local crops."""
+    variants.cifar10(c)
+    c.batch_size, c.epochs = 256, 200.0
+    c.method.output_dim = 4096
+    c.method.momentum = 0.9995
+    c.augment.update(crop_scale=(0.4, 1.0), blur=(0.0, 0.0), local_crops=4, local_size=16, local_blur=0.0)
+    c.optimizer.name, c.optimizer.learning_rate = 'sgd', 0.12
+    c.optimizer.weight_decay, c.optimizer.final_weight_decay = 5e-4, -1.0
+
+
+def digits(c: ConfigDict) -> None:
+    variants.digits(c)
+    c.projector.update(hidden_dim=256, output_dim=64)
+    c.method.output_dim = 512
+    c.method.momentum = 0.99
+    c.augment.update(local_crops=4, local_size=4, local_scale=(0.2, 0.5), local_blur=0.0)
+    c.optimizer.learning_rate = 1e-3
+    c.schedule.warmup_epochs = 10.0
+
+
+def tiny(c: ConfigDict) -> None:
+    vit = 'patch_size' in c.encoder
+    variants.tiny(c)
+    if vit:
+        c.encoder = recipe.encoder('dino_tiny', patch_size=2, width=16, depth=2, num_heads=2, drop_path=0.1)
+    c.projector.update(hidden_dim=16, output_dim=8)
+    c.method.output_dim = 32
+    c.augment.update(local_crops=3, local_size=4)
+    c.schedule.warmup_epochs = 0.0
