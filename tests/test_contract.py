@@ -4,18 +4,24 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from contrastive_jax import parallel, train
+from contrastive_jax import ema, loop, parallel, train
 from contrastive_jax.feed import ResidentFeed
-from contrastive_jax.methods import METHODS
-from tests import runs
+from contrastive_jax.methods import METHODS, MethodState
+from tests import runs, whole_runs
+from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
+
+PyTree = Any
 
 FOLDER = Path(__file__).parents[1] / 'configs'
+METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(runs.CONFIGS)}.values())
 
 
 def abstract(run: train.Recipe) -> tuple[train.TrainState, dict]:
@@ -81,27 +87,133 @@ def test_a_step_keeps_structure_shapes_and_dtypes(name):
     assert all(x.shape == () and x.dtype == np.float32 for x in metrics.values())
 
 
-@pytest.mark.parametrize('name', runs.CONFIGS)
-def test_no_gradient_reaches_the_target_or_the_memory(name, rng):
-    run, _ = runs.build(runs.load(name))
-    state = jax.jit(lambda: train.init_state(run))()
+# ================================ the loss alone, on a network of one block ================================
+
+
+def small(name: str, **changes: Any) -> ConfigDict:
+    """A config with an encoder of one block and without colour: what is checked is the method, and compiles quickly."""
+    config = runs.load(name, **changes)
+    with config.unlocked():
+        config.encoder.update({'depth': 1} if config.encoder.name.startswith('vit') else {'stage_sizes': (1,)})
+        off = {'jitter_probability': 0.0, 'grayscale': 0.0, 'local_blur': 0.0}
+        off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
+        config.augment.update(off)
+    return config
+
+
+def random_batch(run: train.Recipe) -> dict[str, Any]:
+    """A global batch as a method sees it."""
+    rng = np.random.default_rng(0)
     B = run.batch_size
     sizes = run.policy.view_sizes(run.image_size)
-    views = tuple(jnp.asarray(rng.normal(size=(B, s, s, 3)), jnp.float32) for s in sizes)
-    shuffle = jnp.asarray(rng.permutation(B), jnp.int32)
-    batch = {'views': views, 'index': jnp.arange(B, dtype=jnp.int32), 'label': jnp.zeros(B, jnp.int32)}
-    batch |= {'shuffle': shuffle, 'shuffled': tuple(view[shuffle] for view in views)}
+    views = tuple(rng.normal(size=(B, s, s, 3)).astype(run.dtype) for s in sizes)
+    index, shuffle = (rng.permutation(n)[:B].astype(np.int32) for n in (1437, B))
+    batch = {'views': views, 'index': index, 'label': np.zeros(B, np.int32)}
+    if run.method.shuffles:
+        batch |= {'shuffle': shuffle, 'shuffled': tuple(view[shuffle] for view in views)}
+    return batch
 
-    def loss(params, target, memory):
-        method_state = dataclasses.replace(state.method, target=target, memory=memory)
-        return run.method.loss(params, method_state, batch, rng=jax.random.key(0), progress=0.5)[0]
 
-    floats, others = partition(state.method.memory)
-    in_params, in_target, in_memory = jax.jit(
-        jax.grad(lambda p, t, m: loss(p, t, merge(m, others)), argnums=(0, 1, 2))
-    )(state.params, state.method.target, floats)
-    assert any(np.any(g) for g in jax.tree.leaves(in_params['encoder']))
-    assert not any(np.any(g) for g in jax.tree.leaves((in_target, in_memory)))
+class Step(NamedTuple):
+    """What a method was given and what came of it, as numpy in the global layout."""
+
+    progress: float
+    before: MethodState
+    loss: np.ndarray
+    gradient: PyTree
+    metrics: dict[str, np.ndarray]
+    after: MethodState
+
+
+@functools.cache
+def start(name: str) -> tuple[train.Recipe, PyTree, MethodState, dict[str, Any]]:
+    """Recipe, parameters, state and batch in float64; a target is pushed away from the online network."""
+    with jax.enable_x64(True):
+        run, _ = runs.build(small(name, dtype='float64'))
+        state = jax.device_get(runs.start(run, parallel.devices('jit', 1), 'float64'))
+        away = jax.tree.map(lambda x: 1.5 * x + 0.1, state.method.target)
+        return run, state.params, state.method.replace(target=away), random_batch(run)
+
+
+@functools.cache
+def two_steps(name: str, count: int) -> list[Step]:
+    """The first step of a training and one in its middle, with the same parameters, on `count` devices.
+
+    In float64, where rounding does not hide a mistake; the program is the same.
+    """
+    run, params, state, batch = start(name)
+    axis_name = None if count == 1 else parallel.AXIS
+
+    def step(state: MethodState, batch: dict[str, Any], progress: jax.Array) -> tuple[Any, ...]:
+        loss_of = lambda p: run.method.loss(  # noqa: E731
+            p, state, batch, rng=jax.random.key(7), progress=progress, axis_name=axis_name
+        )
+        (loss, (after, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return after, parallel.pmean((loss, grads, metrics), axis_name)
+
+    found = []
+    with jax.enable_x64(True):
+        r, spec = parallel.REPLICATED, run.state_specs.method
+        specs = {name: r if name == 'shuffle' else parallel.SHARDED for name in batch}
+        call = parallel.devices('jit', count).run(step, (spec, specs, r), (spec, r)) if axis_name else jax.jit(step)
+        for progress in (0.0, 0.5):
+            after, (loss, grads, metrics) = jax.device_get(call(state, batch, progress))
+            found.append(Step(progress, state, loss, grads, metrics, after))
+            state = after
+    return found
+
+
+@pytest.mark.parametrize(
+    ('name', 'count'), [(name, n) for name in runs.CONFIGS for n in ((2, 4, 8) if name in METHODS_ONCE else (8,))]
+)
+def test_loss_and_gradient_on_more_devices(name, count):
+    """And with them the metrics, and all that the method remembers."""
+    for one, many in zip(two_steps(name, 1), two_steps(name, count), strict=True):
+        np.testing.assert_allclose(many.loss, one.loss, rtol=1e-5)
+        leaves = zip(jax.tree.leaves(many.gradient), jax.tree.leaves(one.gradient), strict=True)
+        scale = max(np.linalg.norm(g) for g in jax.tree.leaves(one.gradient))
+        for a, b in leaves:
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-10 * scale
+        for part in ('target', 'batch_stats', 'memory'):
+            assert runs.relative_error(getattr(many.after, part), getattr(one.after, part)) < 1e-5, part
+        assert many.metrics.keys() == one.metrics.keys()
+        for metric in one.metrics:
+            np.testing.assert_allclose(many.metrics[metric], one.metrics[metric], rtol=1e-5, atol=1e-6, err_msg=metric)
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_the_target_is_a_moving_average(name):
+    """Of the parameters before the optimizer's step (MoCo) or after it (BYOL, DINO), to the last digit."""
+    run, params, _, _ = start(name)
+    *_, step = two_steps(name, 1)
+    if not step.before.target:
+        pytest.skip('has no target')
+    with jax.enable_x64(True):
+        trained = jax.tree.map(lambda w, g: w - 0.1 * g, params, step.gradient)
+        trained, after = run.method.after_update(trained, step.after, progress=step.progress)
+        expected = [
+            {part: ema.update(target, online[part], m) for part, target in step.before.target.items()}
+            for online in (params, trained)
+            for m in (run.method.momentum, ema.cosine_momentum(step.progress, run.method.momentum))
+        ]
+        errors = [runs.relative_error(after.target, jax.device_get(tree)) for tree in expected]
+    assert min(errors) < 1e-14
+    assert jax.tree.structure(after) == jax.tree.structure(step.before)
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_no_gradient_reaches_the_target_or_the_memory(name):
+    with jax.enable_x64(True):
+        run, params, state, batch = start(name)
+
+        def loss(target, memory):
+            replaced = state.replace(target=target, memory=memory)
+            return run.method.loss(params, replaced, batch, rng=jax.random.key(7), progress=0.5)[0]
+
+        floats, others = partition(state.memory)
+        gradient = jax.jit(jax.grad(lambda t, m: loss(t, merge(m, others)), argnums=(0, 1)))(state.target, floats)
+    assert any(np.any(g) for g in jax.tree.leaves(two_steps(name, 1)[0].gradient['encoder']))
+    assert not any(np.any(g) for g in jax.tree.leaves(gradient))
 
 
 def partition(tree):
@@ -114,9 +226,29 @@ def merge(floats, others):
     return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda x: x is None)
 
 
+# ================================ whole steps ================================
+
+
+@pytest.mark.parametrize('name', METHODS_ONCE)
+def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs, monkeypatch):  # noqa: F811
+    """Through a checkpoint, on two devices; and no step but the first of all is compiled."""
+    monkeypatch.setattr(loop.Trainer, 'evaluate', lambda *args: None)
+    changes = {'steps': 4, 'log_every_steps': 1, 'eval_every_steps': 0, 'checkpoint_every_steps': 4}
+    config = small(name, **changes)
+    before = set(whole_runs.PROGRAMS)
+    fit(config, tmp_path / 'whole')
+    assert fit(config, tmp_path / 'cut', at=2).startswith('SIGTERM at step 2 of 4, saved')
+    fit(config, tmp_path / 'cut')
+    whole, cut = (saved(config, tmp_path / workdir) for workdir in ('whole', 'cut'))
+    assert whole[0] == cut[0] == 4
+    assert digest(whole[1]) == digest(cut[1])
+    assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
+    assert [whole_runs.PROGRAMS[key]._cache_size() for key in set(whole_runs.PROGRAMS) - before] == [1]
+
+
 @pytest.mark.parametrize('name', runs.CONFIGS)
 def test_online_and_target_share_no_buffer(name):
-    run, _ = runs.build(runs.load(name))
+    run, _ = runs.build(small(name))
     state = runs.start(run, parallel.devices('jit', 1))
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
     assert len(set(pointers)) == len(pointers)
