@@ -20,7 +20,7 @@ import optax
 from contrastive_jax import ema, memory, parallel
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.losses.info_nce import Lookup, look_up, look_up_in_batch, normalize
-from contrastive_jax.methods import MethodState, MoCo, MoCoV3, base, moco, mocov3
+from contrastive_jax.methods import BYOL, MethodState, MoCo, MoCoV3, SimCLR, SimSiam, base, moco, mocov3
 from contrastive_jax.train import Recipe, TrainState, train_step
 
 Array = jax.Array
@@ -29,7 +29,9 @@ PyTree = Any
 RESIDENT_IMAGES = 4096
 
 # Passes of the encoder in a step: forward and backward, and forward only (the keys).
-PASSES: dict[type[base.Method], tuple[int, int]] = {MoCo: (1, 1), MoCoV3: (2, 2)}
+PASSES: dict[type[base.Method], tuple[int, int]] = {
+    MoCo: (1, 1), MoCoV3: (2, 2), SimCLR: (2, 0), BYOL: (2, 2), SimSiam: (2, 0),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +155,8 @@ def forward(run: Recipe, state: TrainState, batch: dict[str, Any]) -> Program:
         )
         return new.get('batch_stats', {}), {'h': jnp.mean(h)}
 
-    stats = state.method.batch_stats['target'].get('encoder', {})
-    return Program(forward_step, stats, (state.method.target['encoder'], batch['crops'][0]))
+    stats = state.method.batch_stats['online'].get('encoder', {})
+    return Program(forward_step, stats, (state.params['encoder'], batch['crops'][0]))
 
 
 # ================================ parts of a step ================================

@@ -24,6 +24,7 @@ from benchmarks.measure import Spread, Timed, interleave
 from benchmarks.programs import Program
 from contrastive_jax import recipe, train
 from contrastive_jax.errors import UserError
+from contrastive_jax.methods import MoCo, MoCoV3
 
 GOAL = 1.15  # measured ratio / counted ratio
 
@@ -56,6 +57,14 @@ PRESETS = {
     ),
     'r50_imagenet': Preset(
         {'MoCo v2': 'mocov2', 'MoCo v3': 'mocov3_r50'}, (8, 256), 1000, 1_281_167, False, (24.29, 32.53, 65.10)
+    ),
+    'r18_family': Preset(
+        {'SimCLR': 'simclr:cifar10', 'BYOL': 'byol:cifar10', 'SimSiam': 'simsiam:cifar10'},
+        (32, 512),
+        10,
+        50_000,
+        True,
+        (3.33, 6.66, 8.96, 6.66),
     ),
     'vit_s_imagenet': Preset({'MoCo v3': 'mocov3_vit'}, (8, 256), 1000, 1_281_167, False, (27.48, 73.68)),
 }
@@ -116,7 +125,7 @@ def build(path: str, preset: Preset, batch_size: int, dtype: str) -> train.Recip
     config: ConfigDict = importlib.import_module(f'configs.{name}').get_config(variant)
     config.dtype, config.batch_size = dtype, batch_size
     config.bn_group_size = min(config.bn_group_size, batch_size)
-    if 'queue_size' in config.method and batch_size > 0:
+    if config.method.get('queue_size') and batch_size > 0:
         config.method.queue_size = max(config.method.queue_size // batch_size, 1) * batch_size
     if problems := recipe.check(config, devices=1):
         raise UserError('\n'.join(problems))
@@ -141,7 +150,9 @@ def measure(run: train.Recipe, preset: Preset, windows: int, steps: int, parts: 
         'train step': Program(programs.step(bare), state, crops),
         'train step with augmentation': Program(programs.step(run), state, batch),
     }
-    if parts == 'alone':
+    if not isinstance(run.method, MoCo | MoCoV3):
+        of_parts = {}  # of the others only the whole step is timed
+    elif parts == 'alone':
         of_parts = programs.alone(run, state, batch, rng)
     else:
         replaced = programs.left_out(run.method)
@@ -202,7 +213,8 @@ def report(title: str, found: dict[str, Any], parts: str) -> str:
             f'train / supervised step: {_bracket(measured, ".2f")} measured, {counted:.3f} counted{torch}; '
             f'measured / counted: {measured.median / counted:.2f} (goal: at most {GOAL})',
             f'train step / ({found["passes"]}): {_bracket(Spread(**found["over_passes"]), ".2f")}',
-            f'share of the step with augmentation: {percent[0]} (with - without); each {how}: {", ".join(percent[1:])}',
+            f'share of the step with augmentation: {percent[0]} (with - without)'
+            + (f'; each {how}: {", ".join(percent[1:])}' if percent[1:] else ''),
         ]
     )
 

@@ -84,6 +84,17 @@ def test_parts_are_left_out(title: str) -> None:
     assert names - parts['metrics'][2] >= {'contrastive_top1', 'alignment'}
 
 
+@pytest.mark.parametrize('title', step.PRESETS['r18_family'].methods)
+def test_a_step_does_the_operations_of_its_passes_and_no_others(title: str) -> None:
+    """Against PyTorch's count of the same method."""
+    preset = step.PRESETS['r18_family']
+    run = step.build(preset.methods[title], preset, 16, 'float32')
+    state, batch = jax.eval_shape(partial(train.init_state, run)), programs.crops(run, 10, np.random.default_rng(0))
+    gflop = step.count(programs.Program(programs.step(run), state, batch)) / 16e9
+    counted = dict(zip(preset.methods, preset.torch_gflop[1:], strict=True))[title]
+    assert gflop == pytest.approx(counted, rel=0.02)  # the heads differ in width
+
+
 @pytest.fixture
 def quickly_compiled() -> Iterator[None]:
     """Programs that run slower and compile twice as fast."""
