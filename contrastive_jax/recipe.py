@@ -333,13 +333,15 @@ def _check_training(c: ConfigDict, within: Callable[..., None], rule: Callable[[
 
 
 def _check_chunks(c: ConfigDict, devices: int) -> list[str]:
-    """Chunks must divide what a device has."""
+    """Chunks must divide what a device has, and nothing may be drawn by position."""
     local, chunks = c.batch_size // devices, c.chunks
     if chunks <= 1 or c.batch_size % devices:
         return []
+    if drop_path := c.encoder.get('drop_path'):
+        return [f'encoder.drop_path {drop_path!r} draws by the position in the batch -> use 0, or chunks 1']
     if local % chunks:
-        near = sorted({max(n for n in range(1, min(chunks, local) + 1) if local % n == 0),
-                       min(n for n in range(min(chunks, local), local + 1) if local % n == 0)})  # fmt: skip
+        divisors = [n for n in range(1, local + 1) if local % n == 0]
+        near = [max(n for n in divisors if n < chunks), *[n for n in divisors if n > chunks][:1]]
         return [
             f'chunks {chunks} does not divide the {local} examples of a device -> use {" or ".join(map(str, near))}'
         ]

@@ -7,31 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import parallel, train
+from contrastive_jax import parallel, recipe
 from contrastive_jax.methods import base
 from tests import runs
 
 NO_NORM = {
     f'{head}.{field}': False for head in ('projector', 'predictor') for field in ('batch_norm', 'last_batch_norm')
 }
-IN_BATCH, VIT = 'dictionary:end_to_end,tiny', 'mocov3_vit:tiny'
-CHANGES: dict[str, dict[str, Any]] = {IN_BATCH: {'bn_group_size': 2}, VIT: NO_NORM}
+IN_BATCH, MULTI_CROP, VIT = 'dictionary:end_to_end,tiny', 'dino:tiny', 'mocov3_vit:tiny'
+CHANGES = {IN_BATCH: {'bn_group_size': 2}, MULTI_CROP: {'encoder.drop_path': 0.0}}
 
 
 def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
     """Loss, gradient and new state of a batch, in float64; devices as with `pmap`, averaged."""
     with jax.enable_x64(True):
         config = runs.load(name).unlock()
-        config.update_from_flattened_dict({'dtype': 'float64', 'chunks': chunks, **CHANGES[name]})
-        method = runs.build(config)[0].method
-        B, rng = config.batch_size, np.random.default_rng(0)
-        views, shuffle = rng.normal(size=(2, B, 8, 8, 3)), rng.permutation(B)
-        params, state = jax.jit(lambda: method.init(jax.random.key(0), {'views': tuple(jnp.asarray(views))}))()
+        config.update_from_flattened_dict({'chunks': chunks, **CHANGES[name]})
+        assert recipe.check(config, devices) == []
+        config.dtype = 'float64'
+        run, _ = runs.build(config)
+        method, B, rng = run.method, run.batch_size, np.random.default_rng(0)
+        views = tuple(rng.normal(size=(B, s, s, 3)) for s in run.policy.view_sizes(run.image_size))
+        shuffle = rng.permutation(B)
+        params, state = jax.jit(lambda: method.init(jax.random.key(0), {'views': tuple(map(jnp.asarray, views))}))()
         params, state = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, state))
-        batch = {'views': views, 'shuffled': views[:, shuffle]}
-        batch = {
-            key: tuple(x.reshape(devices, B // devices, *x.shape[1:]) for x in both) for key, both in batch.items()
-        }
+        batch = {'views': views, 'shuffled': tuple(view[shuffle] for view in views)}
+        batch = jax.tree.map(lambda x: x.reshape(devices, B // devices, *x.shape[1:]), batch)
 
         def on_a_device(batch: base.Batch) -> Any:
             batch |= {'shuffle': jnp.asarray(shuffle)}
@@ -43,7 +44,7 @@ def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
         return jax.device_get(jax.tree.map(lambda x: x[0], (value, grads, new)))
 
 
-@pytest.mark.parametrize(('name', 'splits'), [(IN_BATCH, ((1, 4), (4, 2))), (VIT, ((1, 4),))])
+@pytest.mark.parametrize(('name', 'splits'), [(IN_BATCH, ((1, 4), (4, 2))), (MULTI_CROP, ((4, 2),))])
 def test_chunks_give_what_the_whole_batch_gives(name: str, splits: tuple[tuple[int, int], ...]) -> None:
     value, grads, state = gradient(name, 1, 1)
     for devices, chunks in splits:
@@ -59,7 +60,7 @@ def test_memory_is_that_of_a_chunk() -> None:
     found: dict[int, Any] = {}
     for chunks in (1, 8):
         config = runs.load(VIT, chunks=chunks, **NO_NORM)
-        network = train.recipe.build_network(config)
+        network = recipe.build_network(config)
         params, stats = base.init_network(network, jax.random.key(0), {'views': (x,)})
 
         def loss(params: Any) -> Any:

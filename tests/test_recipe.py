@@ -47,6 +47,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'chunks', 0, 'chunks 0 is out of range -> it must be at least 1'),
     (MOCO, 'chunks', 3, 'chunks 3 does not divide the 2 examples of a device -> use 2'),
     (MOCO, 'chunks', 2, 'bn_group_size 8 does not fit chunks of 1 examples: each would have its own BN'),
+    (DINO, 'chunks', 2, 'encoder.drop_path 0.1 draws by the position in the batch -> use 0, or chunks 1'),
     (VIT, 'chunks', 2, 'bn_group_size 0 does not fit chunks of 1 examples'),
     (MOCO, 'dtype', 'float16', "dtype 'float16' is unknown; did you mean 'bfloat16'? -> choose from float32, bfloat16"),
     (MOCO, 'parallel', 'pmapp', "parallel 'pmapp' is unknown; did you mean 'pmap'? -> choose from jit, pmap"),

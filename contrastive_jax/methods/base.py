@@ -14,6 +14,7 @@ Every method trains `params['encoder']`; evaluation needs nothing else.
 import abc
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax
@@ -134,7 +135,13 @@ def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, Py
 
 
 def apply(
-    network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None, method: str = '__call__'
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    x: Array,
+    axis_name: str | None,
+    method: str | Callable[..., Any] = '__call__',
+    rngs: dict[str, Array] | None = None,
 ) -> tuple[Any, PyTree]:
     """The network in training mode, in `network.chunks` pieces of the local batch.
 
@@ -144,9 +151,10 @@ def apply(
 
     Args:
       network, params, stats: what is applied, and its variables.
-      x: [b, H, W, C].
+      x: [b, ...], images or what the method takes.
       axis_name: the mapped device axis.
-      method: of the network.
+      method: of the network, or a function of it and x.
+      rngs: keys for what the network draws by position; one piece only.
 
     Returns:
       What the method returns, and the new BN statistics.
@@ -154,7 +162,9 @@ def apply(
 
     def forward(x: Array) -> tuple[Any, PyTree]:
         variables = {'params': params, 'batch_stats': stats}
-        out, new = network.apply(variables, x, train=True, axis_name=axis_name, method=method, mutable=['batch_stats'])
+        out, new = network.apply(
+            variables, x, train=True, axis_name=axis_name, method=method, rngs=rngs, mutable=['batch_stats']
+        )
         return out, _plain(new.get('batch_stats', {}))
 
     if network.chunks == 1:
@@ -207,29 +217,16 @@ def project_views(
     Returns:
       z [V, b, D] and the new BN statistics.
     """
-    how: Any = {'train': True, 'axis_name': axis_name}
     h: list[Array] = []
     for _, group in itertools.groupby(views, key=jnp.shape):
         x = jnp.stack(tuple(group), axis=1)  # [b, v, H, W, C]
         rngs = None if drop_path is None else {'drop_path': jax.random.fold_in(drop_path, len(h))}
-        rows, new = network.apply(
-            {'params': params, 'batch_stats': stats},
-            x.reshape(-1, *x.shape[2:]),
-            **how,
-            rngs=rngs,
-            method='encode',
-            mutable=['batch_stats'],
-        )
-        stats = _plain(new.get('batch_stats', {}))
+        rows, stats = apply(network, params, stats, x.reshape(-1, *x.shape[2:]), axis_name, 'encode', rngs)
         h.append(rows.reshape(*x.shape[:2], -1))
     rows = jnp.concatenate(h, axis=1)  # [b, V, D of h]
-    z, new = network.apply(
-        {'params': params, 'batch_stats': stats},
-        rows.reshape(-1, rows.shape[-1]),
-        method=lambda network, h: network.projector(h, **how),
-        mutable=['batch_stats'],
-    )
-    return z.reshape(*rows.shape[:2], -1).swapaxes(0, 1), _plain(new.get('batch_stats', {}))
+    projector = lambda network, h, **how: network.projector(h, **how)  # noqa: E731
+    z, stats = apply(network, params, stats, rows.reshape(-1, rows.shape[-1]), axis_name, projector)
+    return z.reshape(*rows.shape[:2], -1).swapaxes(0, 1), stats
 
 
 def copy(tree: PyTree) -> PyTree:
