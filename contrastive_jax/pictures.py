@@ -15,6 +15,8 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.evaluate.online import Neighbours, evenly_spaced
 from contrastive_jax.train import Recipe
 
+Array = jax.Array
+
 ROWS = 8
 DRAWS = 2  # of every view
 MAX_VIEWS = 4  # the first local views look like the others
@@ -26,7 +28,7 @@ def contact_sheet(source: Source, run: Recipe, path: Path) -> None:
     images = np.stack([square(source.image(int(i)), _canvas(source, run.image_size)) for i in ids])
     keys = jax.random.split(jax.random.key(run.seed), (DRAWS, len(ids)))
     views = [
-        to_pixels(run.policy(keys[draw], jnp.asarray(images), view, run.image_size), run.policy)
+        to_pixels(tiled(run.policy(keys[draw], jnp.asarray(images), view, run.image_size)), run.policy)
         for draw in range(DRAWS)
         for view in range(min(run.policy.num_views, MAX_VIEWS))
     ]
@@ -52,6 +54,14 @@ def neighbours(train: Source, test: Source, found: Neighbours, config: ConfigDic
         label(train, found.nearest),
         train.classes,
     )
+
+
+def tiled(views: Array) -> Array:
+    """Patches [n, R, C, p, p, 3] side by side, [n, R p, C p, 3]; whole views as they are."""
+    if views.ndim == 4:
+        return views
+    n, R, C, p = views.shape[:4]
+    return jnp.swapaxes(views, 2, 3).reshape(n, R * p, C * p, 3)
 
 
 def to_pixels(views: Any, policy: Policy) -> np.ndarray:

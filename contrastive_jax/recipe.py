@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
-from contrastive_jax.methods import DINO, METHODS, MemoryBank, MoCo, SimCLR, SimCLRMemory
+from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS
+from contrastive_jax.methods import CPC, DINO, METHODS, MemoryBank, MoCo, SimCLR, SimCLRMemory
 from contrastive_jax.models import network
+from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.vit import VITS
 from contrastive_jax.optim import is_below, parameter_path
@@ -28,7 +31,8 @@ SCHEDULES = ('cosine', 'step', 'warmup_cosine', 'linspace_warmup_cosine', 'const
 
 # Fields of encoder and heads that count something.
 SIZES = (
-    'patch_size', 'width', 'width_multiplier', 'depth', 'num_heads', 'num_layers', 'hidden_dim', 'output_dim',
+    'patch_size', 'patch_stride', 'width', 'width_multiplier', 'depth', 'num_heads', 'num_layers', 'hidden_dim',
+    'output_dim',
 )  # fmt: skip
 
 
@@ -125,6 +129,9 @@ def encoder(name: str, **fields: Any) -> ConfigDict:
     if name.startswith('resnet'):
         # stem 'cifar': 3x3 without pooling, for images of about 32 pixels; width_multiplier 2 and 4: wider networks
         usual = {'stem': 'imagenet', 'width_multiplier': 1, 'zero_init_residual': False}
+    elif name.startswith('cpc'):
+        # norm 'layer' or 'none'; an image is cut into overlapping patches
+        usual = {'stem': 'imagenet', 'norm': 'layer', 'patch_size': 80, 'patch_stride': 36}
     # remat: recompute activations in the backward pass: less memory, about a third more time
     return ConfigDict({'name': name, **usual, 'remat': False, **fields})
 
@@ -135,6 +142,12 @@ def head(num_layers: int, hidden_dim: int, output_dim: int, **fields: Any) -> Co
     usual = {field.name: field.default for field in dataclasses.fields(MLP) if field.name in names}
     sizes = {'num_layers': num_layers, 'hidden_dim': hidden_dim, 'output_dim': output_dim}
     return ConfigDict({**sizes, **usual, **fields})
+
+
+def patches(encoder: ConfigDict, **fields: Any) -> ConfigDict:
+    """The section `augment.patches`, an augment.patches.Patches: images are cut as a CPC encoder cuts them."""
+    usual = {field.name: field.default for field in dataclasses.fields(Patches)}
+    return ConfigDict({**usual, 'size': encoder.patch_size, 'stride': encoder.patch_stride, **fields})
 
 
 def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Change]) -> ConfigDict:
@@ -451,6 +464,10 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
         METHODS[name].multi_crop or not c.augment.local_crops,
         f'augment.local_crops {c.augment.local_crops} are given, but {name} has no use for them -> use 0',
     )
+    if METHODS[name] is CPC:
+        _check_cpc(c, within, rule)
+    else:
+        rule(not c.augment.patches, f'augment.patches are given, but {name} looks at whole images -> use None')
     if not METHODS[name].predicts:
         return [f'predictor is given, but {name} has none -> leave that section empty'] if c.predictor else []
     if not c.predictor:
@@ -461,6 +478,48 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
         f'predictor.output_dim {p} differs from projector.output_dim {z} -> they are compared: give one value',
     )
     return []
+
+
+def _check_cpc(c: ConfigDict, within: Callable[..., None], rule: Callable[[bool, str], None]) -> None:
+    """The values of CPC: its encoder cuts images into a grid, and predictions must stay within."""
+    m, e = c.method, c.encoder
+    within('method.scale', 0, open_low=True)
+    within('method.context_blocks', 1)
+    within('method.context_dim', 1)
+    rule(
+        m.candidates in CANDIDATES,
+        f'method.candidates {m.candidates!r} is unknown -> choose from {", ".join(CANDIDATES)}',
+    )
+    rule(
+        len(m.directions) > 0 and len(set(m.directions)) == len(m.directions) and set(m.directions) <= set(DIRECTIONS),
+        f'method.directions {m.directions!r} -> give some of {", ".join(DIRECTIONS)}, each once',
+    )
+    if not e.name.startswith('cpc'):
+        rule(False, f'encoder.name {e.name!r} sees whole images -> CPC needs one of {", ".join(CPC_ENCODERS)}')
+        return
+    hidden_norm = c.projector.get('num_layers', 1) > 1 and c.projector.get('batch_norm', True)
+    rule(
+        not hidden_norm and not c.projector.get('last_batch_norm'),
+        'projector.batch_norm would tell each patch about the others -> CPC has none: use False',
+    )
+    size, stride = e.patch_size, e.patch_stride
+    if min(size, stride, c.data.image_size) < 1:
+        return  # said elsewhere
+    try:
+        check_patches((c.data.image_size,), size, stride)
+    except ValueError as error:
+        rule(False, f'data.image_size, encoder.patch_size and encoder.patch_stride: {error}')
+        return
+    rows = (c.data.image_size - size) // stride + 1
+    rule(
+        len(m.offsets) > 0 and all(1 <= k < rows for k in m.offsets),
+        f'method.offsets {m.offsets!r} do not fit a grid of {rows} rows -> use numbers from 1 to {rows - 1}',
+    )
+    if p := c.augment.patches:
+        rule(
+            (p.size, p.stride) == (size, stride),
+            f'augment.patches has size {p.size}, stride {p.stride} -> give those of the encoder, {size} and {stride}',
+        )
 
 
 def _get(config: ConfigDict, field: str) -> Any:

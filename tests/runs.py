@@ -28,6 +28,8 @@ CONFIGS = (
     'simclrv2:tiny,memory',
     'dino:tiny',
     'dino:resnet50,tiny',
+    'cpc:tiny',
+    'cpc:v1,tiny',
 )
 
 

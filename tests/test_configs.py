@@ -18,10 +18,23 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from tests import runs
 
-FILES = ('byol', 'dictionary', 'dino', 'mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit', 'simclr', 'simclrv2', 'simsiam')
+FILES = (
+    'byol',
+    'cpc',
+    'dictionary',
+    'dino',
+    'mocov1',
+    'mocov2',
+    'mocov3_r50',
+    'mocov3_vit',
+    'simclr',
+    'simclrv2',
+    'simsiam',
+)
 EXAMPLES = {
     'digits': 1437,
     'cifar10': 50_000,
+    'stl10': 100_000,
     'imagenette/160px-v2': 9469,
     'imagenet2012': 1_281_167,
     '': 1_281_167,  # any folder
@@ -60,6 +73,8 @@ def commands() -> Iterator[str]:
     yield 'simclrv2:digits,memory'
     yield 'dino:base,patch8'
     yield 'dino:resnet50,tiny'
+    for variant in ('cifar10', 'stl10', 'digits', 'tiny'):
+        yield f'cpc:v1,{variant}'
 
 
 @pytest.mark.usefixtures('nothing_compiled')
@@ -631,6 +646,72 @@ def test_dino() -> None:
     for name, width, heads in (('dino', 384, 6), ('dino:base', 768, 12)):
         encoder: Any = recipe.build_network(runs.load(name)).encoder
         assert (encoder.width, encoder.depth, encoder.num_heads, encoder.position) == (width, 12, heads, 'learned')
+
+
+# arXiv 1807.03748 and 1905.09272: what both versions of CPC share
+CPC_BOTH = {
+    'data.name': 'imagenet2012',
+    'batch_size': 512,  # 32 GPUs of 16
+    'projector.num_layers': 1,
+    'projector.batch_norm': False,
+    'method.name': 'cpc',
+    'method.candidates': 'global',
+    'method.context_blocks': 5,
+    'method.context_dim': 256,
+    'augment.flip': 0.5,
+    'augment.blur': (0.0,),
+    'optimizer.name': 'adam',
+    'optimizer.weight_decay': 0.0,
+    'schedule.name': 'constant',
+}
+
+
+def test_cpc_v2() -> None:
+    config = runs.load('cpc')
+    expected = {
+        **CPC_BOTH,
+        'epochs': 200.0,
+        'data.image_size': 260,
+        'encoder.name': 'cpc_resnet161',
+        'encoder.norm': 'layer',
+        'encoder.patch_size': 80,  # a grid of 6x6
+        'encoder.patch_stride': 36,
+        'projector.output_dim': 64,
+        'method.directions': ('down', 'up', 'right', 'left'),
+        'method.offsets': (3,),  # steps_to_ignore = 2, steps_to_predict = 3
+        'method.scale': 0.1,
+        'optimizer.learning_rate': 4e-4,
+        'optimizer.b1': 0.8,
+        'optimizer.b2': 0.999,
+    }
+    check_values(config, expected)
+    patches = recipe.policy(config).patches
+    assert patches is not None and patches.jitter_probability == 0.8 and patches.grayscale == 0.25
+    assert patches.color_drop > 0
+    check_values(runs.load('cpc:r50'), {**expected, 'encoder.name': 'cpc_resnet50'})
+
+
+def test_cpc_v1() -> None:
+    config = runs.load('cpc:v1')
+    check_values(
+        config,
+        {
+            **CPC_BOTH,
+            'data.image_size': 256,
+            'encoder.name': 'cpc_resnet101',
+            'encoder.norm': 'none',
+            'encoder.patch_size': 64,  # a grid of 7x7
+            'encoder.patch_stride': 32,
+            'projector.output_dim': 1024,
+            'method.directions': ('down',),
+            'method.offsets': (2, 3, 4, 5),
+            'method.scale': 1.0,
+            'optimizer.learning_rate': 2e-4,
+        },
+    )
+    patches = recipe.policy(config).patches
+    assert patches is not None and (patches.crop, patches.color_drop, patches.warp) == (60, 0.0, 0.0)
+    assert recipe.policy(runs.load('cpc:v1,cifar10')).patches.crop == 7  # of 8
 
 
 @pytest.mark.parametrize(

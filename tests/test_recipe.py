@@ -32,6 +32,7 @@ MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
 R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
 BYOL, SIMSIAM, DINO = 'byol:tiny', 'simsiam:tiny', 'dino:tiny'
 SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
+CPC = 'cpc:tiny'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -118,6 +119,24 @@ RULES: list[tuple[str, str, Any, str]] = [
     (VIT, 'encoder.drop_path', 0.1, 'encoder.drop_path 0.1 is given, but mocov3 does not use it -> use 0'),
     (BANK, 'method.num_negatives', 0, 'method.num_negatives 0 is out of range'),
     (BANK, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
+    (CPC, 'method.scale', 0.0, 'method.scale 0.0 is out of range -> it must be above 0'),
+    (CPC, 'method.context_blocks', 0, 'method.context_blocks 0 is out of range'),
+    (CPC, 'method.context_dim', 0, 'method.context_dim 0 is out of range'),
+    (CPC, 'method.candidates', 'all', "method.candidates 'all' is unknown -> choose from global, batch, image"),
+    (CPC, 'method.directions', ('down', 'down'), "('down', 'down') -> give some of down, up, right, left, each once"),
+    (CPC, 'method.directions', (), 'method.directions () -> give some of'),
+    (CPC, 'method.directions', ('north',), "method.directions ('north',) -> give some of"),
+    (CPC, 'method.offsets', (3,), 'method.offsets (3,) do not fit a grid of 3 rows -> use numbers from 1 to 2'),
+    (CPC, 'method.offsets', (0, 1), 'method.offsets (0, 1) do not fit'),
+    (CPC, 'method.offsets', (), 'method.offsets () do not fit'),
+    (CPC, 'encoder', dict(recipe.encoder('resnet_tiny')), "encoder.name 'resnet_tiny' sees whole images -> CPC needs"),
+    (CPC, 'encoder.patch_stride', 0, 'encoder.patch_stride 0 is out of range'),
+    (CPC, 'data.image_size', 9, 'image 9 is not filled by patches of 4 every 2 pixels; use 8 or 10'),
+    (CPC, 'projector.last_batch_norm', True, 'projector.batch_norm would tell each patch about the others'),
+    (CPC, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but cpc has none'),
+    (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
+    (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1: a probability lies in [0, 1]'),
+    (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco looks at whole images'),
     # augmentation
     (MOCO, 'augment.crop_scale', (0.2,), 'augment.crop_scale is (0.2,): two areas'),
     (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2): two areas'),

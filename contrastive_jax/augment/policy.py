@@ -5,7 +5,7 @@ Views are numbered: the global ones first, then the local ones of multi-crop, sm
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,13 +15,14 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from contrastive_jax.augment import color, geometry, planes, spaces
+from contrastive_jax.augment.patches import Patches
 from contrastive_jax.crops import MIN_OBJECT_COVERED
 from contrastive_jax.styles import STYLES, Style
 
 Array = jax.Array
 T = TypeVar('T')
 
-_CROP, _DISTORT = 0, 1  # the parts of a view, each with its own key
+_CROP, _DISTORT, _PATCHES = 0, 1, 2**20  # the parts of a view, each with its own key
 
 
 class _Draws(NamedTuple):
@@ -68,6 +69,7 @@ class Policy:
       local_size: their height and width.
       local_scale: least and greatest area of a local crop, as a fraction of the image's.
       local_blur: probability of a Gaussian blur of a local view.
+      patches: how a view is cut into patches, and what happens to each of them (CPC); None: it stays whole.
       color_space: of the views, 'rgb', 'lab' or 'ycbcr'. All operations work on RGB; the result is converted.
       mean, std: of the channels, for the final normalisation. RGB lies in [0, 1], L in [0, 100], a and b in about
         [-110, 100], Y, Cb and Cr in [16, 240].
@@ -89,6 +91,7 @@ class Policy:
     local_size: int = 96
     local_scale: tuple[float, float] = (0.05, 0.14)
     local_blur: float = 0.5
+    patches: Patches | None = None
     color_space: str = 'rgb'
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -97,6 +100,8 @@ class Policy:
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(value))  # configs bring lists; a hash needs tuples
+        if isinstance(self.patches, Mapping):
+            object.__setattr__(self, 'patches', Patches(**self.patches))
 
     @property
     def global_views(self) -> int:
@@ -128,7 +133,7 @@ class Policy:
           dtype: of the result.
 
         Returns:
-          Normalised images [b, s, s, 3], s being the view's size.
+          Normalised images [b, s, s, 3], s being the view's size, or their patches [b, R, C, p, p, 3].
         """
         return self.distort(keys, self.crop(keys, images, view, size), view, dtype)
 
@@ -168,7 +173,7 @@ class Policy:
           keys: [b]; crops: [b, s, s, 3] in [0, 255], uint8 or float; view, dtype: as for the whole view.
 
         Returns:
-          Normalised images [b, s, s, 3].
+          Normalised images [b, s, s, 3], or their patches [b, R, C, p, p, 3].
         """
         style = self._style
         draws, (factors, order) = _apart(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
@@ -197,6 +202,8 @@ class Policy:
             taps = 2 * radius + 1
             x = _sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps, padding), x)
         x = _sometimes(solarize, draws.solarize, color.solarize, x)
+        if self.patches is not None:
+            x = self.patches(_view_keys(keys, view, _PATCHES), x)
         return self._finish(x, dtype)
 
     def normalize(self, images: Array, dtype: DTypeLike = jnp.float32) -> Array:
@@ -250,7 +257,7 @@ class Policy:
         check('mean', _numbers(self.mean, 3) and all(low <= m <= white for m in self.mean), f'three means {scale}')
         good = _numbers(self.std, 3) and all(s > 0 and least <= s <= white for s in self.std)
         check('std', good, f'three deviations > 0, {scale}')
-        return found
+        return found + (self.patches.problems() if self.patches else [])
 
     def _is_local(self, view: int | Array) -> bool:
         return not isinstance(view, int) or view >= self.global_views

@@ -2,6 +2,7 @@
 
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
+from contrastive_jax.methods.cpc import CPC
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.dino import DINO
 from contrastive_jax.methods.moco import MoCo
@@ -19,10 +20,12 @@ METHODS: dict[str, type[Method]] = {
     'simclr': SimCLR,
     'simclr_memory': SimCLRMemory,
     'dino': DINO,
+    'cpc': CPC,
 }
 
 __all__ = [
     'BYOL',
+    'CPC',
     'DINO',
     'METHODS',
     'EndToEnd',

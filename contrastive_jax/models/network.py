@@ -12,6 +12,7 @@ import numpy as np
 from flax.typing import Dtype
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.models.cpc import CPC_ENCODERS, CPCEncoder, cpc
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.resnet import RESNETS, ResNet, resnet
 from contrastive_jax.models.vit import VITS, VisionTransformer, vit
@@ -22,6 +23,7 @@ Array = jax.Array
 ENCODERS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     **dict.fromkeys(RESNETS, (resnet, ResNet)),
     **dict.fromkeys(VITS, (vit, VisionTransformer)),
+    **dict.fromkeys(CPC_ENCODERS, (cpc, CPCEncoder)),
 }
 
 DTYPES = ('float32', 'bfloat16', 'float64')
@@ -100,6 +102,9 @@ def build_encoder(config: Mapping[str, Any], **common: Any) -> nn.Module:
     if name not in ENCODERS:
         raise UserError(f'encoder.name {name!r} is unknown{suggest(name, ENCODERS)}')
     make, module = ENCODERS[name]
+    # Without batch norm (CPC) there are no groups.
+    legal = {field.name for field in dataclasses.fields(module)}
+    common = {field: value for field, value in common.items() if field in legal}
     return make(name, **checked(f'encoder ({name})', module, {**common, **fields}))
 
 

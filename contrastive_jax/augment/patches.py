@@ -1,0 +1,179 @@
+"""CPC's own augmentation: an image is cut into overlapping patches, and each of them is distorted by itself.
+
+What neighbours share (an edge that goes on, a tint, the blur of a lens) would tell which latent belongs to a prediction
+without a look at what is depicted; patches that differ in all this leave only the latter.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.ndimage import map_coordinates
+
+from contrastive_jax.augment import color, geometry, planes
+from contrastive_jax.models.cpc import cut_patches
+
+Array = jax.Array
+
+
+class _Draws(NamedTuple):
+    """What is random about a patch apart from its jitter: numbers in [0, 1), each [n]."""
+
+    top: Array
+    left: Array
+    flip: Array
+    warp: Array
+    rotation: Array
+    shear_down: Array
+    shear_right: Array
+    jitter: Array
+    grayscale: Array
+    color_drop: Array
+    channel: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """How images are cut into patches and what happens to each; the config section `config.augment.patches`.
+
+    v1 (arXiv 1807.03748): crop=60 of 64 pixels. v2 (1905.09272) lets two of AutoAugment's operations, shearing and
+    elastic deformations, Szegedy's colours and grey loose on each patch, and reports colour dropping before it. Of the
+    geometric ones, `warp` rotates and shears; elastic deformations, and AutoAugment's tone curves, are left out.
+
+    Attributes:
+      size: height and width of a patch, in pixels; that of the encoder.
+      stride: pixels from one patch to the next; that of the encoder.
+      crop: keep a random square of so many pixels, in the middle of a black patch; 0: the whole patch.
+      flip: probability of a mirrored patch.
+      warp: probability of a rotation with shear; what comes from outside is grey.
+      rotation: greatest angle of a warp, in degrees.
+      shear: greatest shear of a warp, along each axis.
+      jitter: strengths of brightness, contrast, saturation and hue (turns, at most 0.5).
+      jitter_probability: how often the four are applied (all or none), in random order.
+      grayscale: probability of a grey patch.
+      color_drop: probability that only one random channel of three is left; the others are mid-grey (Doersch et al.).
+    """
+
+    size: int = 80
+    stride: int = 36
+    crop: int = 0
+    flip: float = 0.0
+    warp: float = 0.0
+    rotation: float = 30.0
+    shear: float = 0.3
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_probability: float = 0.8
+    grayscale: float = 0.0
+    color_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'jitter', tuple(self.jitter))  # configs bring lists; a hash needs tuples
+
+    def __call__(self, keys: Array, images: Array) -> Array:
+        """Cuts images into patches and distorts each. What has probability 0 is not computed.
+
+        Args:
+          keys: one key per example, [b]: neither its place in the batch nor the devices change its patches.
+          images: float [b, H, W, 3] in [0, 1].
+
+        Returns:
+          [b, R, C, size, size, 3] in [0, 1].
+        """
+        x = cut_patches(images, self.size, self.stride)
+        shape, numbers = x.shape, jnp.arange(x.shape[1] * x.shape[2])
+        keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers))(keys).reshape(-1)
+        draws, (factors, order) = jax.tree.map(lax.optimization_barrier, jax.vmap(self._draw)(keys))
+        x = x.reshape(-1, *shape[3:])  # [n, p, p, 3]
+        if 0 < self.crop < self.size:
+            x = _crop(x, draws.top, draws.left, self.crop)
+        x = _sometimes(self.flip, draws.flip, geometry.hflip, x)
+        x = _sometimes(self.warp, draws.warp, lambda x: self._warp(x, draws), x)
+        if self.jitter_probability > 0 and any(self.jitter):
+            neutral = jnp.array([1, 1, 1, 0], factors.dtype)
+            factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
+            x = planes.join(planes.jitter(planes.split(x), factors, order))
+        x = _sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
+        x = _sometimes(self.color_drop, draws.color_drop, lambda x: keep_channel(x, draws.channel), x)
+        return x.reshape(shape)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, a readable line each; empty if nothing is."""
+        found = []
+
+        def check(name: str, good: bool, rule: str) -> None:
+            if not good:
+                found.append(f'augment.patches.{name} is {getattr(self, name)!r}: {rule}')
+
+        for name in ('flip', 'warp', 'jitter_probability', 'grayscale', 'color_drop'):
+            check(name, 0 <= getattr(self, name) <= 1, 'a probability lies in [0, 1]')
+        for name in ('size', 'stride'):
+            check(name, getattr(self, name) >= 1, 'a number of pixels, at least 1')
+        check('crop', 0 <= self.crop <= self.size, f'a number of pixels, at most those of a patch, {self.size}; 0: all')
+        check('rotation', 0 <= self.rotation <= 180, 'an angle in degrees, from 0 to 180')
+        check('shear', 0 <= self.shear < 1, 'at least 0 and less than 1')
+        check(
+            'jitter',
+            len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
+            'four strengths >= 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
+        )
+        return found
+
+    def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
+        """The random numbers of one patch; those nobody uses are never computed."""
+        jitter, rest = jax.random.split(key)
+        numbers = jax.random.uniform(rest, (len(_Draws._fields),), jnp.float32)
+        return _Draws(*numbers), color.draw_jitter(jitter, self.jitter)
+
+    def _warp(self, x: Array, draws: _Draws) -> Array:
+        rotation, down, right = (2 * u - 1 for u in (draws.rotation, draws.shear_down, draws.shear_right))
+        return warp(x, math.radians(self.rotation) * rotation, self.shear * down, self.shear * right)
+
+
+def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array) -> Array:
+    """Rotates and shears each patch about its centre, bilinearly; what comes from outside is mid-grey.
+
+    Args:
+      x: [n, p, p, 3] in [0, 1].
+      angle: [n], in radians.
+      shear_down, shear_right: [n], rows moved per column, columns moved per row.
+    """
+    cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle)
+    rotate = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)  # [n, 2, 2]
+    shear = jnp.stack([jnp.stack([one, shear_down], -1), jnp.stack([shear_right, one], -1)], -2)
+    centre = (x.shape[1] - 1) / 2
+    place = jnp.stack(jnp.meshgrid(*(jnp.arange(x.shape[1]) - centre,) * 2, indexing='ij'))  # [2, p, p]
+    source = jnp.einsum('nij,njk,kyx->niyx', rotate, shear, place).astype(x.dtype) + centre
+
+    def sample(plane: Array, source: Array) -> Array:
+        return map_coordinates(plane, list(source), order=1, mode='constant', cval=0.5)
+
+    return jax.vmap(jax.vmap(sample, (-1, None), -1))(x, source)
+
+
+def keep_channel(x: Array, number: Array) -> Array:
+    """Leaves one channel, chosen by a number [n] in [0, 1), in patches [n, p, p, 3]; the others are mid-grey."""
+    kept = jnp.floor(3 * number)[:, None, None, None] == jnp.arange(3)
+    return jnp.where(kept, x, 0.5)
+
+
+def _crop(x: Array, top: Array, left: Array, size: int) -> Array:
+    """A square of each patch [n, p, p, 3] at random (numbers in [0, 1)), put into the middle of a black one."""
+    room = x.shape[1] - size
+    first, second = room // 2, room - room // 2
+
+    def cut(x: Array, top: Array, left: Array) -> Array:
+        return lax.dynamic_slice(x, (top, left, 0), (size, size, 3))
+
+    top, left = ((u * (room + 1)).astype(jnp.int32) for u in (top, left))
+    return jnp.pad(jax.vmap(cut)(x, top, left), ((0, 0), (first, second), (first, second), (0, 0)))
+
+
+def _sometimes(probability: float, number: Array, change: Callable[[Array], Array], x: Array) -> Array:
+    """Applies `change` to the patches whose number in [0, 1) is below the probability."""
+    if probability == 0:
+        return x
+    return jnp.where((number < probability)[:, None, None, None], change(x), x)

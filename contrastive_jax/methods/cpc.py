@@ -1,0 +1,112 @@
+"""CPC v1 (arXiv 1807.03748) and v2 (1905.09272): from the patches above, tell which patch lies further below.
+
+An encoder sees each patch alone; a context network sees the latents of a patch's row and those above; linear predictors
+tell the latents of rows further down among those of all patches of all images. v2 predicts in four directions, with a
+LayerNorm encoder, targets of 64 dimensions, and patches that are distorted one by one (`config.augment.patches`).
+
+No official code exists. What was chosen: the layout is the pseudo-code of v2's appendix. Each direction has a context
+network and predictors of its own, and all losses are summed. Of v1's f = exp(z' W c), W is the product of the projector
+(one linear layer without bias, as wide as the encoder) and the predictors here; it has v2's context network.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from contrastive_jax.losses.cpc import look_up_patches, turned
+from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.methods import base
+from contrastive_jax.models.context import ContextNetwork
+from contrastive_jax.models.network import Network
+
+Array = jax.Array
+PyTree = base.PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class CPC(base.Method):
+    """Contrastive Predictive Coding on a grid of patches.
+
+    Attributes:
+      network: a CPC encoder, and a projector that makes latents into targets, patch by patch: no batch norm in it.
+      directions: where the predicted patches lie, some of 'down', 'up', 'right', 'left'. v1: down only.
+      offsets: by how many rows; those of patches that overlap are left out. (3,) in v2's pseudo-code.
+      scale: of the predictions; 0.1 in v2, 1 in v1.
+      candidates: among which latents the own one must be told: 'global', 'batch' or 'image'; see losses.cpc.
+      context_blocks: residual blocks of the context network; 5 in v2.
+      context_dim: channels inside its blocks; 256 in v2.
+    """
+
+    directions: tuple[str, ...] = ('down', 'up', 'right', 'left')
+    offsets: tuple[int, ...] = (3,)
+    scale: float = 0.1
+    candidates: str = 'global'
+    context_blocks: int = 5
+    context_dim: int = 256
+
+    global_views: ClassVar[tuple[int, ...]] = (1,)
+
+    @property
+    def context(self) -> ContextNetwork:
+        return ContextNetwork(self.context_blocks, self.context_dim, self.network.encoder.dtype)
+
+    def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
+        params, stats = base.init_network(self.network, rng, batch)
+        few = batch['views'][0][:2]
+        latents, _ = jax.eval_shape(
+            lambda: self.network.apply({'params': params}, few, train=True, method=latents_and_targets)
+        )
+        D, K, target_dim = latents.shape[-1], len(self.offsets), self.network.projector.output_dim
+        context, predict = {}, {}
+        for i, direction in enumerate(self.directions):
+            key_context, key_predict = jax.random.split(jax.random.fold_in(rng, i + 1))
+            z = turned(jnp.zeros(latents.shape), direction)
+            context[direction] = self.context.init(key_context, z)['params']
+            predict[direction] = jax.random.normal(key_predict, (K, D, target_dim)) * D**-0.5
+        return {**params, 'context': context, 'predict': predict}, base.MethodState({}, {'online': stats}, {})
+
+    def loss(
+        self,
+        params: PyTree,
+        state: base.MethodState,
+        batch: base.Batch,
+        *,
+        rng: Array,
+        progress: Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+        del rng, progress
+        (latents, targets), _ = base.apply(
+            self.network, params, {}, batch['views'][0], axis_name, latents_and_targets
+        )  # [b, R, C, D]
+
+        lookups = []  # for each direction and offset, of [b, R-k, C]
+        for direction in self.directions:
+            c = self.context.apply({'params': params['context'][direction]}, turned(latents, direction))
+            lookups += look_up_patches(
+                c,
+                turned(targets, direction),
+                params['predict'][direction],
+                offsets=self.offsets,
+                candidates=self.candidates,
+                scale=self.scale,
+                axis_name=axis_name,
+            )
+        losses = [jnp.mean(found.loss) for found in lookups]
+        mean = lambda values: sum(map(jnp.mean, values)) / len(lookups)  # noqa: E731
+        metrics = {
+            'contrastive_top1': mean(found.found for found in lookups),
+            'positive_logit': mean(found.positive for found in lookups),
+            'feature_std': base.feature_std(normalize(latents.mean((1, 2))), axis_name),
+        }
+        return sum(losses), (state, metrics)
+
+
+def latents_and_targets(
+    network: Network, x: Array, *, train: bool, axis_name: str | None = None
+) -> tuple[Array, Array]:
+    """z [B, R, C, D] of images or their patches, and what is to be predicted of it, [B, R, C, dim]."""
+    z = network.encoder.grid(x, train=train, axis_name=axis_name)
+    return z, network.projector(z, train=train, axis_name=axis_name)
