@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from contrastive_jax import ema, loop, parallel, train
 from contrastive_jax.feed import ResidentFeed
 from contrastive_jax.methods import METHODS, MethodState
+from contrastive_jax.models.network import ENCODERS
 from tests import runs, whole_runs
 from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
 
@@ -93,8 +94,10 @@ def test_a_step_keeps_structure_shapes_and_dtypes(name):
 def small(name: str, **changes: Any) -> ConfigDict:
     """A config with an encoder of one block and without colour: what is checked is the method, and compiles quickly."""
     config = runs.load(name, **changes)
+    _, module = ENCODERS[config.encoder.name]
+    fields = {field.name for field in dataclasses.fields(module)}
     with config.unlocked():
-        config.encoder.update({'depth': 1} if config.encoder.name.startswith('vit') else {'stage_sizes': (1,)})
+        config.encoder.update({name: x for name, x in {'depth': 1, 'stage_sizes': (1,)}.items() if name in fields})
         off = {'jitter_probability': 0.0, 'grayscale': 0.0, 'local_blur': 0.0}
         off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
         config.augment.update(off)
