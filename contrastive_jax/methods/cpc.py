@@ -10,7 +10,8 @@ network and predictors of its own, and all losses are summed. Of v1's f = exp(z'
 """
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ class CPC(base.Method):
 
         lookups = []  # for each direction and offset, of [b, R-k, C]
         for direction in self.directions:
-            c = self.context.apply({'params': params['context'][direction]}, turned(latents, direction))
+            c: Any = self.context.apply({'params': params['context'][direction]}, turned(latents, direction))
             lookups += look_up_patches(
                 c,
                 turned(targets, direction),
@@ -94,14 +95,16 @@ class CPC(base.Method):
                 scale=self.scale,
                 axis_name=axis_name,
             )
-        losses = [jnp.mean(found.loss) for found in lookups]
-        mean = lambda values: sum(map(jnp.mean, values)) / len(lookups)  # noqa: E731
+
+        def mean(values: Iterable[Array]) -> Array:
+            return jnp.mean(jnp.stack([jnp.mean(x) for x in values]))
+
         metrics = {
             'contrastive_top1': mean(found.found for found in lookups),
             'positive_logit': mean(found.positive for found in lookups),
             'feature_std': base.feature_std(normalize(latents.mean((1, 2))), axis_name),
         }
-        return sum(losses), (state, metrics)
+        return len(lookups) * mean(found.loss for found in lookups), (state, metrics)
 
 
 def latents_and_targets(
