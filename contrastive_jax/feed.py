@@ -4,7 +4,7 @@ Both advance a state by many steps without waiting for the device.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from contrastive_jax.train import Recipe, TrainState, train_step
 Array = jax.Array
 PyTree = Any
 Metrics = list[dict[str, Array]]
+Step = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
 class Feed(Protocol):
@@ -50,16 +51,17 @@ class ResidentFeed:
       devices: of the run.
       source: with `source.array`.
       max_steps: the most steps that one call runs.
+      step: what is done with a batch, of the form of `train_step`.
     """
 
-    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, max_steps: int):
+    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, max_steps: int, step: Step = train_step):
         assert source.array is not None
         self._run, self._devices, self._n = run, devices, len(source)
         self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
         self._data = devices.place({'images': source.array, 'labels': labels}, parallel.REPLICATED)
         r = parallel.REPLICATED
-        loop = partial(run_steps, run=run, axis_name=parallel.AXIS)
+        loop = partial(run_steps, run=run, axis_name=parallel.AXIS, step=step)
         self._call = devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
@@ -87,16 +89,17 @@ class StreamFeed:
       devices: of the run.
       source: any.
       workers: processes of the loader; 0: threads.
+      step: what is done with a batch, of the form of `train_step`.
     """
 
     stride = 1
 
-    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int):
+    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int, step: Step = train_step):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
-        step = partial(one_step, run=run, axis_name=parallel.AXIS)
+        call = partial(one_step, run=run, axis_name=parallel.AXIS, step=step)
         specs = (run.state_specs, parallel.SHARDED)
-        self._call = devices.run(step, specs, (run.state_specs, parallel.REPLICATED), donate=(0,))
+        self._call = devices.run(call, specs, (run.state_specs, parallel.REPLICATED), donate=(0,))
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         if self._batches is None:
@@ -129,15 +132,22 @@ class StreamFeed:
 
 
 def one_step(
-    state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None
+    state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None, step: Step = train_step
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`train_step`, with its metrics as sums over 'steps' steps: here one."""
-    state, metrics = train_step(state, batch, run=run, axis_name=axis_name)
+    """`step`, with its metrics as sums over 'steps' steps: here one."""
+    state, metrics = step(state, batch, run=run, axis_name=axis_name)
     return state, {**metrics, 'steps': jnp.ones(())}
 
 
 def run_steps(
-    state: TrainState, data: dict[str, Array], orders: Array, steps: Array, *, run: Recipe, axis_name: str | None
+    state: TrainState,
+    data: dict[str, Array],
+    orders: Array,
+    steps: Array,
+    *,
+    run: Recipe,
+    axis_name: str | None,
+    step: Step = train_step,
 ) -> tuple[TrainState, dict[str, Array]]:
     """The first `steps` of the given steps, in one compiled loop.
 
@@ -148,22 +158,23 @@ def run_steps(
       steps: how many of the S are run, at least 1.
       run: the recipe.
       axis_name: the mapped device axis.
+      step: what is done with a batch.
 
     Returns:
       The state, and the sums of the metrics over the steps with their number under 'steps'.
     """
 
-    def step(i: Array | int, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        return one_step(state, {**data, 'order': orders[i]}, run=run, axis_name=axis_name)
+    def number(i: Array | int, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        return one_step(state, {**data, 'order': orders[i]}, run=run, axis_name=axis_name, step=step)
 
     if orders.shape[0] == 1:
-        return step(0, state)
+        return number(0, state)
 
     def body(i: Array, carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
         state, sums = carry
-        state, metrics = step(i, state)
+        state, metrics = number(i, state)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    shapes = jax.eval_shape(partial(step, 0), state)[1]
+    shapes = jax.eval_shape(partial(number, 0), state)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return lax.fori_loop(0, steps, body, (state, zeros))

@@ -1,5 +1,6 @@
 """The loop: opens a run, or goes on with it, and trains, evaluates, logs and saves until its end."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ class Trainer:
                         contact_sheet(self.source, self.run, self.workdir / 'augmentation.png')
                     if self.lacks_evaluation(start):
                         self.evaluate(start, state, writer, progress)
+                if start == 0 and self.run.method.surveys:
+                    state = self.survey(state, progress, interrupt)
                 self.leave_early(start, interrupt)
                 self.train(start, state, unlogged, data, progress, writer, interrupt)
                 return self.summarize(max(start, total), progress)
@@ -207,12 +210,24 @@ class Trainer:
         state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
         return Restored(0, self.devices.place(state, specs), {})
 
-    def open_feed(self) -> feed.Feed:
-        """Data on the device where it is in memory, otherwise off the host."""
-        c = self.config
+    def open_feed(self, survey: bool = False) -> feed.Feed:
+        """Data on the device where it is in memory, otherwise off the host; of one epoch, for a survey."""
+        c, run, step = self.config, self.run, train.train_step
+        if survey:
+            run, step = dataclasses.replace(run, total_steps=run.steps_per_epoch), train.survey_step
         if self.source.array is not None and c.data.on_device:
-            return feed.ResidentFeed(self.run, self.devices, self.source, c.log_every_steps)
-        return feed.StreamFeed(self.run, self.devices, self.source, c.data.workers)
+            return feed.ResidentFeed(run, self.devices, self.source, c.log_every_steps, step)
+        return feed.StreamFeed(run, self.devices, self.source, c.data.workers, step)
+
+    def survey(self, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
+        """Shows the untrained network one epoch. Nothing of it is saved: a run that is stopped here begins anew."""
+        steps = self.run.steps_per_epoch
+        progress.say(f'{type(self.run.method).__name__} surveys the data in {steps} steps before the first')
+        data = self.open_feed(survey=True)
+        try:
+            return self.advance(state, 0, steps, data, interrupt)[0]
+        finally:
+            data.close()
 
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""

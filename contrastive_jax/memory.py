@@ -72,6 +72,11 @@ BANK_ROWS = 1024
 BANK_SPEC = parallel.SHARDED
 
 
+def bank_rows(num_examples: int) -> int:
+    """Rows of a bank for so many examples."""
+    return -(-num_examples // BANK_ROWS) * BANK_ROWS
+
+
 def init_bank(key: Array, num_examples: int, dim: int) -> Array:
     """A row for every example: U(-1/sqrt(D/3), 1/sqrt(D/3)), not normalised, as in InstDis.
 
@@ -83,7 +88,7 @@ def init_bank(key: Array, num_examples: int, dim: int) -> Array:
     Returns:
       [rows, D] float32, to be sharded by rows (BANK_SPEC).
     """
-    rows = -(-num_examples // BANK_ROWS) * BANK_ROWS
+    rows = bank_rows(num_examples)
     bound = 1.0 / (dim / 3) ** 0.5
     return jax.random.uniform(key, (rows, dim), jnp.float32, -bound, bound)
 
@@ -100,7 +105,7 @@ def bank_read(bank: Array, index: Array, axis_name: str | None = None) -> Array:
       [b, D].
     """
     rows, own = bank_part(bank, parallel.all_gather(index, axis_name), axis_name)
-    return parallel.psum_scatter(jnp.where(own[:, None], rows, 0.0), axis_name)
+    return parallel.psum_scatter(jnp.where(own[:, None], rows, jnp.zeros_like(rows)), axis_name)
 
 
 def bank_part(bank: Array, index: Array, axis_name: str | None = None) -> tuple[Array, Array]:

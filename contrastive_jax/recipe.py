@@ -16,7 +16,7 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS
-from contrastive_jax.methods import CPC, DINO, METHODS, MemoryBank, MoCo, SimCLR, SimCLRMemory
+from contrastive_jax.methods import CPC, DINO, METHODS, DeepCluster, MemoryBank, MoCo, SimCLR, SimCLRMemory, SwAV
 from contrastive_jax.models import network
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.heads import MLP
@@ -453,6 +453,25 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
     if METHODS[name] is MemoryBank:
         within('method.num_negatives', 1)
         within('method.num_examples', 0)
+    if METHODS[name] is SwAV:
+        within('method.num_prototypes', 2)
+        within('method.epsilon', 0, open_low=True)
+        within('method.iterations', 1)
+        within('method.queue_from_epoch', 0)
+        K, B = c.method.queue_size, max(c.batch_size, 1)
+        near = sorted({0, max(K // B, 1) * B, max(-(-K // B), 1) * B})
+        rule(
+            K >= 0 and K % B == 0,
+            f'method.queue_size {K} is not a multiple of the batch size {B} -> use {" or ".join(map(str, near))}',
+        )
+    if METHODS[name] is DeepCluster:
+        within('method.kmeans_iterations', 1)
+        within('method.num_examples', 0)
+        heads = c.method.num_prototypes
+        rule(
+            len(heads) > 0 and all(K >= 2 for K in heads),
+            f'method.num_prototypes {heads!r} is out of range -> give the clusters of each head, at least 2',
+        )
     if isinstance(blur := c.augment.blur, tuple | list) and blur:
         legal = METHODS[name].global_views
         rule(

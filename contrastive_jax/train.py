@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from ml_collections import ConfigDict
 
 from contrastive_jax import parallel, recipe, schedules, updates
@@ -83,7 +85,8 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
       num_examples: in the training split.
 
     Raises:
-      UserError: fewer examples than a batch, a warm-up longer than the training, fewer rows in a bank than examples.
+      UserError: fewer examples than a batch, a warm-up longer than the training, fewer rows in a bank than examples,
+        more clusters than examples.
     """
     per_epoch = steps_per_epoch(num_examples, config.batch_size)
     total_steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
@@ -94,6 +97,12 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
         raise UserError(
             f'method.num_examples {fields["num_examples"]} is less than the {num_examples} images of the data -> '
             '--config.method.num_examples=0 takes as many as there are'
+        )
+    most = max(fields.get('num_prototypes', ()), default=0) if method_class.surveys else 0
+    if most > per_epoch * config.batch_size:
+        raise UserError(
+            f'method.num_prototypes {most} is more than the {per_epoch * config.batch_size} images of an epoch, which '
+            'cannot have so many clusters -> use fewer'
         )
     known = {'num_examples': num_examples, 'steps_per_epoch': per_epoch, 'total_steps': total_steps}
     fields |= {name: value for name, value in known.items() if fields.get(name) == 0}
@@ -139,17 +148,16 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 1), state.step)
     key_views, key_method = jax.random.split(key)
-    common = {'policy': run.policy, 'shuffles': run.method.shuffles, 'dtype': run.dtype, 'axis_name': axis_name}
-    if 'order' in batch:
-        batch = resident_batch(
-            key_views, batch['images'], batch['labels'], batch['order'], size=run.image_size, **common
-        )
-    else:
-        batch = streamed_batch(key_views, batch['crops'], batch['index'], batch['label'], **common)
+    batch = _augment(key_views, batch, run, axis_name)
+    method_state = state.method
+    if run.method.surveys:
+        key_method, key_epoch = jax.random.split(key_method)
+        prepare = partial(run.method.before_epoch, rng=key_epoch, axis_name=axis_name)
+        method_state = lax.cond(state.step % run.steps_per_epoch == 0, prepare, lambda same: same, method_state)
 
     progress = state.step / run.total_steps
     loss_of = lambda params: run.method.loss(  # noqa: E731
-        params, state.method, batch, rng=key_method, progress=progress, axis_name=axis_name
+        params, method_state, batch, rng=key_method, progress=progress, axis_name=axis_name
     )
     (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grads, metrics = parallel.pmean((grads, {'loss': loss, **metrics}), axis_name)
@@ -160,3 +168,25 @@ def train_step(
     metrics |= {'learning_rate': run.learning_rate(state.step), 'grad_norm': optax.tree.norm(grads)}
     metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
     return TrainState(state.step + 1, params, opt_state, method_state), metrics
+
+
+def survey_step(
+    state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """In place of `train_step`, before training, for methods that `surveys`: nothing learns.
+
+    The images are those of the first epoch, in its order, otherwise distorted. `state.step` counts them, and is back at
+    0 after the last.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 2), state.step)
+    batch = _augment(key, batch, run, axis_name)
+    method_state = run.method.survey(state.params, state.method, batch, axis_name=axis_name)
+    return dataclasses.replace(state, step=(state.step + 1) % run.steps_per_epoch, method=method_state), {}
+
+
+def _augment(key: Array, batch: dict[str, Any], run: Recipe, axis_name: str | None) -> dict[str, Any]:
+    """What a step is given as a batch that a method sees."""
+    common = {'policy': run.policy, 'shuffles': run.method.shuffles, 'dtype': run.dtype, 'axis_name': axis_name}
+    if 'order' in batch:
+        return resident_batch(key, batch['images'], batch['labels'], batch['order'], size=run.image_size, **common)
+    return streamed_batch(key, batch['crops'], batch['index'], batch['label'], **common)

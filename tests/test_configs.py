@@ -21,6 +21,7 @@ from tests import runs
 FILES = (
     'byol',
     'cpc',
+    'deepcluster',
     'dictionary',
     'dino',
     'mocov1',
@@ -30,6 +31,7 @@ FILES = (
     'simclr',
     'simclrv2',
     'simsiam',
+    'swav',
 )
 EXAMPLES = {
     'digits': 1437,
@@ -75,6 +77,8 @@ def commands() -> Iterator[str]:
     yield 'dino:resnet50,tiny'
     for variant in ('cifar10', 'stl10', 'digits', 'tiny'):
         yield f'cpc:v1,{variant}'
+    yield 'swav:small_batch,400'
+    yield 'swav:tiny,queue'
 
 
 @pytest.mark.usefixtures('nothing_compiled')
@@ -714,6 +718,113 @@ def test_cpc_v1() -> None:
     assert recipe.policy(runs.load('cpc:v1,cifar10')).patches.crop == 7  # of 8
 
 
+# facebookresearch/swav, scripts/swav_*.sh and deepclusterv2_*.sh: what all of them share
+SWAV = {
+    **IMAGENET,
+    'batch_size': 4096,  # 64 GPUs of 64
+    'bn_group_size': 0,
+    'encoder.name': 'resnet50',
+    'encoder.zero_init_residual': False,
+    'projector.num_layers': 2,
+    'projector.hidden_dim': 2048,
+    'projector.output_dim': 128,
+    'projector.bias': True,
+    'projector.batch_norm': True,
+    'projector.last_batch_norm': False,
+    'method.temperature': 0.1,
+    'augment.jitter': (0.8, 0.8, 0.8, 0.2),
+    'augment.jitter_probability': 0.8,
+    'augment.blur': (0.5, 0.5),
+    'augment.solarize': (0.0, 0.0),
+    'augment.local_size': 96,
+    'augment.local_scale': (0.05, 0.14),
+    'augment.local_blur': 0.5,
+    'augment.std': (0.228, 0.224, 0.225),  # not .229
+    'optimizer.name': 'larc',
+    'optimizer.learning_rate': 4.8,
+    'optimizer.learning_rate_batch': 0,  # not scaled
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 1e-6,
+    'optimizer.freeze': (),
+    'schedule.name': 'linspace_warmup_cosine',
+    'schedule.warmup_epochs': 10.0,
+    'schedule.warmup_start': 0.3,
+    'schedule.final': 0.0048,
+}
+
+
+def test_swav() -> None:
+    expected = {
+        **SWAV,
+        'epochs': 100.0,
+        'method.num_prototypes': 3000,
+        'method.epsilon': 0.05,
+        'method.iterations': 3,
+        'method.queue_size': 0,
+        'augment.crop_scale': (0.14, 1.0),
+        'augment.local_crops': 6,
+        'optimizer.freeze_first': ('prototypes',),
+        'optimizer.freeze_steps': 313,
+    }
+    check_values(runs.load('swav'), expected)
+    for epochs in (200, 400, 800):
+        check_values(runs.load(f'swav:{epochs}'), {**expected, 'epochs': float(epochs)})
+    small = {
+        'batch_size': 256,
+        'epochs': 200.0,
+        'method.queue_size': 3840,
+        'method.queue_from_epoch': 15,
+        'optimizer.learning_rate': 0.6,
+        'optimizer.freeze_steps': 5005,
+        'schedule.warmup_epochs': 0.0,
+        'schedule.final': 0.0006,
+    }
+    small = {**expected, **small}
+    del small['schedule.warmup_start']
+    check_values(runs.load('swav:small_batch'), small)
+    check_values(runs.load('swav:small_batch,400'), {**small, 'epochs': 400.0})
+    two = {'epochs': 400.0, 'augment.local_crops': 0, 'augment.crop_scale': (0.08, 1.0)}
+    check_values(runs.load('swav:two_crops'), {**expected, **two})
+    w2 = {**expected, 'epochs': 400.0, 'encoder.width_multiplier': 2, 'projector.hidden_dim': 8192}
+    w2['augment.local_crops'] = 4
+    check_values(runs.load('swav:w2'), w2)
+    w4 = {
+        'batch_size': 2560,
+        'encoder.width_multiplier': 4,
+        'method.queue_size': 2560,
+        'method.queue_from_epoch': 0,
+        'augment.crop_scale': (0.08, 1.0),
+        'augment.local_scale': (0.08, 0.14),
+    }
+    check_values(runs.load('swav:w4'), {**w2, **w4})
+    w5 = {
+        'batch_size': 1536,
+        'encoder.width_multiplier': 5,
+        'projector.hidden_dim': 10240,
+        'method.queue_size': 1536,
+        'schedule.warmup_start': 0.1875,
+        'schedule.final': 0.0,
+    }
+    check_values(runs.load('swav:w5'), {**w2, **w5})
+
+
+def test_deepcluster_v2() -> None:
+    expected = {
+        **SWAV,
+        'epochs': 400.0,
+        'data.image_size': 160,
+        'method.num_prototypes': (3000, 3000, 3000),
+        'method.kmeans_iterations': 10,
+        'augment.crop_scale': (0.08, 1.0),
+        'augment.local_crops': 4,
+        'optimizer.freeze_first': (),
+    }
+    check_values(runs.load('deepcluster'), expected)
+    long = {'epochs': 800.0, 'data.image_size': 224, 'augment.crop_scale': (0.14, 1.0), 'augment.local_crops': 6}
+    check_values(runs.load('deepcluster:800'), {**expected, **long})
+    check_values(runs.load('deepcluster:two_crops'), {**expected, 'data.image_size': 224, 'augment.local_crops': 0})
+
+
 @pytest.mark.parametrize(
     ('name', 'examples', 'points'),
     [
@@ -722,6 +833,9 @@ def test_cpc_v1() -> None:
         ('mocov2', 1_281_167, [(0, 0.03), (100, 0.015), (50, 0.03 * (0.5 + 0.125**0.5))]),
         ('mocov3_r50', 1_281_167, [(0, 0.0), (5, 4.8), (10, 9.6), (55, 4.8)]),
         ('mocov3_r50:300', 1_281_167, [(10, 4.8), (155, 2.4)]),
+        ('swav', 1_281_167, [(0, 0.3), (10, 4.8), (55, (4.8 + 0.0048) / 2)]),
+        ('swav:small_batch', 1_281_167, [(0, 0.6), (100, (0.6 + 0.0006) / 2)]),
+        ('deepcluster', 1_281_167, [(0, 0.3), (10, 4.8), (205, (4.8 + 0.0048) / 2)]),
         ('mocov3_vit', 1_281_167, [(0, 0.0), (20, 1.2e-3), (40, 2.4e-3), (170, 1.2e-3)]),
         ('byol', 1_281_167, [(0, 0.0), (5, 1.6), (10, 3.2), (505, 1.6)]),
         ('byol:40', 1_281_167, [(10, 7.2), (25, 3.6)]),

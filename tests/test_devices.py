@@ -21,7 +21,7 @@ DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
 FEW = [('jit', 8), ('pmap', 2)]
 RELATED = (
     'mocov2:tiny,symmetric', 'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'simclr:tiny',
-    'simclrv2:tiny,memory', 'dino:tiny',
+    'simclrv2:tiny,memory', 'dino:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
 )  # fmt: skip
 CASES = [(name, *devices) for name in METHODS for devices in DEVICES[1:]]
 CASES_FLOAT64 = [(name, *devices) for name in METHODS + RELATED for devices in FEW]
@@ -61,7 +61,8 @@ def trained(name: str, mode: str, count: int, dtype: str) -> Result:
         run = dataclasses.replace(run, optimizer=first_gradient(run.optimizer))
         devices = parallel.devices(mode, count)
         data = feed.ResidentFeed(run, devices, source, 1)
-        state, metrics = data.advance(runs.start(run, devices, dtype), 0, STEPS)
+        state = runs.surveyed(run, source, devices, runs.start(run, devices, dtype))
+        state, metrics = data.advance(state, 0, STEPS)
         host = jax.device_get(devices.collect(state, run.state_specs))
         return Result(
             host.opt_state[1],

@@ -33,6 +33,8 @@ R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:e
 BYOL, SIMSIAM, DINO = 'byol:tiny', 'simsiam:tiny', 'dino:tiny'
 SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
 CPC = 'cpc:tiny'
+BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
+SWAV, DEEP = 'swav:tiny', 'deepcluster:tiny'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -88,7 +90,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     # method
     (MOCO, 'method.name', 'mocov4', "method.name 'mocov4' is unknown -> choose from moco, mocov3, "),
     *[(name, 'method.temperature', t, f'method.temperature {t!r} is out of range -> it must be above 0')
-      for name in (MOCO, VIT, BANK, END, SIMCLR, MEMORY) for t in (0.0, -0.1, nan, inf)],
+      for name in (MOCO, VIT, BANK, END, SIMCLR, MEMORY, SWAV, DEEP) for t in (0.0, -0.1, nan, inf)],
     *[(name, 'method.momentum', m, f'method.momentum {m!r} is out of range -> it must be at least 0 and at most 1')
       for name in (MOCO, VIT, BANK, BYOL, MEMORY) for m in (-0.1, 1.1, nan)],
     (MOCO, 'method.queue_size', 0, 'method.queue_size 0 is not a positive multiple of the batch size 16 -> use 16'),
@@ -137,6 +139,16 @@ RULES: list[tuple[str, str, Any, str]] = [
     (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
     (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1: a probability lies in [0, 1]'),
     (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco looks at whole images'),
+    (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),
+    (SWAV, 'method.queue_size', 40, 'method.queue_size 40 is not a multiple of the batch size 16 -> use 0 or 32 or 48'),
+    (SWAV, 'method.queue_from_epoch', -1, 'method.queue_from_epoch -1 is out of range'),
+    (SWAV, 'method.num_prototypes', 1, 'method.num_prototypes 1 is out of range -> it must be at least 2'),
+    (SWAV, 'method.epsilon', 0.0, 'method.epsilon 0.0 is out of range -> it must be above 0'),
+    (SWAV, 'method.iterations', 0, 'method.iterations 0 is out of range'),
+    (DEEP, 'method.num_prototypes', (), 'method.num_prototypes () is out of range -> give the clusters of each head'),
+    (DEEP, 'method.num_prototypes', (5, 1), 'method.num_prototypes (5, 1) is out of range'),
+    (DEEP, 'method.kmeans_iterations', 0, 'method.kmeans_iterations 0 is out of range'),
+    (DEEP, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
     # augmentation
     (MOCO, 'augment.crop_scale', (0.2,), 'augment.crop_scale is (0.2,): two areas'),
     (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2): two areas'),
@@ -322,6 +334,13 @@ def test_a_bank_has_a_row_for_every_example() -> None:
     assert train.build(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
     with pytest.raises(UserError, match=r'method.num_examples 10 is less than the 1437 images'):
         train.build(change(BANK, **{'method.num_examples': 10}), 1437)
+
+
+def test_no_more_clusters_than_images() -> None:
+    config = change(DEEP, **{'method.num_prototypes': (12, 33)})
+    with pytest.raises(UserError, match=r'method.num_prototypes 33 is more than the 32 images of an epoch'):
+        train.build(config, 40)
+    assert train.build(config, 48).method.num_examples == 48
 
 
 def test_fewer_images_than_a_batch() -> None:

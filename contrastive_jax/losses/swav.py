@@ -44,7 +44,9 @@ def sinkhorn(scores: Array, *, epsilon: float = 0.05, iterations: int = 3, axis_
     return jnp.exp(log_q)
 
 
-def swapped_prediction(scores: Sequence[Array], codes: Sequence[Array], *, temperature: float = 0.1) -> Array:
+def swapped_prediction(
+    scores: Sequence[Array] | Array, codes: Sequence[Array] | Array, *, temperature: float = 0.1
+) -> Array:
     """The code of a crop is predicted from each other crop of the image.
 
     Args:

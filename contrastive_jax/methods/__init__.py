@@ -3,12 +3,14 @@
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cpc import CPC
+from contrastive_jax.methods.deepcluster import DeepCluster
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.dino import DINO
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
 from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
 from contrastive_jax.methods.simsiam import SimSiam
+from contrastive_jax.methods.swav import SwAV
 
 METHODS: dict[str, type[Method]] = {
     'moco': MoCo,
@@ -21,6 +23,8 @@ METHODS: dict[str, type[Method]] = {
     'simclr_memory': SimCLRMemory,
     'dino': DINO,
     'cpc': CPC,
+    'swav': SwAV,
+    'deepcluster': DeepCluster,
 }
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     'CPC',
     'DINO',
     'METHODS',
+    'DeepCluster',
     'EndToEnd',
     'MemoryBank',
     'Method',
@@ -37,4 +42,5 @@ __all__ = [
     'SimCLR',
     'SimCLRMemory',
     'SimSiam',
+    'SwAV',
 ]

@@ -62,6 +62,7 @@ class Method(abc.ABC):
       multi_crop: class constant: whether local views may follow them.
       shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
         'shuffled' (see `loss`).
+      surveys: class constant: whether `survey` sees all of the data before step 0, and `before_epoch` is called.
       memory_spec: class constant: a pytree prefix of PartitionSpecs for `state.memory`.
     """
 
@@ -70,6 +71,7 @@ class Method(abc.ABC):
     predicts: ClassVar[bool] = False
     global_views: ClassVar[tuple[int, ...]] = (2,)
     multi_crop: ClassVar[bool] = False
+    surveys: ClassVar[bool] = False
     memory_spec: ClassVar[PyTree] = parallel.REPLICATED
 
     @property
@@ -121,6 +123,31 @@ class Method(abc.ABC):
         """What moves after the optimizer's step. Nothing, unless a method says otherwise."""
         del progress
         return params, state
+
+    def survey(self, params: PyTree, state: MethodState, batch: Batch, *, axis_name: str | None = None) -> MethodState:
+        """Before step 0, if `surveys`: the untrained network is shown every batch of one epoch.
+
+        Args:
+          params, batch, axis_name: as for `loss`.
+          state: of the batch before.
+
+        Returns:
+          The new state.
+        """
+        raise NotImplementedError
+
+    def before_epoch(self, state: MethodState, *, rng: Array, axis_name: str | None = None) -> MethodState:
+        """At the start of every epoch, if `surveys`; a part of its first step.
+
+        Args:
+          state: of the step before; in the first epoch that of the survey.
+          rng: a key, the same on all devices.
+          axis_name: as for `loss`.
+
+        Returns:
+          The new state.
+        """
+        raise NotImplementedError
 
 
 def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, PyTree]:

@@ -1,5 +1,7 @@
 """SwAV's codes and its loss against the equations in slow loops, the authors' values, and itself on more devices."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,9 +109,7 @@ def test_same_on_more_devices(scores, n, how):
             )(scores)
         else:
             split = jnp.moveaxis(scores.reshape(V, n, -1, K), 1, 0)
-            mapped = (
-                jax.vmap if how == 'vmap' else lambda f, axis_name: jax.pmap(f, axis_name, devices=jax.devices()[:n])
-            )
+            mapped = {'pmap': partial(jax.pmap, devices=jax.devices()[:n]), 'vmap': jax.vmap}[how]
             loss, *others = mapped(both('data'), axis_name='data')(split)
             found = (loss[0], *(jnp.moveaxis(x, 0, 1).reshape(-1, B, K) for x in others))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), found, expected)

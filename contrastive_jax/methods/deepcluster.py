@@ -1,0 +1,144 @@
+"""DeepCluster-v2 (arXiv 2006.09882, appendix): clusters of last epoch's embeddings are predicted from every crop.
+
+Official source: facebookresearch/swav, main_deepclusterv2.py. Prototypes are the centroids there, and frozen for longer
+than any of its trainings; here they are part of the memory. The embeddings of the last epoch lie there in the order in
+which they came, here in a row for every example; both leave out the examples that the last epoch dropped.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from contrastive_jax import memory, parallel
+from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
+from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.methods import base
+
+Array = jax.Array
+PyTree = base.PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepCluster(base.Method):
+    """DeepCluster-v2.
+
+    The memory, whose rows lie on all devices: 'banks', for each of the two global views [rows, D] with the embedding
+    that an example had when last seen, zeros if it was not seen since the clusters were made; 'assignments' int32
+    [rows, heads], the cluster of each example, -1 for none. And, the same on all devices: 'prototypes', for each head
+    the centroids [K, D]; 'entropy', of the sizes of the clusters as a part of ln K.
+
+    Attributes:
+      network: encoder and projector, no predictor.
+      num_prototypes: K of each head. Head i clusters the bank of view i mod 2.
+      temperature: T of the predictions.
+      kmeans_iterations: of assigning and averaging.
+      num_examples: rows of the banks; 0 in a config means: as many as the data set has.
+    """
+
+    num_prototypes: tuple[int, ...] = (3000, 3000, 3000)
+    temperature: float = 0.1
+    kmeans_iterations: int = 10
+    num_examples: int = 0
+
+    multi_crop: ClassVar[bool] = True
+    surveys: ClassVar[bool] = True
+    memory_spec: ClassVar[PyTree] = {
+        'banks': memory.BANK_SPEC,
+        'assignments': memory.BANK_SPEC,
+        'prototypes': parallel.REPLICATED,
+        'entropy': parallel.REPLICATED,
+    }
+
+    def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
+        params, stats = base.init_network(self.network, rng, batch)
+        rows, D = memory.bank_rows(self.num_examples), self.network.projector.output_dim
+        state = {
+            'banks': tuple(jnp.zeros((rows, D), jnp.float32) for _ in range(2)),
+            'assignments': jnp.zeros((rows, len(self.num_prototypes)), jnp.int32),
+            # Made anew at step 0.
+            'prototypes': tuple(
+                normalize(jax.random.normal(jax.random.fold_in(rng, 1), (K, D))) for K in self.num_prototypes
+            ),
+            'entropy': jnp.zeros((), jnp.float32),
+        }
+        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory=state)
+
+    def survey(
+        self, params: PyTree, state: base.MethodState, batch: base.Batch, *, axis_name: str | None = None
+    ) -> base.MethodState:
+        stats, banks = state.batch_stats['online'], list(state.memory['banks'])
+        for i, view in enumerate(batch['views'][:2]):  # one by one, as the official init_memory
+            z, stats = base.project(self.network, params, stats, view, axis_name)
+            banks[i] = memory.bank_update(banks[i], batch['index'], normalize(z), 0.0, axis_name)
+        return dataclasses.replace(state, batch_stats={'online': stats}, memory=state.memory | {'banks': tuple(banks)})
+
+    def before_epoch(self, state: base.MethodState, *, rng: Array, axis_name: str | None = None) -> base.MethodState:
+        banks = state.memory['banks']
+        prototypes, assignments, entropies = [], [], []
+        for head, K in enumerate(self.num_prototypes):
+            z = banks[head % 2]
+            seen = jnp.any(z != 0, axis=1)
+            centroids = self.draw(jax.random.fold_in(rng, head), z, seen, K, axis_name)
+            centroids, assigned = spherical_kmeans(
+                z, centroids, iterations=self.kmeans_iterations, mask=seen, axis_name=axis_name
+            )
+            sizes = jnp.zeros(K, z.dtype).at[assigned].add(jnp.where(seen, 1.0, 0.0))
+            sizes = parallel.psum(sizes, axis_name)
+            share = sizes / jnp.maximum(jnp.sum(sizes), 1.0)
+            entropies.append(jnp.sum(jax.scipy.special.entr(share)) / math.log(K))
+            prototypes.append(centroids)
+            assignments.append(assigned)
+        new = {
+            'banks': jax.tree.map(jnp.zeros_like, banks),
+            'assignments': jnp.stack(assignments, axis=1),
+            'prototypes': tuple(prototypes),
+            'entropy': sum(entropies, jnp.zeros(())) / len(entropies),
+        }
+        return dataclasses.replace(state, memory=new)
+
+    def draw(self, key: Array, bank: Array, seen: Array, count: int, axis_name: str | None) -> Array:
+        """`count` different rows of the whole bank that were seen, [count, D], the same on all devices."""
+        seen = parallel.all_gather(seen, axis_name)
+        number = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
+        rows, own = memory.bank_part(bank, lax.top_k(number, count)[1], axis_name)
+        return parallel.psum(jnp.where(own[:, None], rows, 0.0), axis_name)
+
+    def loss(
+        self,
+        params: PyTree,
+        state: base.MethodState,
+        batch: base.Batch,
+        *,
+        rng: Array,
+        progress: Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+        del rng, progress
+        z, stats = base.project_views(self.network, params, state.batch_stats['online'], batch['views'], axis_name)
+        z = normalize(z)  # [V, b, D]
+        assigned = memory.bank_read(state.memory['assignments'], batch['index'], axis_name)  # [b, heads]
+        loss, found = jnp.zeros(()), jnp.zeros(())
+        for head, C in enumerate(state.memory['prototypes']):
+            scores = jnp.matmul(z, lax.stop_gradient(C).T, precision=lax.Precision.HIGHEST)  # [V, b, K]
+            own = assigned[:, head]
+            loss += cluster_prediction(scores, own, temperature=self.temperature, axis_name=axis_name)
+            found += jnp.mean(jnp.argmax(scores[0], axis=-1) == own)
+        heads = len(self.num_prototypes)
+        loss, found = loss / heads, found / heads
+
+        banks = tuple(
+            memory.bank_update(bank, batch['index'], z[i], 0.0, axis_name)
+            for i, bank in enumerate(state.memory['banks'])
+        )
+        metrics = {
+            'cluster_top1': found,
+            'cluster_entropy': state.memory['entropy'],  # 0: all images in one cluster
+            'relative_loss': loss * heads / sum(map(math.log, self.num_prototypes)),  # 1: all predictions are equal
+            'feature_std': base.feature_std(z[0], axis_name),
+        }
+        new = state.memory | {'banks': banks}
+        return loss, (dataclasses.replace(state, batch_stats={'online': stats}, memory=new), metrics)

@@ -1,0 +1,140 @@
+"""DeepCluster-v2 against the authors' epoch; clusters on any number of devices; runs with a survey resume exactly."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import feed, parallel
+from contrastive_jax.losses import spherical_kmeans
+from contrastive_jax.methods import DeepCluster, MethodState
+from tests import goldens, whole_runs
+from tests.methods.multi_crop import same
+from tests.methods.torch_names import network
+from tests.whole_runs import compiled, digest, fit, lines, little, quick_runs, saved  # noqa: F401
+
+SPECS = MethodState(P(), P(), DeepCluster.memory_spec)
+
+
+def empty(method: DeepCluster, batch: int, dim: int) -> MethodState:
+    """The state at step 0."""
+    head = {'num_layers': 1, 'hidden_dim': 1, 'output_dim': dim}
+    method = dataclasses.replace(method, network=network(4, False, None, jnp.float32, head, None))
+    return method.init(jax.random.key(0), {'views': (jnp.zeros((batch, dim)),)})[1]
+
+
+@pytest.mark.parametrize('case', goldens.cases('deepcluster_v2', 'epoch'))
+@pytest.mark.parametrize('precision', ['float64', 'float32'])
+@pytest.mark.parametrize('count', [1, 4])
+def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int):
+    """With their clusters: the loss of every step, and the memory that it leaves behind."""
+    f, tolerance = case.fields, case.tolerances[precision]
+    crops, n = sum(f['num_crops']), f['dataset_size']
+    assert f['crops_for_assign'] == [0, 1]
+    method = DeepCluster(same(f['dim']), tuple(f['num_prototypes']), f['temperature'], num_examples=n)
+    devices = parallel.devices(count=count)
+    with jax.enable_x64(precision == 'float64'):
+        state = empty(method, f['batch_size'], f['dim'])
+        memory = jax.tree.map(lambda x: x.astype(precision) if x.dtype.kind == 'f' else x, state.memory)
+        memory['assignments'] = memory['assignments'].at[:n].set(np.maximum(case['assignments'].T, -1).astype(np.int32))
+        memory['prototypes'] = tuple(jnp.asarray(case[head['centroids']], precision) for head in f['heads'])
+        state = devices.place(MethodState({}, {'online': {}}, memory), SPECS)
+
+        def local(state, batch):
+            loss, (state, _) = method.loss({}, state, batch, rng=None, progress=0.0, axis_name='data')
+            return state, parallel.pmean(loss, 'data')
+
+        run = devices.run(local, (SPECS, P('data')), (SPECS, P()))
+        for t in range(f['steps']):
+            emb = jnp.asarray(case['emb'][0, t].reshape(crops, -1, f['dim']), precision)
+            index = jnp.asarray(case['batch_index'][0, t], jnp.int32)
+            state, loss = run(state, {'views': tuple(emb), 'index': index})
+            goldens.assert_close(loss, case['loss'][t, 0], tolerance, f'loss {t}')
+        expected = np.zeros((2, len(state.memory['banks'][0]), f['dim']))
+        expected[:, case['memory_index_after'][0]] = case['memory_embeddings_after'][0]
+        goldens.assert_close(np.stack(state.memory['banks']), expected, tolerance, 'memory')
+
+
+@pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('jit', 8), ('pmap', 2)])
+def test_clusters_of_what_was_seen(rng, mode, count):
+    """Each head clusters its bank from rows of it; who was not seen has no cluster; the banks are empty then."""
+    n, dim, heads = 40, 5, (6, 3, 7)
+    method = DeepCluster(same(dim), heads, num_examples=n)
+    devices = parallel.devices(mode, count)
+    key = jax.random.key(3)
+    with jax.enable_x64(True):
+        state = empty(method, 8, dim)
+        seen = np.zeros(len(state.memory['banks'][0]), bool)
+        seen[rng.permutation(n)[:32]] = True
+        banks = rng.normal(size=(2, len(seen), dim)) * seen[:, None]
+        banks /= np.maximum(np.linalg.norm(banks, axis=-1, keepdims=True), 1e-9)
+        memory = state.memory | {'banks': tuple(jnp.asarray(banks)), 'entropy': jnp.zeros(())}
+        memory['prototypes'] = tuple(x.astype(float) for x in memory['prototypes'])
+        state = devices.place(MethodState({}, {'online': {}}, memory), SPECS)
+
+        def local(state):
+            drawn = method.draw(key, state.memory['banks'][0], jnp.any(state.memory['banks'][0] != 0, 1), 6, 'data')
+            return method.before_epoch(state, rng=key, axis_name='data'), drawn
+
+        new, drawn = devices.run(local, (SPECS,), (SPECS, P()))(state)
+        new, drawn = jax.device_get(devices.collect(new, SPECS)), jax.device_get(devices.collect(drawn, P()))
+        rows = [int(np.flatnonzero((banks[0] == row).all(1))[0]) for row in drawn]
+        assert len(set(rows)) == 6 and seen[rows].all()
+
+        for head, K in enumerate(heads):
+            bank = jnp.asarray(banks[head % 2])
+            start = method.draw(jax.random.fold_in(key, head), bank, jnp.asarray(seen), K, None)
+            centroids, nearest = spherical_kmeans(bank, start, mask=jnp.asarray(seen))
+            np.testing.assert_array_equal(new.memory['assignments'][:, head], nearest)
+            np.testing.assert_allclose(new.memory['prototypes'][head], centroids, atol=1e-12)
+        assert (new.memory['assignments'][~seen] == -1).all() and (new.memory['assignments'][seen] >= 0).all()
+        assert not any(bank.any() for bank in new.memory['banks'])
+        assert 0 < new.memory['entropy'] < 1
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    """56 images: three steps of 16 an epoch, and 8 that it drops."""
+    return whole_runs.write_npz(tmp_path_factory.mktemp('data') / 'digits.npz', 56)
+
+
+@pytest.mark.usefixtures('quick_runs')
+@pytest.mark.parametrize(
+    ('mode', 'on_device', 'cuts'), [('jit', True, (1, 3, 4)), ('pmap', False, (3,))], ids=['resident', 'stream']
+)
+def test_a_run_with_a_survey_resumes_to_the_same_bits(data, mode, on_device, cuts, tmp_path):
+    """Cut before, at and after the start of the second epoch, whose clusters belong to its first step."""
+    config = little(
+        'deepcluster', **{'parallel': mode, 'steps': 7, 'log_every_steps': 1, 'eval_every_steps': 0},
+        **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'data.on_device': on_device},
+        **{'checkpoint_every_steps': 7},
+    )  # fmt: skip
+    assert isinstance(fit(config, tmp_path / 'whole'), dict)
+    for step in cuts:
+        assert fit(config, tmp_path / 'cut', at=step).startswith(f'SIGTERM at step {step} of 7, saved')
+    assert isinstance(fit(config, tmp_path / 'cut'), dict)
+    state = saved(config, tmp_path / 'cut')[1]
+    assert digest(state) == digest(saved(config, tmp_path / 'whole')[1])
+    assert lines(tmp_path / 'cut') == lines(tmp_path / 'whole')
+    # Of the 56 those that the second epoch dropped have no cluster in the third.
+    assert (state.method.memory['assignments'][:56] == -1).all(axis=1).sum() == 8
+
+
+@pytest.mark.usefixtures('quick_runs')
+def test_a_signal_during_the_survey(data, tmp_path, monkeypatch):
+    """Nothing is saved, and the same command begins anew."""
+    config = little('deepcluster', **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'steps': 2})
+    given, steps = feed.ResidentFeed.advance, []
+
+    def advance(data, state, start, stop):
+        steps.append(start)
+        whole_runs.Cut.at = 0
+        return given(data, state, start, stop)
+
+    monkeypatch.setattr(feed.ResidentFeed, 'advance', advance)
+    assert fit(config, tmp_path) == 'SIGTERM before the first step; the same command goes on from there'
+    assert steps == [0] and list((tmp_path / 'checkpoints').iterdir()) == []
