@@ -1,39 +1,15 @@
-"""BYOL against its equations written out for a tiny network, and its schedule against the authors' values."""
+"""BYOL against its equations written out for a tiny network. Its schedules are tested in tests/test_updates.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
-from contrastive_jax import ema
 from contrastive_jax.methods import BYOL
-from tests import goldens
 from tests.methods.test_moco import compare
 from tests.methods.torch_names import network
 
 HEAD = {'num_layers': 2, 'hidden_dim': 12, 'output_dim': 4, 'bias': True, 'last_bias': False, 'bn_unbiased': False}
-
-
-@pytest.mark.parametrize('case', goldens.cases('schedule', 'byol'))
-def test_tau_of_the_authors(case: goldens.Case):
-    f = case.fields
-    with jax.enable_x64(True):
-        progress = jnp.minimum(case.key(f['step_key']) / f['total_steps'], 1.0)
-        tau = ema.cosine_momentum(progress, f['momentum'])
-    goldens.assert_close(tau, case.key(f['tau_key']), case.tolerances['float64'])
-
-
-@pytest.mark.parametrize('case', goldens.cases('schedule', 'ema_update'))
-def test_target_of_the_authors(case: goldens.Case):
-    f = case.fields
-    with jax.enable_x64(True):
-        target, online = (jnp.asarray(case.key(f[name])) for name in ('target_key', 'online_key'))
-        moved = ema.update(target, online, f['momentum'])
-    goldens.assert_close(moved, case.key(f['new_target_key']), case.tolerances['float64'])
-
-
-# ================================ the equations, for Linear - BN - ReLU and two heads ================================
 
 
 def slow_network(params, stats, x):

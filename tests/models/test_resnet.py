@@ -112,6 +112,7 @@ def test_golden(case: goldens.Case) -> None:
 class TinyResNet(nn.Module):
     """BYOL's: our blocks, but a stem wider than the stages, which are all as wide."""
 
+    stage_sizes: tuple[int, ...]
     stem_width: int
     widths: tuple[int, ...]
     strides: tuple[int, ...]
@@ -122,27 +123,37 @@ class TinyResNet(nn.Module):
         padding, pool_padding = PADDINGS['same']
         x = conv(self.stem_width, 7, 2, jnp.float64, name='conv1', padding=padding)(x)
         x = max_pool(nn.relu(self.norm(name='bn1')(x, train=train)), pool_padding)
-        for i, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
-            block = ResidualBlock('basic', width, stride, False, padding, 0.0, self.norm, jnp.float64, name=f'block{i}')
-            x = block(x, train, None)
+        for group, size in enumerate(self.stage_sizes):
+            for i in range(size):
+                stride = self.strides[group] if i == 0 else 1
+                fields = (self.widths[group], stride, False, padding, 0.0, self.norm, jnp.float64)
+                x = ResidualBlock('basic', *fields, name=f'layer{group + 1}_{i}')(x, train, None)
         return x.mean((1, 2))
+
+
+HAIKU = {
+    r'tiny_res_net/~/': '',
+    r'initial_(conv|batchnorm)': r'\g<1>_0',
+    r'block_group_(\d)/~/block_(\d)': lambda m: f'layer{int(m[1]) + 1}_{m[2]}',
+    r'(conv|batchnorm)_(\d)': lambda m: f'{m[1]}{int(m[2]) + 1}',
+    r'shortcut_': 'downsample_',
+    r'batchnorm': 'bn',
+    r'_ema/average': '',
+    r'/w$': '/kernel',
+    r'/offset$': '/bias',
+    r'/~/': '/',
+}
 
 
 def from_haiku(state: dict[str, np.ndarray]) -> dict[str, Any]:
     """A flax tree of '.../block_group_2/~/block_0/~/conv_0/w' (HWIO), offsets [1, 1, 1, C] and averages alike."""
     tree: dict[str, Any] = {}
     for name, value in state.items():
-        parts = [part for part in name.split('/') if part not in ('~', 'tiny_res_net', 'block_0', 'average')]
-        *path, leaf = parts
-        path = [re.sub(r'^block_group_', 'block', part) for part in path]
-        path = [re.sub(r'^(conv|batchnorm)_(\d)$', lambda m: f'{m[1]}{int(m[2]) + 1}', part) for part in path]
-        path = [part.replace('initial_conv', 'conv1').replace('initial_batchnorm', 'bn1') for part in path]
-        path = [part.replace('shortcut_', 'downsample_').replace('batchnorm', 'bn') for part in path]
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        names = {'w': 'kernel', 'offset': 'bias', 'mean_ema': 'mean', 'var_ema': 'var'}
-        node[names.get(leaf, leaf)] = value if leaf == 'w' else value.reshape(-1)
+        for pattern, ours in HAIKU.items():
+            name = re.sub(pattern, ours, name)
+        *path, leaf = name.split('/')
+        node = functools.reduce(lambda node, part: node.setdefault(part, {}), path, tree)
+        node[leaf] = value if leaf == 'kernel' else value.reshape(-1)
     return tree
 
 
@@ -150,14 +161,14 @@ def from_haiku(state: dict[str, np.ndarray]) -> dict[str, Any]:
 def test_byol(case: goldens.Case) -> None:
     """SAME padding, and Haiku's running statistics: biased, and the batch's own after one step (see test_heads.py)."""
     fields, tol = case.fields, case.tolerances['float64']
-    assert fields['block'] == 'basic' and fields['stage_sizes'] == [1] * 4 and fields['padding'] == 'SAME'
+    assert fields['block'] == 'basic' and fields['padding'] == 'SAME'
     assert fields['batch_norm']['running_var'] == 'biased' and fields['batch_norm']['zero_debias']
     with jax.enable_x64(True):
         norm = functools.partial(
             BatchNorm, momentum=0.0, epsilon=fields['batch_norm']['epsilon'], unbiased=False, dtype=jnp.float64
         )
-        widths, strides = tuple(fields['stage_widths']), tuple(fields['stage_strides'])
-        model = TinyResNet(fields['stem_width'], widths, strides, norm)
+        sizes, widths, strides = (tuple(fields[f'stage_{name}']) for name in ('sizes', 'widths', 'strides'))
+        model = TinyResNet(sizes, fields['stem_width'], widths, strides, norm)
         params, x = from_haiku(case.tree(fields['parameters'])), case['x']
         average = from_haiku(case.tree(fields['states'][0]))
         y, updated = jax.jit(lambda v: model.apply(v, x, train=True, mutable=['batch_stats']))(
