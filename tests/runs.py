@@ -27,7 +27,6 @@ CONFIGS = (
     'byol:tiny',
     'simsiam:tiny',
     'simclr:tiny',
-    'simclrv2:tiny',
     'simclrv2:tiny,memory',
     'dino:tiny',
     'dino:resnet50,tiny',
