@@ -99,9 +99,10 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    c.augment.update(style='pil', interpolation='bilinear')  # as there for the other methods
     c.projector = head(2, 128, 64)
     c.method.temperature = 0.2
-    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = 'sgd', 0.01, 1e-4
+    c.optimizer.update(name='sgd', learning_rate=0.12, learning_rate_scaling='linear', weight_decay=1e-4)
 
 
 def tiny(c: ConfigDict) -> None:
