@@ -8,7 +8,8 @@ without norm on a 7x7 grid, downwards only. From the papers: linear probe 71.5 (
 (v1). Not run here on ImageNet.
 
 Variants: `v1`, `r50`, `cifar10`, `stl10`, `digits` (minutes on a CPU), `folder` (your images: --config.data.path=...),
-`tiny` (seconds; what the tests run), `bfloat16`; the paper first, as in `v1,cifar10`.
+`tiny` (seconds; what the tests run), `bfloat16`; the paper first, as in `v1,cifar10`. Measured on digits (one run on a
+CPU): kNN 93.3, linear probe 95.0; of the untrained encoder 80.8 and 84.7.
 
 No official code exists, and the papers do not settle all of it: methods/cpc.py, augment/patches.py and the comments
 below say what was chosen. Left out are elastic deformations, AutoAugment's tone curves and the averaging of weights.
@@ -118,7 +119,7 @@ def digits(c: ConfigDict) -> None:
     c.method.update(offsets=(2,), context_blocks=2, context_dim=64)
     grid(c, image=8, patch=4, stride=2)  # 3x3 patches
     c.augment.update(crop_scale=(0.8, 1.0), blur=(0.0,), solarize=(0.0,))
-    c.augment.patches.update(flip=0.0, warp=0.0, jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, color_drop=0.0)
+    c.augment.patches.update(crop=0, flip=0.0, warp=0.0, jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, color_drop=0.0)
     c.optimizer.learning_rate = 2e-3
 
 
