@@ -1,12 +1,13 @@
 """Counts the operations of a traced function: matrix products and convolutions, a multiply-add as two."""
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jax.extend import core
 
 
-def count(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+def count(jaxpr: core.ClosedJaxpr | core.Jaxpr, of_branches: Callable[[Iterable[int]], int] = max) -> int:
     """FLOP of all dot products and convolutions; elementwise work is left out, as in every published count.
 
     Taps that fall into the padding count, as with PyTorch's and timm's counters and unlike XLA's `cost_analysis`, which
@@ -14,6 +15,7 @@ def count(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
 
     Args:
       jaxpr: of the function, e.g. `jax.make_jaxpr(step)(state, batch)`. It is counted as written: dead code too.
+      of_branches: which branch of a `cond` counts, the dearest or (min) the cheapest.
 
     Returns:
       Floating-point operations of one call.
@@ -29,13 +31,13 @@ def count(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
             case 'conv_general_dilated':
                 total += _convolution(eqn)
             case 'cond':
-                total += max(count(branch) for branch in eqn.params['branches'])
+                total += of_branches(count(branch, of_branches) for branch in eqn.params['branches'])
             case 'while':
                 if any(count(inner) for inner in _inner(eqn)):
                     raise NotImplementedError('a matrix product inside a while loop: its rounds are unknown')
             case name:
                 rounds = eqn.params['length'] if name == 'scan' else 1
-                total += rounds * sum(count(inner) for inner in _inner(eqn))
+                total += rounds * sum(count(inner, of_branches) for inner in _inner(eqn))
     return total
 
 
