@@ -59,11 +59,11 @@ class BYOL(base.Method):
         z1, stats_k = base.project(self.network, state.target, stats_k, x1, axis_name)
         z2, stats_k = base.project(self.network, state.target, stats_k, x2, axis_name)
         loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # which stops the gradient into z
-        state = state.replace(batch_stats={'online': stats, 'target': stats_k})
+        state = dataclasses.replace(state, batch_stats={'online': stats, 'target': stats_k})
         return loss, (state, base.regression_metrics(p1, z2, axis_name))
 
     def after_update(
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:
         tau = ema.cosine_momentum(progress, self.momentum)
-        return params, state.replace(target=ema.update(state.target, base.targeted(params), tau))
+        return params, dataclasses.replace(state, target=ema.update(state.target, base.targeted(params), tau))

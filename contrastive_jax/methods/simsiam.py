@@ -44,4 +44,5 @@ class SimSiam(base.Method):
         (z1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
         (z2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
         loss = D(p1, z2) / 2 + D(p2, z1) / 2  # D stops the gradient into z
-        return loss, (state.replace(batch_stats={'online': stats}), base.regression_metrics(p1, z2, axis_name))
+        state = dataclasses.replace(state, batch_stats={'online': stats})
+        return loss, (state, base.regression_metrics(p1, z2, axis_name))
