@@ -4,7 +4,7 @@ r"""SimCLR: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastiv
 
 ResNet-50, ImageNet-1k, batch 4096, 100 epochs (`:long`: 1000, the paper's headline): the command of the official
 README, with the paper's weight decay. From there: linear probe 64.5 (100 epochs); 69.1, 74.2 (`:x2`), 76.6 (`:x4`)
-after 1000; 6 h for 100 epochs on 32 TPU v3 cores. Not run here on ImageNet.
+after 1000; 6 h for 100 epochs on 32 TPU v3. Not run here on ImageNet.
 
 Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the official command: linear probe 91 after 1000 epochs),
 `folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run), and the sizes `r18`, `x2`, `x4`,
@@ -85,7 +85,7 @@ def width(multiplier: int) -> Callable[[ConfigDict], None]:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """The official command for CIFAR-10: no blur, half the colour."""
+    """The official command: no blur, half the colour. (Their ResNet-18 also projects its very first shortcut.)"""
     variants.cifar10(c)
     c.batch_size = 512
     c.epochs = 1000.0
