@@ -33,8 +33,7 @@ PyTree = Any
 Batch = dict[str, Any]
 
 
-@flax.struct.dataclass
-class MethodState:
+class MethodState(flax.struct.PyTreeNode):
     """What a method remembers besides the trained parameters.
 
     Attributes:
