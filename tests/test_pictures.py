@@ -14,6 +14,7 @@ from contrastive_jax import figures, pictures, train
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data import sources
 from contrastive_jax.evaluate.online import Neighbours
+from contrastive_jax.models.cpc import cut_patches
 from tests import runs
 
 
@@ -79,6 +80,13 @@ def test_what_the_contact_sheet_shows(run: train.Recipe, folder: sources.Source,
     for i in range(8):
         assert len({view[i].tobytes() for view in views}) == 4, 'no two draws are the same'
     assert few.shape == (3, 8, 8, 3) and few_views[0].shape == (3, 8, 8, 3)
+
+
+def test_patches_are_shown_side_by_side(rng: np.random.Generator) -> None:
+    images = rng.uniform(size=(2, 6, 9, 3)).astype(np.float32)
+    np.testing.assert_array_equal(pictures.tiled(cut_patches(images, 3, 3)), images)
+    assert pictures.tiled(cut_patches(images, 3, 1)).shape == (2, 12, 21, 3)
+    assert pictures.tiled(images) is images
 
 
 def test_neighbours(tmp_path: Path, config: ConfigDict, folder: sources.Source) -> None:
