@@ -231,7 +231,7 @@ def project_views(
     """Projections of the views of multi-crop in training mode: an encoder's pass for each size, one of the projector.
 
     The views of an image stand side by side in a pass, so that what is normalised in groups or drawn by position is the
-    same on any number of devices.
+    same on any number of devices. A BN group is one of so many images, with all of their views that are in the pass.
 
     Args:
       network: encoder and projector.
@@ -247,12 +247,20 @@ def project_views(
     for _, group in itertools.groupby(views, key=jnp.shape):
         x = jnp.stack(tuple(group), axis=1)  # [b, v, H, W, C]
         rngs = None if drop_path is None else {'drop_path': jax.random.fold_in(drop_path, len(h))}
-        rows, stats = apply(network, params, stats, x.reshape(-1, *x.shape[2:]), axis_name, 'encode', rngs)
+        encoder = network.clone(encoder=_grouped(network.encoder, x.shape[1]))
+        rows, stats = apply(encoder, params, stats, x.reshape(-1, *x.shape[2:]), axis_name, 'encode', rngs)
         h.append(rows.reshape(*x.shape[:2], -1))
     rows = jnp.concatenate(h, axis=1)  # [b, V, D of h]
-    projector = lambda network, h, **how: network.projector(h, **how)  # noqa: E731
-    z, stats = apply(network, params, stats, rows.reshape(-1, rows.shape[-1]), axis_name, projector)
+    project = lambda network, h, **how: network.projector(h, **how)  # noqa: E731
+    projector = network.clone(projector=_grouped(network.projector, len(views)))
+    z, stats = apply(projector, params, stats, rows.reshape(-1, rows.shape[-1]), axis_name, project)
     return z.reshape(*rows.shape[:2], -1).swapaxes(0, 1), stats
+
+
+def _grouped(module: Any, views: int) -> Any:
+    """A module for rows that are so many views of each image."""
+    group = getattr(module, 'bn_group_size', None)
+    return module.clone(bn_group_size=group * views) if group else module
 
 
 def copy(tree: PyTree) -> PyTree:

@@ -104,31 +104,39 @@ def test_the_queue_waits_for_its_epoch_and_until_it_is_full(rng):
     np.testing.assert_allclose(state.memory['queues'][0], jnp.stack(seen[-2:]), rtol=1e-6)
 
 
-def test_a_pass_for_each_size_and_one_of_the_head(rng):
+HEAD = {'num_layers': 2, 'hidden_dim': 6, 'output_dim': 3}
+
+
+@pytest.fixture
+def crops(rng) -> tuple[jax.Array, ...]:
+    """Two views of one size, and two of another: the tiny encoder takes vectors, of which these are one in a row."""
+    shapes = ((4, 7), (4, 7), (4, 1, 7), (4, 1, 7))
+    return tuple(jnp.asarray(rng.normal(loc=i, size=shape), jnp.float32) for i, shape in enumerate(shapes))
+
+
+def test_a_pass_for_each_size_and_one_of_the_head(crops):
     """BN of the encoder sees the crops of a size together, that of the projector all crops."""
-    head = {'num_layers': 2, 'hidden_dim': 6, 'output_dim': 3}
-    net = network(5, True, None, jnp.float32, head, None)
-    views = tuple(jnp.asarray(rng.normal(size=(4, 7)), jnp.float32) for _ in range(4))
-    variables = net.init(jax.random.key(0), views[0], train=True)
+    net = network(5, True, None, jnp.float32, HEAD, None)
+    variables = net.init(jax.random.key(0), crops[0], train=True)
     params, stats = variables['params'], variables['batch_stats']
-    large, small = views[:2], tuple(2 * x + 1 for x in views[2:])
-    # The tiny encoder takes vectors: another shape of the same content makes the small ones another size.
     h = [
         net.apply(variables, jnp.concatenate(group), train=True, method='encode', mutable=['batch_stats'])[0]
-        for group in (large, small)
+        for group in (crops[:2], [x[:, 0] for x in crops[2:]])
     ]
     expected, _ = net.apply(
-        variables,
-        jnp.concatenate(h),
-        method=lambda net, h: net.projector(h, train=True),
-        mutable=['batch_stats'],
+        variables, jnp.concatenate(h), mutable=['batch_stats'], method=lambda net, h: net.projector(h, train=True)
     )
-    given = (*large, *(x.reshape(4, 1, 7) for x in small))
-
-    class Flat:
-        def apply(self, variables, x, **kwargs):
-            return net.apply(variables, x.reshape(x.shape[0], -1), **kwargs)
-
-    z, new = base.project_views(Flat(), params, stats, given, None)
+    z, new = base.project_views(net, params, stats, crops, None)
     np.testing.assert_allclose(z.reshape(16, 3), expected, rtol=1e-5, atol=1e-6)
     assert jax.tree.structure(new) == jax.tree.structure(stats)
+
+
+def test_a_bn_group_is_of_so_many_images(crops):
+    """Groups of 2 of 4 images are two batches of 2."""
+    whole, halves = (network(5, True, group, jnp.float32, HEAD, None) for group in (None, 2))
+    variables = whole.init(jax.random.key(0), crops[0], train=True)
+    params, stats = variables['params'], variables['batch_stats']
+    z, _ = base.project_views(halves, params, stats, crops, None)
+    for half in (slice(0, 2), slice(2, 4)):
+        expected, _ = base.project_views(whole, params, stats, tuple(x[half] for x in crops), None)
+        np.testing.assert_allclose(z[:, half], expected, rtol=1e-5, atol=1e-6)
