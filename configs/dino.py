@@ -7,7 +7,7 @@ reports kNN 69.3 and linear probe 74.0 of the teacher after 1.75 days on 8 GPUs;
 Not run here on ImageNet. Here the student is evaluated, which is behind the teacher until the end.
 
 Variants: `boost` (300 epochs, rising teacher temperature, trained gain), `base` (ViT-B/16, 400 epochs, as in VISSL),
-`patch8` (after a size: `base,patch8`), `resnet50` (SGD), `two_crops` (300 epochs without local crops: kNN 59.9, linear
+`patch8` (with a size: `base,patch8`), `resnet50` (SGD), `two_crops` (300 epochs without local crops: kNN 59.9, linear
 67.8 by its author), `bfloat16`; `cifar10`, `digits`, `folder`, `tiny`.
 """
 
@@ -25,7 +25,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.encoder = recipe.encoder('dino_small', patch_size=16, drop_path=0.1)
-    # Without BN, which would make a ViT's student and teacher depend on it. The last layer follows: method.output_dim.
+    # The bottleneck; the last layer, to method.output_dim, is the method's. There is no BN in a ViT, and none here.
     c.projector = recipe.head(3, 2048, 256, bias=True, batch_norm=False, activation='gelu', kernel_init='trunc_normal')
 
     c.method.output_dim = 65536
@@ -101,7 +101,7 @@ def two_crops(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """Our own sizes: a ResNet-18, as solo-learn and lightly have it, with four local crops."""
+    """Our own sizes, not run yet: a ResNet-18, as solo-learn and lightly have it, with four local crops."""
     variants.cifar10(c)
     c.batch_size, c.epochs = 256, 200.0
     c.method.output_dim = 4096

@@ -1,9 +1,8 @@
 """DINO (arXiv 2104.14294): a student learns from small crops what its slowly moving teacher says of large ones.
 
-There are no negatives. What keeps the teacher from saying always the same is its centring, and what keeps it from
-saying nothing is its sharpening. Official source: facebookresearch/dino, main_dino.py. The optimizer's affair are the
-rest of the recipe: weight decay that rises, gradients clipped tensor by tensor, and the last layer's first epoch, in
-which it is frozen (`config.optimizer.freeze_first`).
+There are no negatives. Centring keeps the teacher from always saying the same, sharpening from saying nothing. Official
+source: facebookresearch/dino, main_dino.py. The rest of the recipe is the optimizer's affair: weight decay that rises,
+gradients clipped tensor by tensor, and a last layer frozen in the first epoch (`config.optimizer.freeze_first`).
 """
 
 import dataclasses

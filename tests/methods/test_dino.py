@@ -57,6 +57,7 @@ def by_path(tree: Any) -> dict[str, Any]:
 def test_golden_head(case: goldens.Case) -> None:
     f, tolerance = case.fields, case.tolerances['float64']
     assert f['normalize_epsilon'] == 1e-12
+    bn = f['batch_norm'] or {'epsilon': 1e-5, 'momentum': 0.1}
     with jax.enable_x64(True):
         params, stats, paths = from_torch(case.tree(f'{case.prefix}.param'), f['num_layers'], not f['norm_last_layer'])
         mlp = MLP(
@@ -67,6 +68,8 @@ def test_golden_head(case: goldens.Case) -> None:
             batch_norm=f['use_bn'],
             activation='gelu',
             kernel_init='trunc_normal',
+            bn_epsilon=bn['epsilon'],
+            bn_momentum=1 - bn['momentum'],
             dtype=jnp.float64,
         )
         shapes = jax.eval_shape(lambda: mlp.init(jax.random.key(0), case['x'], train=True))['params']
