@@ -16,7 +16,21 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS
-from contrastive_jax.methods import CPC, DINO, METHODS, DeepCluster, MemoryBank, MoCo, SimCLR, SimCLRMemory, SwAV
+from contrastive_jax.methods import (
+    CMC,
+    CPC,
+    DINO,
+    METHODS,
+    DeepCluster,
+    InstDis,
+    InvaSpread,
+    MemoryBank,
+    MoCo,
+    SimCLR,
+    SimCLRMemory,
+    SwAV,
+)
+from contrastive_jax.methods.instdis import OBJECTIVES
 from contrastive_jax.models import network
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.heads import MLP
@@ -122,11 +136,11 @@ def encoder(name: str, **fields: Any) -> ConfigDict:
     """The section `encoder`: a name of models.network.ENCODERS, what users may set, and what the recipe sets.
 
     Args:
-      name: e.g. 'resnet50', 'vit_small'.
+      name: e.g. 'resnet50', 'split_resnet50', 'vit_small'.
       **fields: of the module (models.resnet.ResNet, models.vit.VisionTransformer).
     """
     usual: dict[str, Any] = {'patch_size': 16}
-    if name.startswith('resnet'):
+    if name.removeprefix('split_').startswith('resnet'):
         # stem 'cifar': 3x3 without pooling, for images of about 32 pixels; width_multiplier 2 and 4: wider networks
         usual = {'stem': 'imagenet', 'width_multiplier': 1, 'zero_init_residual': False}
     elif name.startswith('cpc'):
@@ -254,7 +268,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
         )
         found += _check_groups(B, c.bn_group_size, devices) or _check_groups_of_views(c, devices)
         found += _check_chunks(c, devices)
-    found += _check_method(c, within, rule)
+    found += _check_method(c, within, one_of, rule)
     found += policy(c).problems()
     found += _check_network(c)
     return found or _check_parameters(c, devices)
@@ -299,7 +313,7 @@ def _check_groups(batch: int, group: int, devices: int) -> list[str]:
 def _check_groups_of_views(c: ConfigDict, devices: int) -> list[str]:
     """Where both views go through one batch norm, view by view on each device, a group lies within a view there."""
     local, group = c.batch_size // devices, c.bn_group_size
-    if METHODS.get(c.method.name) not in (SimCLR, SimCLRMemory) or group <= 0 or local % group == 0:
+    if METHODS.get(c.method.name) not in (InvaSpread, SimCLR, SimCLRMemory) or group <= 0 or local % group == 0:
         return []
     return [
         f'bn_group_size {group} does not divide the {local} examples of a device, as {c.method.name} needs -> use a '
@@ -424,7 +438,9 @@ def _check_parameters(c: ConfigDict, devices: int) -> list[str]:
     return found
 
 
-def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bool, str], None]) -> list[str]:
+def _check_method(
+    c: ConfigDict, within: Callable[..., None], one_of: Callable[..., None], rule: Callable[[bool, str], None]
+) -> list[str]:
     name = c.method.name
     if name not in METHODS:
         return [f'method.name {name!r} is unknown -> choose from {", ".join(METHODS)}']
@@ -450,9 +466,17 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
         METHODS[name] is DINO or not c.encoder.get('drop_path'),
         f'encoder.drop_path {c.encoder.get("drop_path")!r} is given, but {name} does not use it -> use 0',
     )
-    if METHODS[name] is MemoryBank:
-        within('method.num_negatives', 1)
+    if METHODS[name] in (MemoryBank, InstDis, CMC):
+        within('method.num_negatives', 1 if METHODS[name] is MemoryBank else 0)
         within('method.num_examples', 0)
+    if METHODS[name] in (InstDis, CMC):
+        one_of('method.objective', OBJECTIVES)
+        rule(
+            c.method.num_negatives != 0 or c.method.objective == 'softmax',
+            'method.num_negatives 0 is the softmax over all examples -> set method.objective to softmax, or draw some',
+        )
+    if METHODS[name] is InstDis:
+        within('method.proximal', 0)
     if METHODS[name] is SwAV:
         within('method.num_prototypes', 2)
         within('method.epsilon', 0, open_low=True)
@@ -472,6 +496,12 @@ def _check_method(c: ConfigDict, within: Callable[..., None], rule: Callable[[bo
             len(heads) > 0 and all(K >= 2 for K in heads),
             f'method.num_prototypes {heads!r} is out of range -> give the clusters of each head, at least 2',
         )
+    is_split = str(c.encoder.name).startswith('split_')
+    rule(
+        is_split == (METHODS[name] is CMC),
+        f'encoder.name {c.encoder.name!r} has {"two halves" if is_split else "no halves"} -> cmc, and no other method, '
+        'takes split encoders: split_resnet50, ...',
+    )
     if isinstance(blur := c.augment.blur, tuple | list) and blur:
         legal = METHODS[name].global_views
         rule(

@@ -20,10 +20,13 @@ from tests import runs
 
 FILES = (
     'byol',
+    'cmc',
     'cpc',
     'deepcluster',
     'dictionary',
     'dino',
+    'instdis',
+    'invaspread',
     'mocov1',
     'mocov2',
     'mocov3_r50',
@@ -36,9 +39,9 @@ FILES = (
 EXAMPLES = {
     'digits': 1437,
     'cifar10': 50_000,
-    'stl10': 100_000,
     'imagenette/160px-v2': 9469,
     'imagenet2012': 1_281_167,
+    'stl10': 100_000,
     '': 1_281_167,  # any folder
 }
 
@@ -63,6 +66,9 @@ def commands() -> Iterator[str]:
             dictionaries = importlib.import_module(f'configs.{file}').DICTIONARIES
             rest = [variant for variant in variants if variant not in dictionaries]
             yield from (f'{file}:{a},{b}' for a, b in itertools.product(dictionaries, rest))
+    yield 'cmc:v3,ycbcr,softmax'
+    yield 'instdis:r50,softmax'
+    yield 'instdis:cifar10,tiny'
     yield 'mocov1:cifar10,symmetric'
     yield 'mocov2:cifar10,symmetric'
     yield 'mocov2:tiny,symmetric'
@@ -208,6 +214,138 @@ MOCO_V3 = {
     'optimizer.learning_rate_batch': 256,
     'schedule.name': 'warmup_cosine',
 }
+
+
+# What InstDis, InvaSpread and CMC share
+SGD = {
+    'optimizer.name': 'sgd',
+    'optimizer.learning_rate': 0.03,
+    'optimizer.learning_rate_batch': 0,  # not scaled
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 1e-4,
+    'schedule.name': 'step',
+    'schedule.factor': 0.1,
+    'schedule.milestones': (120, 160),
+    'schedule.factors': (),
+    'projector.num_layers': 1,
+    'projector.output_dim': 128,
+    'projector.bias': True,
+    'projector.last_batch_norm': False,
+    'bn_group_size': 0,
+    'augment.crop_scale': (0.2, 1.0),
+    'augment.jitter': (0.4, 0.4, 0.4, 0.4),
+    'augment.jitter_probability': 1.0,
+    'augment.grayscale': 0.2,
+}
+
+
+def test_instdis() -> None:
+    """zhirongw/lemniscate.pytorch: the README's commands."""
+    expected = {
+        **IMAGENET,
+        **SGD,
+        'batch_size': 256,
+        'epochs': 200.0,
+        'encoder.name': 'resnet18',
+        'encoder.stem': 'imagenet',
+        'method.num_negatives': 4096,
+        'method.objective': 'nce',
+        'method.momentum': 0.5,
+        'method.temperature': 0.07,
+        'method.proximal': 0.0,
+        'augment.grayscale_first': True,
+        'augment.blur': (0.0,),
+        'augment.solarize': (0.0,),
+    }
+    check_values(runs.load('instdis'), expected)
+    check_values(runs.load('instdis:r50'), {**expected, 'encoder.name': 'resnet50'})
+    later = {'method.objective': 'softmax', 'method.num_negatives': 65536}
+    check_values(runs.load('instdis:softmax'), {**expected, **later})
+    cifar10 = {
+        'batch_size': 128,
+        'data.image_size': 32,
+        'encoder.stem': 'cifar',
+        'method.objective': 'softmax',
+        'method.num_negatives': 0,  # the softmax over all 50,000
+        'method.temperature': 0.1,
+        'optimizer.weight_decay': 5e-4,
+        'augment.flip': 0.0,
+        'augment.grayscale_first': False,
+        'augment.mean': (0.4914, 0.4822, 0.4465),
+        'augment.std': (0.2023, 0.1994, 0.2010),
+        'eval.knn_k': 200,
+        'eval.knn_temperature': 0.1,
+    }
+    check_values(runs.load('instdis:cifar10'), {**expected, **cifar10, 'data.name': 'cifar10'})
+
+
+def test_invaspread() -> None:
+    """mangye16/Unsupervised_Embedding_Learning: demo_seen.py."""
+    expected = {
+        **IMAGENET,
+        **SGD,
+        'data.name': 'cifar10',
+        'data.image_size': 32,
+        'batch_size': 128,
+        'epochs': 301.0,
+        'encoder.name': 'resnet18',
+        'encoder.stem': 'cifar',
+        'method.temperature': 0.1,
+        'optimizer.weight_decay': 5e-4,
+        'schedule.milestones': (120, 160, 200),
+        'schedule.factors': (0.1, 0.05, 0.01),
+        'augment.grayscale_first': False,
+        'augment.blur': (0.0, 0.0),
+        'augment.solarize': (0.0, 0.0),
+        'augment.mean': (0.4914, 0.4822, 0.4465),
+        'augment.std': (0.2023, 0.1994, 0.2010),
+        'eval.knn_k': 200,
+        'eval.knn_temperature': 0.1,
+    }
+    check_values(runs.load('invaspread'), expected)
+    check_values(runs.load('invaspread:cifar10'), expected)
+    check_values(runs.load('invaspread:stl10'), {**expected, 'data.name': 'stl10', 'data.image_size': 96})
+
+
+def test_cmc() -> None:
+    """HobbitLong/CMC: README and train_CMC.py."""
+    expected = {
+        **IMAGENET,
+        **SGD,
+        'batch_size': 128,
+        'epochs': 240.0,
+        'bn_group_size': 32,  # 4 GPUs, not synchronised
+        'encoder.name': 'split_resnet50',
+        'encoder.stem': 'imagenet',
+        'encoder.width': 32,
+        'encoder.stem_width': 64,
+        'method.num_negatives': 16384,
+        'method.objective': 'nce',
+        'method.momentum': 0.5,
+        'method.temperature': 0.07,
+        'schedule.milestones': (120, 160, 200),
+        'augment.crop_scale': (0.08, 1.0),
+        'augment.jitter': (0.0, 0.0, 0.0, 0.0),
+        'augment.jitter_probability': 0.0,
+        'augment.grayscale': 0.0,
+        'augment.blur': (0.0,),
+        'augment.solarize': (0.0,),
+        'augment.color_space': 'lab',
+        'augment.mean': (50.0, 6.025, -6.6895),  # the middle of -86.183 .. 98.233, and of -107.857 .. 94.478
+        'augment.std': (50.0, 92.208, 101.1675),
+    }
+    check_values(runs.load('cmc'), expected)
+    for name, width in (('v1', 32), ('v2', 64), ('v3', 128)):
+        check_values(runs.load(f'cmc:{name}'), {**expected, 'encoder.width': width})
+    ycbcr = {
+        'augment.color_space': 'ycbcr',
+        'augment.mean': (116.151, 121.080, 132.342),
+        'augment.std': (109.500, 111.855, 111.964),
+    }
+    check_values(runs.load('cmc:ycbcr'), {**expected, **ycbcr})
+    softmax = {'method.objective': 'softmax', 'method.num_negatives': 4096}
+    check_values(runs.load('cmc:softmax'), {**expected, **softmax})
+    check_values(runs.load('cmc:softmax,nce'), expected)
 
 
 def test_moco_v1() -> None:
@@ -829,6 +967,9 @@ def test_deepcluster_v2() -> None:
     ('name', 'examples', 'points'),
     [
         # (epoch, learning rate), at the start of the epoch
+        ('instdis', 1_281_167, [(0, 0.03), (119, 0.03), (120, 0.003), (160, 0.0003)]),
+        ('invaspread', 50_000, [(0, 0.03), (119, 0.03), (120, 0.003), (160, 0.0015), (200, 0.0003), (300, 0.0003)]),
+        ('cmc', 1_281_167, [(119, 0.03), (120, 0.003), (160, 0.0003), (200, 0.00003)]),
         ('mocov1', 1_281_167, [(0, 0.03), (119, 0.03), (120, 0.003), (160, 0.0003), (199, 0.0003)]),
         ('mocov2', 1_281_167, [(0, 0.03), (100, 0.015), (50, 0.03 * (0.5 + 0.125**0.5))]),
         ('mocov3_r50', 1_281_167, [(0, 0.0), (5, 4.8), (10, 9.6), (55, 4.8)]),

@@ -30,6 +30,7 @@ def change(name: str, **fields: Any) -> ConfigDict:
 
 MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
 R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
+INSTDIS, INVASPREAD, CMC = 'instdis:tiny', 'invaspread:tiny', 'cmc:tiny'
 BYOL, SIMSIAM, DINO = 'byol:tiny', 'simsiam:tiny', 'dino:tiny'
 SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
 CPC = 'cpc:tiny'
@@ -90,9 +91,10 @@ RULES: list[tuple[str, str, Any, str]] = [
     # method
     (MOCO, 'method.name', 'mocov4', "method.name 'mocov4' is unknown -> choose from moco, mocov3, "),
     *[(name, 'method.temperature', t, f'method.temperature {t!r} is out of range -> it must be above 0')
-      for name in (MOCO, VIT, BANK, END, SIMCLR, MEMORY, SWAV, DEEP) for t in (0.0, -0.1, nan, inf)],
+      for name in (MOCO, VIT, BANK, END, SIMCLR, MEMORY, SWAV, DEEP, INSTDIS, INVASPREAD, CMC)
+      for t in (0.0, -0.1, nan, inf)],
     *[(name, 'method.momentum', m, f'method.momentum {m!r} is out of range -> it must be at least 0 and at most 1')
-      for name in (MOCO, VIT, BANK, BYOL, MEMORY) for m in (-0.1, 1.1, nan)],
+      for name in (MOCO, VIT, BANK, BYOL, MEMORY, INSTDIS, CMC) for m in (-0.1, 1.1, nan)],
     (MOCO, 'method.queue_size', 0, 'method.queue_size 0 is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', -16, 'is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', 8, 'is not a positive multiple of the batch size 16 -> use 16'),
@@ -149,6 +151,16 @@ RULES: list[tuple[str, str, Any, str]] = [
     (DEEP, 'method.num_prototypes', (5, 1), 'method.num_prototypes (5, 1) is out of range'),
     (DEEP, 'method.kmeans_iterations', 0, 'method.kmeans_iterations 0 is out of range'),
     (DEEP, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
+    *[(name, 'method.num_examples', -1, 'method.num_examples -1 is out of range') for name in (INSTDIS, CMC)],
+    *[(name, 'method.num_negatives', -1, 'method.num_negatives -1 is out of range') for name in (INSTDIS, CMC)],
+    *[(name, 'method.num_negatives', 0, 'method.num_negatives 0 is the softmax over all examples -> set method.objecti')
+      for name in (INSTDIS, CMC)],
+    *[(name, 'method.objective', 'nec', "method.objective 'nec' is unknown; did you mean 'nce'? -> choose from nce, so")
+      for name in (INSTDIS, CMC)],
+    (INSTDIS, 'method.proximal', -1.0, 'method.proximal -1.0 is out of range -> it must be at least 0'),
+    (INVASPREAD, 'bn_group_size', 4, 'bn_group_size 4 does not divide the 2 examples of a device, as invaspread needs'),
+    (CMC, 'encoder.name', 'resnet_tiny', "encoder.name 'resnet_tiny' has no halves -> cmc, and no other method, takes"),
+    (MOCO, 'encoder.name', 'split_resnet_tiny', "encoder.name 'split_resnet_tiny' has two halves -> cmc, and no other"),
     # augmentation
     (MOCO, 'augment.crop_scale', (0.2,), 'augment.crop_scale is (0.2,): two areas'),
     (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2): two areas'),
@@ -351,10 +363,11 @@ def test_fewer_images_than_a_batch() -> None:
 @pytest.mark.parametrize('views', [1, 3])
 def test_methods_compare_two_views(views: int) -> None:
     fields = {'augment.blur': (0.5,) * views, 'augment.solarize': (0.0,) * views}
-    for name in (MOCO, SYMMETRIC, VIT, END, BYOL, SIMSIAM):
+    for name in (MOCO, SYMMETRIC, VIT, END, INVASPREAD, BYOL, SIMSIAM):
         (line,) = recipe.check(change(name, **fields), 8)
         assert line.startswith(f'augment.blur has {views} views, ') and 'looks at 2 -> ' in line
-    assert (recipe.check(change(BANK, **fields), 8) == []) == (views == 1), 'a bank needs one'
+    for name in (BANK, INSTDIS, CMC):
+        assert (recipe.check(change(name, **fields), 8) == []) == (views == 1), 'a bank needs one'
 
 
 def test_local_views_only_where_a_method_has_use_for_them() -> None:

@@ -10,6 +10,8 @@ from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kme
 from contrastive_jax.losses.dino import dino
 from contrastive_jax.losses.distillation import distillation
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
+from contrastive_jax.losses.instance_softmax import instance_softmax
+from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax, sampled_softmax
 from contrastive_jax.losses.nt_xent import nt_xent, nt_xent_with_memory
 from contrastive_jax.losses.regression import negative_cosine, normalized_regression
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
@@ -22,10 +24,15 @@ __all__ = [
     'distillation',
     'info_nce',
     'info_nce_in_batch',
+    'instance_softmax',
+    'log_partition',
+    'nce',
     'negative_cosine',
+    'non_parametric_softmax',
     'normalized_regression',
     'nt_xent',
     'nt_xent_with_memory',
+    'sampled_softmax',
     'sinkhorn',
     'spherical_kmeans',
     'swapped_prediction',

@@ -15,6 +15,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.models.cpc import CPC_ENCODERS, CPCEncoder, cpc
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.resnet import RESNETS, ResNet, resnet
+from contrastive_jax.models.split import SPLIT_RESNETS, Split, split, split_resnet
 from contrastive_jax.models.vit import VITS, VisionTransformer, vit
 
 Array = jax.Array
@@ -22,6 +23,7 @@ Array = jax.Array
 # name -> (what makes it, whose fields a config may set)
 ENCODERS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     **dict.fromkeys(RESNETS, (resnet, ResNet)),
+    **dict.fromkeys(SPLIT_RESNETS, (split_resnet, ResNet)),
     **dict.fromkeys(VITS, (vit, VisionTransformer)),
     **dict.fromkeys(CPC_ENCODERS, (cpc, CPCEncoder)),
 }
@@ -87,9 +89,10 @@ def build(
       UserError: an unknown name, field or dtype.
     """
     common = {'dtype': as_dtype(dtype), 'bn_group_size': bn_group_size}
+    body, head = build_encoder(encoder, **common), build_head('projector', projector, **common)
     return Network(
-        encoder=build_encoder(encoder, **common),
-        projector=build_head('projector', projector, **common),
+        encoder=body,
+        projector=split(head) if isinstance(body, Split) else head,  # each half gets its own
         predictor=None if predictor is None else build_head('predictor', predictor, **common),
         chunks=chunks,
     )

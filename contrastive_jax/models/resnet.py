@@ -139,6 +139,7 @@ class ResNet(nn.Module):
       width: channels of the stem and of the first stage.
       width_multiplier: factor on all channels; SimCLR's 1x, 2x, 4x.
       stem: 'imagenet', 7x7 stride 2 and a max-pool, or 'cifar', 3x3 stride 1 and none, for images of 8 to 64 px.
+      stem_width: channels of the stem alone, None: those of the first stage; CMC's widths leave it at 64.
       zero_init_residual: start every block at the identity (MoCo v3, SimSiam, SimCLR).
       padding: 'torch', 'same' (BYOL) or 'simclr'; see `PADDINGS`.
       sk_ratio: above 0: selective kernels (`SelectiveKernels`) in bottlenecks and, as always in SimCLR v2, a ResNet-D
@@ -157,6 +158,7 @@ class ResNet(nn.Module):
     width: int = 64
     width_multiplier: int = 1
     stem: str = 'imagenet'
+    stem_width: int | None = None
     zero_init_residual: bool = False
     padding: str = 'torch'
     sk_ratio: float = 0.0
@@ -203,9 +205,10 @@ class ResNet(nn.Module):
 
         padding, pool_padding = PADDINGS[self.padding]
 
-        first = [(width, 7, 2)] if self.stem == 'imagenet' else [(width, 3, 1)]  # channels, kernel size, stride
+        stem = self.stem_width or width
+        first = [(stem, 7, 2)] if self.stem == 'imagenet' else [(stem, 3, 1)]  # channels, kernel size, stride
         if self.stem == 'imagenet' and self.sk_ratio > 0:
-            first = [(width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)]
+            first = [(stem // 2, 3, 2), (stem // 2, 3, 1), (stem, 3, 1)]
         for i, (channels, kernel_size, stride) in enumerate(first, start=1):
             x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=padding)(x)
             x = nn.relu(norm(name=f'bn{i}')(x, train=train, axis_name=axis_name))

@@ -1,0 +1,122 @@
+r"""CMC: Tian, Krishnan, Isola, "Contrastive Multiview Coding", arXiv 1906.05849: lightness against colours.
+
+    python -m contrastive_jax.main --config=configs/cmc.py --workdir=runs/cmc
+
+Two ResNet-50 of half width, ImageNet-1k, 240 epochs, NCE with 16,384 negatives out of two banks of all images. From the
+official repository: linear probe 68.4 for two of double width (`v3`). Not run here on ImageNet.
+
+Variants: the widths `v1` (half), `v2` (full) and `v3` (double); `ycbcr` instead of Lab (0.5 to 1 better, says the
+repository); `nce`, or `softmax` over 4,096 negatives as in its table of ImageNet-100; `cifar10`, `digits` (embedded,
+minutes on a CPU), `folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run). The digits are
+grey: there both encoders see the lightness, which shows that all of it works, not what colours are good for.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import variants
+from contrastive_jax import recipe
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = recipe.base('cmc')
+    c.batch_size = 128
+    c.epochs = 240.0
+    c.bn_group_size = 32  # the images of a GPU: 4 GPUs, not synchronised
+
+    c.data.source, c.data.name = 'tfds', 'imagenet2012'
+    c.projector = recipe.head(1, 1024, 128, bias=True)  # of each half
+    v1(c)
+
+    c.method.num_negatives = 16384
+    c.method.objective = 'nce'
+    c.method.momentum = 0.5
+    c.method.temperature = 0.07
+
+    c.augment.crop_scale = (0.08, 1.0)
+    c.augment.jitter, c.augment.jitter_probability = (0.0, 0.0, 0.0, 0.0), 0.0
+    c.augment.grayscale = 0.0
+    c.augment.blur = c.augment.solarize = (0.0,)  # one view
+    lab(c)
+
+    c.optimizer.name = 'sgd'
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled
+    c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
+    c.schedule.name, c.schedule.milestones = 'step', (120, 160, 200)
+
+    return recipe.apply_variants(
+        c,
+        variant,
+        {
+            'v1': v1,
+            'v2': v2,
+            'v3': v3,
+            'ycbcr': ycbcr,
+            'nce': nce,
+            'softmax': softmax,
+            'cifar10': cifar10,
+            'digits': digits,
+            'folder': variants.folder,
+            'tiny': tiny,
+        },
+    )
+
+
+def v1(c: ConfigDict) -> None:
+    c.encoder = recipe.encoder('split_resnet50', width=32, stem_width=64)
+
+
+def v2(c: ConfigDict) -> None:
+    c.encoder = recipe.encoder('split_resnet50', width=64, stem_width=64)
+
+
+def v3(c: ConfigDict) -> None:
+    c.encoder = recipe.encoder('split_resnet50', width=128, stem_width=64)
+
+
+def lab(c: ConfigDict) -> None:
+    """The middle and half the width of each channel's range."""
+    c.augment.update(color_space='lab', mean=(50.0, 6.025, -6.6895), std=(50.0, 92.208, 101.1675))
+
+
+def ycbcr(c: ConfigDict) -> None:
+    c.augment.update(color_space='ycbcr', mean=(116.151, 121.080, 132.342), std=(109.500, 111.855, 111.964))
+
+
+def nce(c: ConfigDict) -> None:
+    c.method.update(objective='nce', num_negatives=16384)
+
+
+def softmax(c: ConfigDict) -> None:
+    c.method.update(objective='softmax', num_negatives=4096)
+
+
+def cifar10(c: ConfigDict) -> None:
+    """ResNet-18 for small images, InstDis' temperature there, and 4,096 negatives; ours, from no paper."""
+    augment = {name: c.augment[name] for name in ('mean', 'std')}
+    variants.cifar10(c)
+    c.bn_group_size = 0
+    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 390, 3900, 3900
+    c.encoder = recipe.encoder('split_resnet18', stem='cifar')
+    c.method.update(num_negatives=4096, temperature=0.1)
+    c.augment.update(crop_scale=(0.2, 1.0), **augment)
+    c.optimizer.weight_decay = 5e-4
+
+
+def digits(c: ConfigDict) -> None:
+    """The softmax over all images, as in InstDis' recipe for so few."""
+    variants.digits(c)
+    c.bn_group_size = 0
+    c.encoder = recipe.encoder('split_resnet_tiny', stem='cifar')
+    c.projector = recipe.head(1, 128, 64, bias=True)
+    c.method.update(objective='softmax', num_negatives=0, temperature=0.1)
+    c.augment.update(color_space='rgb', blur=(0.0,), solarize=(0.0,))
+    c.schedule.milestones = (60, 80)
+
+
+def tiny(c: ConfigDict) -> None:
+    variants.tiny(c)
+    c.bn_group_size = 0
+    c.encoder = recipe.encoder('split_resnet_tiny', stem='cifar', width=4, stage_sizes=(1, 1))
+    c.projector = recipe.head(1, 16, 8, bias=True)
+    c.method.num_negatives = 32
+    c.augment.update(color_space='rgb', mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376))

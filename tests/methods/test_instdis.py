@@ -1,0 +1,148 @@
+"""InstDis step by step against the authors' code, on 1 and on 8 devices: loss, gradient, partition constant, bank."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import memory, parallel
+from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.methods import InstDis
+from contrastive_jax.methods.instdis import contrast, unknown_log_Z
+from contrastive_jax.models import Network
+from tests import goldens
+
+# Of each file the cases that are InstDis: lemniscate's own, and those of CMC's repository, where the loss has a field
+# of its own (MemoryInsDis; it updates the bank before the backward pass, which changes nothing).
+CASES = [*goldens.cases('instdis'), *goldens.cases('cmc', 'insdis')]
+
+
+def padded(rows: np.ndarray, precision: str) -> jax.Array:
+    """The bank with rows up to a multiple of 16 that would be heard if they counted."""
+    filling = np.full((-len(rows) % 16, rows.shape[1]), 10.0)
+    return jnp.asarray(np.concatenate([rows, filling]), precision)
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(('precision', 'devices'), [('float64', 1), ('float64', 8), ('float32', 1)])
+def test_steps_of_the_authors(case: goldens.Case, precision: str, devices: int):
+    f, tolerance = case.fields, case.tolerances[precision]
+    names = f['inputs']
+    outputs = f.get('outputs') or {name: f'{case.prefix}.{name}' for name in ('out', 'loss', 'grad', 'memory')}
+    objective = f.get('loss', f['type'])
+    N, K = f['num_examples'], f.get('num_negatives', 0)
+    assert f.get('epsilon', 1e-7) == 1e-7
+
+    unit = normalize if 'normalize_epsilon' in f else lambda x: x  # CMC's are taken as they are, unit vectors
+
+    def step(x, bank, log_Z, y, drawn):
+        def loss(x):
+            found = contrast(
+                unit(x), bank, y, drawn, log_Z,
+                objective=objective, num_examples=N, temperature=f['temperature'], axis_name='data',
+            )  # fmt: skip
+            return found.loss, found
+
+        (loss, found), grad = jax.value_and_grad(loss, has_aux=True)(x)
+        bank = memory.bank_update(bank, y, normalize(x), f['momentum'], 'data')
+        return (
+            parallel.pmean(loss, 'data'),
+            grad / parallel.axis_size('data'),
+            bank,
+            found.log_Z,
+            found.look_up.positive,
+        )
+
+    with jax.enable_x64(precision == 'float64'):
+        rows, spec = P('data'), P()
+        run = parallel.devices(count=devices).run(step, (rows, rows, spec, rows, rows), (spec, rows, rows, spec, rows))
+        bank = padded(case.key(names['memory']), precision)
+        log_Z = jax.tree.map(lambda z: z.astype(precision), unknown_log_Z(objective))
+        for t in range(f['steps']):
+            x = jnp.asarray(case.key(names['x'])[t], precision)
+            y = jnp.asarray(case.key(names['y'])[t], jnp.int32)
+            if K:
+                idx = jnp.asarray(case.key(names['idx'])[t], jnp.int32)
+                np.testing.assert_array_equal(idx[:, 0], y)
+                drawn = idx[:, 1:]
+            else:
+                drawn = jnp.zeros((len(y), 0), jnp.int32)
+            loss, grad, bank, log_Z, positive = run(x, bank, log_Z, y, drawn)
+            goldens.assert_close(loss, case.key(outputs['loss'])[t], tolerance, f'loss {t}')
+            goldens.assert_close(grad, case.key(outputs['grad'])[t], tolerance, f'gradient {t}')
+            goldens.assert_close(bank[:N], case.key(outputs['memory'])[t], tolerance, f'bank {t}')
+            out = case.key(outputs['out'])[t]
+            if objective == 'nce':
+                goldens.assert_close(jnp.exp(positive - log_Z), out[:, 0], tolerance, f'probability {t}')
+            else:
+                own = out[:, 0] if K else out[np.arange(len(y)), y]
+                goldens.assert_close(positive, own, tolerance, f'logit {t}')
+            if 'normaliser' in outputs:
+                goldens.assert_close(jnp.exp(log_Z), case.key(outputs['normaliser'])[t], tolerance, f'Z {t}')
+        np.testing.assert_array_equal(bank[N:], 10.0)
+
+
+class Linear(nn.Module):
+    """A network of one layer, for images that are vectors."""
+
+    output_dim: int
+
+    @nn.compact
+    def __call__(self, x, *, train: bool, axis_name=None):
+        return nn.Dense(self.output_dim, use_bias=False)(x)
+
+
+def method(**fields) -> InstDis:
+    return InstDis(Network(Linear(5), Linear(4)), num_examples=12, **fields)
+
+
+def run(method: InstDis, params, state, batch, key=0):
+    return jax.jit(lambda p, s: method.loss(p, s, batch, rng=jax.random.key(key), progress=0.0))(params, state)
+
+
+@pytest.fixture
+def batch(rng):
+    return {'views': (jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),), 'index': jnp.array([3, 11, 0, 7])}
+
+
+def test_the_partition_constant_is_that_of_the_first_step(batch):
+    nce = method(num_negatives=6)
+    params, state = nce.init(jax.random.key(0), batch)
+    assert jnp.isneginf(state.memory['log_Z'])
+    _, (first, _) = run(nce, params, state, batch)
+    _, (second, metrics) = run(nce, params, first, batch, key=1)
+    assert jnp.isfinite(first.memory['log_Z']) and first.memory['log_Z'] == second.memory['log_Z'] == metrics['log_Z']
+    softmax = method(num_negatives=6, objective='softmax')
+    assert softmax.init(jax.random.key(0), batch)[1].memory['log_Z'] == {}
+
+
+def test_the_proximal_term(batch):
+    plain, proximal = method(num_negatives=6), method(num_negatives=6, proximal=30.0)
+    params, state = plain.init(jax.random.key(0), batch)
+    loss, (after, _) = run(plain, params, state, batch)
+    with_term, (after_term, _) = run(proximal, params, state, batch)
+    x = batch['views'][0] @ params['encoder']['Dense_0']['kernel'] @ params['projector']['Dense_0']['kernel']
+    distance = jnp.sum((normalize(x) - state.memory['bank'][batch['index']]) ** 2, axis=-1)
+    np.testing.assert_allclose(with_term - loss, 30.0 * jnp.mean(distance), rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, after.memory, after_term.memory)
+
+
+def test_negatives_depend_on_the_place_in_the_batch_alone():
+    """Never a padded row, each with the same probability, the same on any number of devices."""
+    key, draw = jax.random.key(0), memory.draw_rows
+    all_here = draw(key, 8, 600, 12)
+    counts = np.bincount(np.asarray(all_here).ravel(), minlength=12)
+    assert len(counts) == 12 and abs(counts - 400).max() < 100  # a standard deviation is 19
+    assert len({tuple(row) for row in np.asarray(all_here)}) == 8
+    for n in (2, 8):
+        here = jax.vmap(lambda _: draw(key, 8 // n, 600, 12, 'data'), axis_name='data')(jnp.arange(n))  # noqa: B023
+        np.testing.assert_array_equal(here.reshape(8, 600), all_here)
+
+
+def test_settings_are_the_papers():
+    fields = {field.name: field.default for field in dataclasses.fields(InstDis)}
+    assert (fields['num_negatives'], fields['momentum'], fields['temperature']) == (4096, 0.5, 0.07)
