@@ -37,7 +37,8 @@ def abstract(run: train.Recipe) -> tuple[train.TrainState, dict]:
 
 
 def signature(tree):
-    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    """What jit tells programs apart by; a weak type, as of jnp.full((), 1.0), is another than float32."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
 def test_every_method_and_every_config_is_walked():

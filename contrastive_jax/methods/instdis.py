@@ -109,7 +109,7 @@ class Contrast(NamedTuple):
 
 def unknown_log_Z(objective: str) -> Array | PyTree:
     """What is remembered as log Z before the first step has estimated it; {} where there is no such constant."""
-    return jnp.full((), -jnp.inf) if objective == 'nce' else {}
+    return jnp.full((), -jnp.inf, jnp.float32) if objective == 'nce' else {}
 
 
 def contrast(
