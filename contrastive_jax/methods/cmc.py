@@ -6,6 +6,7 @@ partition constant for each direction is estimated in the first step and kept.
 """
 
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -73,14 +74,12 @@ class CMC(base.Method):
         f, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         l, ab = map(normalize, jnp.split(f, 2, axis=-1))  # [b, D] each
         drawn = memory.draw_rows(rng, len(f), self.num_negatives, self.num_examples, axis_name)  # [b, K], for both
-        settings = {
-            'objective': self.objective,
-            'num_examples': self.num_examples,
-            'temperature': self.temperature,
-            'axis_name': axis_name,
-        }
-        found_l = contrast(l, old['bank_ab'], index, drawn, old['log_Z_l'], **settings)
-        found_ab = contrast(ab, old['bank_l'], index, drawn, old['log_Z_ab'], **settings)
+        compare = partial(
+            contrast, objective=self.objective, num_examples=self.num_examples, temperature=self.temperature,
+            axis_name=axis_name,
+        )  # fmt: skip
+        found_l = compare(l, old['bank_ab'], index, drawn, old['log_Z_l'])
+        found_ab = compare(ab, old['bank_l'], index, drawn, old['log_Z_ab'])
 
         metrics = found_l.metrics(self.temperature)
         metrics |= {
