@@ -114,6 +114,7 @@ def test_the_halves_learn_apart(rng):
     kernels = jax.tree.map(jnp.shape, params['encoder'])
     assert kernels == {'l': {'Dense_0': {'kernel': (1, 6)}}, 'ab': {'Dense_0': {'kernel': (2, 6)}}}
 
+    @jax.jit
     def banks(batch):
         new = method.loss(params, state, batch, rng=jax.random.key(0), progress=0.0)[1][0].memory
         return new['bank_l'], new['bank_ab']
