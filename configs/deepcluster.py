@@ -65,6 +65,7 @@ def cifar10(c: ConfigDict) -> None:
 def digits(c: ConfigDict) -> None:
     swav.digits(c)
     c.method.num_prototypes = (60, 60, 60)
+    c.optimizer.learning_rate = 4.0
 
 
 def tiny(c: ConfigDict) -> None:
