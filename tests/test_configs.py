@@ -105,10 +105,13 @@ def test_the_views_of_every_config() -> None:
     # Operation by operation: the policies share nearly all of what is then compiled.
     for policy in {recipe.policy(runs.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
+        if policy.patches is not None:
+            policy = dataclasses.replace(policy, patches=dataclasses.replace(policy.patches, size=8, stride=4, crop=0))
         sizes = policy.view_sizes(24)
         for number in {0, policy.global_views - 1, policy.num_views - 1}:
             view = np.asarray(policy(keys, images, number, 24))
-            assert view.shape == (2, sizes[number], sizes[number], 3)
+            shape = (sizes[number], sizes[number]) if policy.patches is None else (5, 5, 8, 8)
+            assert view.shape == (2, *shape, 3)
             assert np.isfinite(view).all() and view.std() > 0.05 and np.abs(policy.to_rgb(view)).max() <= 1, policy
 
 
