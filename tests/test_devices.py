@@ -21,7 +21,7 @@ DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
 FEW = [('jit', 8), ('pmap', 2)]
 RELATED = (
     'mocov2:tiny,symmetric', 'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'cmc:tiny',
-    'dino:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
+    'dino:tiny', 'deepcluster:tiny',
 )  # fmt: skip
 CASES = [(name, *devices) for name in METHODS for devices in DEVICES[1:]]
 CASES_FLOAT64 = [(name, *devices) for name in METHODS + RELATED for devices in FEW]
