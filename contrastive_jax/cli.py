@@ -155,10 +155,10 @@ def _unexpected(arg: str) -> str:
 
 
 def _impossible(config: ConfigDict | None) -> list[str]:
-    """What `recipe.check` finds, as far as it can be told before the devices are known."""
-    from contrastive_jax import recipe  # brings the models along, which a right command line need not wait for here
+    """What `validate.check` finds, as far as it can be told before the devices are known."""
+    from contrastive_jax import validate  # brings the models along, which a right command line need not wait for here
 
-    return [] if config is None else recipe.check(config, devices=1)
+    return [] if config is None else validate.check(config, devices=1)
 
 
 def _one_line(error: BaseException) -> str:

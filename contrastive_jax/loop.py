@@ -11,7 +11,7 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import feed, figures, parallel, recipe, train
+from contrastive_jax import feed, figures, parallel, train, validate
 from contrastive_jax.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.data import sources
 from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
@@ -46,7 +46,7 @@ def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     devices = parallel.devices(config.get('parallel', 'jit'))
-    if problems := recipe.check(config, devices.count, jax.process_count()):
+    if problems := validate.check(config, devices.count, jax.process_count()):
         raise UserError('\n'.join(problems))
     with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
         source, held_out = load_data(config)

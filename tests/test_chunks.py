@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import parallel, recipe
+from contrastive_jax import parallel, recipe, validate
 from contrastive_jax.methods import base
 from tests import runs
 
@@ -23,7 +23,7 @@ def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
     with jax.enable_x64(True):
         config = runs.load(name).unlock()
         config.update_from_flattened_dict({'chunks': chunks, **CHANGES[name]})
-        assert recipe.check(config, devices) == []
+        assert validate.check(config, devices) == []
         config.dtype = 'float64'
         run, _ = runs.build(config)
         method, B, rng = run.method, run.batch_size, np.random.default_rng(0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe, train
+from contrastive_jax import recipe, train, validate
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from tests import runs
@@ -92,7 +92,7 @@ def commands() -> Iterator[str]:
 def test_every_variant_is_right_and_can_be_built(name: str) -> None:
     config = runs.load(name)
     assert config.is_locked
-    assert recipe.check(config, 8) == []
+    assert validate.check(config, 8) == []
     run = train.build(config, EXAMPLES[config.data.name])
     assert isinstance(run.method, METHODS[config.method.name]) and run.total_steps > 0
     hash(run.method)  # a static argument of jit

@@ -22,11 +22,13 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import parallel
 from contrastive_jax.losses.info_nce import Lookup, normalize
 from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = Any
@@ -59,6 +61,10 @@ class Method(abc.ABC):
       predicts: class constant: whether the network has a predictor.
       global_views: class constant: how many global views a batch may have.
       multi_crop: class constant: whether local views may follow them.
+      patches: class constant: whether a view is a grid of patches.
+      one_pass: class constant: whether both views go through the network, and its batch norm, together.
+      halves: class constant: whether the encoder is split in two (models.split).
+      drops_paths: class constant: whether the encoder may leave out branches in training.
       shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
         'shuffled' (see `loss`).
       surveys: class constant: whether `survey` sees all of the data before step 0, and `before_epoch` is called.
@@ -70,8 +76,20 @@ class Method(abc.ABC):
     predicts: ClassVar[bool] = False
     global_views: ClassVar[tuple[int, ...]] = (2,)
     multi_crop: ClassVar[bool] = False
+    patches: ClassVar[bool] = False
+    one_pass: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
+    drops_paths: ClassVar[bool] = False
     surveys: ClassVar[bool] = False
     memory_spec: ClassVar[PyTree] = parallel.REPLICATED
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        """Adds to `rules` what is wrong with the method's own values in a config. Nothing, unless a method says so.
+
+        Temperatures, momenta and what the class constants say are looked at already.
+        """
+        del c, rules
 
     @property
     def shuffles(self) -> bool:

@@ -11,11 +11,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from contrastive_jax import memory, parallel
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
-from contrastive_jax.methods.instdis import contrast, unknown_log_Z
+from contrastive_jax.methods.instdis import check_objective, contrast, unknown_log_Z
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -42,12 +44,18 @@ class CMC(base.Method):
     temperature: float = 0.07
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
+    halves: ClassVar[bool] = True
     memory_spec: ClassVar[PyTree] = {
         'bank_l': memory.BANK_SPEC,
         'bank_ab': memory.BANK_SPEC,
         'log_Z_l': parallel.REPLICATED,
         'log_Z_ab': parallel.REPLICATED,
     }
+    halves: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        check_objective(c, rules)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

@@ -15,12 +15,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from contrastive_jax.losses.cpc import look_up_patches, turned
+from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, look_up_patches, turned
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.models.context import ContextNetwork
+from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.network import Network
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -48,6 +51,54 @@ class CPC(base.Method):
     context_dim: int = 256
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
+    patches: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        """The encoder cuts images into a grid, and predictions must stay within."""
+        m, e = c.method, c.encoder
+        rules.within('method.scale', 0, open_low=True)
+        rules.within('method.context_blocks', 1)
+        rules.within('method.context_dim', 1)
+        rules.rule(
+            m.candidates in CANDIDATES,
+            f'method.candidates {m.candidates!r} is unknown -> choose from {", ".join(CANDIDATES)}',
+        )
+        rules.rule(
+            len(m.directions) > 0
+            and len(set(m.directions)) == len(m.directions)
+            and set(m.directions) <= set(DIRECTIONS),
+            f'method.directions {m.directions!r} -> give some of {", ".join(DIRECTIONS)}, each once',
+        )
+        if not e.name.startswith('cpc'):
+            rules.rule(
+                False, f'encoder.name {e.name!r} sees whole images -> CPC needs one of {", ".join(CPC_ENCODERS)}'
+            )
+            return
+        hidden_norm = c.projector.get('num_layers', 1) > 1 and c.projector.get('batch_norm', True)
+        rules.rule(
+            not hidden_norm and not c.projector.get('last_batch_norm'),
+            'projector.batch_norm would tell each patch about the others -> CPC has none: use False',
+        )
+        size, stride = e.patch_size, e.patch_stride
+        if min(size, stride, c.data.image_size) < 1:
+            return  # said elsewhere
+        try:
+            check_patches((c.data.image_size,), size, stride)
+        except ValueError as error:
+            rules.rule(False, f'data.image_size, encoder.patch_size and encoder.patch_stride: {error}')
+            return
+        rows = (c.data.image_size - size) // stride + 1
+        rules.rule(
+            len(m.offsets) > 0 and all(1 <= k < rows for k in m.offsets),
+            f'method.offsets {m.offsets!r} do not fit a grid of {rows} rows -> use numbers from 1 to {rows - 1}',
+        )
+        if p := c.augment.patches:
+            rules.rule(
+                (p.size, p.stride) == (size, stride),
+                f'augment.patches has size {p.size}, stride {p.stride} -> give those of the encoder, {size} and '
+                f'{stride}',
+            )
 
     @property
     def context(self) -> ContextNetwork:

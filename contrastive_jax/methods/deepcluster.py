@@ -12,11 +12,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import memory, parallel
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -52,6 +54,15 @@ class DeepCluster(base.Method):
         'prototypes': parallel.REPLICATED,
         'entropy': parallel.REPLICATED,
     }
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        rules.within('method.kmeans_iterations', 1)
+        heads = c.method.num_prototypes
+        rules.rule(
+            len(heads) > 0 and all(K >= 2 for K in heads),
+            f'method.num_prototypes {heads!r} is out of range -> give the clusters of each head, at least 2',
+        )
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

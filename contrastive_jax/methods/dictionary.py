@@ -11,11 +11,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import memory, parallel
 from contrastive_jax.losses.info_nce import look_up, look_up_in_batch, normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -89,6 +91,10 @@ class MemoryBank(base.Method):
 
     global_views: ClassVar[tuple[int, ...]] = (1, 2)  # the second, which all dictionaries of a comparison have, is idle
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        rules.within('method.num_negatives', 1)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

@@ -12,12 +12,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import ema
 from contrastive_jax.losses.dino import dino, targets, update_center
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.models.heads import torch_uniform
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -56,6 +58,12 @@ class DINO(base.Method):
     total_steps: int = 0
 
     multi_crop: ClassVar[bool] = True
+    drops_paths: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        rules.within('method.output_dim', 2)
+        rules.within('method.teacher_warmup_epochs', 0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

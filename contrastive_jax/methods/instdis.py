@@ -12,11 +12,13 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import memory, parallel
 from contrastive_jax.losses.info_nce import Lookup, normalize
 from contrastive_jax.losses.nce import log_partition, look_up_logits, look_up_rows, nce
 from contrastive_jax.methods import base
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -47,6 +49,11 @@ class InstDis(base.Method):
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC, 'log_Z': parallel.REPLICATED}
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        check_objective(c, rules)
+        rules.within('method.proximal', 0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
@@ -84,6 +91,16 @@ class InstDis(base.Method):
         bank = memory.bank_update(bank, index, f, self.momentum, axis_name)
         state = base.MethodState(target={}, batch_stats={'online': stats}, memory={'bank': bank, 'log_Z': found.log_Z})
         return loss, (state, metrics)
+
+
+def check_objective(c: ConfigDict, rules: Rules) -> None:
+    """What is wrong with the objective and the negatives that a config draws for it."""
+    rules.within('method.num_negatives', 0)
+    rules.one_of('method.objective', OBJECTIVES)
+    rules.rule(
+        c.method.num_negatives != 0 or c.method.objective == 'softmax',
+        'method.num_negatives 0 is the softmax over all examples -> set method.objective to softmax, or draw some',
+    )
 
 
 class Contrast(NamedTuple):

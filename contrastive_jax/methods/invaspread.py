@@ -5,6 +5,7 @@ moving average: the negatives are the other images of the batch, in both their v
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ class InvaSpread(base.Method):
     """
 
     temperature: float = 0.1
+
+    one_pass: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

@@ -11,10 +11,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import ema, memory, parallel
 from contrastive_jax.losses.info_nce import look_up, normalize
 from contrastive_jax.methods import base
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -40,6 +42,13 @@ class MoCo(base.Method):
     shuffle_bn: bool = True
 
     memory_spec: ClassVar[PyTree] = {'queue': memory.QUEUE_SPEC}
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        B = c.batch_size * (2 if c.method.symmetric else 1)
+        both = ' (both views of the batch)' if c.method.symmetric else ''
+        if B > 0:
+            rules.multiple('method.queue_size', B, f'the batch size {B}{both}')
 
     @property
     def shuffles(self) -> bool:

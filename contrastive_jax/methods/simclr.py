@@ -17,11 +17,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from contrastive_jax import ema, memory, parallel
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.losses.nt_xent import add_negatives, look_up_views
 from contrastive_jax.methods import base
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -37,6 +39,8 @@ class SimCLR(base.Method):
     """
 
     temperature: float = 0.1
+
+    one_pass: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
@@ -80,6 +84,12 @@ class SimCLRMemory(base.Method):
     temperature: float = 0.1
 
     memory_spec: ClassVar[PyTree] = {'queue': memory.QUEUE_SPEC}
+    one_pass: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        if (views := 2 * c.batch_size) > 0:
+            rules.multiple('method.queue_size', views, f'the batch size {views} (both views of the batch)')
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

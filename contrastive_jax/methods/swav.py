@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
 from contrastive_jax import parallel
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 from contrastive_jax.methods import base
 from contrastive_jax.models.heads import uniform
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -55,6 +57,15 @@ class SwAV(base.Method):
 
     multi_crop: ClassVar[bool] = True
     memory_spec: ClassVar[PyTree] = PartitionSpec(None, None, parallel.AXIS)  # of the queues, if there are any
+
+    @classmethod
+    def check(cls, c: ConfigDict, rules: Rules) -> None:
+        rules.within('method.num_prototypes', 2)
+        rules.within('method.epsilon', 0, open_low=True)
+        rules.within('method.iterations', 1)
+        rules.within('method.queue_from_epoch', 0)
+        B = max(c.batch_size, 1)
+        rules.multiple('method.queue_size', B, f'the batch size {B}', or_zero=True)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

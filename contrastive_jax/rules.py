@@ -1,0 +1,58 @@
+"""Rules that a config keeps: each that it breaks becomes one readable line with the value, the rule and the remedy."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class Rules:
+    """Looks at a config, and collects what is wrong with it.
+
+    Attributes:
+      config: what is looked at.
+      found: the lines so far.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.found: list[str] = []
+
+    def rule(self, good: bool, line: str) -> None:
+        """Adds the line unless all is well."""
+        if not good:
+            self.found.append(line)
+
+    def one_of(self, field: str, legal: Sequence[str]) -> None:
+        """The field, such as 'optimizer.name', is one of these names."""
+        value = self.value(field)
+        near = difflib.get_close_matches(str(value), legal, n=1)
+        meant = f'; did you mean {near[0]!r}?' if near else ''
+        self.rule(value in legal, f'{field} {value!r} is unknown{meant} -> choose from {", ".join(legal)}')
+
+    def within(self, field: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+        """The field is a finite number of [low, high], or of (low, high]."""
+        x = self.value(field)
+        good = math.isfinite(x) and (low < x if open_low else low <= x) and x <= high
+        legal = f'{"above" if open_low else "at least"} {low:g}' + (f' and at most {high:g}' if high < math.inf else '')
+        self.rule(good, f'{field} {x!r} is out of range -> it must be {legal}')
+
+    def multiple(self, field: str, n: int, what: str, *, or_zero: bool = False) -> None:
+        """The field is a positive multiple of n > 0, or zero where that is legal; `what` says what n is."""
+        K = self.value(field)
+        lower, upper = max(K // n, 1) * n, max(-(-K // n), 1) * n
+        near = sorted({lower, upper, 0} if or_zero else {lower, upper})
+        self.rule(
+            K % n == 0 and (K >= 0 if or_zero else K > 0),
+            f'{field} {K} is not a {"" if or_zero else "positive "}multiple of {what} -> '
+            f'use {" or ".join(map(str, near))}',
+        )
+
+    def value(self, field: str) -> Any:
+        """The value of 'section.field'."""
+        x = self.config
+        for part in field.split('.'):
+            x = x[part]
+        return x
