@@ -53,7 +53,10 @@ def test_every_config_is_in_the_table():
 
 def test_links_and_folders_exist():
     for target in re.findall(r'\]\((?!https?:)([^)]+)\)', README):
-        assert (ROOT / target).exists(), target
+        if target.startswith('#'):
+            assert f'\n## {target[1:].capitalize()}\n' in README, target
+        else:
+            assert (ROOT / target).exists(), target
     for name in re.findall(r'(\w+\.py|\w+/)(?=[ ,\n])', blocks('')[-1]):
         assert (ROOT / name).exists() or (ROOT / 'contrastive_jax' / name).exists(), name
 
