@@ -23,8 +23,13 @@ RELATED = (
     'mocov2:tiny,symmetric', 'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'cmc:tiny',
     'dino:tiny', 'deepcluster:tiny',
 )  # fmt: skip
+# The other files: what their losses do on more devices is looked at in test_contract.py, here that they train.
+REST = (
+    'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny', 'swav:tiny,queue',
+)  # fmt: skip
 CASES = [(name, *devices) for name in METHODS for devices in DEVICES[1:]]
 CASES_FLOAT64 = [(name, *devices) for name in METHODS + RELATED for devices in FEW]
+CASES_FLOAT64 += [(name, 'pmap', 2) for name in REST]
 
 
 class Result(NamedTuple):
@@ -102,6 +107,12 @@ def test_more_devices_train_what_one_device_trains(name, mode, count):
         assert at_many.keys() == at_one.keys()
         for metric in at_one:  # similarities pass through 0: to 1e-5 of their range
             np.testing.assert_allclose(at_many[metric], at_one[metric], rtol=1e-5, atol=1e-5, err_msg=metric)
+
+
+def test_every_config_is_trained_in_both_modes():
+    """By what is below: under jit on one device, and under pmap."""
+    files = {name.partition(':')[0] for name in runs.CONFIGS}
+    assert {name.partition(':')[0] for name, mode, _ in CASES_FLOAT64 if mode == 'pmap'} == files
 
 
 @pytest.mark.parametrize(('name', 'mode', 'count'), CASES_FLOAT64)
