@@ -25,7 +25,8 @@ RELATED = (
 )  # fmt: skip
 # The other files: what their losses do on more devices is looked at in test_contract.py, here that they train.
 REST = (
-    'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny', 'swav:tiny,queue',
+    'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny',
+    'swav:tiny,queue',
 )  # fmt: skip
 CASES = [(name, *devices) for name in METHODS for devices in DEVICES[1:]]
 CASES_FLOAT64 = [(name, *devices) for name in METHODS + RELATED for devices in FEW]
