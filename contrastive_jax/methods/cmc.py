@@ -51,7 +51,6 @@ class CMC(base.Method):
         'log_Z_l': parallel.REPLICATED,
         'log_Z_ab': parallel.REPLICATED,
     }
-    halves: ClassVar[bool] = True
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
