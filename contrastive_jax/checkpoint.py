@@ -27,6 +27,7 @@ from jax.sharding import NamedSharding
 
 from contrastive_jax import parallel
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
+from contrastive_jax.optim import is_below
 
 Array = jax.Array
 PyTree = Any
@@ -85,14 +86,8 @@ class Checkpoints:
                     async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
-            # Each process reads, and judges, a checkpoint on its own: where one alone meets an error, the others would
-            # wait for it in collectives.
-            i = jax.process_index()
-            alone = ocp.options.MultiprocessingOptions(
-                primary_host=i, active_processes={i}, barrier_sync_key_prefix=f'alone{i}'
-            )
-            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-            self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
+            self._reader = ocp.Checkpointer(handler, multiprocessing_options=_alone())
         except OSError as error:
             raise UserError(
                 f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another --workdir'
@@ -125,7 +120,8 @@ class Checkpoints:
                 f'the state after step {step} is not finite ({_few(names)}) -> lower optimizer.learning_rate or '
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
-        note = {'checksum': _digest(sums), 'unlogged': unlogged or {}}
+        leaves = dict(zip(_named(state), sums.tolist(), strict=True))
+        note = {'checksum': _digest(sums), 'leaves': leaves, 'unlogged': unlogged or {}}
         # The next step takes over these buffers, and on CPU Orbax would still be reading them: give it a copy.
         args = ocp.args.StandardSave(_copy(state))
         with self._writing():
@@ -185,7 +181,7 @@ class Checkpoints:
         """A checkpoint as numpy in the global layout, checked against its checksum."""
         described = self._manager.metadata(step)
         note = described.custom_metadata or {}
-        _compare(described.item_metadata, shapes)
+        _compare(_named(described.item_metadata), _named(shapes))
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
         state = self._reader.restore(self._folder(step) / ITEM, args=ocp.args.StandardRestore(wanted))
         sums = np.stack([_checksum(x, np) for x in jax.tree.leaves(state)])
@@ -229,6 +225,82 @@ class Checkpoints:
             ) from error
 
 
+def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[int, PyTree]:
+    """A part of the newest checkpoint that is whole, as numpy. Nothing is touched: the run may be going on.
+
+    Args:
+      workdir: holds the folder `checkpoints`.
+      shapes: nested dicts with the part in the place that it has in the state.
+      below: paths such as 'params/encoder', between them all that `shapes` holds.
+
+    Returns:
+      The steps done, and the part in the form of `shapes`.
+
+    Raises:
+      CheckpointError: there is no checkpoint, it holds another model, or none can be read.
+    """
+    folder = (workdir / FOLDER).absolute()
+    failures: dict[int, str] = {}
+    with _quiet_absl():
+        manager = ocp.CheckpointManager(
+            folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(read_only=True),
+        )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+    with manager, ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                described = manager.metadata(step)
+                held = {name: x for name, x in _named(described.item_metadata).items() if is_below(name, below)}
+                _compare(held, _named(shapes))
+                args = ocp.args.PyTreeRestore(
+                    jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes),
+                    restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
+                    partial_restore=True,
+                )
+                part = reader.restore(folder / str(step) / ITEM, args=args)
+            except Exception as error:  # Orbax raises many kinds for a damaged file
+                failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
+                _collect_quietly()
+                continue
+            sums = (described.custom_metadata or {}).get('leaves', {})  # older ones have a checksum of the whole only
+            wrong = [name for name, x in _named(part).items() if sums.get(name, s := int(_checksum(x, np))) != s]
+            if not wrong:
+                for damaged, reason in failures.items():
+                    logging.warning(
+                        'the checkpoint of step %d cannot be used (%s): this is that of step %d', damaged, reason, step
+                    )
+                return step, part
+            failures[step] = f'values do not match their checksum: {_few(wrong)}'
+    reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
+    raise CheckpointError(
+        f'no checkpoint in {folder} can be used ({reasons or "there is none"}) -> give another workdir, or use '
+        'the code and config that it was written with'
+    )
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Each process reads, and judges, a checkpoint on its own.
+
+    Where one alone meets an error, the others would wait for it in collectives.
+    """
+    i = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=i, active_processes={i}, barrier_sync_key_prefix=f'alone{i}')
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Without Orbax's warnings that what is opened for reading only is opened for reading only."""
+    logger = logging.getLogger('absl')
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 @jax.jit
 def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
@@ -264,10 +336,10 @@ def _digest(sums: np.ndarray) -> str:
     return hashlib.sha256(sums.astype('<u4').tobytes()).hexdigest()
 
 
-def _compare(held: PyTree, wanted: PyTree) -> None:
+def _compare(held: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises CheckpointError where a checkpoint is of another model: Orbax's own words fill pages."""
-    a = {name: f'{x.dtype}{list(x.shape)}' for name, x in _named(held).items()}
-    b = {name: f'{x.dtype}{list(x.shape)}' for name, x in _named(wanted).items()}
+    a = {name: f'{x.dtype}{list(x.shape)}' for name, x in held.items()}
+    b = {name: f'{x.dtype}{list(x.shape)}' for name, x in wanted.items()}
     differ = [
         f'{name} is {a.get(name, "missing")} there and {b.get(name, "missing")} here'
         for name in (*b, *(name for name in a if name not in b))

@@ -60,6 +60,24 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
     return workdir
 
 
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of a run, from the JSON in its folder.
+
+    Raises:
+      UserError: there is none.
+    """
+    file = workdir / FILE
+    try:
+        config = json.loads(file.read_text(encoding='utf-8'))
+        if not isinstance(config, dict):
+            raise ValueError('it holds no config')
+        return ConfigDict(config)
+    except OSError as error:
+        raise UserError(f'cannot read {file}: {error.strerror} -> give the workdir of a run') from error
+    except ValueError as error:
+        raise UserError(f'{file} is not the JSON of a run ({error}) -> give another workdir') from error
+
+
 def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
     changed = [
         f'{name}: {old.get(name, "(none)")} -> {new.get(name, "(none)")}'

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import runs, saved
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -21,6 +21,15 @@ def test_the_loss_snippet_runs():
     names: dict = {}
     exec(snippet, names)
     assert np.isfinite(names['loss']) and names['gradient'].shape == (256, 128)
+
+
+def test_the_encoder_snippet_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved.save(runs.load('mocov2:tiny'), tmp_path / 'runs' / 'digits')
+    (snippet,) = [block for block in blocks('python') if 'import load_encoder' in block]
+    names = {'images': np.zeros((2, 8, 8, 3), np.uint8)}
+    exec(snippet, names)
+    assert names['h'].shape[0] == 2
 
 
 def test_the_method_shown_is_simsiam_s_file():

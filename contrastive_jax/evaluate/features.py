@@ -55,7 +55,8 @@ class FeatureExtractor:
           float32[m, D] and int[m]: the features of the m <= n examples that could be read, and which these are; the
           same on every host.
         """
-        features = []
+        host: list[tuple[np.ndarray, np.ndarray]] = []
+        ahead = None  # the batch that the devices work on: its features leave them before the next but one begins
         batches = eval_batches(
             source,
             indices=indices,
@@ -68,7 +69,9 @@ class FeatureExtractor:
         )
         for batch in batches:
             rows = self._devices.place_rows({'image': batch['image'], 'index': batch['index']})
-            features.append(self._encode(params, stats, rows['image'], rows['index']))
-        host = [self._devices.fetch(pair) for pair in features]
+            before, ahead = ahead, self._encode(params, stats, rows['image'], rows['index'])
+            if before is not None:
+                host.append(self._devices.fetch(before))
+        host.append(self._devices.fetch(ahead))
         h, index = (np.concatenate(parts) for parts in zip(*host, strict=True))
         return h[index >= 0], index[index >= 0]

@@ -1,0 +1,112 @@
+"""The encoder of a run, from its workdir: its config says what it is, its newest checkpoint holds the weights."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from contrastive_jax import recipe, workdir
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.checkpoint import read_part
+from contrastive_jax.errors import CheckpointError, UserError
+from contrastive_jax.models.network import Network
+
+Array = jax.Array
+PyTree = Any
+
+PARAMS, STATS = 'params/encoder', 'method/batch_stats/online/encoder'  # where a state has them
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A trained encoder, frozen: `encoder(images)` are its features, in evaluation mode.
+
+    Attributes:
+      config: of the run.
+      network: holds the Linen module of the encoder.
+      policy: for the resizing of images and the normalisation of pixels.
+      params: of the encoder, numpy.
+      stats: its BN statistics, numpy; {} without BN.
+      step: of the checkpoint.
+    """
+
+    config: ConfigDict
+    network: Network
+    policy: Policy
+    params: PyTree
+    stats: PyTree
+    step: int
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network.encoder
+
+    @property
+    def variables(self) -> PyTree:
+        """What `module.apply` takes; its images are those of `policy.normalize`."""
+        return {'params': self.params, 'batch_stats': self.stats}
+
+    @property
+    def image_size(self) -> int:
+        """Height and width that it was trained with."""
+        return self.config.data.image_size
+
+    def __call__(self, images: Any) -> Array:
+        """Features float32[n, D] of images uint8[n, H, W, 3] (RGB); they are normalised here."""
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise UserError(f'images are {images.dtype}{list(images.shape)} -> give uint8[n, H, W, 3], RGB in 0..255')
+        return _features(self.variables, images, self.module, self.policy)
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """The encoder of a run, from the newest checkpoint of its workdir. The folder is only read.
+
+        encoder = load_encoder('runs/digits')
+        h = encoder(images)  # uint8[n, H, W, 3] -> float32[n, D]
+
+    Args:
+      path: the workdir.
+
+    Raises:
+      UserError: no run there, or a config that describes no encoder.
+      CheckpointError: no checkpoint, or one of another architecture.
+    """
+    folder = Path(path).expanduser().absolute()
+    config = workdir.read_config(folder)
+    try:
+        network, policy = recipe.build_network(config), recipe.policy(config)
+        problems = policy.problems()
+        size = config.data.image_size
+        images = jax.ShapeDtypeStruct((2, size, size, 3), network.encoder.dtype)
+        shapes = jax.eval_shape(partial(network.encoder.init, train=False), jax.random.key(0), images)
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(
+            f'{folder / workdir.FILE} describes no encoder: {reason} -> give the workdir of a run'
+        ) from error
+    if problems:
+        raise UserError('\n'.join(problems))
+    wanted = {'params': {'encoder': shapes['params']}}
+    if 'batch_stats' in shapes:
+        wanted |= {'method': {'batch_stats': {'online': {'encoder': shapes['batch_stats']}}}}
+    step, part = read_part(folder, wanted, (PARAMS, STATS))
+    params = part['params']['encoder']
+    stats = part['method']['batch_stats']['online']['encoder'] if 'batch_stats' in shapes else {}
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
+        raise CheckpointError(f'the encoder in {folder} is not finite -> give another workdir')
+    return Encoder(config, network, policy, params, stats, step)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _features(variables: PyTree, images: Array, module: nn.Module, policy: Policy) -> Array:
+    x = policy.normalize(images, module.dtype)
+    h: Any = module.apply(variables, x, train=False)
+    return h.astype(jnp.float32)

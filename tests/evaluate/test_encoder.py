@@ -1,0 +1,135 @@
+"""The encoder of a run: its weights, its pixels' normalisation, and a folder that is only read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from contrastive_jax import recipe
+from contrastive_jax.checkpoint import FOLDER
+from contrastive_jax.errors import CheckpointError, UserError
+from contrastive_jax.evaluate.encoder import load_encoder
+from tests import runs, saved
+from tests.little import get_config
+from tests.whole_runs import tree_digest
+
+# A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+@pytest.fixture(scope='module')
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MoCo v2, steps 3 and 6."""
+    workdir = tmp_path_factory.mktemp('moco')
+    saved.save(get_config('mocov2'), workdir, (3, 6))
+    return workdir
+
+
+@pytest.fixture
+def workdir(given: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(given, tmp_path / 'run'))
+
+
+@pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'cpc', 'cmc', 'dino'])
+@pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('pmap', 4)])
+def test_features_are_those_of_the_saved_weights(name: str, mode: str, count: int, tmp_path: Path) -> None:
+    config = get_config(name)
+    state = saved.save(config, tmp_path, mode=mode, count=count)
+    encoder = load_encoder(tmp_path)
+    assert encoder.step == 3 and encoder.module == recipe.build_network(config).encoder
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    x = recipe.policy(config).normalize(images)
+    stats = state.method.batch_stats['online'].get('encoder', {})
+    expected = encoder.module.apply({'params': state.params['encoder'], 'batch_stats': stats}, x, train=False)
+    h = encoder(images)
+    assert h.dtype == np.float32 and h.shape == (5, expected.shape[1])
+    np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(encoder.module.apply(encoder.variables, x, train=False), expected, rtol=1e-5)
+
+
+def test_the_newest_is_taken_and_nothing_is_touched(given: Path) -> None:
+    before = tree_digest(given)
+    assert load_encoder(given).step == 6
+    assert load_encoder(str(given)).step == 6
+    assert tree_digest(given) == before
+
+
+def test_every_config_describes_its_encoder_as_json(tmp_path: Path) -> None:
+    """JSON has no tuples and no classes."""
+    for name in runs.CONFIGS:
+        (tmp_path / 'config.json').write_text(runs.load(name).to_json())
+        with pytest.raises(CheckpointError, match='there is none'):
+            load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize('damage', ['deleted', 'emptied', 'flipped'])
+def test_a_damaged_checkpoint_is_passed_over(workdir: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    newest = workdir / FOLDER / '6' / 'default'
+    for file in (p for p in newest.rglob('*') if p.is_file() and p.parent.name == 'd'):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        if damage == 'deleted':
+            file.unlink()
+        else:
+            file.write_bytes(b'' if damage == 'emptied' else bytes(data))
+    before = tree_digest(workdir)
+    assert load_encoder(workdir).step == 3
+    assert 'the checkpoint of step 6 cannot be used' in caplog.text
+    assert tree_digest(workdir) == before
+
+
+def test_another_architecture(workdir: Path) -> None:
+    config = json.loads((workdir / 'config.json').read_text())
+    config['encoder']['width'] *= 2
+    (workdir / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as error:
+        load_encoder(workdir)
+    line = str(error.value)
+    assert 'it holds another model: ' in line and '\n' not in line
+    assert line.split('step 3')[0].count('is float32[') == 5 and ' more' in line
+
+
+@pytest.mark.parametrize(
+    ('config', 'line'),
+    [
+        (None, 'No such file'),
+        ('', 'is not the JSON of a run'),
+        ('[1]', 'it holds no config'),
+        ('{}', 'describes no encoder'),
+        ('{"encoder": 3}', 'describes no encoder'),
+        ('{"encoder": {"name": "resnet51"}}', 'describes no encoder'),
+    ],
+)
+def test_no_run(tmp_path: Path, config: str | None, line: str) -> None:
+    if config is not None:
+        (tmp_path / 'config.json').write_text(config)
+    with pytest.raises(UserError, match=line):
+        load_encoder(tmp_path)
+
+
+def test_a_config_is_data(workdir: Path) -> None:
+    """Values that look like code are text."""
+    config = json.loads((workdir / 'config.json').read_text())
+    config['augment']['interpolation'] = '__import__("os").system("touch canary")'
+    (workdir / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(UserError, match='interpolation'):
+        load_encoder(workdir)
+    assert not Path('canary').exists()
+
+
+def test_images_must_be_bytes(given: Path) -> None:
+    encoder = load_encoder(given)
+    for images in (np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 8, 1), np.uint8)):
+        with pytest.raises(UserError, match=r'give uint8\[n, H, W, 3\]'):
+            encoder(images)
+
+
+def test_under_jit(given: Path) -> None:
+    """It is a pure function of images, for use in another program."""
+    encoder = load_encoder(given)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    np.testing.assert_allclose(jax.jit(encoder)(images), encoder(images), rtol=1e-5)

@@ -1,0 +1,37 @@
+"""Workdirs of runs that were never trained: a config and a checkpoint with weights that nobody initialises so."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from contrastive_jax import parallel, train
+from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.workdir import open_workdir
+
+PyTree = Any
+
+
+def save(config: ConfigDict, workdir: Path, steps: tuple[int, ...] = (3,), mode: str = 'jit', count: int = 1) -> PyTree:
+    """Writes checkpoints of `steps`, from so many devices; returns the state of the last, as numpy."""
+    run = train.build(config, 64)
+    shapes = jax.eval_shape(lambda: train.init_state(run))
+    devices = parallel.devices(mode, count)
+    checkpoints = Checkpoints(open_workdir(str(workdir), config), devices, run.state_specs)
+    for step in steps:
+        rng = np.random.default_rng(step)
+        state = jax.tree_util.tree_map_with_path(lambda path, x: _draw(rng, path, x), shapes)  # noqa: B023
+        checkpoints.save(step, devices.place(state, run.state_specs))
+    checkpoints.close()
+    return state
+
+
+def _draw(rng: np.random.Generator, path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> np.ndarray:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return np.zeros(x.shape, x.dtype)
+    if jax.tree_util.keystr(path, simple=True).endswith('var'):
+        return rng.uniform(0.5, 2, x.shape).astype(x.dtype)
+    return rng.normal(scale=0.2, size=x.shape).astype(x.dtype)

@@ -1,0 +1,109 @@
+"""The command that writes features: what the file holds, and what it says when something is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrastive_jax import features
+from contrastive_jax.data import sources
+from contrastive_jax.evaluate.encoder import load_encoder
+from tests import saved
+from tests.little import get_config
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('run')
+    saved.save(get_config('mocov2'), folder)
+    return folder
+
+
+def folder(path: Path, damaged: tuple[int, ...]) -> sources.Source:
+    """Class folders with 19 images, some of which cannot be read, and two held-out ones."""
+    images = sources.load('digits', split='test').array[:21]
+    for i, image in enumerate(images):
+        file = path / ('train' if i < 19 else 'test') / ('even' if i % 2 == 0 else 'odd') / f'{i:02}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+        if i in damaged:
+            file.write_bytes(b'no image')
+    return sources.load('folder', path=str(path), image_size=8)
+
+
+def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight devices, a last batch that is not full: each example once, in order."""
+    file = tmp_path / 'new' / 'test.npz'
+    assert features.main([f'--workdir={workdir}', '--split=test', '--batch-size=100', str(file)]) == 0
+    out = capsys.readouterr().out
+    assert '360 features of 8 numbers, of digits (test), by the encoder of step 3' in out and str(file) in out
+    source = sources.load('digits', split='test')
+    with np.load(file, allow_pickle=False) as held:
+        assert set(held) == {'features', 'labels', 'index', 'files', 'classes'}
+        np.testing.assert_array_equal(held['index'], np.arange(360))
+        np.testing.assert_array_equal(held['labels'], source.labels)
+        np.testing.assert_array_equal(held['classes'], source.classes)
+        assert held['labels'].dtype == np.int32 and held['features'].dtype == np.float32
+        expected = np.asarray(load_encoder(workdir)(source.array))
+        np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert [p.name for p in file.parent.iterdir()] == ['test.npz']
+
+
+def test_other_data_and_unreadable_images(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = folder(tmp_path / 'images', (0, 11))
+    bad = [i for i in range(19) if Path(source.file_name(i)).stem in ('00', '11')]
+    assert len(bad) == 2
+    file = tmp_path / 'other.npz'
+    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path / "images"}', str(file)]
+    assert features.main(given) == 0
+    assert '2 of 19 images could not be read and are left out' in capsys.readouterr().out
+    kept = np.setdiff1d(np.arange(19), bad)
+    with np.load(file) as held:
+        np.testing.assert_array_equal(held['index'], kept)
+        assert held['files'].tolist() == [source.file_name(i) for i in kept]
+        np.testing.assert_array_equal(held['labels'], source.labels[kept])
+        assert held['classes'].tolist() == ['even', 'odd']
+        expected = np.asarray(load_encoder(workdir)(np.stack([source.image(i) for i in kept])))
+        np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_without_labels(workdir: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / 'data.npz', images=sources.load('digits').array[:9])
+    given = [f'--workdir={workdir}', '--source=npz', f'--path={tmp_path / "data.npz"}', str(tmp_path / 'out.npz')]
+    assert features.main(given) == 0
+    with np.load(tmp_path / 'out.npz') as held:
+        assert set(held) == {'features', 'labels', 'index', 'files'}
+        assert held['labels'].tolist() == [-1] * 9 and held['files'].tolist() == [str(i) for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ('given', 'code', 'line'),
+    [
+        (['out.txt'], 2, 'out.txt is not an .npz file'),
+        (['out.npz', '--batch-size=0'], 2, '--batch-size 0 is out of range'),
+        (['out.npz', '--split=trian'], 2, "did you mean 'train'"),
+        (['out.npz', '--source=npz'], 2, 'needs data.path -> --path='),
+        (['out.npz', '--source=npz', '--path=no.npz'], 3, 'does not exist'),
+        (['/proc/out.npz'], 2, 'cannot write /proc/out.npz'),
+    ],
+)
+def test_mistakes_end_with_a_line(
+    given: list[str],
+    code: int,
+    line: str,
+    workdir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert features.main([f'--workdir={workdir}', *given]) == code
+    err = capsys.readouterr().err
+    assert line in err and err.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert features.main([f'--workdir={tmp_path}', 'out.npz']) == 2
+    assert 'give the workdir of a run' in capsys.readouterr().err
