@@ -253,6 +253,8 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
             try:
                 described = manager.metadata(step)
                 held = {name: x for name, x in _named(described.item_metadata).items() if is_below(name, below)}
+                if not held:
+                    raise CheckpointError(f'it has no {below[0]}')
                 _compare(held, _named(shapes))
                 args = ocp.args.PyTreeRestore(
                     jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes),

@@ -73,8 +73,8 @@ def run(given: argparse.Namespace) -> None:
     if file.suffix != '.npz':
         raise UserError(f'{given.file} is not an .npz file -> e.g. features.npz')
     if given.batch_size < 1:
-        raise UserError(f'--batch-size {given.batch_size} is out of range -> it must be at least 1')
-    cli.connect(None, None, None)
+        raise UserError(f'--batch_size {given.batch_size} is out of range -> it must be at least 1')
+    cli.connect(given.coordinator_address, given.num_processes, given.process_id)
     encoder = load_encoder(given.workdir)
     source = open_data(encoder, given)
     devices = parallel.devices('jit')
@@ -100,7 +100,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--source', choices=sources.SOURCES, default='', help='of the data')
     parser.add_argument('--name', default='', help='of the TFDS data set')
     parser.add_argument('--path', default='', help='the .npz file, the image folder, or the TFDS data_dir')
-    parser.add_argument('--batch-size', type=int, default=512, help='images at a time, over all devices')
+    parser.add_argument('--batch_size', type=int, default=512, help='images at a time, over all devices')
+    parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
+    parser.add_argument('--num_processes', type=int)
+    parser.add_argument('--process_id', type=int)
     try:
         run(parser.parse_args(argv))
     except UserError as error:

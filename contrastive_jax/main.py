@@ -1,6 +1,7 @@
 """Trains: python -m contrastive_jax.main --config=configs/mocov2.py:digits --workdir=runs/digits [--config.field=value]
 
-The same command again goes on where the last one stopped. Exit codes: 0 finished, 42 interrupted and saved (start it
+The same command again goes on where the last one stopped. A config of configs/eval/ judges the encoder of a run, which
+--config.init=WORKDIR names. Exit codes: 0 finished, 42 interrupted and saved (start it
 again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 loss or state went to NaN, 5 no
 checkpoint can be read, or written.
 """
@@ -31,9 +32,13 @@ def run(argv: list[str]) -> int:
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # a second start compiles nothing
         jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
     from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
+    from contrastive_jax.evaluate import protocols
 
     try:
-        loop.fit(config, FLAGS.workdir)
+        if 'protocol' in config:
+            protocols.evaluate(config, FLAGS.workdir)
+        else:
+            loop.fit(config, FLAGS.workdir)
     except UserError as error:
         raise cli.with_hint(error, config, config_path) from error
     return 0

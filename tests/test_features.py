@@ -1,5 +1,8 @@
 """The command that writes features: what the file holds, and what it says when something is wrong."""
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ from contrastive_jax.data import sources
 from contrastive_jax.evaluate.encoder import load_encoder
 from tests import saved
 from tests.little import get_config
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +40,7 @@ def folder(path: Path, damaged: tuple[int, ...]) -> sources.Source:
 def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Eight devices, a last batch that is not full: each example once, in order."""
     file = tmp_path / 'new' / 'test.npz'
-    assert features.main([f'--workdir={workdir}', '--split=test', '--batch-size=100', str(file)]) == 0
+    assert features.main([f'--workdir={workdir}', '--split=test', '--batch_size=100', str(file)]) == 0
     out = capsys.readouterr().out
     assert '360 features of 8 numbers, of digits (test), by the encoder of step 3' in out and str(file) in out
     source = sources.load('digits', split='test')
@@ -81,7 +86,7 @@ def test_without_labels(workdir: Path, tmp_path: Path) -> None:
     ('given', 'code', 'line'),
     [
         (['out.txt'], 2, 'out.txt is not an .npz file'),
-        (['out.npz', '--batch-size=0'], 2, '--batch-size 0 is out of range'),
+        (['out.npz', '--batch_size=0'], 2, '--batch_size 0 is out of range'),
         (['out.npz', '--split=trian'], 2, "did you mean 'train'"),
         (['out.npz', '--source=npz'], 2, 'needs data.path -> --path='),
         (['out.npz', '--source=npz', '--path=no.npz'], 3, 'does not exist'),
@@ -107,3 +112,21 @@ def test_mistakes_end_with_a_line(
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert features.main([f'--workdir={tmp_path}', 'out.npz']) == 2
     assert 'give the workdir of a run' in capsys.readouterr().err
+
+
+def test_two_processes_write_what_one_writes(workdir: Path, tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        address = f'localhost:{s.getsockname()[1]}'
+    command = [sys.executable, '-m', 'contrastive_jax.features', f'--workdir={workdir}', '--split=test']
+    where = [f'--coordinator_address={address}', '--num_processes=2']
+    children = [
+        subprocess.Popen([*command, *where, f'--process_id={i}', str(tmp_path / f'{i}.npz')], cwd=REPOSITORY)
+        for i in range(2)
+    ]
+    assert [child.wait(120) for child in children] == [0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == ['0.npz'], 'one process writes for both'
+    assert features.main([f'--workdir={workdir}', '--split=test', str(tmp_path / 'one.npz')]) == 0
+    with np.load(tmp_path / '0.npz') as two, np.load(tmp_path / 'one.npz') as one:
+        np.testing.assert_array_equal(two['index'], one['index'])
+        np.testing.assert_allclose(two['features'], one['features'], rtol=1e-4, atol=1e-5)

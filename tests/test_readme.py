@@ -1,5 +1,6 @@
 """What the README shows is there and runs."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def test_commands_name_configs_that_load():
     assert ('mocov2', 'digits') in named
     for file, variant in named:
         runs.load(f'{file}:{variant}')
+    for file, variant in re.findall(r'configs/eval/(\w+)\.py(?::([\w,]+))?', README):
+        importlib.import_module(f'configs.eval.{file}').get_config(variant)
 
 
 @pytest.mark.parametrize('row', re.findall(r'^\| `(\w+)\.py` \|(.*)\|$', README, re.MULTILINE), ids=lambda row: row[0])

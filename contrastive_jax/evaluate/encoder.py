@@ -1,7 +1,8 @@
 """The encoder of a run, from its workdir: its config says what it is, its newest checkpoint holds the weights."""
 
 import dataclasses
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ from contrastive_jax.models.network import Network
 Array = jax.Array
 PyTree = Any
 
-PARAMS, STATS = 'params/encoder', 'method/batch_stats/online/encoder'  # where a state has them
+# Where a state has the parameters of an encoder, and its BN statistics.
+WEIGHTS = {
+    'online': ('params/encoder', 'method/batch_stats/online/encoder'),
+    'target': ('method/target/encoder', 'method/batch_stats/target/encoder'),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +69,7 @@ class Encoder:
         return _features(self.variables, images, self.module, self.policy)
 
 
-def load_encoder(path: str | Path) -> Encoder:
+def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     """The encoder of a run, from the newest checkpoint of its workdir. The folder is only read.
 
         encoder = load_encoder('runs/digits')
@@ -72,6 +77,7 @@ def load_encoder(path: str | Path) -> Encoder:
 
     Args:
       path: the workdir.
+      weights: 'online', what was trained, or 'target', its moving average (BYOL's target, DINO's teacher).
 
     Raises:
       UserError: no run there, or a config that describes no encoder.
@@ -94,15 +100,22 @@ def load_encoder(path: str | Path) -> Encoder:
         ) from error
     if problems:
         raise UserError('\n'.join(problems))
-    wanted = {'params': {'encoder': shapes['params']}}
-    if 'batch_stats' in shapes:
-        wanted |= {'method': {'batch_stats': {'online': {'encoder': shapes['batch_stats']}}}}
-    step, part = read_part(folder, wanted, (PARAMS, STATS))
-    params = part['params']['encoder']
-    stats = part['method']['batch_stats']['online']['encoder'] if 'batch_stats' in shapes else {}
+    places = dict(zip(('params', 'batch_stats'), WEIGHTS[weights], strict=True))
+    wanted: dict[str, Any] = {}
+    for kind, tree in shapes.items():
+        _put(wanted, places[kind], tree)
+    step, part = read_part(folder, wanted, WEIGHTS[weights])
+    found = {kind: reduce(getitem, place.split('/'), part) for kind, place in places.items() if kind in shapes}
+    params, stats = found['params'], found.get('batch_stats', {})
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
         raise CheckpointError(f'the encoder in {folder} is not finite -> give another workdir')
     return Encoder(config, network, policy, params, stats, step)
+
+
+def _put(tree: dict[str, Any], place: str, value: PyTree) -> None:
+    """tree['a']['b'] = value, for 'a/b'."""
+    *above, last = place.split('/')
+    reduce(lambda inner, name: inner.setdefault(name, {}), above, tree)[last] = value
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -1,0 +1,1 @@
+"""How the encoder of a run is judged: one readable file per protocol."""

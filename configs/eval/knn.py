@@ -1,0 +1,30 @@
+r"""Weighted kNN: how well do an image's nearest neighbours tell its class? No training, nothing to tune.
+
+    python -m contrastive_jax.main --config=configs/eval/knn.py --config.init=runs/mine --workdir=runs/mine_knn
+
+Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv 1805.01978, section 3.4
+(lemniscate.pytorch, test.py: k = 200, T = 0.07), and `:dino`: Caron et al., "Emerging Properties in Self-Supervised
+Vision Transformers", arXiv 2104.14294 (dino, eval_knn.py: k = 10, 20, 100, 200; the paper's is 20), which judges the
+teacher: --config.weights=target. Every training image is in the bank, and every held-out one is asked for. The features
+are those before the projector; InstDis takes its projections. Not run here on ImageNet. From the papers: InstDis 46.5
+(ResNet-50), DINO 74.5 (ViT-S/16).
+
+Variants: `instdis` (the default), `dino`, `digits` (k = 20, as in the recipes' own `:digits`).
+"""
+
+from ml_collections import ConfigDict
+
+from contrastive_jax import recipe
+from contrastive_jax.evaluate import protocols
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    c = protocols.base('knn')
+    c.knn.k = (200,)
+    c.knn.temperature = 0.07
+    variants = {
+        'instdis': lambda c: None,
+        'dino': lambda c: c.knn.update(k=(10, 20, 100, 200)),
+        'digits': lambda c: c.knn.update(k=(20,)),
+    }
+    return recipe.apply_variants(c, variant, variants)

@@ -1,0 +1,223 @@
+"""How the encoder of a run is judged: the configs of configs/eval/, what is wrong with one, and what it does.
+
+A protocol is a function of an encoder and labelled data that returns numbers. It goes by the name `config.protocol`.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from contrastive_jax import parallel
+from contrastive_jax.data import sources
+from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.evaluate.encoder import WEIGHTS, Encoder, load_encoder
+from contrastive_jax.evaluate.features import FeatureExtractor
+from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, check_labels, knn_accuracy
+from contrastive_jax.metrics import MetricWriter, replace_file
+from contrastive_jax.rules import Rules
+from contrastive_jax.workdir import open_workdir
+
+FOLDER = 'eval'  # of a workdir: a JSON file a protocol
+
+
+def base(protocol: str) -> ConfigDict:
+    """The fields that every config of an evaluation has.
+
+    Args:
+      protocol: a key of PROTOCOLS; its own fields are a section of this name.
+    """
+    c = ConfigDict()
+    c.protocol = protocol
+    c.init = ''  # workdir of the run whose encoder is judged
+    c.weights = 'online'  # 'online': what was trained; 'target': its moving average, such as DINO's teacher
+    c.parallel = 'jit'  # 'jit': jit(shard_map) over all devices; 'pmap'
+    c.batch_size = 512  # images at a time, over all devices
+
+    c.data = ConfigDict()
+    c.data.source = ''  # 'digits', 'npz', 'folder', 'tfds'; empty: the data of the run
+    c.data.name = ''  # of the TFDS data set
+    c.data.path = ''  # the .npz file, the image folder, or the TFDS data_dir
+    c.data.split = 'train'
+    c.data.eval_split = 'test'  # 'test', 'validation' and 'val' stand in for each other
+
+    c[protocol] = ConfigDict()
+    if protocol == 'knn':
+        c.knn.k = (20,)  # neighbours that vote; each k is an evaluation
+        c.knn.temperature = 0.07  # a neighbour's vote is exp(cosine / temperature)
+    return c
+
+
+def check(config: ConfigDict) -> list[str]:
+    """Everything that is wrong with a config, one readable line each, found without compiling anything."""
+    model = base(config.protocol) if config.protocol in PROTOCOLS else None
+    if model is None:
+        return [f'protocol {config.protocol!r} is unknown -> choose from {", ".join(PROTOCOLS)}']
+    lacking = [name for name in model if name not in config]
+    for section in ('data', config.protocol):
+        lacking += [f'{section}.{name}' for name in model[section] if name not in config.get(section, {})]
+    if lacking:
+        return [f'the config lacks {", ".join(lacking)} -> start from protocols.base(...), as configs/eval/ does']
+    rules = Rules(config)
+    rules.rule(bool(config.init), 'init is empty -> name the workdir of a run: --config.init=runs/digits')
+    rules.one_of('weights', tuple(WEIGHTS))
+    rules.one_of('parallel', ('jit', 'pmap'))
+    rules.within('batch_size', 1)
+    rules.rule(
+        config.batch_size % jax.process_count() == 0,
+        f'batch_size {config.batch_size} is not divisible by {jax.process_count()} hosts -> use a multiple',
+    )
+    if config.data.source:
+        rules.one_of('data.source', sources.SOURCES)
+    else:
+        for name in ('name', 'path'):
+            rules.rule(not config.data[name], f'data.{name} is given without data.source -> give both')
+    if config.protocol == 'knn':
+        rules.rule(
+            len(config.knn.k) > 0 and all(isinstance(k, int) and k >= 1 for k in config.knn.k),
+            f'knn.k {config.knn.k!r} is out of range -> numbers of neighbours, at least 1: --config.knn.k="(20, 200)"',
+        )
+        rules.within('knn.temperature', MIN_TEMPERATURE)
+    return rules.found
+
+
+def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Judges an encoder: a line on the terminal, eval/PROTOCOL.json, metrics.jsonl and TensorBoard.
+
+    Args:
+      config: of the form of `base`.
+      workdir: of the evaluation, not that of the run.
+
+    Returns:
+      The numbers, such as 'eval/knn20_top1'.
+
+    Raises:
+      UserError: something in config, run or data that the user can mend; nothing was computed or lost.
+    """
+    began = time.monotonic()
+    if problems := check(config):
+        raise UserError('\n'.join(problems))
+    if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
+        raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
+    encoder = load_encoder(config.init, config.weights)
+    data = load_data(config, encoder)
+    PROTOCOLS[config.protocol].check(config, data)
+    path = open_workdir(workdir, config, write=jax.process_index() == 0)
+    devices = parallel.devices(config.parallel)
+    found = PROTOCOLS[config.protocol].run(config, encoder, data, devices)
+    if jax.process_index() != 0:
+        return found
+    about = {
+        'protocol': config.protocol,
+        'init': config.init,
+        'weights': config.weights,
+        'step': encoder.step,
+        'data': data.train.name,
+        'train_images': len(data.train_ids),
+        'test_images': len(data.test_ids),
+        'classes': data.classes,
+        'devices': f'{devices.count} x {jax.devices()[0].device_kind}',
+        'seconds': round(time.monotonic() - began, 1),
+    }
+    _write(path / FOLDER / f'{config.protocol}.json', {**about, **found})
+    writer = MetricWriter(path, encoder.step - 1)  # the same command again replaces what it wrote
+    writer.write(encoder.step, found)
+    writer.close()
+    for name, value in found.items():
+        print(f'{name.removeprefix("eval/")} on {len(data.test_ids)} held-out images of {data.train.name}: {value:.1%}')
+    print(f'numbers: {path / FOLDER / config.protocol}.json')
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Labelled images, of which those without a label are left out.
+
+    Attributes:
+      train, test: sources.
+      train_ids, test_ids: int64, the examples with a label.
+      classes: their number.
+    """
+
+    train: sources.Source
+    test: sources.Source
+    train_ids: np.ndarray
+    test_ids: np.ndarray
+    classes: int
+
+
+def load_data(config: ConfigDict, encoder: Encoder) -> Data:
+    """The training and the held-out split that an evaluation looks at.
+
+    Raises:
+      UserError: the data is missing, or it has no labels, or one class only.
+    """
+    d = config.data if config.data.source else encoder.config.data
+    train, test = (
+        sources.load(d.source, d.name, d.path, split, encoder.image_size)
+        for split in (config.data.split, config.data.eval_split)
+    )
+    ids, classes = [], 0
+    for source, what in ((train, 'training'), (test, 'held-out')):
+        labels = np.full(len(source), -1) if source.labels is None else source.labels
+        if (labels < 0).all():
+            raise DataError(f'the {what} images of {source.name} have no labels -> evaluate on data that has them')
+        ids.append(np.flatnonzero(labels >= 0))
+        classes = max(classes, int(labels.max()) + 1)
+    assert train.labels is not None and test.labels is not None
+    if len(np.unique(train.labels[ids[0]])) < 2:
+        raise DataError(f'all training images of {train.name} are of one class -> there is nothing to tell apart')
+    check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
+    return Data(train, test, ids[0], ids[1], classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What a protocol is.
+
+    Attributes:
+      check: raises UserError where the data does not serve, before anything is compiled.
+      run: returns the numbers.
+    """
+
+    check: Callable[[ConfigDict, Data], None]
+    run: Callable[[ConfigDict, Encoder, Data, parallel.Devices], dict[str, float]]
+
+
+def _check_knn(config: ConfigDict, data: Data) -> None:
+    n, most = len(data.train_ids), max(config.knn.k)
+    if most > n:
+        raise UserError(f'knn.k {most} is more than the {n} labelled training images -> use fewer neighbours')
+
+
+def _knn(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices) -> dict[str, float]:
+    extract = FeatureExtractor(
+        encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
+    )
+    params, stats = devices.place((encoder.params, encoder.stats), parallel.REPLICATED)
+    train, train_ids = extract(params, stats, data.train, data.train_ids)
+    test, test_ids = extract(params, stats, data.test, data.test_ids)
+    assert data.train.labels is not None and data.test.labels is not None
+    given = (train, data.train.labels[train_ids], test, data.test.labels[test_ids], data.classes)
+    found: dict[str, float] = {}
+    for k in config.knn.k:
+        accuracy = knn_accuracy(*given, k=min(k, len(train)), temperature=config.knn.temperature)
+        found |= {f'eval/knn{k}_{name}': value for name, value in accuracy.items()}
+    return found
+
+
+PROTOCOLS = {'knn': Protocol(_check_knn, _knn)}
+
+
+def _write(file: Path, found: dict[str, Any]) -> None:
+    try:
+        file.parent.mkdir(exist_ok=True)
+        replace_file(file, json.dumps(found, indent=2).encode() + b'\n')
+    except OSError as error:
+        raise UserError(f'cannot write {file}: {error.strerror} -> choose another --workdir') from error

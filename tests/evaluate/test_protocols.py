@@ -1,0 +1,204 @@
+"""The configs of configs/eval/, and what an evaluation writes and says."""
+
+import dataclasses
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from contrastive_jax import metrics
+from contrastive_jax.data import sources
+from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate import protocols
+from contrastive_jax.evaluate.encoder import load_encoder
+from tests import saved
+from tests.little import get_config
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = sorted(path.stem for path in (REPOSITORY / 'configs' / 'eval').glob('[!_]*.py'))
+
+
+def load(name: str, **changes: Any) -> ConfigDict:
+    file, _, variant = name.partition(':')
+    config = importlib.import_module(f'configs.eval.{file}').get_config(variant)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def variants_of(file: str) -> list[str]:
+    with pytest.raises(UserError) as error:
+        load(f'{file}:?')
+    return str(error.value).split('choose from ')[1].split(', ')
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MoCo v3, whose target has other weights than the online network; features of a ViT do not all point one way."""
+    workdir = tmp_path_factory.mktemp('mocov3')
+    saved.save(get_config('mocov3_vit'), workdir)
+    return workdir
+
+
+def few(n: int, path: Path, **arrays: Any) -> dict[str, Any]:
+    """Digits as an .npz file: n training images and 8 held-out ones; and the fields that name it."""
+    train, test = sources.load('digits'), sources.load('digits', split='test')
+    given = {
+        'train_images': train.array[:n],
+        'train_labels': train.labels[:n],
+        'test_images': test.array[:8],
+        'test_labels': test.labels[:8],
+    }
+    np.savez(path / 'few.npz', **{name: x for name, x in {**given, **arrays}.items() if x is not None})
+    return {'data.source': 'npz', 'data.path': str(path / 'few.npz')}
+
+
+# ================================ every config ================================
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize('file', FILES)
+def test_every_variant_is_right_and_documented(file: str) -> None:
+    variants = variants_of(file)
+    for name in (file, *(f'{file}:{variant}' for variant in variants)):
+        config = load(name, init='runs/any')
+        assert config.is_locked and protocols.check(config) == []
+        assert protocols.check(load(name)) == ['init is empty -> name the workdir of a run: --config.init=runs/digits']
+    doc = importlib.import_module(f'configs.eval.{file}').__doc__
+    named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
+    assert named == set(variants)
+    assert {load(file).protocol for file in FILES} == set(protocols.PROTOCOLS)
+
+
+def test_knn_protocols() -> None:
+    """recipes.md, section 15."""
+    assert load('knn').knn.to_dict() == {'k': (200,), 'temperature': 0.07}
+    assert load('knn:dino').knn.to_dict() == {'k': (10, 20, 100, 200), 'temperature': 0.07}
+
+
+# ================================ kNN ================================
+
+
+def slow_knn(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int, T: float) -> np.ndarray:
+    """The class with most votes, image by image."""
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
+    found = []
+    for similarity in unit(test) @ unit(train).T:
+        votes = np.zeros(10)
+        for i in np.argsort(-similarity)[:k]:
+            votes[labels[i]] += np.exp(similarity[i] / T)
+        found.append(votes.argmax())
+    return np.array(found)
+
+
+@pytest.mark.parametrize(('weights', 'parallel'), [('online', 'jit'), ('target', 'jit'), ('online', 'pmap')])
+def test_knn_says_what_slow_loops_say(
+    weights: str, parallel: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load('knn', init=str(run), weights=weights, parallel=parallel, batch_size=100, **{'knn.k': (5, 20)})
+    workdir = tmp_path / 'knn'
+    found = protocols.evaluate(config, str(workdir))
+    encoder = load_encoder(run, weights)
+    train, test = sources.load('digits'), sources.load('digits', split='test')
+    h, h_test = np.asarray(encoder(train.array), np.float64), np.asarray(encoder(test.array), np.float64)
+    for k in (5, 20):
+        accuracy = np.mean(slow_knn(h, train.labels, h_test, k, 0.07) == test.labels)
+        assert found[f'eval/knn{k}_top1'] == pytest.approx(accuracy, abs=1.5 / 360)  # one image may be on the edge
+
+    held = json.loads((workdir / 'eval' / 'knn.json').read_text())
+    assert {name: held[name] for name in found} == found
+    assert (held['step'], held['train_images'], held['test_images'], held['classes']) == (3, 1437, 360, 10)
+    assert held['init'] == str(run) and held['weights'] == weights
+    assert metrics.read(workdir) == [{'step': 3, **found}]
+    assert list(workdir.glob('events.*'))
+    assert f'knn5_top1 on 360 held-out images of digits: {found["eval/knn5_top1"]:.1%}' in capsys.readouterr().out
+
+
+def test_the_same_command_again_replaces_its_numbers(run: Path, tmp_path: Path) -> None:
+    config = load('knn', init=str(run), **few(30, tmp_path), **{'knn.k': (5,)})
+    first, again = (protocols.evaluate(config, str(tmp_path / 'knn')) for _ in range(2))
+    assert first == again and len(metrics.read(tmp_path / 'knn')) == 1
+
+
+def test_images_without_a_label_are_left_out(run: Path, tmp_path: Path) -> None:
+    labels = sources.load('digits').labels[:30].copy()
+    labels[[0, 7]] = -1
+    config = load('knn', init=str(run), **few(30, tmp_path, train_labels=labels), **{'knn.k': (28,)})
+    protocols.evaluate(config, str(tmp_path / 'knn'))
+    assert json.loads((tmp_path / 'knn' / 'eval' / 'knn.json').read_text())['train_images'] == 28
+
+
+def test_the_command(run: Path, tmp_path: Path) -> None:
+    given = ['--config=configs/eval/knn.py:digits', f'--config.init={run}', f'--workdir={tmp_path / "knn"}']
+    command = [sys.executable, '-m', 'contrastive_jax.main']
+    child = subprocess.run([*command, *given], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert child.returncode == 0 and child.stderr == '' and 'knn20_top1 on 360' in child.stdout
+    given = [f'{arg}_no' if 'init' in arg else arg for arg in given]
+    child = subprocess.run([*command, *given], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert child.returncode == 2 and child.stderr.count('\n') == 1 and 'give the workdir of a run' in child.stderr
+
+
+# ================================ what is wrong ================================
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(
+    ('changes', 'line'),
+    [
+        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn"),
+        ({'weights': 'teacher'}, "weights 'teacher' is unknown"),
+        ({'parallel': 'xmap'}, "parallel 'xmap' is unknown"),
+        ({'batch_size': 0}, 'batch_size 0 is out of range'),
+        ({'data.source': 'digit'}, "data.source 'digit' is unknown; did you mean 'digits'?"),
+        ({'data.path': 'x.npz'}, 'data.path is given without data.source'),
+        ({'knn.k': ()}, 'knn.k () is out of range'),
+        ({'knn.k': (0,)}, 'knn.k (0,) is out of range'),
+        ({'knn.temperature': 0.001}, 'knn.temperature 0.001 is out of range'),
+    ],
+)
+def test_impossible_values(changes: dict[str, Any], line: str) -> None:
+    (found,) = protocols.check(load('knn', init='runs/any', **changes))
+    assert found.startswith(line) and ' -> ' in found
+
+
+def test_a_config_that_lacks_fields() -> None:
+    config = ConfigDict({'protocol': 'knn', 'data': {}, 'knn': {'k': (1,)}})
+    (line,) = protocols.check(config)
+    assert 'init' in line and 'data.split' in line and 'knn.temperature' in line
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(
+    ('arrays', 'line'),
+    [
+        ({'train_labels': None}, 'the training images of few have no labels'),
+        ({'test_labels': None}, 'the held-out images of few have no labels'),
+        ({'train_labels': np.zeros(30, int)}, 'all training images of few are of one class'),
+        ({}, 'knn.k 200 is more than the 30 labelled training images'),
+    ],
+)
+def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
+    config = load('knn', init=str(run), **few(30, tmp_path, **arrays))
+    with pytest.raises(UserError, match=line):
+        protocols.evaluate(config, str(tmp_path / 'knn'))
+    assert not (tmp_path / 'knn').exists()
+
+
+def test_no_target_and_the_workdir_of_the_run(tmp_path: Path) -> None:
+    saved.save(get_config('simsiam'), tmp_path / 'run')
+    with pytest.raises(UserError, match='it has no method/target/encoder'):
+        protocols.evaluate(load('knn', init=str(tmp_path / 'run'), weights='target'), str(tmp_path / 'knn'))
+    with pytest.raises(UserError, match='is that of the run'):
+        protocols.evaluate(load('knn', init=str(tmp_path / 'run')), str(tmp_path / 'run'))
+
+
+def test_data_holds_what_it_says(run: Path) -> None:
+    data = protocols.load_data(load('knn'), load_encoder(run))
+    assert [field.name for field in dataclasses.fields(data)] == ['train', 'test', 'train_ids', 'test_ids', 'classes']
+    assert (len(data.train_ids), len(data.test_ids), data.classes) == (1437, 360, 10)
