@@ -26,6 +26,7 @@ setup(
         'optax>=0.2.8',  # optimizers
         'orbax-checkpoint>=0.11.20',  # asynchronous checkpoints that restore onto another device count
         'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
+        'safetensors>=0.5',  # weights in and out, without code in the file
         'scikit-learn>=1.5',  # the embedded handwritten digits
         'tensorboard>=2.19',  # writes and shows TensorBoard events, without TensorFlow
         'tqdm>=4.66',  # the progress bar
