@@ -24,7 +24,7 @@ from contrastive_jax.errors import UserError
 def convert(given: argparse.Namespace) -> None:
     """Reads, checks and writes; says what it does."""
     target = Path(given.OUT).expanduser()
-    names = given.names or export.names_for(target)
+    names = export.names_for(target, given.names)
     encoder = published.parse_encoder(given.encoder) if given.encoder else None
     weights = load(given.IN, form=given.form, encoder=encoder, drop=tuple(given.drop), network=given.network, say=print)
     # The file appears whole or not at all.

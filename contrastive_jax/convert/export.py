@@ -17,15 +17,18 @@ SUFFIXES = {'.safetensors': ('ours', 'torch'), '.pth': ('torch',), '.pt': ('torc
 EPSILON = 1e-5  # of torch's batch norm
 
 
-def names_for(path: Path) -> str:
-    """Whose names a file with that suffix has, if nothing else is asked for.
+def names_for(path: Path, wanted: str | None = None) -> str:
+    """Whose names a file with that suffix gets.
 
     Raises:
-      UserError: an unknown suffix.
+      UserError: an unknown suffix, or one of files that do not have the names that are wanted.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f'OUT {path} ends in {path.suffix or "nothing"} -> choose from {", ".join(SUFFIXES)}')
-    return SUFFIXES[path.suffix][0]
+    legal = SUFFIXES[path.suffix]
+    if wanted and wanted not in legal:
+        raise UserError(f'--names={wanted} is not for {path.suffix} -> choose from {", ".join(legal)}')
+    return wanted or legal[0]
 
 
 def write(path: Path, made: Weights, suffix: str, wanted: str, say: Say) -> None:
@@ -35,14 +38,12 @@ def write(path: Path, made: Weights, suffix: str, wanted: str, say: Say) -> None
       path: where; its own suffix does not matter.
       made: the encoder.
       suffix: a key of SUFFIXES.
-      wanted: whose names, of NAMES.
+      wanted: whose names, see `names_for`.
       say: is told what whoever loads it must know.
 
     Raises:
-      UserError: that kind of file does not have these names, or no such network is known there.
+      UserError: no such network is known there.
     """
-    if wanted not in SUFFIXES[suffix]:
-        raise UserError(f'--names={wanted} is not for {suffix} -> choose from {", ".join(SUFFIXES[suffix])}')
     if wanted == 'ours':
         weights.save(path, made)
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -21,14 +22,25 @@ class Source(NamedTuple):
     """What a file holds, before its numbers are read.
 
     Attributes:
-      content: a dict, of dicts, of whatever `array` takes.
-      array: reads one.
+      content: a dict, of dicts, of whatever `read` takes.
+      read: reads one array.
       metadata: texts that a safetensors file says about itself.
     """
 
     content: Any
-    array: Callable[[Any], np.ndarray]
+    read: Callable[[Any], np.ndarray]
     metadata: Mapping[str, str] = {}
+
+    def array(self, leaf: Any) -> np.ndarray:
+        """The numbers of a leaf of `content`.
+
+        Raises:
+          UserError: they are damaged, or no numbers.
+        """
+        x = self.read(leaf)
+        if x.dtype.kind not in 'fiub' and x.dtype != ml_dtypes.bfloat16:
+            raise UserError(f'it holds an array of {x.dtype}, where real numbers should be')
+        return x
 
 
 def read(path: Path) -> Source:

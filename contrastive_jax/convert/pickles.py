@@ -19,6 +19,7 @@ from contrastive_jax.errors import UserError
 # Instructions that no state dict needs: the registry of extensions, old ways to make objects, and buffers that are
 # allocated before they are read.
 REFUSED = ('EXT1', 'EXT2', 'EXT4', 'INST', 'OBJ', 'BYTEARRAY8', 'NEXT_BUFFER', 'READONLY_BUFFER', 'PERSID')
+MAX_AXES = 64  # of an array
 PUTS = ('PUT', 'BINPUT', 'LONG_BINPUT')
 
 
@@ -143,6 +144,13 @@ def _scalar(dtype: DType, raw: Any) -> Any:
     return np.frombuffer(raw.encode('latin1') if isinstance(raw, str) else raw, dtype.dtype)[0].item()
 
 
+def _size(lengths: Any = ()) -> tuple[int, ...]:
+    """torch.Size; without a bound, few bytes would copy many."""
+    if len(lengths) > MAX_AXES:
+        raise PickleError(f'it holds a shape of {len(lengths)} axes')
+    return tuple(lengths)
+
+
 def _encode(text: str, codec: str) -> bytes:
     """How pickles of protocol 2 spell bytes."""
     if codec != 'latin1':
@@ -183,12 +191,10 @@ NAMES: dict[str, Any] = {
     'torch._utils _rebuild_tensor_v2': Function(_tensor),
     'torch._utils _rebuild_parameter': Function(_parameter),
     'torch.nn.parameter Parameter': Function(_parameter),
-    'torch Size': tuple,
+    'torch Size': Function(_size),
     'torch device': Inert,
     **STORAGES,
     **{name.replace('torch ', 'torch.cuda '): dtype for name, dtype in STORAGES.items()},
-    'builtins set': set,
-    '__builtin__ set': set,
     'argparse Namespace': Inert,  # DINO, CMC
     'lib.NCEAverage NCEAverage': Inert,  # InstDis
     'lib.LinearAverage LinearAverage': Inert,

@@ -126,15 +126,16 @@ def _find(content: Any, form: str, path: Path) -> tuple[str, str, str]:
         about = FORMS[name]
         for section in about.sections:
             held = content.get(section) if section and isinstance(content, dict) else content
-            if not isinstance(held, dict):
+            if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
                 continue
             for prefix in about.prefixes:
-                heads = any(fnmatchcase(str(key), prefix + head) for key in held for head in about.heads)
+                heads = any(fnmatchcase(key, prefix + head) for key in held for head in about.heads)
                 if any(prefix + stem in held for stem in STEMS) and (heads or not about.certain):
                     return name, section, prefix
     keys = [str(key) for key in content] if isinstance(content, dict) else [type(content).__name__]
     wanted = f'a {form} checkpoint' if form else 'any checkpoint that is known'
-    inside = [str(key) for value in content.values() if isinstance(value, dict) for key in value] if keys else []
+    parts = content.values() if isinstance(content, dict) else ()
+    inside = [str(key) for part in parts if isinstance(part, dict) for key in part]
     raise UserError(
         f'{path} is not of the form of {wanted} (it holds {weights.few(keys)}'
         f'{f"; in them {weights.few(inside)}" if inside else ""}) -> name another --form: {", ".join(FORMS)}'
@@ -148,7 +149,7 @@ def _sort(
     kept: list[str] = []
     strange: list[str] = []
     left: dict[str, list[str]] = {'as asked': [], 'the head': [], 'beside the encoder': []}
-    for key in map(str, held):
+    for key in held:
         name = key.removeprefix(prefix)
         inside = key.startswith(prefix)
         if _matches(key, drop):

@@ -86,7 +86,7 @@ def _read_zip(path: Path) -> TorchFile:
             raise PickleError(f'it is damaged: {held} of storage {x.key}, which has {x.size} numbers of {x.dtype}')
         try:
             return np.frombuffer(archive.read(member), x.dtype)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
             raise PickleError(f'it is damaged: {error}') from error
 
     return TorchFile(tree, storage)

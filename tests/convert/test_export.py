@@ -233,6 +233,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (['nothing.pth', 'x.safetensors'], 'cannot read .*nothing.pth: No such file'),
         (['in.pth', 'x.onnx'], r'OUT .*x.onnx ends in .onnx -> choose from .safetensors, .pth'),
         (['in.pth', 'x'], 'ends in nothing'),
+        (['in.pth', 'x.tar', '--names=torch'], 'ends in .tar'),
         (['in.pth', 'x.pth', '--names=ours'], '--names=ours is not for .pth'),
         (['in.pth', 'missing/x.pth'], 'cannot write to .*missing: No such file'),
         (['in.pth', 'x.pth', '--encoder=resnet50'], r'is no resnet50: .*and \d+ more'),

@@ -295,6 +295,16 @@ def test_every_name_is_accounted_for(tmp_path: Path, sections: dict[str, Any], l
         convert.load(published_files.write(tmp_path / 'x.pth', sections))
 
 
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    for held in (b'\x80\x02].', b'\x80\x02K\x05.', b'\x80\x02}K\x05K\x06s.', b'\x80\x02}.'):
+        published_files.write_zip(tmp_path / 'x.pth', held)
+        with pytest.raises(UserError, match='is not of the form of any checkpoint that is known'):
+            convert.load(tmp_path / 'x.pth')
+    np.savez(tmp_path / 'x.npz', **{name: x.astype(str) for name, x in r.items()})
+    with pytest.raises(UserError, match=r'an array of <U\d+, where real numbers should be'):
+        convert.load(tmp_path / 'x.npz')
+
+
 def test_names_left_behind_are_asked_for_and_said(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth', change(aux__weight=linear(2)))
     said: list[str] = []
