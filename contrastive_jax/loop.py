@@ -69,6 +69,9 @@ def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None
 class Trainer:
     """One run. `fit` is its life; the other methods are the parts of it.
 
+    Attributes:
+      evaluated: a metric that every evaluation writes.
+
     Args:
       config: checked.
       workdir: exists.
@@ -77,6 +80,8 @@ class Trainer:
       source: training images.
       held_out: images for evaluation, or None.
     """
+
+    evaluated = 'eval/feature_std'
 
     def __init__(
         self,
@@ -90,8 +95,12 @@ class Trainer:
         self.config, self.workdir, self.devices, self.run = config, workdir, devices, run
         self.source, self.held_out = source, held_out
         self.first_process = jax.process_index() == 0
-        self.evaluation = OnlineEvaluation(config, run.method.network, run.policy, devices, source, held_out)
+        self.evaluation = self.open_evaluation()
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+
+    def open_evaluation(self) -> OnlineEvaluation:
+        network, policy = self.run.method.network, self.run.policy
+        return OnlineEvaluation(self.config, network, policy, self.devices, self.source, self.held_out)
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
         """Trains to the end, or to a signal."""
@@ -266,7 +275,7 @@ class Trainer:
         """Whether step `start` is due and was not evaluated: a run may end between a checkpoint and its evaluation."""
         cadence = self.config.eval_every_steps
         due = start in (0, self.run.total_steps) or (cadence > 0 and start % cadence == 0)
-        done = any(line['step'] == start and 'eval/feature_std' in line for line in read(self.workdir))
+        done = any(line['step'] == start and self.evaluated in line for line in read(self.workdir))
         return due and self.same_everywhere(not done)
 
     def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:

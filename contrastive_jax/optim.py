@@ -139,6 +139,23 @@ def rest(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientT
     return optax.conditionally_mask(optimizer, lambda step: step >= steps)
 
 
+def sweep(make: Callable[..., optax.GradientTransformation], *settings: Any) -> optax.GradientTransformation:
+    """Many trainings at once: row r of every parameter is updated as by `make(*(x[r] for x in settings))`.
+
+    Args:
+      make: an optimizer from one value of each setting, which may be traced.
+      settings: [R] each.
+    """
+
+    def init(params: PyTree) -> PyTree:
+        return jax.vmap(lambda p, *values: make(*values).init(p))(params, *settings)
+
+    def update(grads: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        return jax.vmap(lambda g, s, p, *values: make(*values).update(g, s, p))(grads, state, params, *settings)
+
+    return optax.GradientTransformation(init, update)
+
+
 def by_path(
     optimizer: optax.GradientTransformation,
     parts: Mapping[str, tuple[Sequence[str], optax.GradientTransformation]],

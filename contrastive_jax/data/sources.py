@@ -114,6 +114,43 @@ class ArraySource(Source):
         return hashlib.sha256(repr(self.array.shape).encode() + few.tobytes()).hexdigest()[:16]
 
 
+class Rows(Source):
+    """Some examples of another source, in a given order.
+
+    Args:
+      source: where they are.
+      ids: int[n], which they are.
+    """
+
+    def __init__(self, source: Source, ids: np.ndarray):
+        self.name, self.classes = source.name, source.classes
+        self._source, self._ids = source, ids
+        self.array = None if source.array is None else source.array[ids]
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return None if self._source.labels is None else self._source.labels[self._ids]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def image(self, i: int) -> np.ndarray:
+        return self._source.image(int(self._ids[i]))
+
+    def label(self, i: int) -> int:
+        return self._source.label(int(self._ids[i]))
+
+    def example(self, i: int) -> tuple[np.ndarray, int]:
+        return self._source.example(int(self._ids[i]))
+
+    def file_name(self, i: int) -> str:
+        return self._source.file_name(int(self._ids[i]))
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._source.fingerprint.encode() + self._ids.tobytes()).hexdigest()[:16]
+
+
 def _rgb_images(images: np.ndarray, name: str) -> np.ndarray:
     given = f'{name}: images are {images.dtype}{list(images.shape)}'
     if images.dtype != np.uint8:

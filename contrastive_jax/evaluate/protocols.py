@@ -5,6 +5,7 @@ A protocol is a function of an encoder and labelled data that returns numbers. I
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,13 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import parallel
 from contrastive_jax.data import sources
+from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.evaluate import probe
 from contrastive_jax.evaluate.encoder import WEIGHTS, Encoder, load_encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, check_labels, knn_accuracy
+from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.metrics import MetricWriter, replace_file
 from contrastive_jax.rules import Rules
 from contrastive_jax.workdir import open_workdir
@@ -51,16 +55,44 @@ def base(protocol: str) -> ConfigDict:
     if protocol == 'knn':
         c.knn.k = (20,)  # neighbours that vote; each k is an evaluation
         c.knn.temperature = 0.07  # a neighbour's vote is exp(cosine / temperature)
+    if protocol == 'linear':
+        c.linear.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
+        c.linear.selection = 0.1  # part of each class that chooses among the settings, if there are several
+        c.seed = 0
+        c.batch_size = 256
+        c.epochs = 100.0
+        c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
+
+        c.optimizer = ConfigDict()
+        c.optimizer.name = 'sgd'  # 'sgd', 'larc'
+        # A classifier is trained for every pair of the two, all at once; the best is chosen by `linear.selection`.
+        c.optimizer.learning_rates = (30.0,)
+        c.optimizer.weight_decays = (0.0,)
+        c.optimizer.learning_rate_batch = 0  # rates are multiplied by batch_size / this; 0: not scaled
+        c.optimizer.momentum = 0.9
+        c.optimizer.nesterov = False  # of SGD
+
+        c.schedule = ConfigDict()
+        c.schedule.name = 'step'  # 'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step
+        c.schedule.milestones = (60, 80)  # of 'step', in epochs
+        c.schedule.factor = 0.1  # of 'step', at each milestone
+
+        c.log_every_steps = 100
+        c.eval_every_steps = 0  # 0: only at the end
+        c.checkpoint_every_steps = 5000  # and always at the end
+        c.profile_steps = 0  # trace this many steps for TensorBoard's profiler, after the first hundred
+        c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
+        c.data.workers = 0  # processes that decode images; 0: threads
     return c
 
 
-def check(config: ConfigDict) -> list[str]:
+def check(config: ConfigDict, devices: int = 1) -> list[str]:
     """Everything that is wrong with a config, one readable line each, found without compiling anything."""
     model = base(config.protocol) if config.protocol in PROTOCOLS else None
     if model is None:
         return [f'protocol {config.protocol!r} is unknown -> choose from {", ".join(PROTOCOLS)}']
     lacking = [name for name in model if name not in config]
-    for section in ('data', config.protocol):
+    for section in (name for name, value in model.items() if isinstance(value, ConfigDict)):
         lacking += [f'{section}.{name}' for name in model[section] if name not in config.get(section, {})]
     if lacking:
         return [f'the config lacks {", ".join(lacking)} -> start from protocols.base(...), as configs/eval/ does']
@@ -84,7 +116,47 @@ def check(config: ConfigDict) -> list[str]:
             f'knn.k {config.knn.k!r} is out of range -> numbers of neighbours, at least 1: --config.knn.k="(20, 200)"',
         )
         rules.within('knn.temperature', MIN_TEMPERATURE)
+    if config.protocol == 'linear':
+        _linear_rules(config, rules)
+        B = config.batch_size
+        rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
     return rules.found
+
+
+def _linear_rules(c: ConfigDict, rules: Rules) -> None:
+    rules.one_of('optimizer.name', ('sgd', 'larc'))
+    rules.one_of('schedule.name', ('step', 'cosine', 'cosine_per_step'))
+    rules.within('seed', 0, 2**31 - 1)
+    rules.within('epochs', 0, open_low=True)
+    rules.within('linear.init_std', 0)
+    rules.within('linear.selection', 0, 0.5, open_low=True)
+    rules.within('optimizer.learning_rate_batch', 0)
+    rules.within('optimizer.momentum', 0, 1)
+    rules.within('schedule.factor', 0, 1, open_low=True)
+    for field in ('log_every_steps', 'checkpoint_every_steps'):
+        rules.within(field, 1)
+    for field in ('eval_every_steps', 'profile_steps', 'data.workers'):
+        rules.within(field, 0)
+    rates, decays = c.optimizer.learning_rates, c.optimizer.weight_decays
+    rules.rule(
+        len(rates) > 0 and all(math.isfinite(rate) and rate > 0 for rate in rates),
+        f'optimizer.learning_rates {rates!r} is out of range -> give numbers above 0: (1.0, 10.0)',
+    )
+    rules.rule(
+        len(decays) > 0 and all(math.isfinite(decay) and decay >= 0 for decay in decays),
+        f'optimizer.weight_decays {decays!r} is out of range -> give numbers of at least 0: (0.0, 1e-6)',
+    )
+    scales = c.augment.crop_scale
+    rules.rule(
+        len(scales) == 2 and 0 < scales[0] <= scales[1] <= 1,
+        f'augment.crop_scale {scales!r} is out of range -> two areas with 0 < least <= greatest <= 1',
+    )
+    rules.within('augment.flip', 0, 1)
+    milestones = c.schedule.milestones
+    rules.rule(
+        all(math.isfinite(epoch) and epoch > 0 for epoch in milestones),
+        f'schedule.milestones {milestones!r} is out of range -> they are epochs, all above 0',
+    )
 
 
 def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -101,7 +173,8 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: something in config, run or data that the user can mend; nothing was computed or lost.
     """
     began = time.monotonic()
-    if problems := check(config):
+    devices = parallel.devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
+    if problems := check(config, devices.count):
         raise UserError('\n'.join(problems))
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
@@ -109,8 +182,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     data = load_data(config, encoder)
     PROTOCOLS[config.protocol].check(config, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)
-    devices = parallel.devices(config.parallel)
-    found = PROTOCOLS[config.protocol].run(config, encoder, data, devices)
+    found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path)
     if jax.process_index() != 0:
         return found
     about = {
@@ -126,11 +198,10 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         'seconds': round(time.monotonic() - began, 1),
     }
     _write(path / FOLDER / f'{config.protocol}.json', {**about, **found})
-    writer = MetricWriter(path, encoder.step - 1)  # the same command again replaces what it wrote
-    writer.write(encoder.step, found)
-    writer.close()
     for name, value in found.items():
-        print(f'{name.removeprefix("eval/")} on {len(data.test_ids)} held-out images of {data.train.name}: {value:.1%}')
+        if name.endswith(('top1', 'top5')):
+            title = name.removeprefix('eval/')
+            print(f'{title} on {len(data.test_ids)} held-out images of {data.train.name}: {value:.1%}')
     print(f'numbers: {path / FOLDER / config.protocol}.json')
     return found
 
@@ -183,11 +254,11 @@ class Protocol:
 
     Attributes:
       check: raises UserError where the data does not serve, before anything is compiled.
-      run: returns the numbers.
+      run: returns the numbers, and leaves them in the metrics of the workdir.
     """
 
     check: Callable[[ConfigDict, Data], None]
-    run: Callable[[ConfigDict, Encoder, Data, parallel.Devices], dict[str, float]]
+    run: Callable[[ConfigDict, Encoder, Data, parallel.Devices, Path], dict[str, float]]
 
 
 def _check_knn(config: ConfigDict, data: Data) -> None:
@@ -196,7 +267,9 @@ def _check_knn(config: ConfigDict, data: Data) -> None:
         raise UserError(f'knn.k {most} is more than the {n} labelled training images -> use fewer neighbours')
 
 
-def _knn(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices) -> dict[str, float]:
+def _knn(
+    config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path
+) -> dict[str, float]:
     extract = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
     )
@@ -209,10 +282,40 @@ def _knn(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Dev
     for k in config.knn.k:
         accuracy = knn_accuracy(*given, k=min(k, len(train)), temperature=config.knn.temperature)
         found |= {f'eval/knn{k}_{name}': value for name, value in accuracy.items()}
+    # The same command again replaces what it wrote.
+    writer = MetricWriter(workdir, encoder.step - 1, enabled=jax.process_index() == 0)
+    writer.write(encoder.step, found)
+    writer.close()
     return found
 
 
-PROTOCOLS = {'knn': Protocol(_check_knn, _knn)}
+def _check_linear(config: ConfigDict, data: Data) -> None:
+    _parts(config, data)  # says if there are fewer images than a batch
+
+
+def _linear(
+    config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path
+) -> dict[str, float]:
+    training, selection = _parts(config, data)
+    run = probe.build(config, encoder, len(training), data.classes)
+    test = sources.Rows(data.test, data.test_ids)
+    with Interrupt() as interrupt:
+        trainer = probe.ProbeTrainer(config, workdir, devices, run, training, encoder, selection, test)
+        return trainer.fit(interrupt)
+
+
+def _parts(config: ConfigDict, data: Data) -> tuple[sources.Rows, sources.Rows | None]:
+    """The images that classifiers are trained on, and those that choose among them, if there are several."""
+    assert data.train.labels is not None
+    ids, selection = data.train_ids, None
+    if len(probe.settings(config)[0]) > 1:
+        chosen = probe.held_out(data.train.labels[ids], config.linear.selection)
+        ids, selection = ids[~chosen], sources.Rows(data.train, ids[chosen])
+    steps_per_epoch(len(ids), config.batch_size)
+    return sources.Rows(data.train, ids), selection
+
+
+PROTOCOLS = {'knn': Protocol(_check_knn, _knn), 'linear': Protocol(_check_linear, _linear)}
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:

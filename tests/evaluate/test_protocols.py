@@ -18,6 +18,7 @@ from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocols
 from contrastive_jax.evaluate.encoder import load_encoder
+from contrastive_jax.rules import Rules
 from tests import saved
 from tests.little import get_config
 
@@ -74,6 +75,48 @@ def test_every_variant_is_right_and_documented(file: str) -> None:
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     assert named == set(variants)
     assert {load(file).protocol for file in FILES} == set(protocols.PROTOCOLS)
+
+
+SGD = {'optimizer.name': 'sgd', 'optimizer.momentum': 0.9, 'optimizer.nesterov': False, 'linear.init_std': 0.01}
+COSINE = {**SGD, 'schedule.name': 'cosine', 'optimizer.learning_rate_batch': 256, 'optimizer.weight_decays': (0.0,)}
+LINEAR = {
+    'mocov2': {
+        **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rates': (30.0,),
+        'optimizer.weight_decays': (0.0,), 'optimizer.learning_rate_batch': 0,
+        'schedule.name': 'step', 'schedule.milestones': (60, 80),
+        'schedule.factor': 0.1,
+    },
+    'mocov3_r50': {**COSINE, 'batch_size': 1024, 'epochs': 90.0, 'optimizer.learning_rates': (0.1,)},
+    'mocov3_vit': {**COSINE, 'batch_size': 1024, 'epochs': 90.0, 'optimizer.learning_rates': (3.0,)},
+    'simsiam': {
+        **COSINE, 'batch_size': 4096, 'epochs': 90.0, 'optimizer.learning_rates': (0.1,), 'optimizer.name': 'larc',
+    },
+    'simclr': {
+        **COSINE, 'batch_size': 4096, 'epochs': 90.0, 'optimizer.learning_rates': (0.1,), 'optimizer.nesterov': True,
+        'optimizer.weight_decays': (1e-6,), 'linear.init_std': 0.0, 'schedule.name': 'cosine_per_step',
+    },
+    'byol': {
+        **COSINE, 'batch_size': 1024, 'epochs': 80.0, 'optimizer.learning_rates': (0.2,), 'optimizer.nesterov': True,
+        'schedule.name': 'cosine_per_step',
+    },
+    'swav': {
+        **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rates': (0.3,),
+        'optimizer.learning_rate_batch': 0, 'optimizer.weight_decays': (1e-6,), 'schedule.name': 'cosine',
+    },
+    'dino': {**COSINE, 'batch_size': 1024, 'epochs': 100.0, 'optimizer.learning_rates': (0.001,)},
+    'cmc': {
+        **SGD, 'batch_size': 256, 'epochs': 60.0, 'optimizer.learning_rates': (30.0,), 'schedule.name': 'step',
+        'schedule.milestones': (30, 40, 50), 'schedule.factor': 0.2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', LINEAR)
+def test_linear_protocols(name: str) -> None:
+    """recipes.md, section 15: all with random crops of [0.08, 1] and flips."""
+    config = load(f'linear:{name}')
+    expected = {**LINEAR[name], 'augment.crop_scale': (0.08, 1.0), 'augment.flip': 0.5}
+    assert {field: Rules(config).value(field) for field in expected} == expected
 
 
 def test_knn_protocols() -> None:
@@ -151,7 +194,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn"),
+        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn, linear"),
         ({'weights': 'teacher'}, "weights 'teacher' is unknown"),
         ({'parallel': 'xmap'}, "parallel 'xmap' is unknown"),
         ({'batch_size': 0}, 'batch_size 0 is out of range'),
@@ -164,6 +207,35 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
 )
 def test_impossible_values(changes: dict[str, Any], line: str) -> None:
     (found,) = protocols.check(load('knn', init='runs/any', **changes))
+    assert found.startswith(line) and ' -> ' in found
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(
+    ('changes', 'line'),
+    [
+        ({'optimizer.name': 'adam'}, "optimizer.name 'adam' is unknown"),
+        ({'optimizer.learning_rates': ()}, 'optimizer.learning_rates () is out of range'),
+        ({'optimizer.learning_rates': (1.0, 0.0)}, 'optimizer.learning_rates (1.0, 0.0) is out of range'),
+        ({'optimizer.weight_decays': (-1.0,)}, 'optimizer.weight_decays (-1.0,) is out of range'),
+        ({'optimizer.learning_rate_batch': -1}, 'optimizer.learning_rate_batch -1 is out of range'),
+        ({'optimizer.momentum': 1.5}, 'optimizer.momentum 1.5 is out of range'),
+        ({'schedule.name': 'cosin'}, "schedule.name 'cosin' is unknown; did you mean 'cosine'?"),
+        ({'schedule.factor': 0.0}, 'schedule.factor 0.0 is out of range'),
+        ({'schedule.milestones': (0,)}, 'schedule.milestones (0,) is out of range'),
+        ({'linear.selection': 0.0}, 'linear.selection 0.0 is out of range'),
+        ({'linear.init_std': -1.0}, 'linear.init_std -1.0 is out of range'),
+        ({'epochs': 0.0}, 'epochs 0.0 is out of range'),
+        ({'seed': -1}, 'seed -1 is out of range'),
+        ({'augment.flip': 2.0}, 'augment.flip 2.0 is out of range'),
+        ({'augment.crop_scale': (0.0, 1.0)}, 'augment.crop_scale (0.0, 1.0) is out of range'),
+        ({'log_every_steps': 0}, 'log_every_steps 0 is out of range'),
+        ({'eval_every_steps': -1}, 'eval_every_steps -1 is out of range'),
+        ({'batch_size': 12}, 'batch_size 12 is not divisible by 8 devices'),
+    ],
+)
+def test_impossible_values_of_the_probe(changes: dict[str, Any], line: str) -> None:
+    (found,) = protocols.check(load('linear', init='runs/any', **changes), 8)
     assert found.startswith(line) and ' -> ' in found
 
 
