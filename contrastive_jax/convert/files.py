@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +91,7 @@ def _holds_arrays(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return all(name.endswith('.npy') for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except torch_files.ZIP_ERRORS:
         return False
 
 
@@ -113,7 +112,7 @@ def _npz(path: Path) -> Source:
                     raise UserError(f'{name} holds Python objects, which may be code: it is not read')
                 numbers = file.read()
             return np.frombuffer(numbers, dtype).reshape(shape, order='F' if fortran else 'C')
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, KeyError, *torch_files.ZIP_ERRORS) as error:
             raise UserError(f'{name} is damaged: {error}') from error
 
     return Source({name.removesuffix('.npy'): name for name in archive.namelist()}, array)

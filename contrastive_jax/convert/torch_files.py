@@ -4,6 +4,7 @@ import io
 import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from contrastive_jax.convert.pickles import PickleError, Storage, Tensor
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch before 1.6
 MAX_PICKLE = 2**27  # bytes of the part of a zip that is not numbers
+# What zipfile raises for a damaged archive.
+ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError, zlib.error)
 
 ReadStorage = Callable[[Storage], np.ndarray]
 
@@ -76,7 +79,7 @@ def _read_zip(path: Path) -> TorchFile:
         if names[root + 'data.pkl'].file_size > MAX_PICKLE:
             raise PickleError(f'its data.pkl has {names[root + "data.pkl"].file_size} bytes, weights need far fewer')
         tree = pickles.read(io.BytesIO(archive.read(root + 'data.pkl')))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
+    except ZIP_ERRORS as error:
         raise PickleError(f'it is damaged: {error}') from error
 
     def storage(x: Storage) -> np.ndarray:
@@ -86,7 +89,7 @@ def _read_zip(path: Path) -> TorchFile:
             raise PickleError(f'it is damaged: {held} of storage {x.key}, which has {x.size} numbers of {x.dtype}')
         try:
             return np.frombuffer(archive.read(member), x.dtype)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
+        except ZIP_ERRORS as error:
             raise PickleError(f'it is damaged: {error}') from error
 
     return TorchFile(tree, storage)

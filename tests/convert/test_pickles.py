@@ -1,5 +1,6 @@
 """Malicious, damaged and oversized files: refused with a line, and nothing in them is run."""
 
+import contextlib
 import copyreg
 import io
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from contrastive_jax import convert
 from contrastive_jax.convert import files, pickles, torch_files, writers
 from contrastive_jax.errors import UserError
 from tests.convert import published_files
@@ -219,10 +221,11 @@ def test_numpy_objects_are_not_read(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-@pytest.mark.parametrize('kind', ['zip', 'legacy', 'npz', 'pkl', 'safetensors'])
-def test_truncated_files(tmp_path: Path, kind: str) -> None:
-    """However much is missing: an error of ours, when the file is opened or when its numbers are read."""
-    state = {'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.ones(5)}
+KINDS = ['zip', 'legacy', 'npz', 'pkl', 'safetensors']
+
+
+def write_kind(tmp_path: Path, kind: str, state: dict[str, np.ndarray]) -> Path:
+    """A file of each kind."""
     path = tmp_path / {'zip': 'x.pth', 'legacy': 'x.pth.tar'}.get(kind, f'x.{kind}')
     if kind in ('zip', 'legacy'):
         published_files.write(path, {'state_dict': state}, kind == 'legacy')
@@ -232,20 +235,43 @@ def test_truncated_files(tmp_path: Path, kind: str) -> None:
         writers.write_detectron2(path, state, 'x')
     else:
         save_file(state, path)
+    return path
 
-    def read() -> None:
-        source = files.read(path)
-        held = source.content.get('state_dict', source.content.get('model', source.content))
-        assert set(held) == set(state)
-        for name, leaf in held.items():
-            np.testing.assert_array_equal(source.array(leaf), state[name])
 
-    read()
+def read_all(path: Path) -> dict[str, np.ndarray]:
+    source = files.read(path)
+    held = source.content.get('state_dict', source.content.get('model', source.content))
+    return {name: source.array(leaf) for name, leaf in held.items()}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_truncated_files(tmp_path: Path, kind: str) -> None:
+    """However much is missing: an error of ours, when the file is opened or when its numbers are read."""
+    state = {'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.ones(5)}
+    path = write_kind(tmp_path, kind, state)
+    held = read_all(path)
+    assert set(held) == set(state)
+    for name, x in held.items():
+        np.testing.assert_array_equal(x, state[name])
     whole = path.read_bytes()
     for length in range(0, len(whole), max(1, len(whole) // 50)):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError):
-            read()
+            read_all(path)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_damaged_files(tmp_path: Path, kind: str) -> None:
+    """Wrong bytes anywhere: the end is an error of ours or, where nothing tells, other numbers; never a traceback."""
+    rng = np.random.default_rng(0)
+    path = write_kind(tmp_path, kind, {'conv1.weight': np.ones((2, 3, 3, 3), np.float32), 'b': np.ones(2)})
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(300):
+        damaged = whole.copy()
+        damaged[rng.integers(len(whole), size=rng.integers(1, 4))] = rng.integers(256)
+        path.write_bytes(damaged.tobytes())
+        with contextlib.suppress(UserError):
+            convert.load(path)
 
 
 @pytest.mark.parametrize(
