@@ -157,12 +157,15 @@ def _unexpected(arg: str) -> str:
 def _impossible(config: ConfigDict | None) -> list[str]:
     """What is wrong with the values, as far as it can be told before the devices are known."""
     # These bring the models along, which a right command line need not wait for here.
-    from contrastive_jax import validate
-    from contrastive_jax.evaluate import protocols
-
     if config is None:
         return []
-    return protocols.check(config) if 'protocol' in config else validate.check(config, devices=1)
+    if 'protocol' in config:
+        from contrastive_jax.evaluate import protocols
+
+        return protocols.check(config)
+    from contrastive_jax import validate
+
+    return validate.check(config, devices=1)
 
 
 def _one_line(error: BaseException) -> str:

@@ -32,10 +32,11 @@ def run(argv: list[str]) -> int:
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # a second start compiles nothing
         jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
     from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
-    from contrastive_jax.evaluate import protocols
 
     try:
         if 'protocol' in config:
+            from contrastive_jax.evaluate import protocols
+
             protocols.evaluate(config, FLAGS.workdir)
         else:
             loop.fit(config, FLAGS.workdir)

@@ -213,7 +213,7 @@ def test_all_impossible_values_come_at_once(complaint: Complaint, workdir: Path)
         'epochs': '0',
         'method.temperature': 'nan',
         'method.queue_size': '31',
-        'optimizer.name': 'adam',
+        'optimizer.name': 'adan',
         'encoder.name': 'resnt50',
         'projector.output_dim': '0',
         'eval.batch_size': '0',
