@@ -59,7 +59,7 @@ def write(path: Path, made: Weights, suffix: str, wanted: str, say: Say) -> None
         save_file({name: np.ascontiguousarray(x) for name, x in state.items()}, path, metadata={'format': 'pt'})
     else:
         writers.write_torch(path, state)
-    for note in notes:
+    for note in [*notes, f'images: {weights.normalisation(made.policy)}']:
         say(f'note: {note}')
 
 

@@ -23,7 +23,8 @@ def load(
     """An encoder with its weights.
 
         weights = load('moco_v2_800ep_pretrain.pth.tar')
-        h = weights.encoder.apply(weights.variables, x, train=False)  # x: normalised images [B, 224, 224, 3]
+        x = weights.policy.normalize(images)  # uint8[B, 224, 224, 3]
+        h = weights.encoder.apply(weights.variables, x, train=False)
 
     Args:
       path: a file of weights, or the workdir of a run.
@@ -59,4 +60,5 @@ def _of_run(workdir: Path, network: str) -> Weights:
         {'params': trained.params, 'batch_stats': trained.stats} if trained.stats else {'params': trained.params}
     )
     config = trained.config.encoder.to_dict()
-    return Weights(config, variables, trained.image_size, f'{workdir.absolute()}, step {trained.step}, {network}')
+    source = f'{workdir.absolute()}, step {trained.step}, {network}'
+    return Weights(config, variables, trained.image_size, source, trained.policy)

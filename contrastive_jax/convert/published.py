@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from contrastive_jax.augment.policy import Policy
 from contrastive_jax.convert import architecture, files, names, weights
 from contrastive_jax.convert.weights import Weights
 from contrastive_jax.errors import UserError
+
+# Pixels of CMC, whose other form of checkpoint, in YCbCr, does not say so. All others: RGB, by ImageNet's mean and std.
+LAB = Policy(color_space='lab', mean=(50.0, 6.025, -6.6895), std=(50.0, 92.208, 101.1675))
 
 STEMS = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight', 'l_to_ab.conv1.weight')
 
@@ -114,7 +118,10 @@ def load(
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
     made = weights.make(config, arrays, size, str(path))
-    say(f'encoder: {config}, {weights.count(made):,} parameters')
+    made = dataclasses.replace(made, policy=LAB if about.halves else Policy())
+    say(
+        f'encoder: {config}, {weights.count(made):,} parameters; it is taken to see {weights.normalisation(made.policy)}'
+    )
     return made
 
 

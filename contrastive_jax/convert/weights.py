@@ -14,30 +14,38 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
+from contrastive_jax.augment.policy import Policy
 from contrastive_jax.convert import files
 from contrastive_jax.errors import UserError
 from contrastive_jax.models import network
 
 FORMAT = 'contrastive_jax encoder 1'
+PIXELS = ('color_space', 'mean', 'std', 'style', 'interpolation')  # of a Policy
+IMAGENET = Policy()  # its mean and std
 MAX_SIZE = 4096  # of images
 SHOWN = 5  # names in a message, of however many
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """An encoder: `weights.encoder.apply(weights.variables, x, train=False)` are features of normalised images x.
+    """An encoder. Features of images uint8[B, H, W, 3] are those of the pixels that it was trained on:
+
+        x = weights.policy.normalize(images)
+        h = weights.encoder.apply(weights.variables, x, train=False)
 
     Attributes:
       config: the section `encoder` of a config: {'name': ..., fields}.
       variables: {'params': ..., 'batch_stats': ...}, float32; without 'batch_stats' where there is no batch norm.
       image_size: height and width of the images that it was trained on.
       source: where it is from.
+      policy: how images are resized and their pixels normalised; of its other fields nothing is known.
     """
 
     config: dict[str, Any]
     variables: dict[str, Any]
     image_size: int
     source: str
+    policy: Policy = IMAGENET
 
     @property
     def encoder(self) -> nn.Module:
@@ -111,8 +119,19 @@ def save(path: Path, weights: Weights) -> None:
         'encoder': json.dumps(weights.config),
         'image_size': str(weights.image_size),
         'source': weights.source,
+        'pixels': json.dumps(pixels(weights.policy)),
     }
     save_file(weights.flat, path, metadata=about)
+
+
+def pixels(policy: Policy) -> dict[str, Any]:
+    """The fields that tell how images reach an encoder."""
+    return {field: getattr(policy, field) for field in PIXELS}
+
+
+def normalisation(policy: Policy) -> str:
+    """How pixels reach an encoder, in words."""
+    return f'{policy.color_space} less {policy.mean} over {policy.std}'
 
 
 def is_ours(source: files.Source) -> bool:
@@ -130,9 +149,12 @@ def from_file(path: Path, source: files.Source) -> Weights:
         config, image_size = json.loads(about['encoder']), int(about['image_size'])
         if not isinstance(config, dict) or 'name' not in config:
             raise ValueError('no encoder is described')
+        policy = Policy(**{field: json.loads(about['pixels'])[field] for field in PIXELS})
+        if problems := policy.problems():
+            raise ValueError('; '.join(problems))
         if not 1 <= image_size <= MAX_SIZE:
             raise ValueError(f'images of {image_size} pixels')
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'{path} does not say what it holds: {error}') from error
     made = make(config, {name: source.array(leaf) for name, leaf in source.content.items()}, image_size, str(path))
-    return dataclasses.replace(made, source=about.get('source', made.source))
+    return dataclasses.replace(made, source=about.get('source', made.source), policy=policy)

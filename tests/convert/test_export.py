@@ -17,7 +17,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from contrastive_jax import convert
+from contrastive_jax import convert, recipe
 from contrastive_jax.convert import __main__ as command
 from contrastive_jax.convert import export, files, names, weights
 from contrastive_jax.errors import UserError
@@ -165,7 +165,7 @@ def test_notes() -> None:
     assert any('eps=0.001' in note for note in notes)
 
 
-@pytest.mark.parametrize('change', ['encoder', 'size', 'missing', 'another'])
+@pytest.mark.parametrize('change', ['encoder', 'size', 'pixels', 'color', 'missing', 'another'])
 def test_a_file_of_ours_that_is_not_what_it_says(tmp_path: Path, change: str) -> None:
     path = tmp_path / 'x.safetensors'
     convert.save(path, random_weights(CONFIGS['resnet']))
@@ -176,6 +176,10 @@ def test_a_file_of_ours_that_is_not_what_it_says(tmp_path: Path, change: str) ->
         about['encoder'] = '[]'
     elif change == 'size':
         about['image_size'] = str(2**40)
+    elif change == 'pixels':
+        del about['pixels']
+    elif change == 'color':
+        about['pixels'] = about['pixels'].replace('rgb', 'cmyk')
     elif change == 'missing':
         del arrays['params/conv1/kernel']
     else:
@@ -254,7 +258,7 @@ def test_command_says_what_is_wrong(
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-@pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'cmc'])
+@pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'simclr', 'cmc'])
 def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
     state = saved.save(get_config(name), tmp_path / 'run')
     assert run(tmp_path / 'run', tmp_path / 'x.safetensors') == 0
@@ -265,6 +269,9 @@ def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
     assert jax.tree.structure(made.variables) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, made.variables, expected)
     assert made.image_size == 8 and 'step 3' in made.source
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    pixels = recipe.policy(get_config(name)).normalize(images)
+    np.testing.assert_array_equal(made.policy.normalize(images), pixels)
     assert run(tmp_path / 'run', tmp_path / 'x.pth') == (2 if name == 'cmc' else 0)
 
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import convert
+from contrastive_jax import convert, recipe
 from contrastive_jax.convert import architecture, names, published, weights
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import ConvStem, sincos_position
-from tests import goldens
+from tests import goldens, runs
 from tests.convert import published_files
 from tests.convert.published_files import prefixed
 
@@ -122,6 +122,7 @@ def test_resnet(tmp_path: Path, name: str, legacy: bool) -> None:
     said: list[str] = []
     made = convert.load(published_files.write(tmp_path / 'x.pth.tar', sections, legacy), say=said.append)
     assert said[0].startswith(f'form: {form}')
+    assert said[-1].endswith('to see rgb less (0.485, 0.456, 0.406) over (0.229, 0.224, 0.225)')
     assert made.config == {'name': 'resnet_tiny', 'width': RESNET.fields['width'], 'stem': 'imagenet'}
     reference = weights.make(made.config, _by_path(made, r), made.image_size, 'x').flat
     assert set(made.flat) == set(reference)
@@ -182,6 +183,7 @@ def test_cmc(tmp_path: Path) -> None:
     made = convert.load(published_files.write(tmp_path / 'x.pth', sections))
     assert made.config['name'] == 'split_resnet_tiny'
     assert made.config['stem_width'] == 16
+    assert weights.pixels(made.policy) == weights.pixels(recipe.policy(runs.load('cmc')))
     kernel = made.variables['params']['ab']['conv1']['kernel']
     np.testing.assert_array_equal(kernel, halves['ab_to_l.conv1.weight'].transpose(2, 3, 1, 0))
 
