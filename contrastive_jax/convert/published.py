@@ -118,10 +118,10 @@ def load(
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
     made = weights.make(config, arrays, size, str(path))
-    made = dataclasses.replace(made, policy=LAB if about.halves else Policy())
-    say(
-        f'encoder: {config}, {weights.count(made):,} parameters; it is taken to see {weights.normalisation(made.policy)}'
-    )
+    if about.halves:
+        made = dataclasses.replace(made, policy=LAB)
+    sees = weights.normalisation(made.policy)
+    say(f'encoder: {config}, {weights.count(made):,} parameters; it is taken to see {sees}')
     return made
 
 
