@@ -1,4 +1,7 @@
-"""The encoder of a run, from its workdir: its config says what it is, its newest checkpoint holds the weights."""
+"""The encoder of a run, from its workdir: its config says what it is, its newest checkpoint holds the weights.
+
+Or that of a file of weights (`contrastive_jax.convert`), in the same form.
+"""
 
 import dataclasses
 from functools import partial, reduce
@@ -33,12 +36,12 @@ class Encoder:
     """A trained encoder, frozen: `encoder(images)` are its features, in evaluation mode.
 
     Attributes:
-      config: of the run.
+      config: of the run; of a file of weights only encoder, image size and pixels mean something.
       network: holds the Linen module of the encoder.
       policy: for the resizing of images and the normalisation of pixels.
       params: of the encoder, numpy.
       stats: its BN statistics, numpy; {} without BN.
-      step: of the checkpoint.
+      step: of the checkpoint; 0 of a file of weights.
     """
 
     config: ConfigDict
@@ -70,20 +73,22 @@ class Encoder:
 
 
 def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
-    """The encoder of a run, from the newest checkpoint of its workdir. The folder is only read.
+    """The encoder of a run, from the newest checkpoint of its workdir, or of a file. Both are only read.
 
         encoder = load_encoder('runs/digits')
         h = encoder(images)  # uint8[n, H, W, 3] -> float32[n, D]
 
     Args:
-      path: the workdir.
+      path: the workdir, or a file that `contrastive_jax.convert.load` reads.
       weights: 'online', what was trained, or 'target', its moving average (BYOL's target, DINO's teacher).
 
     Raises:
-      UserError: no run there, or a config that describes no encoder.
+      UserError: no run there, a config that describes no encoder, or a file that is not all there.
       CheckpointError: no checkpoint, or one of another architecture.
     """
     folder = Path(path).expanduser().absolute()
+    if folder.is_file():
+        return _of_file(folder, weights)
     config = workdir.read_config(folder)
     try:
         network, policy = recipe.build_network(config), recipe.policy(config)
@@ -110,6 +115,19 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
         raise CheckpointError(f'the encoder in {folder} is not finite -> give another workdir')
     return Encoder(config, network, policy, params, stats, step)
+
+
+def _of_file(file: Path, weights: str) -> Encoder:
+    """The encoder of a file of weights."""
+    from contrastive_jax import convert  # which reads workdirs by `load_encoder`
+
+    held = convert.load(file, network=weights)
+    config = recipe.base('moco')  # of its method nothing is known
+    config.encoder, config.projector = ConfigDict(held.config), recipe.head(1, 1, 1)
+    config.augment = ConfigDict(dataclasses.asdict(held.policy))
+    config.data.source, config.data.image_size = '', held.image_size  # nor of its data
+    stats = held.variables.get('batch_stats', {})
+    return Encoder(config, recipe.build_network(config), held.policy, held.variables['params'], stats, step=0)
 
 
 def _put(tree: dict[str, Any], place: str, value: PyTree) -> None:

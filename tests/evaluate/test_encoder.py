@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import recipe
+from contrastive_jax import convert, recipe
 from contrastive_jax.checkpoint import FOLDER
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.evaluate.encoder import load_encoder
@@ -133,3 +133,15 @@ def test_under_jit(given: Path) -> None:
     encoder = load_encoder(given)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     np.testing.assert_allclose(jax.jit(encoder)(images), encoder(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['mocov2', 'simclr', 'mocov3_vit', 'cmc'])
+def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> None:
+    saved.save(get_config(name), tmp_path / 'run')
+    convert.save(tmp_path / 'x.safetensors', convert.load(tmp_path / 'run'))
+    encoder, expected = load_encoder(tmp_path / 'x.safetensors'), load_encoder(tmp_path / 'run')
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(encoder(images), expected(images))
+    assert encoder.image_size == expected.image_size
+    with pytest.raises(UserError, match='is no workdir, which alone has a target'):
+        load_encoder(tmp_path / 'x.safetensors', 'target')
