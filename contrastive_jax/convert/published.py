@@ -1,5 +1,6 @@
 """The forms in which checkpoints are published: where in the file the encoder is, and what lies beside it."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
@@ -111,7 +112,12 @@ def load(
     for what, keys in left.items():
         if keys:
             say(f'left behind, {what}: {weights.few(keys)}')
-    state = {name: np.asarray(source.array(held[prefix + name])) for name in kept}
+    state = {}
+    for name in kept:
+        try:
+            state[name] = source.array(held[prefix + name])
+        except UserError as error:
+            raise UserError(f'{path} cannot be read at {prefix}{name}: {error}') from error
     try:
         config = dict(encoder) if encoder else _describe(state, about)
         arrays, size = _place(config, state)
@@ -197,7 +203,7 @@ def _place(config: dict[str, Any], state: Mapping[str, np.ndarray]) -> tuple[dic
 
 
 def parse_encoder(text: str) -> dict[str, Any]:
-    """'vit_small,num_heads=6' -> {'name': 'vit_small', 'num_heads': 6}.
+    """'vit_small,num_heads=6' -> {'name': 'vit_small', 'num_heads': 6}; a list is 3x4x6x3.
 
     Raises:
       UserError: it is not of that form.
@@ -205,9 +211,18 @@ def parse_encoder(text: str) -> dict[str, Any]:
     name, *fields = text.split(',')
     config: dict[str, Any] = {'name': name}
     for field in fields:
-        if not (match := re.fullmatch(r'(\w+)=([\w.x]+)', field)):
+        if not (match := re.fullmatch(r'(\w+)=([\w.+-]+)', field)):
             raise UserError(f'--encoder={text}: {field!r} is not FIELD=VALUE -> e.g. vit_small,num_heads=6')
-        key, value = match.groups()
-        sizes = [int(n) for n in value.split('x')] if re.fullmatch(r'\d+(x\d+)*', value) else value
-        config[key] = sizes[0] if isinstance(sizes, list) and len(sizes) == 1 else sizes
+        config[match[1]] = _value(match[2])
     return config
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r'\d+(x\d+)+', text):
+        return [int(n) for n in text.split('x')]
+    if text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
