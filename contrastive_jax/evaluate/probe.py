@@ -112,14 +112,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
-    s, o = config.schedule, config.optimizer
-    match s.name:
-        case 'step':
-            schedule = schedules.step_decay(1.0, tuple(s.milestones), s.factor, per_epoch)
-        case 'cosine':
-            schedule = schedules.cosine_per_epoch(1.0, total / per_epoch, per_epoch)
-        case _:
-            schedule = schedules.warmup_cosine(1.0, 0, total)
+    schedule, o = schedule_of(config, per_epoch, total), config.optimizer
     rates, decays = settings(config)
 
     def make(rate: Array, decay: Any) -> optax.GradientTransformation:
@@ -139,6 +132,18 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
         steps_per_epoch=per_epoch,
         seed=config.seed,
     )
+
+
+def schedule_of(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedule:
+    """What learning rates are multiplied by."""
+    s = config.schedule
+    match s.name:
+        case 'step':
+            return schedules.step_decay(1.0, tuple(s.milestones), s.factor, per_epoch)
+        case 'cosine':
+            return schedules.cosine_per_epoch(1.0, total / per_epoch, per_epoch)
+        case _:
+            return schedules.warmup_cosine(1.0, 0, total)
 
 
 def policy(config: ConfigDict, of_run: Policy) -> Policy:

@@ -19,7 +19,7 @@ from contrastive_jax import parallel
 from contrastive_jax.data import sources
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.errors import DataError, UserError
-from contrastive_jax.evaluate import probe
+from contrastive_jax.evaluate import finetune, probe
 from contrastive_jax.evaluate.encoder import WEIGHTS, Encoder, load_encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, check_labels, knn_accuracy
@@ -58,32 +58,44 @@ def base(protocol: str) -> ConfigDict:
     if protocol == 'linear':
         c.linear.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
         c.linear.selection = 0.1  # part of each class that chooses among the settings, if there are several
-        c.seed = 0
-        c.batch_size = 256
-        c.epochs = 100.0
-        c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
-
-        c.optimizer = ConfigDict()
-        c.optimizer.name = 'sgd'  # 'sgd', 'larc'
+        _training(c, epochs=100.0, milestones=(60, 80), factor=0.1)
         # A classifier is trained for every pair of the two, all at once; the best is chosen by `linear.selection`.
         c.optimizer.learning_rates = (30.0,)
         c.optimizer.weight_decays = (0.0,)
-        c.optimizer.learning_rate_batch = 0  # rates are multiplied by batch_size / this; 0: not scaled
-        c.optimizer.momentum = 0.9
-        c.optimizer.nesterov = False  # of SGD
-
-        c.schedule = ConfigDict()
-        c.schedule.name = 'step'  # 'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step
-        c.schedule.milestones = (60, 80)  # of 'step', in epochs
-        c.schedule.factor = 0.1  # of 'step', at each milestone
-
-        c.log_every_steps = 100
-        c.eval_every_steps = 0  # 0: only at the end
-        c.checkpoint_every_steps = 5000  # and always at the end
-        c.profile_steps = 0  # trace this many steps for TensorBoard's profiler, after the first hundred
-        c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
-        c.data.workers = 0  # processes that decode images; 0: threads
+        c.optimizer.name = 'sgd'  # 'sgd', 'larc'
+    if protocol == 'finetune':
+        c.finetune.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
+        c.finetune.labels = 0.1  # part of each class that it is trained on, at least one image
+        _training(c, epochs=20.0, milestones=(12, 16), factor=0.2)
+        c.optimizer.learning_rate = 0.01  # of the encoder
+        c.optimizer.classifier_learning_rate = 0.2
+        c.optimizer.weight_decay = 0.0
     return c
+
+
+def _training(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:
+    """The fields of protocols that train."""
+    c.seed = 0
+    c.batch_size = 256
+    c.epochs = epochs
+    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate_batch = 0  # rates are multiplied by batch_size / this; 0: not scaled
+    c.optimizer.momentum = 0.9
+    c.optimizer.nesterov = False  # of SGD
+
+    c.schedule = ConfigDict()
+    c.schedule.name = 'step'  # 'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step
+    c.schedule.milestones = milestones  # of 'step', in epochs
+    c.schedule.factor = factor  # of 'step', at each milestone
+
+    c.log_every_steps = 100
+    c.eval_every_steps = 0  # 0: only at the end
+    c.checkpoint_every_steps = 5000  # and always at the end
+    c.profile_steps = 0  # trace this many steps for TensorBoard's profiler, after the first hundred
+    c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
+    c.data.workers = 0  # processes that decode images; 0: threads
 
 
 def check(config: ConfigDict, devices: int = 1) -> list[str]:
@@ -116,20 +128,25 @@ def check(config: ConfigDict, devices: int = 1) -> list[str]:
             f'knn.k {config.knn.k!r} is out of range -> numbers of neighbours, at least 1: --config.knn.k="(20, 200)"',
         )
         rules.within('knn.temperature', MIN_TEMPERATURE)
+    if config.protocol in ('linear', 'finetune'):
+        _training_rules(config, devices, rules)
     if config.protocol == 'linear':
         _linear_rules(config, rules)
-        B = config.batch_size
-        rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
+    if config.protocol == 'finetune':
+        rules.within('finetune.init_std', 0)
+        rules.within('finetune.labels', 0, 1, open_low=True)
+        for field in ('learning_rate', 'classifier_learning_rate'):
+            rules.within(f'optimizer.{field}', 0, open_low=True)
+        rules.within('optimizer.weight_decay', 0)
     return rules.found
 
 
-def _linear_rules(c: ConfigDict, rules: Rules) -> None:
-    rules.one_of('optimizer.name', ('sgd', 'larc'))
+def _training_rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+    B = c.batch_size
+    rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
     rules.one_of('schedule.name', ('step', 'cosine', 'cosine_per_step'))
     rules.within('seed', 0, 2**31 - 1)
     rules.within('epochs', 0, open_low=True)
-    rules.within('linear.init_std', 0)
-    rules.within('linear.selection', 0, 0.5, open_low=True)
     rules.within('optimizer.learning_rate_batch', 0)
     rules.within('optimizer.momentum', 0, 1)
     rules.within('schedule.factor', 0, 1, open_low=True)
@@ -137,15 +154,6 @@ def _linear_rules(c: ConfigDict, rules: Rules) -> None:
         rules.within(field, 1)
     for field in ('eval_every_steps', 'profile_steps', 'data.workers'):
         rules.within(field, 0)
-    rates, decays = c.optimizer.learning_rates, c.optimizer.weight_decays
-    rules.rule(
-        len(rates) > 0 and all(math.isfinite(rate) and rate > 0 for rate in rates),
-        f'optimizer.learning_rates {rates!r} is out of range -> give numbers above 0: (1.0, 10.0)',
-    )
-    rules.rule(
-        len(decays) > 0 and all(math.isfinite(decay) and decay >= 0 for decay in decays),
-        f'optimizer.weight_decays {decays!r} is out of range -> give numbers of at least 0: (0.0, 1e-6)',
-    )
     scales = c.augment.crop_scale
     rules.rule(
         len(scales) == 2 and 0 < scales[0] <= scales[1] <= 1,
@@ -156,6 +164,21 @@ def _linear_rules(c: ConfigDict, rules: Rules) -> None:
     rules.rule(
         all(math.isfinite(epoch) and epoch > 0 for epoch in milestones),
         f'schedule.milestones {milestones!r} is out of range -> they are epochs, all above 0',
+    )
+
+
+def _linear_rules(c: ConfigDict, rules: Rules) -> None:
+    rules.one_of('optimizer.name', ('sgd', 'larc'))
+    rules.within('linear.init_std', 0)
+    rules.within('linear.selection', 0, 0.5, open_low=True)
+    rates, decays = c.optimizer.learning_rates, c.optimizer.weight_decays
+    rules.rule(
+        len(rates) > 0 and all(math.isfinite(rate) and rate > 0 for rate in rates),
+        f'optimizer.learning_rates {rates!r} is out of range -> give numbers above 0: (1.0, 10.0)',
+    )
+    rules.rule(
+        len(decays) > 0 and all(math.isfinite(decay) and decay >= 0 for decay in decays),
+        f'optimizer.weight_decays {decays!r} is out of range -> give numbers of at least 0: (0.0, 1e-6)',
     )
 
 
@@ -315,7 +338,32 @@ def _parts(config: ConfigDict, data: Data) -> tuple[sources.Rows, sources.Rows |
     return sources.Rows(data.train, ids), selection
 
 
-PROTOCOLS = {'knn': Protocol(_check_knn, _knn), 'linear': Protocol(_check_linear, _linear)}
+def _check_finetune(config: ConfigDict, data: Data) -> None:
+    steps_per_epoch(len(_labelled(config, data)), config.batch_size)
+
+
+def _finetune(
+    config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path
+) -> dict[str, float]:
+    training = _labelled(config, data)
+    run = finetune.build(config, encoder, len(training), data.classes)
+    test = sources.Rows(data.test, data.test_ids)
+    with Interrupt() as interrupt:
+        trainer = finetune.FineTuneTrainer(config, workdir, devices, run, training, encoder, test)
+        return {**trainer.fit(interrupt), 'eval/finetune_images': len(training)}
+
+
+def _labelled(config: ConfigDict, data: Data) -> sources.Rows:
+    assert data.train.labels is not None
+    ids = data.train_ids
+    return sources.Rows(data.train, ids[finetune.labelled(data.train.labels[ids], config.finetune.labels)])
+
+
+PROTOCOLS = {
+    'knn': Protocol(_check_knn, _knn),
+    'linear': Protocol(_check_linear, _linear),
+    'finetune': Protocol(_check_finetune, _finetune),
+}
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:

@@ -119,6 +119,20 @@ def test_linear_protocols(name: str) -> None:
     assert {field: Rules(config).value(field) for field in expected} == expected
 
 
+def test_swav_s_semi_supervised_protocol() -> None:
+    """recipes.md, section 9."""
+    shared = {
+        'batch_size': 256, 'epochs': 20.0, 'schedule.name': 'step', 'schedule.milestones': (12, 16),
+        'schedule.factor': 0.2, 'optimizer.momentum': 0.9, 'optimizer.weight_decay': 0.0,
+        'optimizer.learning_rate_batch': 0, 'optimizer.nesterov': False,
+    }  # fmt: skip
+    for name, labels, rate, classifier in (('swav_1', 0.01, 0.02, 5.0), ('swav_10', 0.1, 0.01, 0.2)):
+        expected = {**shared, 'optimizer.learning_rate': rate, 'optimizer.classifier_learning_rate': classifier}
+        config = load(f'finetune:{name}')
+        assert {field: Rules(config).value(field) for field in expected} == expected
+        assert config.finetune.labels == labels
+
+
 def test_knn_protocols() -> None:
     """recipes.md, section 15."""
     assert load('knn').knn.to_dict() == {'k': (200,), 'temperature': 0.07}
@@ -194,7 +208,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn, linear"),
+        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn, linear, finetune"),
         ({'weights': 'teacher'}, "weights 'teacher' is unknown"),
         ({'parallel': 'xmap'}, "parallel 'xmap' is unknown"),
         ({'batch_size': 0}, 'batch_size 0 is out of range'),
@@ -237,6 +251,23 @@ def test_impossible_values(changes: dict[str, Any], line: str) -> None:
 def test_impossible_values_of_the_probe(changes: dict[str, Any], line: str) -> None:
     (found,) = protocols.check(load('linear', init='runs/any', **changes), 8)
     assert found.startswith(line) and ' -> ' in found
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('finetune.labels', 0.0),
+        ('finetune.labels', 1.5),
+        ('finetune.init_std', -1.0),
+        ('optimizer.learning_rate', 0.0),
+        ('optimizer.classifier_learning_rate', 0.0),
+        ('optimizer.weight_decay', -1.0),
+    ],
+)
+def test_impossible_values_of_fine_tuning(field: str, value: float) -> None:
+    (found,) = protocols.check(load('finetune', init='runs/any', **{field: value}), 8)
+    assert found.startswith(f'{field} {value} is out of range -> ')
 
 
 def test_a_config_that_lacks_fields() -> None:
