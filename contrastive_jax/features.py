@@ -64,6 +64,11 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
     source, name, path = d.source, d.name, d.path
     if given.source or given.name or given.path:
         source, name, path = given.source or source, given.name, given.path
+    if not source:
+        raise UserError(
+            f'{given.workdir} is a file of weights, which says nothing of data -> name some: '
+            f'--source={"|".join(sources.SOURCES)}'
+        )
     return sources.load(source, name, path, given.split, encoder.image_size)
 
 
@@ -95,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser('contrastive_jax.features', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('file', help='what is written: an .npz file')
-    parser.add_argument('--workdir', required=True, help='of the run whose encoder it is')
+    parser.add_argument('--workdir', required=True, help='of the run whose encoder it is, or a file of weights')
     parser.add_argument('--split', default='train', help='of the data; default: train')
     parser.add_argument('--source', choices=sources.SOURCES, default='', help='of the data')
     parser.add_argument('--name', default='', help='of the TFDS data set')

@@ -94,8 +94,12 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
         network, policy = recipe.build_network(config), recipe.policy(config)
         problems = policy.problems()
         size = config.data.image_size
-        images = jax.ShapeDtypeStruct((2, size, size, 3), network.encoder.dtype)
-        shapes = jax.eval_shape(partial(network.encoder.init, train=False), jax.random.key(0), images)
+
+        def init() -> PyTree:
+            images = jnp.zeros((2, size, size, 3), network.encoder.dtype)
+            return network.encoder.init(jax.random.key(0), images, train=False)
+
+        shapes = jax.eval_shape(init)
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:

@@ -253,6 +253,11 @@ def load_data(config: ConfigDict, encoder: Encoder) -> Data:
       UserError: the data is missing, or it has no labels, or one class only.
     """
     d = config.data if config.data.source else encoder.config.data
+    if not d.source:
+        raise UserError(
+            f'init {config.init} is a file of weights, which says nothing of data -> name some: '
+            f'--config.data.source={"|".join(sources.SOURCES)}'
+        )
     train, test = (
         sources.load(d.source, d.name, d.path, split, encoder.image_size)
         for split in (config.data.split, config.data.eval_split)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import metrics
+from contrastive_jax import convert, features, metrics
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocols
@@ -299,6 +299,20 @@ def test_no_target_and_the_workdir_of_the_run(tmp_path: Path) -> None:
         protocols.evaluate(load('knn', init=str(tmp_path / 'run'), weights='target'), str(tmp_path / 'knn'))
     with pytest.raises(UserError, match='is that of the run'):
         protocols.evaluate(load('knn', init=str(tmp_path / 'run')), str(tmp_path / 'run'))
+
+
+def test_a_file_of_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the place of the run: the same numbers, once it is told which data."""
+    file = tmp_path / 'encoder.safetensors'
+    convert.save(file, convert.load(run))
+    config = load('knn:digits', init=str(file))
+    with pytest.raises(UserError, match='is a file of weights, which says nothing of data -> name some'):
+        protocols.evaluate(config, str(tmp_path / 'knn'))
+    assert features.main([f'--workdir={file}', str(tmp_path / 'x.npz')]) == 2
+    assert 'is a file of weights, which says nothing of data' in capsys.readouterr().err
+    config.data.source = 'digits'
+    found = protocols.evaluate(config, str(tmp_path / 'knn'))
+    assert found == protocols.evaluate(load('knn:digits', init=str(run)), str(tmp_path / 'of_run'))
 
 
 def test_data_holds_what_it_says(run: Path) -> None:
