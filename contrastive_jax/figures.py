@@ -56,6 +56,15 @@ SMALL = (
     ('effective rank', {'eval/effective_rank': 'effective rank'}),
     ('alignment (0 = views agree)', {'alignment': 'alignment'}),
     ('uniformity (lower = more spread)', {'eval/uniformity': 'uniformity'}),
+    (
+        'entropy (0 = always the same)',
+        {
+            'code_entropy': 'of a code',  # SwAV
+            'prototype_usage': 'of the prototypes in use',
+            'cluster_entropy': 'of the clusters',  # DeepCluster-v2
+            'teacher_entropy': 'of what the teacher says',  # DINO
+        },
+    ),
     ('contrastive accuracy', {'contrastive_top1': 'top-1'}),
     ('similarity', {'positive_similarity': 'positives', 'negative_similarity': 'negatives'}),
     ('learning rate', {'learning_rate': 'learning rate'}),
