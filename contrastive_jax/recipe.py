@@ -81,6 +81,7 @@ def base(method: str) -> ConfigDict:
     c.optimizer.clip_norm = 0.0  # of the gradient of every parameter tensor by itself; 0: not clipped
     # Parameter paths, e.g. ('encoder/patch_embed',): everything below them
     c.optimizer.constant = ()  # keep their first learning rate, whatever the schedule
+    c.optimizer.rate_factors = ()  # have a learning rate so many times the others': (('projector', 10.0),)
     c.optimizer.freeze = ()  # are never trained
     c.optimizer.freeze_first = ()  # are not trained at first; momentum and weight decay rest too
     c.optimizer.freeze_epochs = 0.0  # for so long

@@ -81,3 +81,8 @@ def constant(base: float) -> Schedule:
 def shifted(schedule: Schedule | float, steps: int) -> Schedule:
     """What a schedule (or a constant) is `steps` later: for an optimizer that starts then and counts from 0."""
     return lambda step: jnp.asarray(schedule(step + steps) if callable(schedule) else schedule)
+
+
+def scaled(schedule: Schedule, factor: float) -> Schedule:
+    """So many times a schedule: for a part of the network that learns faster or slower than the rest."""
+    return lambda step: factor * schedule(step)

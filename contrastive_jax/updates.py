@@ -37,6 +37,8 @@ def build(
         parts['resting'] = tuple(o.freeze_first), optim.rest(later, steps)
     if o.constant:
         parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(base_rate(config)), weight_decay)
+    for i, (path, factor) in enumerate(o.rate_factors):
+        parts[f'scaled_{i}'] = (path,), _optimizer(o, schedules.scaled(learning_rate, factor), weight_decay)
     optimizer = optim.by_path(_optimizer(o, learning_rate, weight_decay), parts)
     if o.clip_norm:
         optimizer = optax.chain(optim.clip_per_tensor(o.clip_norm), optimizer)

@@ -111,6 +111,11 @@ def _training(c: ConfigDict, rules: Rules) -> None:
         o.mask != 'matrices' or o.name not in ('lars', 'lars_simclr', 'larc'),
         f'optimizer.mask {o.mask!r} is of SGD and Adam, not of {o.name} -> use none',
     )
+    rules.rule(
+        all(_is_rate_factor(pair) for pair in o.rate_factors),
+        f'optimizer.rate_factors {o.rate_factors!r} is out of range -> give pairs of a path and a factor above 0: '
+        "(('projector', 10.0),)",
+    )
     for field in ('final', 'warmup_epochs', 'warmup_start'):
         rules.within(f'schedule.{field}', 0)
     rules.within('schedule.factor', 0, 1, open_low=True)
@@ -132,6 +137,13 @@ def _training(c: ConfigDict, rules: Rules) -> None:
             f'schedule.warmup_epochs {s.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs '
             '-> shorten the warm-up',
         )
+
+
+def _is_rate_factor(pair: Any) -> bool:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        return False
+    path, factor = pair
+    return isinstance(path, str) and isinstance(factor, int | float) and math.isfinite(factor) and factor > 0
 
 
 def _batch(c: ConfigDict, devices: int, processes: int, rules: Rules) -> None:
@@ -301,8 +313,10 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
         )
     paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in paths for depth in range(path.count('/') + 1)}
-    for field in ('constant', 'freeze', 'freeze_first'):
-        for given in c.optimizer[field]:
+    by_path = {field: c.optimizer[field] for field in ('constant', 'freeze', 'freeze_first')}
+    by_path['rate_factors'] = tuple(pair[0] for pair in c.optimizer.rate_factors if _is_rate_factor(pair))
+    for field, given_paths in by_path.items():
+        for given in given_paths:
             near = difflib.get_close_matches(given, sorted(prefixes), n=1)
             if not any(is_below(path, (given,)) for path in paths):
                 meant = f'; did you mean {near[0]!r}?' if near else ''

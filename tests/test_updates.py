@@ -80,6 +80,17 @@ def test_simsiam(problem: Any) -> None:
         np.testing.assert_allclose(after[name]['w'], expected, rtol=1e-5, err_msg=name)
 
 
+def test_a_learning_rate_for_a_module(problem: Any) -> None:
+    """The head's rate is five times the others', on the same schedule."""
+    params, grads = problem
+    fields = {'optimizer.learning_rate': 0.05, 'optimizer.weight_decay': 0.01}
+    after = trajectory(config_of(**fields, **{'optimizer.rate_factors': (('head', 5.0),)}), params, grads)
+    rates = [cosine(0.05, 0.0)[t // PER_EPOCH * PER_EPOCH] for t in range(STEPS)]
+    for name, factor in (('encoder', 1.0), ('bias', 1.0), ('head', 5.0)):
+        expected = sgd(params[name]['w'], grads[name]['w'], [factor * rate for rate in rates], 0.9, 0.01)
+        np.testing.assert_allclose(after[name]['w'], expected, rtol=1e-5, err_msg=name)
+
+
 def test_swav(problem: Any) -> None:
     """LARC, and prototypes that rest: their momentum and weight decay too."""
     params, grads = problem

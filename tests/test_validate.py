@@ -196,6 +196,11 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'optimizer.freeze_epochs', -1.0, 'optimizer.freeze_epochs -1.0 is out of range'),
     (MOCO, 'optimizer.freeze_steps', -1, 'optimizer.freeze_steps -1 is out of range'),
     (MOCO, 'optimizer.freeze_first', ('prototypes',), "optimizer.freeze_first 'prototypes' matches no parameter"),
+    *[
+        (MOCO, 'optimizer.rate_factors', factors, 'give pairs of a path and a factor above 0')
+        for factors in (('projector', 2.0), (('projector', 0.0),), (('projector', nan),), ((1.0, 'projector'),))
+    ],
+    (MOCO, 'optimizer.rate_factors', (('projecter', 2.0),), "rate_factors 'projecter' matches no parameter; did you"),
     (MOCO, 'optimizer.constant', ('projecter',), "optimizer.constant 'projecter' matches no parameter; did you mean"),
     (VIT, 'optimizer.freeze', ('encoder/patch_embd',), "'encoder/patch_embd' matches no parameter; did you mean"),
     (VIT, 'optimizer.freeze', ('encoder/patch_embed/',), "did you mean 'encoder/patch_embed'?"),
