@@ -118,7 +118,7 @@ class Trainer:
                 self.leave_early(start, interrupt)
                 with progress.paused():
                     if start == 0 and self.first_process:
-                        contact_sheet(self.source, self.run, self.workdir / 'augmentation.png')
+                        self.draw_views(writer)
                     if self.lacks_evaluation(start):
                         self.evaluate(start, state, writer, progress)
                 if start == 0 and self.run.method.surveys:
@@ -289,13 +289,20 @@ class Trainer:
         values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown if name in metrics)
         progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
         if self.first_process:
-            self.draw(found)
+            self.draw(step, found, writer)
 
-    def draw(self, found: Neighbours) -> None:
+    def draw_views(self, writer: MetricWriter) -> None:
+        """What the augmentation makes of images."""
+        png = self.workdir / 'augmentation.png'
+        contact_sheet(self.source, self.run, png)
+        writer.write_image(0, 'augmentation', png)
+
+    def draw(self, step: int, found: Neighbours, writer: MetricWriter) -> None:
         """Curves so far, and the nearest neighbours of held-out images."""
         figures.curves(read(self.workdir), self.workdir / 'curves.png')
-        evaluation = self.evaluation
-        neighbours(evaluation.train, evaluation.test, found, self.config, self.workdir / 'neighbours.png')
+        evaluation, png = self.evaluation, self.workdir / 'neighbours.png'
+        neighbours(evaluation.train, evaluation.test, found, self.config, png)
+        writer.write_image(step, 'neighbours', png)
 
     def summarize(self, step: int, progress: Progress) -> dict[str, float]:
         """The last lines of a run that is at `step`: where things are, and whether the features got better."""

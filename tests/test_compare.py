@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from contrastive_jax import compare, figures, metrics
 
@@ -32,6 +33,11 @@ def test_two_methods(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         cells = [cell.strip() for cell in row.strip('|').split('|')]
         measured = ('eval/knn_top1', 'baseline/knn_top1', 'eval/probe_top1', 'baseline/probe_top1')
         assert cells[4:8] == [f'{100 * last_line[metric]:.1f}' for metric in measured]
+        shown = EventAccumulator(str(run)).Reload()
+        for name, steps in (('augmentation', [0]), ('neighbours', [0, 1])):  # the pictures, as TensorBoard has them
+            images = shown.Images(name)
+            assert [image.step for image in images] == steps
+            assert images[-1].encoded_image_string == (run / f'{name}.png').read_bytes()
     with Image.open(tmp_path / 'a b' / compare.PICTURE) as image:
         assert image.format == 'PNG'
 

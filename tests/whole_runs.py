@@ -110,7 +110,7 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         compilation_cache.reset_cache(),
     )
     monkeypatch.setattr(loop, 'Interrupt', Cut)
-    monkeypatch.setattr(loop, 'contact_sheet', nothing)
+    monkeypatch.setattr(loop.Trainer, 'draw_views', nothing)
     monkeypatch.setattr(loop.Trainer, 'draw', nothing)
     set_cache(str(compiled), 0)
     yield

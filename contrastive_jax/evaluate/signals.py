@@ -31,19 +31,11 @@ def effective_rank(x: Array, epsilon: float = 1e-7) -> Array:
     return jnp.exp(-jnp.sum(p * jnp.log(p)))
 
 
-def alignment(x: Array, y: Array) -> Array:
-    """Mean squared distance of positive pairs x, y: [B, D] on the unit sphere: 0 = views agree, 2 = unrelated.
-
-    Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-    Hypersphere" (2020), with alpha = 2.
-    """
-    return jnp.mean(jnp.sum((_normalize(x) - _normalize(y)) ** 2, axis=1))
-
-
 def uniformity(x: Array, t: float = 2.0) -> Array:
     """log of the mean of exp(-t d^2) over the pairs of x [B, D] on the sphere: 0 = collapsed, near -2t = uniform.
 
-    Wang & Isola (2020), as `alignment`. Holds [B, B] distances.
+    Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+    Hypersphere" (2020). Holds [B, B] distances.
 
     Raises:
       ValueError: fewer than two examples, which have no pair.
