@@ -80,6 +80,12 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         raise UserError(f'cannot connect the hosts (coordinator {where}): {_one_line(error)}') from error
 
 
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, unless the user has a place for them: a second start compiles nothing."""
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
+
+
 def with_hint(error: UserError, config: ConfigDict, path: str) -> UserError:
     """Adds to an error about missing data which variant of the config runs at once."""
     about_data = isinstance(error, DataError) or 'tfds' in str(error).lower()

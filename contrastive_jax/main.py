@@ -6,11 +6,8 @@ again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 loss
 checkpoint can be read, or written.
 """
 
-import os
 import sys
-from pathlib import Path
 
-import jax
 from absl import flags
 
 from contrastive_jax import cli
@@ -29,8 +26,7 @@ def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     config, config_path = cli.parse(argv)
     cli.connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # a second start compiles nothing
-        jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
+    cli.keep_programs()
     from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
 
     try:
