@@ -24,7 +24,7 @@ import numpy as np
 from contrastive_jax import cli, parallel
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.encoder import Encoder, load_encoder
+from contrastive_jax.evaluate.encoder import WEIGHTS, Encoder, load_encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 
 
@@ -77,10 +77,12 @@ def run(given: argparse.Namespace) -> None:
     file = Path(given.file).expanduser().absolute()
     if file.suffix != '.npz':
         raise UserError(f'{given.file} is not an .npz file -> e.g. features.npz')
-    if given.batch_size < 1:
-        raise UserError(f'--batch_size {given.batch_size} is out of range -> it must be at least 1')
+    for flag, least in (('batch_size', 1), ('image_size', 0)):
+        if (value := getattr(given, flag)) < least:
+            raise UserError(f'--{flag} {value} is out of range -> it must be at least {least}')
     cli.connect(given.coordinator_address, given.num_processes, given.process_id)
-    encoder = load_encoder(given.workdir)
+    encoder = load_encoder(given.workdir, given.weights).with_tokens(given.last_blocks, given.average_pool)
+    encoder = encoder.at_size(given.image_size or encoder.image_size)
     source = open_data(encoder, given)
     devices = parallel.devices('jit')
     arrays = extract(encoder, source, devices, given.batch_size)
@@ -105,6 +107,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--source', choices=sources.SOURCES, default='', help='of the data')
     parser.add_argument('--name', default='', help='of the TFDS data set')
     parser.add_argument('--path', default='', help='the .npz file, the image folder, or the TFDS data_dir')
+    parser.add_argument('--weights', choices=tuple(WEIGHTS), default='online', help="target: the moving average's")
+    parser.add_argument('--last_blocks', type=int, default=1, help='of a ViT: class tokens of so many blocks, joined')
+    parser.add_argument('--average_pool', action='store_true', help='of a ViT: and the mean of its patch tokens')
+    parser.add_argument('--image_size', type=int, default=0, help='of the images; 0: what it was trained with')
     parser.add_argument('--batch_size', type=int, default=512, help='images at a time, over all devices')
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int)

@@ -73,6 +73,21 @@ def test_other_data_and_unreadable_images(workdir: Path, tmp_path: Path, capsys:
         np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+def test_other_features_of_larger_images(tmp_path: Path) -> None:
+    saved.save(get_config('dino'), tmp_path / 'run')
+    images = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / 'data.npz', images=images)
+    given = [f'--workdir={tmp_path / "run"}', '--source=npz', f'--path={tmp_path / "data.npz"}', '--weights=target']
+    asked = ['--last_blocks=2', '--average_pool', '--image_size=12']
+    assert features.main([*given, *asked, str(tmp_path / 'out.npz')]) == 0
+    encoder = load_encoder(tmp_path / 'run', 'target')
+    x = encoder.policy.normalize(images)
+    before, last = encoder.module.apply(encoder.variables, x, 2, method='intermediate_layers')
+    expected = np.concatenate([before[:, 0], last[:, 0], np.mean(last[:, 1:], axis=1)], axis=1)
+    with np.load(tmp_path / 'out.npz') as held:
+        np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_without_labels(workdir: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / 'data.npz', images=sources.load('digits').array[:9])
     given = [f'--workdir={workdir}', '--source=npz', f'--path={tmp_path / "data.npz"}', str(tmp_path / 'out.npz')]
@@ -87,6 +102,9 @@ def test_without_labels(workdir: Path, tmp_path: Path) -> None:
     [
         (['out.txt'], 2, 'out.txt is not an .npz file'),
         (['out.npz', '--batch_size=0'], 2, '--batch_size 0 is out of range'),
+        (['out.npz', '--image_size=-1'], 2, '--image_size -1 is out of range'),
+        (['out.npz', '--last_blocks=4'], 2, 'the last 4 blocks: resnet_tiny is no ViT'),
+        (['out.npz', '--weights=target', '--average_pool'], 2, 'an average pool: resnet_tiny is no ViT'),
         (['out.npz', '--split=trian'], 2, "did you mean 'train'"),
         (['out.npz', '--source=npz'], 2, 'needs data.path -> --path='),
         (['out.npz', '--source=npz', '--path=no.npz'], 3, 'does not exist'),

@@ -20,6 +20,8 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.models.network import Network
+from contrastive_jax.models.tokens import tokens
+from contrastive_jax.models.vit import VisionTransformer, resize_positions
 
 Array = jax.Array
 PyTree = Any
@@ -62,8 +64,45 @@ class Encoder:
 
     @property
     def image_size(self) -> int:
-        """Height and width that it was trained with."""
+        """Height and width of its images: those it was trained with, unless `at_size` says otherwise."""
         return self.config.data.image_size
+
+    def with_tokens(self, last_blocks: int, average_pool: bool = False) -> 'Encoder':
+        """The same ViT with the features of DINO's linear probe, see `models.tokens.Tokens`.
+
+        Raises:
+          UserError: it is no ViT, or has fewer blocks.
+        """
+        if last_blocks == 1 and not average_pool:
+            return self
+        asked = f'features of the last {last_blocks} blocks{" and of an average pool" if average_pool else ""}'
+        if not isinstance(self.module, VisionTransformer):
+            raise UserError(f'{asked}: {self.config.encoder.name} is no ViT -> ask for 1 block and no average pool')
+        if not 1 <= last_blocks <= self.module.depth:
+            raise UserError(f'{asked}: the ViT has {self.module.depth} -> ask for 1 to {self.module.depth}')
+        return dataclasses.replace(
+            self, network=self.network.clone(encoder=tokens(self.module, last_blocks, average_pool))
+        )
+
+    def at_size(self, size: int) -> 'Encoder':
+        """The same encoder for images of another size. A ViT's learned positions are interpolated as DINO does it.
+
+        Raises:
+          UserError: it does not take images of this size.
+        """
+        if size == self.image_size:
+            return self
+        config, params = self.config.copy_and_resolve_references(), self.params
+        config.data.image_size = size
+        images = jax.ShapeDtypeStruct((2, size, size, 3), np.float32)
+        try:
+            jax.eval_shape(partial(self.module.apply, train=False), self.variables, images)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f'images of {size} pixels for {config.encoder.name}: {error}') from error
+        if 'pos_embed' in params:
+            side = size // self.module.patch_size
+            params = {**params, 'pos_embed': np.asarray(resize_positions(params['pos_embed'][0], side, side))[None]}
+        return dataclasses.replace(self, config=config, params=params)
 
     def __call__(self, images: Any) -> Array:
         """Features float32[n, D] of images uint8[n, H, W, 3] (RGB); they are normalised here."""
@@ -113,7 +152,15 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     wanted: dict[str, Any] = {}
     for kind, tree in shapes.items():
         _put(wanted, places[kind], tree)
-    step, part = read_part(folder, wanted, WEIGHTS[weights])
+    try:
+        step, part = read_part(folder, wanted, WEIGHTS[weights])
+    except CheckpointError as error:
+        if weights == 'target' and f'it has no {places["params"]}' in str(error):
+            raise UserError(
+                f'{folder} has no target: {config.method.name} keeps no moving average of its encoder -> use the '
+                "weights that were trained, 'online'"
+            ) from error
+        raise
     found = {kind: reduce(getitem, place.split('/'), part) for kind, place in places.items() if kind in shapes}
     params, stats = found['params'], found.get('batch_stats', {})
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):

@@ -145,3 +145,48 @@ def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> N
     assert encoder.image_size == expected.image_size
     with pytest.raises(UserError, match='is no workdir, which alone has a target'):
         load_encoder(tmp_path / 'x.safetensors', 'target')
+
+
+# ================================ other features, other sizes ================================
+
+
+def test_several_class_tokens(tmp_path: Path) -> None:
+    """The features that `models.tokens` makes of the run's own weights; from a file of weights the same."""
+    saved.save(get_config('dino'), tmp_path / 'run')
+    convert.save(tmp_path / 'x.safetensors', convert.load(tmp_path / 'run'))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    encoder = load_encoder(tmp_path / 'run')
+    x = encoder.policy.normalize(images)
+    before, last = encoder.module.apply(encoder.variables, x, 2, method='intermediate_layers')
+    expected = np.concatenate([before[:, 0], last[:, 0], np.mean(last[:, 1:], axis=1)], axis=1)
+    for given in (encoder, load_encoder(tmp_path / 'x.safetensors')):
+        np.testing.assert_allclose(given.with_tokens(2, True)(images), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(given.with_tokens(2)(images), expected[:, :32], rtol=1e-4, atol=1e-5)
+        assert given.with_tokens(1) is given
+        with pytest.raises(UserError, match='the last 3 blocks: the ViT has 2 -> ask for 1 to 2'):
+            given.with_tokens(3)
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+def test_class_tokens_of_a_network_that_has_none(given: Path) -> None:
+    for asked in ((4, False), (1, True)):
+        with pytest.raises(UserError, match='resnet_tiny is no ViT -> ask for 1 block'):
+            load_encoder(given).with_tokens(*asked)
+
+
+@pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'dino'])
+def test_images_of_another_size(name: str, tmp_path: Path) -> None:
+    """As if the module were given larger images, positions and all; its weights then are those of that size."""
+    saved.save(get_config(name), tmp_path)
+    encoder = load_encoder(tmp_path)
+    larger = encoder.at_size(12)
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    x = encoder.policy.normalize(images)
+    expected = encoder.module.apply(encoder.variables, x, train=False)
+    np.testing.assert_allclose(larger(images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    made = jax.eval_shape(lambda: encoder.module.init(jax.random.key(0), x, train=False))
+    assert jax.tree.map(lambda x: x.shape, made['params']) == jax.tree.map(lambda x: x.shape, larger.params)
+    assert (encoder.image_size, larger.image_size) == (8, 12) and encoder.at_size(8) is encoder
+    if 'patch_size' in encoder.config.encoder:
+        with pytest.raises(UserError, match=r'images of 9 pixels for (vit|dino)_tiny: image 9 % patch . = 1; use 8 or'):
+            encoder.at_size(9)

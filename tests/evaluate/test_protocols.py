@@ -295,7 +295,7 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
 
 def test_no_target_and_the_workdir_of_the_run(tmp_path: Path) -> None:
     saved.save(get_config('simsiam'), tmp_path / 'run')
-    with pytest.raises(UserError, match='it has no method/target/encoder'):
+    with pytest.raises(UserError, match='simsiam keeps no moving average of its encoder -> '):
         protocols.evaluate(load('knn', init=str(tmp_path / 'run'), weights='target'), str(tmp_path / 'knn'))
     with pytest.raises(UserError, match='is that of the run'):
         protocols.evaluate(load('knn', init=str(tmp_path / 'run')), str(tmp_path / 'run'))
