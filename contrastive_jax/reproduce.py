@@ -10,7 +10,7 @@ command to the results file. Pretraining and each evaluation have a folder of th
 command goes on where it was stopped, and nothing is run or recorded twice. On several hosts start it on each, with a
 WORKDIR that all of them see.
 
-Exit codes: 0 every number is met, 6 one is missed, 42 interrupted and saved (start it again), 2 a mistake in what was
+Exit codes: 0 every number is met, 7 one is missed, 42 interrupted and saved (start it again), 2 a mistake in what was
 given, 3 a problem of the data, 4 loss or state went to NaN, 5 no checkpoint can be read, or written.
 """
 
@@ -42,7 +42,7 @@ from contrastive_jax.errors import DataError, Interrupted, UserError
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.workdir import open_workdir
 
-MISSED = 6  # exit code
+MISSED = 7  # exit code
 
 PRETRAINING = 'pretraining'  # folder of an anchor's training
 SECONDS, RESULT = 'seconds.json', 'result.json'  # in an anchor's folder
@@ -78,17 +78,22 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
     from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
 
     config, judges = load_configs(anchor, folder, data)
-    check_images(config)
-    if (folder / RESULT).exists():
-        return json.loads((folder / RESULT).read_text(encoding='utf-8'))
-    began = time.monotonic() - seconds_so_far(folder)
-    with Interrupt() as interrupt:  # between the stages; within, each heeds signals by itself
+    with Interrupt() as interrupt:  # training and probes have their own; this is for what lies between
+
+        def heed() -> None:
+            if multihost_utils.process_allgather(np.array(interrupt.requested is not None)).any():
+                raise Interrupted('a signal between two stages; the same command goes on from there')
+
+        check_images(config)
+        if (folder / RESULT).exists():
+            return json.loads((folder / RESULT).read_text(encoding='utf-8'))
+        heed()
+        began = time.monotonic() - seconds_so_far(folder)
         try:
             trained = loop.fit(config, str(folder / PRETRAINING))
             found = []
             for number, judge in zip(anchor.numbers, judges, strict=True):
-                if interrupt.requested:
-                    raise Interrupted(f'{interrupt.requested} between two stages; the same command goes on from there')
+                heed()
                 found.append(evaluate(judge, folder / number.protocol.replace(':', '_')))
         finally:
             seconds = round(time.monotonic() - began, 1)
