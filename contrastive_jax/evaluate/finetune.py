@@ -13,14 +13,17 @@ from ml_collections import ConfigDict
 from contrastive_jax import loop, optim, parallel, recipe, schedules, train
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
-from contrastive_jax.evaluate import probe
+from contrastive_jax.evaluate import training
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import top_accuracies
+from contrastive_jax.evaluate.protocol import Data, Protocol
+from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
 from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.models.network import Network
 from contrastive_jax.progress import Progress
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = Any
@@ -40,10 +43,7 @@ class FineTune(base.Method):
     init_std: float = 0.01
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        encoder, few = self.network.encoder, batch['views'][0][:2]
-        shapes = jax.eval_shape(lambda: encoder.init(rng, few, train=False))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
-        dim = jax.eval_shape(lambda v: encoder.apply(v, few, train=False), shapes).shape[-1]
+        zeros, dim = training.empty(self.network.encoder, batch['views'][0])
         classifier = {
             'weight': self.init_std * jax.random.normal(rng, (dim, self.num_classes)),
             'bias': jnp.zeros(self.num_classes),
@@ -88,7 +88,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
-    schedule, o = probe.schedule_of(config, per_epoch, total), config.optimizer
+    schedule, o = training.schedule(config, per_epoch, total), config.optimizer
     factor = config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0
 
     def sgd(rate: float) -> optax.GradientTransformation:
@@ -97,7 +97,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
 
     return train.Recipe(
         method=FineTune(network_of(encoder), num_classes, config.finetune.init_std),
-        policy=probe.policy(config, encoder.policy),
+        policy=training.policy(config, encoder.policy),
         optimizer=optim.by_path(
             sgd(o.learning_rate), {'classifier': (('classifier',), sgd(o.classifier_learning_rate))}
         ),
@@ -186,3 +186,48 @@ class FineTuneTrainer(loop.Trainer):
         accuracy = top_accuracies(logits, self.test.labels[ids])
         writer.write(step, {f'eval/finetune_{name}': value for name, value in accuracy.items()})
         progress.say(f'step {step}: fine-tuned top1 {accuracy["top1"]:.4g}  top5 {accuracy["top5"]:.4g}')
+
+
+# ================================ the protocol ================================
+
+
+def fields(c: ConfigDict) -> None:
+    """SwAV's protocol for 10 % of the labels."""
+    c.finetune = ConfigDict()
+    c.finetune.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
+    c.finetune.labels = 0.1  # part of each class that it is trained on, at least one image
+    training.fields(c, epochs=20.0, milestones=(12, 16), factor=0.2)
+    c.optimizer.learning_rate = 0.01  # of the encoder
+    c.optimizer.classifier_learning_rate = 0.2
+    c.optimizer.weight_decay = 0.0
+
+
+def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+    training.rules(c, devices, rules)
+    rules.within('finetune.init_std', 0)
+    rules.within('finetune.labels', 0, 1, open_low=True)
+    for field in ('learning_rate', 'classifier_learning_rate'):
+        rules.within(f'optimizer.{field}', 0, open_low=True)
+    rules.within('optimizer.weight_decay', 0)
+
+
+def check(config: ConfigDict, data: Data) -> None:
+    sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size)
+
+
+def run(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path) -> dict[str, float]:
+    given = training_images(config, data)
+    tuning = build(config, encoder, len(given), data.classes)
+    test = sources.Rows(data.test, data.test_ids)
+    with Interrupt() as interrupt:
+        trainer = FineTuneTrainer(config, workdir, devices, tuning, given, encoder, test)
+        return {**trainer.fit(interrupt), 'eval/finetune_images': len(given)}
+
+
+def training_images(config: ConfigDict, data: Data) -> sources.Rows:
+    assert data.train.labels is not None
+    ids = data.train_ids
+    return sources.Rows(data.train, ids[labelled(data.train.labels[ids], config.finetune.labels)])
+
+
+FINETUNE = Protocol(fields, rules, check, run)

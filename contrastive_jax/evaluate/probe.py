@@ -5,6 +5,7 @@ nearly everything. The best is chosen on images held out of the training split, 
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, optim, parallel, schedules, train
-from contrastive_jax.augment.policy import Policy
+from contrastive_jax import loop, optim, parallel, train
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate import training
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import top_accuracies
+from contrastive_jax.evaluate.protocol import Data, Protocol
+from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
 from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.progress import Progress
+from contrastive_jax.rules import Rules
 
 Array = jax.Array
 PyTree = Any
@@ -49,10 +53,7 @@ class LinearProbe(base.Method):
     init_std: float = 0.01
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        encoder, few = self.network.encoder, batch['views'][0][:2]
-        shapes = jax.eval_shape(lambda: encoder.init(rng, few, train=False))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
-        dim = jax.eval_shape(lambda v: encoder.apply(v, few, train=False), shapes).shape[-1]
+        zeros, dim = training.empty(self.network.encoder, batch['views'][0])
         # All classifiers start from the same weights, so that they differ by their settings alone.
         weight = self.init_std * jax.random.normal(rng, (dim, self.num_classes))
         params = {
@@ -112,7 +113,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
-    schedule, o = schedule_of(config, per_epoch, total), config.optimizer
+    schedule, o = training.schedule(config, per_epoch, total), config.optimizer
     rates, decays = settings(config)
 
     def make(rate: Array, decay: Any) -> optax.GradientTransformation:
@@ -123,7 +124,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
 
     return train.Recipe(
         method=LinearProbe(encoder.network, len(rates), num_classes, config.linear.init_std),
-        policy=policy(config, encoder.policy),
+        policy=training.policy(config, encoder.policy),
         optimizer=optim.sweep(make, rates, decays),
         learning_rate=lambda step: rates.max() * schedule(step),
         batch_size=config.batch_size,
@@ -131,34 +132,6 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
         total_steps=total,
         steps_per_epoch=per_epoch,
         seed=config.seed,
-    )
-
-
-def schedule_of(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedule:
-    """What learning rates are multiplied by."""
-    s = config.schedule
-    match s.name:
-        case 'step':
-            return schedules.step_decay(1.0, tuple(s.milestones), s.factor, per_epoch)
-        case 'cosine':
-            return schedules.cosine_per_epoch(1.0, total / per_epoch, per_epoch)
-        case _:
-            return schedules.warmup_cosine(1.0, 0, total)
-
-
-def policy(config: ConfigDict, of_run: Policy) -> Policy:
-    """Random crops and flips; whose operations, and the normalisation, are those of the run."""
-    return dataclasses.replace(
-        of_run,
-        crop_scale=tuple(config.augment.crop_scale),
-        crop_ratio=(3 / 4, 4 / 3),
-        flip=config.augment.flip,
-        jitter_probability=0.0,
-        grayscale=0.0,
-        blur=(0.0,),
-        solarize=(0.0,),
-        local_crops=0,
-        patches=None,
     )
 
 
@@ -265,3 +238,61 @@ class ProbeTrainer(loop.Trainer):
         one = lambda p: classify(jax.tree.map(lambda w: w[None], p), x)[0]  # noqa: E731
         rows = [jax.tree.map(lambda w: w[r], params) for r in range(len(params['bias']))]  # noqa: B023
         return [top_accuracies(one(row), labels) for row in rows]
+
+
+# ================================ the protocol ================================
+
+
+def fields(c: ConfigDict) -> None:
+    """MoCo's protocol."""
+    c.linear = ConfigDict()
+    c.linear.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
+    c.linear.selection = 0.1  # part of each class that chooses among the settings, if there are several
+    training.fields(c, epochs=100.0, milestones=(60, 80), factor=0.1)
+    # A classifier is trained for every pair of the two, all at once; the best is chosen by `linear.selection`.
+    c.optimizer.learning_rates = (30.0,)
+    c.optimizer.weight_decays = (0.0,)
+    c.optimizer.name = 'sgd'  # 'sgd', 'larc'
+
+
+def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+    training.rules(c, devices, rules)
+    rules.one_of('optimizer.name', ('sgd', 'larc'))
+    rules.within('linear.init_std', 0)
+    rules.within('linear.selection', 0, 0.5, open_low=True)
+    rates, decays = c.optimizer.learning_rates, c.optimizer.weight_decays
+    rules.rule(
+        len(rates) > 0 and all(math.isfinite(rate) and rate > 0 for rate in rates),
+        f'optimizer.learning_rates {rates!r} is out of range -> give numbers above 0: (1.0, 10.0)',
+    )
+    rules.rule(
+        len(decays) > 0 and all(math.isfinite(decay) and decay >= 0 for decay in decays),
+        f'optimizer.weight_decays {decays!r} is out of range -> give numbers of at least 0: (0.0, 1e-6)',
+    )
+
+
+def check(config: ConfigDict, data: Data) -> None:
+    parts(config, data)  # says if there are fewer images than a batch
+
+
+def run(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path) -> dict[str, float]:
+    given, selection = parts(config, data)
+    recipe = build(config, encoder, len(given), data.classes)
+    test = sources.Rows(data.test, data.test_ids)
+    with Interrupt() as interrupt:
+        trainer = ProbeTrainer(config, workdir, devices, recipe, given, encoder, selection, test)
+        return trainer.fit(interrupt)
+
+
+def parts(config: ConfigDict, data: Data) -> tuple[sources.Rows, sources.Rows | None]:
+    """The images that classifiers are trained on, and those that choose among them, if there are several."""
+    assert data.train.labels is not None
+    ids, selection = data.train_ids, None
+    if len(settings(config)[0]) > 1:
+        chosen = held_out(data.train.labels[ids], config.linear.selection)
+        ids, selection = ids[~chosen], sources.Rows(data.train, ids[chosen])
+    sampler.steps_per_epoch(len(ids), config.batch_size)
+    return sources.Rows(data.train, ids), selection
+
+
+LINEAR = Protocol(fields, rules, check, run)

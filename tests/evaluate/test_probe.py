@@ -15,7 +15,7 @@ from contrastive_jax import metrics, parallel, train
 from contrastive_jax.checkpoint import FOLDER, read_part
 from contrastive_jax.data import sources
 from contrastive_jax.errors import Interrupted, UserError
-from contrastive_jax.evaluate import probe, protocols
+from contrastive_jax.evaluate import finetune, probe, protocols, training
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.feed import ResidentFeed
 from tests import runs, saved, whole_runs
@@ -44,7 +44,8 @@ def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) 
     whole_runs.Cut.at, whole_runs.Cut.done = at, 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, 'devices', lambda mode: given(mode, count))
-        patch.setattr(protocols, 'Interrupt', whole_runs.Cut)
+        for protocol in (probe, finetune):
+            patch.setattr(protocol, 'Interrupt', whole_runs.Cut)
         try:
             return protocols.evaluate(config, str(workdir))
         except Interrupted as stop:
@@ -138,7 +139,7 @@ def test_held_out_images_of_each_class() -> None:
 
 
 def test_augmentation_keeps_what_the_run_saw(encoder: Encoder) -> None:
-    policy = probe.policy(load('linear'), encoder.policy)
+    policy = training.policy(load('linear'), encoder.policy)
     assert policy.problems() == [] and policy.num_views == 1
     for field in ('style', 'interpolation', 'color_space', 'mean', 'std'):
         assert getattr(policy, field) == getattr(encoder.policy, field)

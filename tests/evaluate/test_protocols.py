@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from contrastive_jax import convert, features, metrics
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import protocols
+from contrastive_jax.evaluate import protocol, protocols
 from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.rules import Rules
 from tests import saved
@@ -316,6 +316,6 @@ def test_a_file_of_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_data_holds_what_it_says(run: Path) -> None:
-    data = protocols.load_data(load('knn'), load_encoder(run))
+    data = protocol.load_data(load('knn'), load_encoder(run))
     assert [field.name for field in dataclasses.fields(data)] == ['train', 'test', 'train_ids', 'test_ids', 'classes']
     assert (len(data.train_ids), len(data.test_ids), data.classes) == (1437, 360, 10)

@@ -1,0 +1,79 @@
+"""What a protocol is, and the labelled data that it looks at."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from contrastive_jax import parallel
+from contrastive_jax.data import sources
+from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.evaluate.encoder import Encoder
+from contrastive_jax.evaluate.knn import check_labels
+from contrastive_jax.rules import Rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Labelled images, of which those without a label are left out.
+
+    Attributes:
+      train, test: sources.
+      train_ids, test_ids: int64, the examples with a label.
+      classes: their number.
+    """
+
+    train: sources.Source
+    test: sources.Source
+    train_ids: np.ndarray
+    test_ids: np.ndarray
+    classes: int
+
+
+def load_data(config: ConfigDict, encoder: Encoder) -> Data:
+    """The training and the held-out split that an evaluation looks at.
+
+    Raises:
+      UserError: the data is missing, or it has no labels, or one class only.
+    """
+    d = config.data if config.data.source else encoder.config.data
+    if not d.source:
+        raise UserError(
+            f'init {config.init} is a file of weights, which says nothing of data -> name some: '
+            f'--config.data.source={"|".join(sources.SOURCES)}'
+        )
+    train, test = (
+        sources.load(d.source, d.name, d.path, split, encoder.image_size)
+        for split in (config.data.split, config.data.eval_split)
+    )
+    ids, classes = [], 0
+    for source, what in ((train, 'training'), (test, 'held-out')):
+        labels = np.full(len(source), -1) if source.labels is None else source.labels
+        if (labels < 0).all():
+            raise DataError(f'the {what} images of {source.name} have no labels -> evaluate on data that has them')
+        ids.append(np.flatnonzero(labels >= 0))
+        classes = max(classes, int(labels.max()) + 1)
+    assert train.labels is not None and test.labels is not None
+    if len(np.unique(train.labels[ids[0]])) < 2:
+        raise DataError(f'all training images of {train.name} are of one class -> there is nothing to tell apart')
+    check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
+    return Data(train, test, ids[0], ids[1], classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How the encoder of a run is judged: one file of evaluate/ each, found by its name in `protocols.PROTOCOLS`.
+
+    Attributes:
+      fields: adds to a config the fields of its own, a section with its name among them.
+      rules: finds what is wrong with them, on so many devices.
+      check: raises UserError where the data does not serve, before anything is compiled.
+      run: returns the numbers, and leaves them in the metrics of the workdir.
+    """
+
+    fields: Callable[[ConfigDict], None]
+    rules: Callable[[ConfigDict, int, Rules], None]
+    check: Callable[[ConfigDict, Data], None]
+    run: Callable[[ConfigDict, Encoder, Data, parallel.Devices, Path], dict[str, float]]

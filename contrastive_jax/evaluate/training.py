@@ -1,0 +1,110 @@
+"""What the protocols that train have in common: they are methods, and the loop is that of pre-training."""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from contrastive_jax import schedules
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.rules import Rules
+
+Array = jax.Array
+PyTree = Any
+
+
+def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:
+    """The fields that they have in common; of the schedule, the steps."""
+    c.seed = 0
+    c.batch_size = 256
+    c.epochs = epochs
+    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate_batch = 0  # rates are multiplied by batch_size / this; 0: not scaled
+    c.optimizer.momentum = 0.9
+    c.optimizer.nesterov = False  # of SGD
+
+    c.schedule = ConfigDict()
+    c.schedule.name = 'step'  # 'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step
+    c.schedule.milestones = milestones  # of 'step', in epochs
+    c.schedule.factor = factor  # of 'step', at each milestone
+
+    c.log_every_steps = 100
+    c.eval_every_steps = 0  # 0: only at the end
+    c.checkpoint_every_steps = 5000  # and always at the end
+    c.profile_steps = 0  # trace this many steps for TensorBoard's profiler, after the first hundred
+    c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
+    c.data.workers = 0  # processes that decode images; 0: threads
+
+
+def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+    """What is wrong with those fields."""
+    B = c.batch_size
+    rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
+    rules.one_of('schedule.name', ('step', 'cosine', 'cosine_per_step'))
+    rules.within('seed', 0, 2**31 - 1)
+    rules.within('epochs', 0, open_low=True)
+    rules.within('optimizer.learning_rate_batch', 0)
+    rules.within('optimizer.momentum', 0, 1)
+    rules.within('schedule.factor', 0, 1, open_low=True)
+    for field in ('log_every_steps', 'checkpoint_every_steps'):
+        rules.within(field, 1)
+    for field in ('eval_every_steps', 'profile_steps', 'data.workers'):
+        rules.within(field, 0)
+    scales = c.augment.crop_scale
+    rules.rule(
+        len(scales) == 2 and 0 < scales[0] <= scales[1] <= 1,
+        f'augment.crop_scale {scales!r} is out of range -> two areas with 0 < least <= greatest <= 1',
+    )
+    rules.within('augment.flip', 0, 1)
+    milestones = c.schedule.milestones
+    rules.rule(
+        all(math.isfinite(epoch) and epoch > 0 for epoch in milestones),
+        f'schedule.milestones {milestones!r} is out of range -> they are epochs, all above 0',
+    )
+
+
+def schedule(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedule:
+    """What learning rates are multiplied by."""
+    s = config.schedule
+    match s.name:
+        case 'step':
+            return schedules.step_decay(1.0, tuple(s.milestones), s.factor, per_epoch)
+        case 'cosine':
+            return schedules.cosine_per_epoch(1.0, total / per_epoch, per_epoch)
+        case _:
+            return schedules.warmup_cosine(1.0, 0, total)
+
+
+def policy(config: ConfigDict, of_run: Policy) -> Policy:
+    """Random crops and flips; whose operations, and the normalisation, are those of the run."""
+    return dataclasses.replace(
+        of_run,
+        crop_scale=tuple(config.augment.crop_scale),
+        crop_ratio=(3 / 4, 4 / 3),
+        flip=config.augment.flip,
+        jitter_probability=0.0,
+        grayscale=0.0,
+        blur=(0.0,),
+        solarize=(0.0,),
+        local_crops=0,
+        patches=None,
+    )
+
+
+def empty(encoder: nn.Module, images: Array) -> tuple[PyTree, int]:
+    """Variables of an encoder, all zeros, where the loop will put trained ones; and the width D of its features.
+
+    Args:
+      encoder: the module.
+      images: float[b, H, W, 3]; of a few only the shape counts.
+    """
+    rng, few = jax.random.key(0), images[:2]
+    shapes = jax.eval_shape(lambda: encoder.init(rng, few, train=False))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
+    return zeros, jax.eval_shape(lambda v: encoder.apply(v, few, train=False), shapes).shape[-1]
