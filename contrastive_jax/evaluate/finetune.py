@@ -63,13 +63,21 @@ class FineTune(base.Method):
         axis_name: str | None = None,
     ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
         del rng, progress
-        given = {'encoder': params['encoder']}
-        stats = state.batch_stats['online']
-        h, stats = base.apply(self.network, given, stats, batch['views'][0], axis_name, 'encode')
-        logits = classify(params['classifier'], h.astype(jnp.float32))  # [b, C]
+        logits, stats = self.forward(params, state.batch_stats['online'], batch['views'][0], axis_name)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
         top1 = jnp.mean(jnp.argmax(logits, axis=1) == batch['label'])
         return loss, (state.replace(batch_stats={'online': stats}), {'train_top1': top1})
+
+    def forward(self, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
+        """In training mode: logits [b, C] of normalised images [b, H, W, 3], and the new BN statistics."""
+        h, stats = base.apply(self.network, {'encoder': params['encoder']}, stats, x, axis_name, 'encode')
+        return classify(params['classifier'], h.astype(jnp.float32)), stats
+
+    def logits(self, params: PyTree, stats: PyTree, x: Array) -> Array:
+        """In evaluation mode: logits [b, C] of normalised images [b, H, W, 3]."""
+        variables = {'params': {'encoder': params['encoder']}, 'batch_stats': stats}
+        h: Any = self.network.apply(variables, x, train=False, method='encode')
+        return classify(params['classifier'], h.astype(jnp.float32))
 
 
 def classify(params: PyTree, h: Array) -> Array:
