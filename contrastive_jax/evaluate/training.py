@@ -18,12 +18,8 @@ PyTree = Any
 
 
 def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:
-    """The fields that they have in common; of the schedule, the steps."""
-    c.seed = 0
-    c.batch_size = 256
-    c.epochs = epochs
-    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
-
+    """A run by SGD with simple schedules; of the schedule, the steps are given."""
+    run_fields(c, epochs)
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate_batch = 0  # rates are multiplied by batch_size / this; 0: not scaled
     c.optimizer.momentum = 0.9
@@ -34,6 +30,14 @@ def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor:
     c.schedule.milestones = milestones  # of 'step', in epochs
     c.schedule.factor = factor  # of 'step', at each milestone
 
+
+def run_fields(c: ConfigDict, epochs: float) -> None:
+    """A run, whatever its optimizer."""
+    c.seed = 0
+    c.batch_size = 256
+    c.epochs = epochs
+    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
+
     c.log_every_steps = 100
     c.eval_every_steps = 0  # 0: only at the end
     c.checkpoint_every_steps = 5000  # and always at the end
@@ -43,15 +47,25 @@ def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor:
 
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    """What is wrong with those fields."""
-    B = c.batch_size
-    rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
+    """What is wrong with `fields`."""
+    run_rules(c, devices, rules)
     rules.one_of('schedule.name', ('step', 'cosine', 'cosine_per_step'))
-    rules.within('seed', 0, 2**31 - 1)
-    rules.within('epochs', 0, open_low=True)
     rules.within('optimizer.learning_rate_batch', 0)
     rules.within('optimizer.momentum', 0, 1)
     rules.within('schedule.factor', 0, 1, open_low=True)
+    milestones = c.schedule.milestones
+    rules.rule(
+        all(math.isfinite(epoch) and epoch > 0 for epoch in milestones),
+        f'schedule.milestones {milestones!r} is out of range -> they are epochs, all above 0',
+    )
+
+
+def run_rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+    """What is wrong with `run_fields`."""
+    B = c.batch_size
+    rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
+    rules.within('seed', 0, 2**31 - 1)
+    rules.within('epochs', 0, open_low=True)
     for field in ('log_every_steps', 'checkpoint_every_steps'):
         rules.within(field, 1)
     for field in ('eval_every_steps', 'profile_steps', 'data.workers'):
@@ -62,11 +76,6 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
         f'augment.crop_scale {scales!r} is out of range -> two areas with 0 < least <= greatest <= 1',
     )
     rules.within('augment.flip', 0, 1)
-    milestones = c.schedule.milestones
-    rules.rule(
-        all(math.isfinite(epoch) and epoch > 0 for epoch in milestones),
-        f'schedule.milestones {milestones!r} is out of range -> they are epochs, all above 0',
-    )
 
 
 def schedule(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedule:
