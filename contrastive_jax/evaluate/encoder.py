@@ -128,7 +128,12 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     folder = Path(path).expanduser().absolute()
     if folder.is_file():
         return _of_file(folder, weights)
+    if not folder.exists():
+        raise UserError(f'{folder} does not exist -> give the workdir of a run, or a file of weights')
     config = workdir.read_config(folder)
+    if 'protocol' in config and 'encoder' not in config:
+        of = f'{folder} is the workdir of an evaluation ({config.protocol})'
+        raise UserError(f'{of} -> give the workdir of the run that it judged: {config.get("init")}')
     try:
         network, policy = recipe.build_network(config), recipe.policy(config)
         problems = policy.problems()

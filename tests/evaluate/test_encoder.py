@@ -102,6 +102,7 @@ def test_another_architecture(workdir: Path) -> None:
         ('{}', 'describes no encoder'),
         ('{"encoder": 3}', 'describes no encoder'),
         ('{"encoder": {"name": "resnet51"}}', 'describes no encoder'),
+        ('{"protocol": "knn", "init": "runs/a"}', r'workdir of an evaluation \(knn\) -> .* that it judged: runs/a'),
     ],
 )
 def test_no_run(tmp_path: Path, config: str | None, line: str) -> None:
@@ -109,6 +110,12 @@ def test_no_run(tmp_path: Path, config: str | None, line: str) -> None:
         (tmp_path / 'config.json').write_text(config)
     with pytest.raises(UserError, match=line):
         load_encoder(tmp_path)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    for name in ('run', 'r50.pth'):
+        with pytest.raises(UserError, match=f'{name} does not exist -> give the workdir of a run, or a file'):
+            load_encoder(tmp_path / name)
 
 
 def test_a_config_is_data(workdir: Path) -> None:
