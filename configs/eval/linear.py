@@ -9,13 +9,16 @@ authors (ImageNet, from the official codes) goes by its name:
 `mocov3_vit`: SGD, 0.1 and 3 x batch / 256, batch 1024, 90 epochs, cosine. `simsiam`: LARC, 0.1 x batch / 256, batch
 4096, 90 epochs, cosine. `simclr`: Nesterov, 0.1 x batch / 256, batch 4096, 90 epochs, cosine, from zeros. `byol`:
 Nesterov, 0.2 x batch / 256, batch 1024, 80 epochs, cosine. `swav`: SGD, 0.3, batch 256, 100 epochs, cosine, weight
-decay 1e-6. `dino`: SGD, 0.001 x batch / 256, batch 1024, 100 epochs, cosine; on our features, where the paper's ViT-S
-joins the class tokens of four blocks. `cmc`: SGD, 30, batch 256, 60 epochs, x 0.2 at 30, 40 and 50.
+decay 1e-6. `dino`: SGD, 0.001 x batch / 256, batch 1024, 100 epochs, cosine, on the class tokens of a ViT-S's last four
+blocks; `dino_base`: on that of a ViT-B's last block and the mean of its patch tokens; `dino_resnet50`: on a ResNet's
+features. `cmc`: SGD, 30, batch 256, 60 epochs, x 0.2 at 30, 40 and 50; `cmc_v3`: 50, for double width.
 
 `sweep` trains fourteen learning rates at once and keeps the one that is best on a tenth of the training images, on
 which no classifier is trained. `digits`: the sweep on the embedded digits, in less than a minute; `tiny`: what the
 tests run. Not run here on ImageNet.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -36,8 +39,11 @@ def get_config(variant: str = '') -> ConfigDict:
             'simclr': simclr,
             'byol': byol,
             'swav': swav,
-            'dino': lambda c: cosine(c, 0.001, 1024, epochs=100.0),
+            'dino': lambda c: dino(c, last_blocks=4),
+            'dino_base': lambda c: dino(c, last_blocks=1, average_pool=True),
+            'dino_resnet50': dino,
             'cmc': cmc,
+            'cmc_v3': cmc_v3,
             'sweep': sweep,
             'digits': digits,
             'tiny': tiny,
@@ -73,9 +79,19 @@ def swav(c: ConfigDict) -> None:
     c.schedule.name = 'cosine'
 
 
+def dino(c: ConfigDict, **features: Any) -> None:
+    cosine(c, 0.001, 1024, epochs=100.0)
+    c.features.update(features)
+
+
 def cmc(c: ConfigDict) -> None:
     c.epochs = 60.0
     c.schedule.update(milestones=(30, 40, 50), factor=0.2)
+
+
+def cmc_v3(c: ConfigDict) -> None:
+    cmc(c)
+    c.optimizer.learning_rates = (50.0,)
 
 
 def sweep(c: ConfigDict) -> None:

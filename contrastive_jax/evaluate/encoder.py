@@ -77,9 +77,9 @@ class Encoder:
             return self
         asked = f'features of the last {last_blocks} blocks{" and of an average pool" if average_pool else ""}'
         if not isinstance(self.module, VisionTransformer):
-            raise UserError(f'{asked}: {self.config.encoder.name} is no ViT -> ask for 1 block and no average pool')
+            raise UserError(f'{asked}: {self.config.encoder.name} is no ViT -> last_blocks=1, without average_pool')
         if not 1 <= last_blocks <= self.module.depth:
-            raise UserError(f'{asked}: the ViT has {self.module.depth} -> ask for 1 to {self.module.depth}')
+            raise UserError(f'{asked}: the ViT has {self.module.depth} -> last_blocks=1 to {self.module.depth}')
         return dataclasses.replace(
             self, network=self.network.clone(encoder=tokens(self.module, last_blocks, average_pool))
         )

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import parallel
 from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate import readout
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
@@ -20,6 +21,7 @@ def fields(c: ConfigDict) -> None:
     c.knn = ConfigDict()
     c.knn.k = (20,)  # neighbours that vote; each k is an evaluation
     c.knn.temperature = 0.07  # a neighbour's vote is exp(cosine / temperature)
+    readout.fields(c)
 
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
@@ -29,6 +31,7 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
         f'knn.k {c.knn.k!r} is out of range -> numbers of neighbours, at least 1: --config.knn.k="(20, 200)"',
     )
     rules.within('knn.temperature', MIN_TEMPERATURE)
+    readout.rules(c, rules)
 
 
 def check(config: ConfigDict, data: Data) -> None:

@@ -20,7 +20,7 @@ from contrastive_jax import loop, optim, parallel, train
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import training
+from contrastive_jax.evaluate import readout, training
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import top_accuracies
@@ -248,6 +248,7 @@ def fields(c: ConfigDict) -> None:
     c.linear = ConfigDict()
     c.linear.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
     c.linear.selection = 0.1  # part of each class that chooses among the settings, if there are several
+    readout.fields(c)
     training.fields(c, epochs=100.0, milestones=(60, 80), factor=0.1)
     # A classifier is trained for every pair of the two, all at once; the best is chosen by `linear.selection`.
     c.optimizer.learning_rates = (30.0,)
@@ -257,6 +258,7 @@ def fields(c: ConfigDict) -> None:
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     training.rules(c, devices, rules)
+    readout.rules(c, rules)
     rules.one_of('optimizer.name', ('sgd', 'larc'))
     rules.within('linear.init_std', 0)
     rules.within('linear.selection', 0, 0.5, open_low=True)
@@ -290,6 +292,11 @@ def parts(config: ConfigDict, data: Data) -> tuple[sources.Rows, sources.Rows | 
     ids, selection = data.train_ids, None
     if len(settings(config)[0]) > 1:
         chosen = held_out(data.train.labels[ids], config.linear.selection)
+        if not chosen.any():
+            raise UserError(
+                f'no class of {data.train.name} has two training images, one of which could choose among '
+                f'{len(settings(config)[0])} settings -> give one of optimizer.learning_rates and weight_decays'
+            )
         ids, selection = ids[~chosen], sources.Rows(data.train, ids[chosen])
     sampler.steps_per_epoch(len(ids), config.batch_size)
     return sources.Rows(data.train, ids), selection

@@ -14,6 +14,8 @@ from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.knn import check_labels
 from contrastive_jax.rules import Rules
 
+MAX_CLASSES = 100_000  # ImageNet has 21,841 at most: what is beyond is no number of a class
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -56,8 +58,16 @@ def load_data(config: ConfigDict, encoder: Encoder) -> Data:
         ids.append(np.flatnonzero(labels >= 0))
         classes = max(classes, int(labels.max()) + 1)
     assert train.labels is not None and test.labels is not None
-    if len(np.unique(train.labels[ids[0]])) < 2:
+    taught, asked = np.unique(train.labels[ids[0]]), np.unique(test.labels[ids[1]])
+    if len(taught) < 2:
         raise DataError(f'all training images of {train.name} are of one class -> there is nothing to tell apart')
+    if classes > MAX_CLASSES:
+        raise DataError(f'the labels of {train.name} go up to {classes - 1} -> number the classes from 0')
+    if not np.isin(asked, taught).any():
+        raise DataError(
+            f'the held-out images of {train.name} have labels {asked[0]} to {asked[-1]}, the training images '
+            f'{taught[0]} to {taught[-1]}, and none in common -> number the classes alike in both splits'
+        )
     check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
     return Data(train, test, ids[0], ids[1], classes)
 

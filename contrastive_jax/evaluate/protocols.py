@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from contrastive_jax import parallel
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import finetune, neighbours, probe
+from contrastive_jax.evaluate import finetune, neighbours, probe, readout
 from contrastive_jax.evaluate.encoder import WEIGHTS, load_encoder
 from contrastive_jax.evaluate.protocol import load_data
 from contrastive_jax.metrics import replace_file
@@ -45,6 +45,7 @@ def base(protocol: str) -> ConfigDict:
     c.data.path = ''  # the .npz file, the image folder, or the TFDS data_dir
     c.data.split = 'train'
     c.data.eval_split = 'test'  # 'test', 'validation' and 'val' stand in for each other
+    c.data.image_size = 0  # height and width of the images; 0: those of the run
 
     PROTOCOLS[protocol].fields(c)
     return c
@@ -65,6 +66,7 @@ def check(config: ConfigDict, devices: int = 1) -> list[str]:
     rules.one_of('weights', tuple(WEIGHTS))
     rules.one_of('parallel', ('jit', 'pmap'))
     rules.within('batch_size', 1)
+    rules.within('data.image_size', 0)
     rules.rule(
         config.batch_size % jax.process_count() == 0,
         f'batch_size {config.batch_size} is not divisible by {jax.process_count()} hosts -> use a multiple',
@@ -98,6 +100,9 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
     encoder = load_encoder(config.init, config.weights)
+    encoder = encoder.at_size(config.data.image_size or encoder.image_size)
+    if 'features' in config:
+        encoder = readout.of(config, encoder)
     data = load_data(config, encoder)
     PROTOCOLS[config.protocol].check(config, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)

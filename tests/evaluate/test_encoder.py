@@ -170,14 +170,14 @@ def test_several_class_tokens(tmp_path: Path) -> None:
         np.testing.assert_allclose(given.with_tokens(2, True)(images), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(given.with_tokens(2)(images), expected[:, :32], rtol=1e-4, atol=1e-5)
         assert given.with_tokens(1) is given
-        with pytest.raises(UserError, match='the last 3 blocks: the ViT has 2 -> ask for 1 to 2'):
+        with pytest.raises(UserError, match='the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'):
             given.with_tokens(3)
 
 
 @pytest.mark.usefixtures('nothing_compiled')
 def test_class_tokens_of_a_network_that_has_none(given: Path) -> None:
     for asked in ((4, False), (1, True)):
-        with pytest.raises(UserError, match='resnet_tiny is no ViT -> ask for 1 block'):
+        with pytest.raises(UserError, match='resnet_tiny is no ViT -> last_blocks=1'):
             load_encoder(given).with_tokens(*asked)
 
 

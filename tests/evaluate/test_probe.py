@@ -237,6 +237,14 @@ def test_fewer_images_than_a_batch(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / 'probe').exists()
 
 
+@pytest.mark.usefixtures('nothing_compiled')
+def test_one_image_a_class_cannot_choose(run: Path, tmp_path: Path) -> None:
+    labels = np.arange(30)
+    config = load('linear:tiny', init=str(run), **few(30, tmp_path, train_labels=labels, test_labels=labels[:8]))
+    with pytest.raises(UserError, match=r'no class of few has two training images, .* among 4 settings -> '):
+        protocols.evaluate(config, str(tmp_path / 'probe'))
+
+
 def test_rows_of_a_source() -> None:
     source, ids = sources.load('digits'), np.array([5, 2, 900])
     rows = sources.Rows(source, ids)

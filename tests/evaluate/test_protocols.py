@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import json
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -79,6 +81,12 @@ def test_every_variant_is_right_and_documented(file: str) -> None:
 
 SGD = {'optimizer.name': 'sgd', 'optimizer.momentum': 0.9, 'optimizer.nesterov': False, 'linear.init_std': 0.01}
 COSINE = {**SGD, 'schedule.name': 'cosine', 'optimizer.learning_rate_batch': 256, 'optimizer.weight_decays': (0.0,)}
+DINO = {**COSINE, 'batch_size': 1024, 'epochs': 100.0, 'optimizer.learning_rates': (0.001,)}
+CMC = {
+    **SGD, 'batch_size': 256, 'epochs': 60.0, 'optimizer.learning_rates': (30.0,), 'schedule.name': 'step',
+    'schedule.milestones': (30, 40, 50), 'schedule.factor': 0.2, 'optimizer.weight_decays': (0.0,),
+    'optimizer.learning_rate_batch': 0,
+}  # fmt: skip
 LINEAR = {
     'mocov2': {
         **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rates': (30.0,),
@@ -103,19 +111,20 @@ LINEAR = {
         **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rates': (0.3,),
         'optimizer.learning_rate_batch': 0, 'optimizer.weight_decays': (1e-6,), 'schedule.name': 'cosine',
     },
-    'dino': {**COSINE, 'batch_size': 1024, 'epochs': 100.0, 'optimizer.learning_rates': (0.001,)},
-    'cmc': {
-        **SGD, 'batch_size': 256, 'epochs': 60.0, 'optimizer.learning_rates': (30.0,), 'schedule.name': 'step',
-        'schedule.milestones': (30, 40, 50), 'schedule.factor': 0.2,
-    },
+    'dino': {**DINO, 'features.last_blocks': 4},
+    'dino_base': {**DINO, 'features.average_pool': True},
+    'dino_resnet50': DINO,
+    'cmc': CMC,
+    'cmc_v3': {**CMC, 'optimizer.learning_rates': (50.0,)},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('name', LINEAR)
 def test_linear_protocols(name: str) -> None:
-    """recipes.md, section 15: all with random crops of [0.08, 1] and flips."""
+    """recipes.md, section 15: random crops of [0.08, 1] and flips; all but DINO's on the features as they are."""
     config = load(f'linear:{name}')
-    expected = {**LINEAR[name], 'augment.crop_scale': (0.08, 1.0), 'augment.flip': 0.5}
+    shared = {'augment.crop_scale': (0.08, 1.0), 'augment.flip': 0.5}
+    expected = {**shared, 'features.last_blocks': 1, 'features.average_pool': False, **LINEAR[name]}
     assert {field: Rules(config).value(field) for field in expected} == expected
 
 
@@ -212,6 +221,8 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         ({'weights': 'teacher'}, "weights 'teacher' is unknown"),
         ({'parallel': 'xmap'}, "parallel 'xmap' is unknown"),
         ({'batch_size': 0}, 'batch_size 0 is out of range'),
+        ({'data.image_size': -1}, 'data.image_size -1 is out of range'),
+        ({'features.last_blocks': 0}, 'features.last_blocks 0 is out of range'),
         ({'data.source': 'digit'}, "data.source 'digit' is unknown; did you mean 'digits'?"),
         ({'data.path': 'x.npz'}, 'data.path is given without data.source'),
         ({'knn.k': ()}, 'knn.k () is out of range'),
@@ -283,6 +294,8 @@ def test_a_config_that_lacks_fields() -> None:
         ({'train_labels': None}, 'the training images of few have no labels'),
         ({'test_labels': None}, 'the held-out images of few have no labels'),
         ({'train_labels': np.zeros(30, int)}, 'all training images of few are of one class'),
+        ({'train_labels': np.arange(30) * 10**7}, 'the labels of few go up to 290000000 -> number the classes from 0'),
+        ({'test_labels': np.full(8, 37)}, 'have labels 37 to 37, the training images 0 to 9, and none in common'),
         ({}, 'knn.k 200 is more than the 30 labelled training images'),
     ],
 )
@@ -291,6 +304,47 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
     with pytest.raises(UserError, match=line):
         protocols.evaluate(config, str(tmp_path / 'knn'))
     assert not (tmp_path / 'knn').exists()
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(
+    ('changes', 'line'),
+    [
+        ({'features.last_blocks': 3}, 'the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'),
+        ({'data.image_size': 9}, 'images of 9 pixels for vit_tiny: image 9 % patch 4 = 1; use 8 or 12'),
+    ],
+)
+def test_an_encoder_that_does_not_serve(changes: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=line):
+        protocols.evaluate(load('knn', init=str(run), **changes), str(tmp_path / 'knn'))
+    assert not (tmp_path / 'knn').exists()
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+def test_files_that_do_not_serve(run: Path, tmp_path: Path) -> None:
+    """A pickle that would run something, and files that end too early or hold something else."""
+    canary = tmp_path / 'canary'
+
+    class Harm:
+        def __reduce__(self) -> Any:
+            return os.system, (f'touch {canary}',)
+
+    convert.save(tmp_path / 'cut.safetensors', convert.load(run))
+    os.truncate(tmp_path / 'cut.safetensors', (tmp_path / 'cut.safetensors').stat().st_size // 2)
+    (tmp_path / 'harm.pth').write_bytes(pickle.dumps({'state_dict': {'conv1.weight': Harm()}}))
+    (tmp_path / 'words.pth').write_text('weights')
+    for file, line in (
+        ('cut.safetensors', 'cannot be read: it is damaged'),
+        ('harm.pth', r'it asks for \w+.system, which no weights need: nothing of it was run'),
+        ('words.pth', 'cannot be read: it is text -> '),
+        ('none.pth', 'does not exist -> give the workdir of a run, or a file of weights'),
+    ):
+        for name in protocols.PROTOCOLS:
+            config = protocols.base(name)
+            config.init, config.data.source = str(tmp_path / file), 'digits'
+            with pytest.raises(UserError, match=line):
+                protocols.evaluate(config, str(tmp_path / 'evaluation'))
+    assert not canary.exists() and not (tmp_path / 'evaluation').exists()
 
 
 def test_no_target_and_the_workdir_of_the_run(tmp_path: Path) -> None:

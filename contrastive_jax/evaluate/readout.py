@@ -1,0 +1,27 @@
+"""Which features of a frozen encoder a protocol looks at: the section `config.features`."""
+
+from ml_collections import ConfigDict
+
+from contrastive_jax.evaluate.encoder import Encoder
+from contrastive_jax.rules import Rules
+
+
+def fields(c: ConfigDict) -> None:
+    """The encoder's own features: of a ViT the class token."""
+    c.features = ConfigDict()
+    c.features.last_blocks = 1  # of a ViT: class tokens of so many of its last blocks, side by side
+    c.features.average_pool = False  # of a ViT: and beside them the mean of the last block's patch tokens
+
+
+def rules(c: ConfigDict, rules: Rules) -> None:
+    """What is wrong with the section."""
+    rules.within('features.last_blocks', 1)
+
+
+def of(c: ConfigDict, encoder: Encoder) -> Encoder:
+    """The encoder with these features.
+
+    Raises:
+      UserError: it does not have them.
+    """
+    return encoder.with_tokens(c.features.last_blocks, c.features.average_pool)
