@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from contrastive_jax.convert import export, published
+from contrastive_jax.convert import export, published, weights
 from contrastive_jax.convert.load import load
 from contrastive_jax.errors import UserError
 
@@ -26,7 +26,15 @@ def convert(given: argparse.Namespace) -> None:
     target = Path(given.OUT).expanduser()
     names = export.names_for(target, given.names)
     encoder = published.parse_encoder(given.encoder) if given.encoder else None
-    weights = load(given.IN, form=given.form, encoder=encoder, drop=tuple(given.drop), network=given.network, say=print)
+    made = load(
+        given.IN,
+        form=given.form,
+        encoder=encoder,
+        drop=tuple(given.drop),
+        network=given.network,
+        pixels=given.pixels,
+        say=print,
+    )
     # The file appears whole or not at all.
     try:
         handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
@@ -34,7 +42,7 @@ def convert(given: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f'cannot write to {target.parent}: {error.strerror} -> choose another OUT') from error
     try:
-        export.write(Path(partial), weights, target.suffix, names, say=print)
+        export.write(Path(partial), made, target.suffix, names, say=print)
         Path(partial).chmod(0o644)
         Path(partial).replace(target)
     except OSError as error:
@@ -54,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--encoder', default='', help='otherwise found out: NAME or NAME,FIELD=VALUE,...')
     parser.add_argument('--drop', action='append', default=[], help='names to leave behind, e.g. "aux.*"; repeatable')
     parser.add_argument('--network', choices=('online', 'target'), default='online', help="of a run; BYOL's target")
+    parser.add_argument(
+        '--pixels', default='', help=f'that IN sees, otherwise taken from its form: {", ".join(weights.SEEN)}'
+    )
     parser.add_argument('--names', choices=export.NAMES, help="of OUT; for .safetensors 'ours' is the default")
     try:
         convert(parser.parse_args(argv))

@@ -12,6 +12,7 @@ from contrastive_jax.models.resnet import RESNETS
 from contrastive_jax.models.vit import VITS, sincos_position
 
 POSITION = 'pos_embed'
+SK_RATIO = 0.0625  # of SimCLR v2, the only one with selective kernels
 CROP = {'imagenet': 224, 'cifar': 32}  # what ResNets with that stem are trained on; nothing depends on it
 
 State = Mapping[str, np.ndarray]
@@ -57,7 +58,8 @@ def _resnet(state: State) -> dict[str, Any]:
     blocks = {match.groups() for name in state if (match := re.match(r'layer(\d+)\.(\d+)\.', name))}
     stages = sorted({int(stage) for stage, _ in blocks})
     sizes = tuple(sum(int(stage) == n for stage, _ in blocks) for n in stages)
-    stem, width = state['conv1.weight'].shape[0], state.get('layer1.0.conv1.weight', state['conv1.weight']).shape[0]
+    last = state.get('conv3.weight', state['conv1.weight'])  # of the stem; ResNet-D's has three
+    stem, width = last.shape[0], state.get('layer1.0.conv1.weight', last).shape[0]
 
     config: dict[str, Any] = {'name': 'resnet50' if block == 'bottleneck' else 'resnet18'}
     names = [name for name, fields in RESNETS.items() if (fields['stage_sizes'], fields['block']) == (sizes, block)]
@@ -73,7 +75,10 @@ def _resnet(state: State) -> dict[str, Any]:
         config['width'] = width
     if stem != width:
         config['stem_width'] = stem
-    return {**config, 'stem': 'cifar' if state['conv1.weight'].shape[-1] == 3 else 'imagenet'}
+    if any('.sk2.' in name for name in state):
+        config['sk_ratio'] = SK_RATIO
+    cifar = 'conv3.weight' not in state and state['conv1.weight'].shape[-1] == 3
+    return {**config, 'stem': 'cifar' if cifar else 'imagenet'}
 
 
 def _vit(state: State, heads_of: str) -> dict[str, Any]:

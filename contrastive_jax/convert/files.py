@@ -1,4 +1,7 @@
-"""Files of arrays by name, told apart by what they hold: PyTorch, safetensors, `.npz` and pickles. None runs code."""
+"""Files of arrays by name, told apart by what they hold: PyTorch, safetensors, `.npz`, pickles and TensorFlow.
+
+None runs code.
+"""
 
 import io
 import zipfile
@@ -10,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from contrastive_jax.convert import pickles, torch_files
+from contrastive_jax.convert import pickles, tensorflow_files, torch_files
 from contrastive_jax.errors import UserError
 
 MAX_EXPANSION = 20  # of a compressed file: weights are not that regular
@@ -49,6 +52,9 @@ def read(path: Path) -> Source:
       UserError: it is missing, damaged, of no known kind, or asks for more than numbers.
     """
     try:
+        if checkpoint := tensorflow_files.find(path):
+            names, array = tensorflow_files.read(checkpoint)
+            return Source({name: name for name in names}, array)
         with path.open('rb') as file:
             head = file.read(512)
         if head.startswith(b'\x93NUMPY'):
@@ -63,7 +69,7 @@ def read(path: Path) -> Source:
             opened = torch_files.read(path)
             return Source(opened.content, opened.array)
         kind = 'is empty' if not head else 'is text' if head.isascii() and b'\0' not in head else 'is of no known kind'
-        raise UserError(f'it {kind} -> give a file of PyTorch, safetensors, .npz or .pkl')
+        raise UserError(f'it {kind} -> give a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow')
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror or error} -> give the file of weights') from error
     except UserError as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contrastive_jax.convert import files, published, weights
+from contrastive_jax.convert import files, published, tensorflow_files, weights
 from contrastive_jax.convert.published import Say
 from contrastive_jax.convert.weights import Weights
 from contrastive_jax.errors import UserError
@@ -18,6 +18,7 @@ def load(
     encoder: Mapping[str, Any] | None = None,
     drop: tuple[str, ...] = (),
     network: str = 'online',
+    pixels: str = '',
     say: Say = lambda _: None,
 ) -> Weights:
     """An encoder with its weights.
@@ -27,28 +28,29 @@ def load(
         h = weights.encoder.apply(weights.variables, x, train=False)
 
     Args:
-      path: a file of weights, or the workdir of a run.
+      path: a file of weights, the workdir of a run, or the folder of a checkpoint of TensorFlow.
       form: of a published checkpoint, a key of `published.FORMS`; '': found out.
       encoder: {'name': ..., fields}; None: found out.
       drop: patterns of names that are left behind as well.
       network: of a run: 'online', what was trained, or 'target', its moving average.
+      pixels: that a published encoder sees, a key of `weights.SEEN`; '': those of its form.
       say: is told what was found, line by line.
 
     Raises:
       UserError: it cannot be read, or is not all there.
     """
     path = Path(path).expanduser()
-    asked = form or encoder or drop
-    if path.is_dir():
+    asked = form or encoder or drop or pixels
+    if path.is_dir() and not tensorflow_files.find(path):
         made = _of_run(path, network)
     elif network != 'online':
         raise UserError(f'{path} is no workdir, which alone has a {network} -> name a --form instead')
     elif not weights.is_ours(source := files.read(path)):
-        return published.load(path, source, form, encoder, drop, say)
+        return published.load(path, source, form, encoder, drop, pixels, say)
     else:
         made = weights.from_file(path, source)
     if asked:
-        raise UserError(f'{path} is ours, and says what it is -> without --form, --encoder and --drop')
+        raise UserError(f'{path} is ours, and says what it is -> without --form, --encoder, --drop and --pixels')
     say(f'encoder: {made.config}, {weights.count(made):,} parameters, from {made.source}')
     return made
 

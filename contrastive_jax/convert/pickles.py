@@ -109,6 +109,31 @@ class Inert:
 class Dict(dict):
     """Stands for OrderedDict, but for the attributes that torch and others hang on theirs."""
 
+    def __init__(self, items: list[Any] = []):  # noqa: B006
+        super().__init__(items)
+        items.clear()  # or few bytes, which name the same items again and again, would copy many
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class Record(dict):
+    """Stands for a named tuple: a dict by its fields. Each kind that a pickle describes is a class below this one.
+
+    Attributes:
+      fields: of the class.
+    """
+
+    fields: tuple[str, ...] = ()
+
+    def __new__(cls, *values: Any) -> 'Record':
+        record = super().__new__(cls)
+        record.update(zip(cls.fields, values, strict=True))
+        return record
+
+    def __init__(self, *_: Any):
+        pass
+
     def __setstate__(self, _: Any) -> None:
         pass
 
@@ -138,6 +163,29 @@ class NumpyArray:
         _, shape, dtype, fortran, raw = state
         raw = raw.encode('latin1') if isinstance(raw, str) else raw
         self.array = np.frombuffer(raw, dtype.dtype).reshape(shape, order='F' if fortran else 'C')
+
+
+def _array(reconstruct: Any, _: Any, state: Any, *__: Any) -> NumpyArray:
+    """dill's arrays, and jax's: numpy's function, its arguments and the state, all at once."""
+    if reconstruct is not NumpyArray:
+        raise PickleError('it makes an array of something that is none')
+    array = NumpyArray()
+    array.__setstate__(state)
+    return array
+
+
+def _named_tuple(_: Any, fields: Any, *__: Any) -> type[Record]:
+    """How dill spells a class of named tuples."""
+    if not all(isinstance(field, str) for field in fields):
+        raise PickleError('it describes a named tuple whose fields have no names')
+    return type('Record', (Record,), {'fields': tuple(fields)})
+
+
+def _mapping(items: Any) -> Any:
+    """Haiku's parameters: an immutable mapping, made of a dict."""
+    if not isinstance(items, dict):
+        raise PickleError(f'it makes a mapping of a {type(items).__name__}')
+    return items
 
 
 def _scalar(dtype: DType, raw: Any) -> Any:
@@ -200,6 +248,14 @@ NAMES: dict[str, Any] = {
     'lib.LinearAverage LinearAverage': Inert,
     'lib.alias_multinomial AliasMethod': Inert,
     'torch.nn.backends.thnn _get_thnn_function_backend': Inert,
+    # BYOL: Haiku's parameters, written with dill.
+    'dill._dill _create_namedtuple': Function(_named_tuple),
+    'dill._dill _create_array': Function(_array),
+    **{f'haiku._src.data_structures {name}': Function(_mapping) for name in ('frozendict', 'FlatMapping', 'FlatMap')},
+    **{
+        name: Function(_array)
+        for name in ('jax._src.array _reconstruct_array', 'jax._src.device_array reconstruct_device_array')
+    },
     '_codecs encode': Function(_encode),
     'numpy dtype': DType,
     'numpy ndarray': Inert,

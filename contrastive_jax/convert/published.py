@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.convert import architecture, files, names, weights
+from contrastive_jax.convert import architecture, files, haiku_names, names, simclr_names, weights
 from contrastive_jax.convert.weights import Weights
 from contrastive_jax.errors import UserError
 
-# Pixels of CMC, whose other form of checkpoint, in YCbCr, does not say so. All others: RGB, by ImageNet's mean and std.
-LAB = Policy(color_space='lab', mean=(50.0, 6.025, -6.6895), std=(50.0, 92.208, 101.1675))
-
-STEMS = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight', 'l_to_ab.conv1.weight')
+MAX_NAMES = 10**6
 
 Say = Callable[[str], None]
+Rename = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +33,12 @@ class Form:
       heads_of: whose ViTs these are, see `architecture.describe`.
       certain: taken for this form only if there is such a head.
       halves: two encoders side by side (CMC).
+      stems: patterns of names, after the prefix, one of which every such encoder has.
+      nested: the section is a tree of three levels.
+      unused: names, after the prefix, of numbers that an encoder does not need.
+      rename: makes torchvision's names and layouts of the encoder's.
+      fields: of the section `encoder`, which its weights do not tell.
+      policy: how images reach it.
     """
 
     sections: tuple[str, ...]
@@ -44,6 +48,28 @@ class Form:
     heads_of: str = ''
     certain: bool = False
     halves: bool = False
+    stems: tuple[str, ...] = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')
+    nested: bool = False
+    unused: tuple[str, ...] = (f'*.{names.COUNTER}',)
+    rename: Rename = dict
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    policy: Policy = weights.IMAGENET
+
+
+def byol(network: str, other: str) -> Form:
+    """The form of BYOL's checkpoints: {'experiment_state': a named tuple of Haiku's trees for each of two networks}."""
+    return Form(
+        ('experiment_state',),
+        (f'{network}_',),
+        tuple(f'{kind}/{head}/*' for kind in ('params', 'state') for head in ('projector', 'predictor', 'classifier')),
+        (f'{other}_params/*', f'{other}_state/*', 'opt_state*'),
+        stems=('params/*/initial_conv/w', 'params/*/initial_conv_1/w'),
+        nested=True,
+        unused=('state/*/hidden', 'state/*/counter'),
+        rename=haiku_names.from_haiku,
+        fields={'padding': 'same', 'bn_unbiased': False},
+        policy=Policy(style='byol', interpolation='bicubic'),
+    )
 
 
 # In the order in which a file is compared with them.
@@ -69,7 +95,18 @@ FORMS: dict[str, Form] = {
     'dino-student': Form(
         ('student',), ('module.backbone.', 'backbone.'), (), ('head.*', 'module.head.*'), 'dino'
     ),
-    'cmc': Form(('model',), ('encoder.module.', 'module.encoder.'), ('l_to_ab.fc.*', 'ab_to_l.fc.*'), halves=True),
+    # Another form of CMC's, in YCbCr, does not say so.
+    'cmc': Form(
+        ('model',), ('encoder.module.', 'module.encoder.'), ('l_to_ab.fc.*', 'ab_to_l.fc.*'), halves=True,
+        stems=('l_to_ab.conv1.weight',), policy=Policy(**weights.SEEN['lab']),
+    ),
+    'byol': byol('online', 'target'),
+    'byol-target': byol('target', 'online'),
+    'simclr': Form(  # v1 and v2; as pre-trained, with a linear classifier, or fine-tuned
+        ('',), ('base_model/',), (), ('head_*', 'global_step', '*/Momentum', '*LARSOptimizer*'),
+        stems=('conv2d/kernel',), rename=simclr_names.from_simclr, fields={'padding': 'simclr', 'bn_unbiased': False},
+        policy=Policy(style='simclr', interpolation='bicubic', **weights.SEEN['unit']),
+    ),
     # SwAV and DeepCluster-v2
     'swav': Form(('', 'state_dict'), ('module.',), ('projection_head.*', 'prototypes*'), certain=True),
     'instdis': Form(('state_dict',), ('module.',)),
@@ -84,6 +121,7 @@ def load(
     form: str = '',
     encoder: Mapping[str, Any] | None = None,
     drop: tuple[str, ...] = (),
+    pixels: str = '',
     say: Say = lambda _: None,
 ) -> Weights:
     """The encoder of a checkpoint. Every name in it finds its place, or is known to be left behind.
@@ -92,17 +130,20 @@ def load(
       path: of the file, for messages.
       source: the opened file.
       form: a key of FORMS; '': the first that fits.
-      encoder: the section `encoder`; None: told by names and shapes.
+      encoder: the section `encoder`; None: told by names and shapes. The form adds what it knows of padding and norms.
       drop: patterns of names, prefix included, that are left behind as well.
+      pixels: that it sees, a key of `weights.SEEN`; '': those of the form.
       say: is told what was found, and what is left behind.
 
     Raises:
       UserError: names that have no place, are missing, or of another shape; no form fits.
     """
+    if pixels and pixels not in weights.SEEN:
+        raise UserError(f'--pixels={pixels} is unknown -> choose from {", ".join(weights.SEEN)}')
     form, section, prefix = _find(source.content, form, path)
     about = FORMS[form]
     say(f'form: {form}{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}')
-    held = source.content[section] if section else source.content
+    held = _held(source.content, section, about)
     kept, left, strange = _sort(held, prefix, about, drop)
     if strange:
         raise UserError(
@@ -119,14 +160,16 @@ def load(
         except UserError as error:
             raise UserError(f'{path} cannot be read at {prefix}{name}: {error}') from error
     try:
-        config = dict(encoder) if encoder else _describe(state, about)
+        state = about.rename(state)
+        config = {**about.fields, **(encoder or _describe(state, about))}
         arrays, size = _place(config, state)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    made = weights.make(config, arrays, size, str(path))
-    if about.halves:
-        made = dataclasses.replace(made, policy=LAB)
-    sees = weights.normalisation(made.policy)
+    policy = dataclasses.replace(about.policy, **weights.SEEN[pixels]) if pixels else about.policy
+    made = dataclasses.replace(weights.make(config, arrays, size, str(path)), policy=policy)
+    sees = weights.normalisation(policy)
+    if form == 'plain' and not pixels:
+        sees += ', as --pixels does not say otherwise'
     say(f'encoder: {config}, {weights.count(made):,} parameters; it is taken to see {sees}')
     return made
 
@@ -138,12 +181,15 @@ def _find(content: Any, form: str, path: Path) -> tuple[str, str, str]:
     for name in [form] if form else FORMS:
         about = FORMS[name]
         for section in about.sections:
-            held = content.get(section) if section and isinstance(content, dict) else content
-            if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
+            held = _held(content, section, about)
+            if not all(isinstance(key, str) for key in held):
                 continue
             for prefix in about.prefixes:
-                heads = any(fnmatchcase(key, prefix + head) for key in held for head in about.heads)
-                if any(prefix + stem in held for stem in STEMS) and (heads or not about.certain):
+                stems, heads = (
+                    any(fnmatchcase(key, prefix + pattern) for key in held for pattern in patterns)
+                    for patterns in (about.stems, about.heads)
+                )
+                if stems and (heads or not about.certain):
                     return name, section, prefix
     keys = [str(key) for key in content] if isinstance(content, dict) else [type(content).__name__]
     wanted = f'a {form} checkpoint' if form else 'any checkpoint that is known'
@@ -153,6 +199,24 @@ def _find(content: Any, form: str, path: Path) -> tuple[str, str, str]:
         f'{path} is not of the form of {wanted} (it holds {weights.few(keys)}'
         f'{f"; in them {weights.few(inside)}" if inside else ""}) -> name another --form: {", ".join(FORMS)}'
     )
+
+
+def _held(content: Any, section: str, about: Form) -> dict[Any, Any]:
+    """The names in a section, and what they stand for; {} where there are none."""
+    held = content.get(section) if section and isinstance(content, dict) else content
+    if not isinstance(held, dict):
+        return {}
+    return _flat(_flat(held)) if about.nested else held
+
+
+def _flat(tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    """One level less: {'a': {'b': x}} -> {'a/b': x}; {} if that are more names than networks have."""
+    if sum(len(held) for held in tree.values() if isinstance(held, dict)) > MAX_NAMES:
+        return {}  # a few bytes of a pickle, which name the same again and again
+    flat = {}
+    for name, held in tree.items():
+        flat.update({f'{name}/{key}': x for key, x in held.items()} if isinstance(held, dict) else {name: held})
+    return flat
 
 
 def _sort(
@@ -173,7 +237,7 @@ def _sort(
             left['the head'].append(key)
         elif not inside:
             strange.append(key)
-        elif not name.endswith(f'.{names.COUNTER}'):
+        elif not _matches(name, about.unused):
             kept.append(name)
     return kept, left, strange
 

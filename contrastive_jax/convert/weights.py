@@ -22,6 +22,13 @@ from contrastive_jax.models import network
 FORMAT = 'contrastive_jax encoder 1'
 PIXELS = ('color_space', 'mean', 'std', 'style', 'interpolation')  # of a Policy
 IMAGENET = Policy()  # its mean and std
+# What encoders see: channels in some colour space, less a mean, over a standard deviation.
+SEEN: dict[str, dict[str, Any]] = {
+    'imagenet': {'color_space': 'rgb', 'mean': IMAGENET.mean, 'std': IMAGENET.std},
+    'half': {'color_space': 'rgb', 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)},  # [-1, 1]: timm's augreg ViTs
+    'unit': {'color_space': 'rgb', 'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0)},  # [0, 1]: SimCLR
+    'lab': {'color_space': 'lab', 'mean': (50.0, 6.025, -6.6895), 'std': (50.0, 92.208, 101.1675)},  # CMC
+}
 MAX_SIZE = 4096  # of images
 SHOWN = 5  # names in a message, of however many
 

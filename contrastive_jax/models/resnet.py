@@ -257,7 +257,8 @@ def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, 
 
 def max_pool(x: Array, padding: str) -> Array:
     """The stem's, 3x3 with stride 2; padded, 'symmetric' or 'SAME', with -inf."""
-    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)) if padding == 'symmetric' else padding)
+    edges = ((1, 1), (1, 1)) if padding == 'symmetric' else padding
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=edges)
 
 
 def average_pool(x: Array, stride: int) -> Array:

@@ -78,3 +78,51 @@ def write(path: Path, sections: Mapping[str, Any], legacy: bool = False) -> Path
 
 def prefixed(prefix: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {prefix + name: x for name, x in state.items()}
+
+
+# ================================ BYOL ================================
+
+
+def write_byol(path: Path, state: Mapping[str, Any], mapping: str = 'FlatMapping') -> Path:
+    """A file of BYOL's `checkpointing.py`, in protocol 2: named tuples, mappings and arrays as dill spells them.
+
+    Args:
+      path: where.
+      state: {'online_params': {module: {leaf: array}}, ..., 'opt_state': ...}.
+      mapping: Haiku's name, at that time, of its immutable mapping.
+    """
+    trees = {name: _haiku(tree, mapping) for name, tree in state.items() if name != 'opt_state'}
+    momentum = _named_tuple('LarsState', 'byol.utils.optimizers', {'momentum': trees['online_params']})
+    experiment = _named_tuple('_ByolExperimentState', 'byol.byol_experiment', {**trees, 'opt_state': momentum})
+    step, rng = np.array(500_000, np.int32), np.array([0, 42], np.uint32)
+    entries = {'experiment_state': experiment, 'step': _dill_array(step), 'rng': _jax_array(rng)}
+    path.write_bytes(pickle.PROTO + b'\x02' + writers._dict(entries) + pickle.STOP)
+    return path
+
+
+def _named_tuple(name: str, module: str, fields: Mapping[str, bytes]) -> bytes:
+    arguments = (_spelled(name), writers._tuple(*map(_spelled, fields)), _spelled(module))
+    cls = writers._name('dill._dill', '_create_namedtuple') + writers._tuple(*arguments) + pickle.REDUCE
+    return cls + writers._tuple(*fields.values()) + pickle.NEWOBJ
+
+
+def _haiku(tree: Mapping[str, Mapping[str, np.ndarray]], mapping: str) -> bytes:
+    def made(items: Mapping[str, bytes]) -> bytes:
+        return writers._name('haiku._src.data_structures', mapping) + writers._tuple(writers._dict(items)) + b'R'
+
+    return made({name: made({leaf: _dill_array(x) for leaf, x in leaves.items()}) for name, leaves in tree.items()})
+
+
+def _dill_array(x: np.ndarray) -> bytes:
+    return writers._name('dill._dill', '_create_array') + writers._tuple(*_reduced(x), pickle.NONE) + pickle.REDUCE
+
+
+def _jax_array(x: np.ndarray) -> bytes:
+    aval = _spelled({'weak_type': False})
+    return writers._name('jax._src.array', '_reconstruct_array') + writers._tuple(*_reduced(x), aval) + pickle.REDUCE
+
+
+def _reduced(x: np.ndarray) -> tuple[bytes, bytes, bytes]:
+    """numpy's function, its arguments and the state, as `x.__reduce__()` has them."""
+    _, arguments, state = x.__reduce__()
+    return writers._name('numpy.core.multiarray', '_reconstruct'), _spelled(arguments), _spelled(state)
