@@ -41,7 +41,7 @@ class Graph:
 
     def conv(self, x: Any, filters: int, size: int, stride: int) -> jax.Array:
         shape = (size, size, x.shape[-1], filters)
-        kernel = self.rng.normal(size=shape).astype(np.float32) / np.sqrt(size * size * x.shape[-1])
+        kernel = (self.rng.normal(size=shape) / np.sqrt(size * size * x.shape[-1])).astype(np.float32)
         self.variables[f'{self.name("conv2d")}/kernel'] = kernel
         edges: Any = 'SAME'
         if stride > 1:  # fixed_padding
