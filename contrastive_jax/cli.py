@@ -89,7 +89,7 @@ def keep_programs() -> None:
 def with_hint(error: UserError, config: ConfigDict, path: str) -> UserError:
     """Adds to an error about missing data which variant of the config runs at once."""
     about_data = isinstance(error, DataError) or 'tfds' in str(error).lower()
-    if not about_data or config.data.source != 'tfds':
+    if not about_data or config.data.source != 'tfds' or 'protocol' in config:
         return error
     hinted = type(error)(f'{error}\nto try the method at once, on embedded data: --config={path}:digits')
     hinted.exit_code = error.exit_code

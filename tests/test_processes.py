@@ -1,5 +1,6 @@
 """Two processes that find each other over the loopback interface train what one process trains."""
 
+import json
 import os
 import signal
 import socket
@@ -9,9 +10,14 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from contrastive_jax.checkpoint import FOLDER
+from contrastive_jax.data import sources
 from tests import runs, whole_runs
+from tests import saved as workdirs
+from tests.evaluate.test_probe import evaluate
+from tests.evaluate.test_protocols import load as protocol
 from tests.whole_runs import children, compiled, ended, fit, lines, little, quick_runs, saved  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('quick_runs')
@@ -20,14 +26,18 @@ DEVICES = 4  # two in each process
 CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0}
 
 
+def free_address() -> str:
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        return f'localhost:{s.getsockname()[1]}'
+
+
 @pytest.fixture
 def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:  # noqa: F811
     """Starts the command in two processes; they do not outlive the test."""
 
     def start(workdir: Path, **changes) -> list[subprocess.Popen[str]]:
-        with socket.socket() as s:
-            s.bind(('localhost', 0))
-            address = f'localhost:{s.getsockname()[1]}'
+        address = free_address()
         fields = [f'--config.{field}={value}' for field, value in {**CADENCES, **changes}.items()]
         for i in range(2):
             where = [f'--coordinator_address={address}', '--num_processes=2', f'--process_id={i}']
@@ -69,6 +79,31 @@ def test_two_processes(pair, tmp_path):
     assert len(err0.splitlines()) == 1 and 'the checkpoint of step 3 cannot be used' in err0
     assert 'going on at step 2' in out0
     assert len(list((tmp_path / 'two').glob('events.*'))) == 2, 'one for each start'
+
+
+def test_two_processes_judge_as_one(children, compiled, tmp_path):  # noqa: F811
+    """A linear probe of two settings on photos in a folder, one of which cannot be read."""
+    workdirs.save(little('mocov2'), tmp_path / 'run')
+    digits = sources.load('digits')
+    for i in range(40):
+        file = tmp_path / 'photos' / ('train' if i < 32 else 'test') / str(digits.labels[i] % 2) / f'{i:02}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.array[i]).save(file)
+    file.write_bytes(b'no image')
+    fields = {'init': str(tmp_path / 'run'), 'data.source': 'folder', 'data.path': str(tmp_path / 'photos')}
+    fields |= {'batch_size': 8, 'epochs': 0.5, 'optimizer.learning_rates': (0.1,)}
+    one = evaluate(protocol('linear:tiny', **fields), tmp_path / 'one', DEVICES)
+
+    given = [f'--config.{field}={value}' for field, value in fields.items()]
+    where = [f'--coordinator_address={free_address()}', '--num_processes=2']
+    for i in range(2):
+        args = (*given, *where, f'--process_id={i}')
+        children.append(whole_runs.start('tiny', tmp_path / 'two', compiled, *args, file='configs/eval/linear.py'))
+    (code0, out0, err0), (code1, out1, err1) = map(ended, children)
+    assert (code0, code1, out1) == (0, 0, ''), err0 + err1
+    assert 'on 4 x cpu (jit)' in out0 and 'cannot read image' in err0 + err1
+    two = json.loads((tmp_path / 'two' / 'eval' / 'linear.json').read_text())
+    assert {name: two[name] for name in one} == pytest.approx(one, abs=1.5 / 7)  # one image may be on the edge
 
 
 def test_a_signal_to_one_of_two(pair, tmp_path):

@@ -191,7 +191,9 @@ def write_npz(path: Path, train_images: int, test_images: int = 32) -> Path:
 # ================================ in other processes ================================
 
 
-def start(name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2) -> subprocess.Popen[str]:
+def start(
+    name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2, file: str = 'tests/little.py'
+) -> subprocess.Popen[str]:
     """Starts the command on a little config and virtual devices; what it says goes to files beside the workdir."""
     flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
     env = {
@@ -201,7 +203,7 @@ def start(name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2
         'JAX_COMPILATION_CACHE_DIR': str(compiled),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
-    command = [sys.executable, '-m', 'contrastive_jax.main', f'--config=tests/little.py:{name}', f'--workdir={workdir}']
+    command = [sys.executable, '-m', 'contrastive_jax.main', f'--config={file}:{name}', f'--workdir={workdir}']
     number = len(list(workdir.parent.glob('*.out')))
     streams = [workdir.parent / f'{number}.{name}' for name in ('out', 'err')]
     with streams[0].open('w') as out, streams[1].open('w') as err:

@@ -125,7 +125,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     for name, value in found.items():
         if name.endswith(('top1', 'top5')):
             title = name.removeprefix('eval/')
-            print(f'{title} on {len(data.test_ids)} held-out images of {data.train.name}: {value:.1%}')
+            print(f'{title} on {len(data.test_ids)} held-out images of {data.test.name}: {value:.1%}')
     print(f'numbers: {path / FOLDER / config.protocol}.json')
     return found
 

@@ -126,6 +126,20 @@ def test_configs_and_versions(tmp_path: Path) -> None:
         tfds.find('plain:1.0.0', tmp_path)
 
 
+def test_few_labels_of_imagenet(tmp_path: Path, fake: FakeTfds) -> None:
+    """As TFDS has them: two configs, each with a 'train' of its own and the 'validation' of the whole."""
+    for config in ('1pct', '10pct'):
+        prepare(tmp_path / 'imagenet2012_subset' / config / '5.1.0', {'train': 1, 'validation': 1})
+    for split, meant in (('train', 'train'), ('test', 'validation')):
+        source = sources.load('tfds', 'imagenet2012_subset/1pct', str(tmp_path), split)
+        assert fake.opened[-1] == (str(tmp_path / 'imagenet2012_subset/1pct/5.1.0'), meant)
+        assert source.name == f'imagenet2012_subset/1pct:{meant}'
+    with pytest.raises(UserError, match=r'has several configs -> .*one of 10pct, 1pct'):
+        sources.load('tfds', 'imagenet2012_subset', str(tmp_path))
+    with pytest.raises(DataError, match=r'tfds build imagenet2012_subset/10pct .*ILSVRC2012_img_train.tar'):
+        sources.load('tfds', 'imagenet2012_subset/10pct', str(tmp_path / 'nowhere'))
+
+
 def test_only_tfrecord_prints_the_conversion(tmp_path: Path) -> None:
     prepare(tmp_path / 'cifar10' / '3.0.2', {'train': 1}, 'tfrecord')
     with pytest.raises(DataError) as raised:
