@@ -49,6 +49,18 @@ def matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def kernels(params: PyTree) -> PyTree:
+    """The mask of DeiT and timm: matrices, but for the class token and learned positions of a ViT."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim > 1 and parameter_path(path[-1:]) not in ('cls_token', 'pos_embed'), params
+    )
+
+
+def nothing(params: PyTree) -> PyTree:
+    """The mask that leaves out everything."""
+    return jax.tree.map(lambda _: False, params)
+
+
 def lars(
     learning_rate: Schedule,
     *,

@@ -59,6 +59,14 @@ def all_gather(x: Array, axis_name: str | None) -> Array:
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
+def reversed_rows(x: Array, axis_name: str | None) -> Array:
+    """This device's rows of the global batch in reverse order: local [b, ...] -> local [b, ...]. Differentiable."""
+    if axis_name is not None:
+        n = axis_size(axis_name)
+        x = lax.ppermute(x, axis_name, [(i, n - 1 - i) for i in range(n)])
+    return x[::-1]
+
+
 def psum_scatter(x: Array, axis_name: str | None) -> Array:
     """Sum over the devices, each keeping its own rows: [B, ...] -> [b, ...]. Differentiable."""
     return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)

@@ -87,7 +87,12 @@ def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -
 
 def base_rate(config: ConfigDict) -> float:
     """The learning rate at this batch size, before any schedule."""
+    return config.optimizer.learning_rate * batch_factor(config)
+
+
+def batch_factor(config: ConfigDict) -> float:
+    """What learning rates are multiplied by, for this batch size."""
     o = config.optimizer
     if o.learning_rate_scaling == 'sqrt':
-        return o.learning_rate * config.batch_size**0.5
-    return o.learning_rate * (config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0)
+        return config.batch_size**0.5
+    return config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0

@@ -19,6 +19,7 @@ from contrastive_jax import recipe, workdir
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.errors import CheckpointError, UserError
+from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.tokens import tokens
 from contrastive_jax.models.vit import VisionTransformer, resize_positions
@@ -26,10 +27,10 @@ from contrastive_jax.models.vit import VisionTransformer, resize_positions
 Array = jax.Array
 PyTree = Any
 
-# Where a state has the parameters of an encoder, and its BN statistics.
+# Where a state has the parameters of a network, and its BN statistics.
 WEIGHTS = {
-    'online': ('params/encoder', 'method/batch_stats/online/encoder'),
-    'target': ('method/target/encoder', 'method/batch_stats/target/encoder'),
+    'online': ('params', 'method/batch_stats/online'),
+    'target': ('method/target', 'method/batch_stats/target'),
 }
 
 
@@ -44,6 +45,9 @@ class Encoder:
       params: of the encoder, numpy.
       stats: its BN statistics, numpy; {} without BN.
       step: of the checkpoint; 0 of a file of weights.
+      projector_layers: of the projector's first layers, how many came along. Features are those of the encoder alone.
+      projector_params: of these layers, numpy; {} of none.
+      projector_stats: their BN statistics, numpy; {} without BN.
     """
 
     config: ConfigDict
@@ -52,6 +56,9 @@ class Encoder:
     params: PyTree
     stats: PyTree
     step: int
+    projector_layers: int = 0
+    projector_params: PyTree = dataclasses.field(default_factory=dict)
+    projector_stats: PyTree = dataclasses.field(default_factory=dict)
 
     @property
     def module(self) -> nn.Module:
@@ -111,7 +118,7 @@ class Encoder:
         return _features(self.variables, images, self.module, self.policy)
 
 
-def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
+def load_encoder(path: str | Path, weights: str = 'online', projector_layers: int = 0) -> Encoder:
     """The encoder of a run, from the newest checkpoint of its workdir, or of a file. Both are only read.
 
         encoder = load_encoder('runs/digits')
@@ -120,13 +127,20 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     Args:
       path: the workdir, or a file that `contrastive_jax.convert.load` reads.
       weights: 'online', what was trained, or 'target', its moving average (BYOL's target, DINO's teacher).
+      projector_layers: how many of the projector's first layers to bring along.
 
     Raises:
-      UserError: no run there, a config that describes no encoder, or a file that is not all there.
+      UserError: no run there, a config that describes no encoder, a projector that has not so many layers, or a file
+        that is not all there.
       CheckpointError: no checkpoint, or one of another architecture.
     """
     folder = Path(path).expanduser().absolute()
     if folder.is_file():
+        if projector_layers:
+            raise UserError(
+                f'{path} is a file of weights, which holds no projector -> give the workdir of a run, or '
+                'projector_layers=0'
+            )
         return _of_file(folder, weights)
     if not folder.exists():
         raise UserError(f'{folder} does not exist -> give the workdir of a run, or a file of weights')
@@ -137,11 +151,12 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     try:
         network, policy = recipe.build_network(config), recipe.policy(config)
         problems = policy.problems()
+        _check_layers(path, network.projector, projector_layers)
         size = config.data.image_size
 
         def init() -> PyTree:
             images = jnp.zeros((2, size, size, 3), network.encoder.dtype)
-            return network.encoder.init(jax.random.key(0), images, train=False)
+            return network.init(jax.random.key(0), images, projector_layers, train=False, method='middle')
 
         shapes = jax.eval_shape(init)
     except UserError:
@@ -154,13 +169,15 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     if problems:
         raise UserError('\n'.join(problems))
     places = dict(zip(('params', 'batch_stats'), WEIGHTS[weights], strict=True))
+    layers = [f'projector/{part}_{i}' for i in range(projector_layers) for part in ('linear', 'bn')]
     wanted: dict[str, Any] = {}
     for kind, tree in shapes.items():
         _put(wanted, places[kind], tree)
     try:
-        step, part = read_part(folder, wanted, WEIGHTS[weights])
+        below = tuple(f'{place}/{part}' for part in ('encoder', *layers) for place in places.values())
+        step, part = read_part(folder, wanted, below)
     except CheckpointError as error:
-        if weights == 'target' and f'it has no {places["params"]}' in str(error):
+        if weights == 'target' and f'it has no {below[0]}' in str(error):
             raise UserError(
                 f'{folder} has no target: {config.method.name} keeps no moving average of its encoder -> use the '
                 "weights that were trained, 'online'"
@@ -170,7 +187,25 @@ def load_encoder(path: str | Path, weights: str = 'online') -> Encoder:
     params, stats = found['params'], found.get('batch_stats', {})
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
         raise CheckpointError(f'the encoder in {folder} is not finite -> give another workdir')
-    return Encoder(config, network, policy, params, stats, step)
+    return Encoder(
+        config,
+        network,
+        policy,
+        params['encoder'],
+        stats.get('encoder', {}),
+        step,
+        projector_layers,
+        params.get('projector', {}),
+        stats.get('projector', {}),
+    )
+
+
+def _check_layers(path: str | Path, projector: nn.Module, count: int) -> None:
+    """Raises UserError unless a projector has so many layers."""
+    most = projector.num_layers if isinstance(projector, MLP) else 0
+    if not 0 <= count <= most:
+        held = str(most) if most else f'none that stand alone: it is a {type(projector).__name__}'
+        raise UserError(f'projector_layers {count}: the projector of {path} has {held} -> use 0 to {most}')
 
 
 def _of_file(file: Path, weights: str) -> Encoder:

@@ -69,19 +69,23 @@ class MLP(nn.Module):
     bn_unbiased: bool = True
     dtype: Dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
         """Maps [B, D] to [B, output_dim], returned in float32 at least because losses follow.
 
         Raises:
           ValueError: fewer than one layer, an unknown activation or kernel_init.
         """
+        return self.first_layers(x, self.num_layers, train=train, axis_name=axis_name)
+
+    @nn.compact
+    def first_layers(self, x: Array, count: int, *, train: bool, axis_name: str | None = None) -> Array:
+        """What comes out of the first `count` layers, norm and activation included; of 0: x."""
         if self.num_layers < 1:
             raise ValueError(f'MLP num_layers {self.num_layers} must be at least 1')
         for field, legal in (('activation', ACTIVATIONS), ('kernel_init', INITS)):
             if (value := getattr(self, field)) not in legal:
                 raise ValueError(f'MLP {field} {value!r} is unknown; use one of {", ".join(legal)}')
-        for i in range(self.num_layers):
+        for i in range(count):
             last = i == self.num_layers - 1
             x = nn.Dense(
                 self.output_dim if last else self.hidden_dim,

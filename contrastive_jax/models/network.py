@@ -52,6 +52,11 @@ class Network(nn.Module):
         """Representation h [B, D] of images [B, H, W, 3]."""
         return self.encoder(x, train=train, axis_name=axis_name)
 
+    def middle(self, x: Array, layers: int, *, train: bool, axis_name: str | None = None) -> Array:
+        """What comes out of the first `layers` layers of the projector, an MLP; h, where that is none of them."""
+        h = self.encode(x, train=train, axis_name=axis_name)
+        return self.projector.first_layers(h, layers, train=train, axis_name=axis_name) if layers else h
+
     def project(self, x: Array, *, train: bool, axis_name: str | None = None) -> tuple[Array, Array]:
         """Representation h [B, D] and projection z [B, dim]; neither is L2-normalised."""
         h = self.encode(x, train=train, axis_name=axis_name)

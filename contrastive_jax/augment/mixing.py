@@ -1,0 +1,51 @@
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899): an image and its label become those of two.
+
+As in timm, and so in DeiT: one ratio λ for the whole batch, whose image i is mixed with image B - 1 - i. Where both are
+wanted each is taken for half of the batches.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from contrastive_jax import parallel
+
+Array = jax.Array
+
+
+def mix(
+    key: Array, x: Array, target: Array, *, mixup: float, cutmix: float, axis_name: str | None = None
+) -> tuple[Array, Array]:
+    """Mixes the images of a batch, and what they should be recognised as.
+
+    Args:
+      key: of the step, the same on all devices.
+      x: [b, H, W, C] images.
+      target: [b, classes], rows that sum to 1.
+      mixup: λ ~ Beta(mixup, mixup) is how much of an image is kept, everywhere; 0: no mixup.
+      cutmix: λ ~ Beta(cutmix, cutmix) is how much of an image is outside a box with the other image; 0: no CutMix.
+      axis_name: the mapped device axis.
+
+    Returns:
+      Images and targets of the same shapes.
+    """
+    if not mixup and not cutmix:
+        return x, target
+    key_which, key_ratio, key_box = jax.random.split(key, 3)
+    by_box = jax.random.uniform(key_which) < 0.5 if mixup and cutmix else bool(cutmix)
+    alpha = jnp.where(by_box, cutmix, mixup)
+    ratio = jax.random.beta(key_ratio, alpha, alpha)  # λ
+    kept = jnp.where(by_box, outside_box(key_box, ratio, *x.shape[1:3]), ratio)  # [H, W]
+    ratio = jnp.mean(kept)  # a box that sticks out of the image covers less
+    other_x, other_target = (parallel.reversed_rows(rows, axis_name) for rows in (x, target))
+    kept = kept[:, :, None].astype(x.dtype)
+    return kept * x + (1 - kept) * other_x, ratio * target + (1 - ratio) * other_target
+
+
+def outside_box(key: Array, ratio: Array, height: int, width: int) -> Array:
+    """float32[height, width]: 0 in a box of sqrt(1 - ratio) of the sides around a random pixel, 1 elsewhere."""
+    inside = jnp.ones((height, width), bool)
+    for axis, (key, size) in enumerate(zip(jax.random.split(key), (height, width), strict=True)):
+        half = (size * jnp.sqrt(1 - ratio)).astype(jnp.int32) // 2
+        pixel, centre = jnp.arange(size), jax.random.randint(key, (), 0, size)
+        inside &= jnp.expand_dims((centre - half <= pixel) & (pixel < centre + half), 1 - axis)
+    return 1.0 - inside.astype(jnp.float32)
