@@ -49,3 +49,12 @@ def test_example_keys_do_not_depend_on_devices():
         local, mesh=parallel.devices(count=4).mesh, in_specs=(), out_specs=P('data'), check_vma=False
     )
     np.testing.assert_array_equal(jax.jit(mapped)(), jax.random.key_data(whole))
+
+
+@pytest.mark.parametrize('n', [1, 4])
+def test_rows_of_the_global_batch_in_reverse(n):
+    devices = parallel.devices('jit', n)
+    run = devices.run(lambda x: parallel.reversed_rows(x, 'data'), (P('data'),), P('data'))
+    x = np.arange(16.0).reshape(8, 2)
+    np.testing.assert_array_equal(run(devices.place_rows(x)), x[::-1])
+    np.testing.assert_array_equal(parallel.reversed_rows(jnp.asarray(x), None), x[::-1])

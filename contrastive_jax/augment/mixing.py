@@ -35,7 +35,7 @@ def mix(
     alpha = jnp.where(by_box, cutmix, mixup)
     ratio = jax.random.beta(key_ratio, alpha, alpha)  # λ
     kept = jnp.where(by_box, outside_box(key_box, ratio, *x.shape[1:3]), ratio)  # [H, W]
-    ratio = jnp.mean(kept)  # a box that sticks out of the image covers less
+    ratio = jnp.where(by_box, jnp.mean(kept), ratio)  # a box that sticks out of the image covers less
     other_x, other_target = (parallel.reversed_rows(rows, axis_name) for rows in (x, target))
     kept = kept[:, :, None].astype(x.dtype)
     return kept * x + (1 - kept) * other_x, ratio * target + (1 - ratio) * other_target
@@ -43,9 +43,12 @@ def mix(
 
 def outside_box(key: Array, ratio: Array, height: int, width: int) -> Array:
     """float32[height, width]: 0 in a box of sqrt(1 - ratio) of the sides around a random pixel, 1 elsewhere."""
-    inside = jnp.ones((height, width), bool)
-    for axis, (key, size) in enumerate(zip(jax.random.split(key), (height, width), strict=True)):
+
+    def inside(key: Array, size: int) -> Array:
         half = (size * jnp.sqrt(1 - ratio)).astype(jnp.int32) // 2
-        pixel, centre = jnp.arange(size), jax.random.randint(key, (), 0, size)
-        inside &= jnp.expand_dims((centre - half <= pixel) & (pixel < centre + half), 1 - axis)
-    return 1.0 - inside.astype(jnp.float32)
+        centre = jax.random.randint(key, (), 0, size)
+        return (centre - half <= jnp.arange(size)) & (jnp.arange(size) < centre + half)
+
+    key_rows, key_columns = jax.random.split(key)
+    rows, columns = inside(key_rows, height), inside(key_columns, width)
+    return jnp.where(rows[:, None] & columns, 0.0, 1.0)

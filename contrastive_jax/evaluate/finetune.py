@@ -10,9 +10,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, optim, parallel, recipe, schedules, train
+from contrastive_jax import loop, optim, parallel, recipe, schedules, train, updates
+from contrastive_jax.augment.mixing import mix
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
+from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import training
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
@@ -22,6 +24,7 @@ from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
 from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.models.network import Network
+from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
 
@@ -31,26 +34,32 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class FineTune(base.Method):
-    """Encoder and one linear layer, trained together, with batch norm over the whole batch.
+    """Encoder, first layers of the projector and a classifier, trained together; batch norm is over the whole batch.
 
     Attributes:
-      network: of the run; only its encoder is used. Its weights are zeros until the loop puts the run's in.
+      network: of the run; its weights are zeros until the loop puts the run's in.
       num_classes: C.
       init_std: deviation of the classifier's first weights; 0: zeros.
+      projector_layers: of the projector, how many of its first layers stand between encoder and classifier.
+      label_smoothing: how much of a label is spread evenly over all classes.
+      mixup, cutmix: see `augment.mixing.mix`; 0: images stay as they are.
     """
 
     num_classes: int = 2
     init_std: float = 0.01
+    projector_layers: int = 0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        zeros, dim = training.empty(self.network.encoder, batch['views'][0])
+        zeros, dim = training.empty(self.network, batch['views'][0], self.projector_layers, method='middle')
         classifier = {
             'weight': self.init_std * jax.random.normal(rng, (dim, self.num_classes)),
             'bias': jnp.zeros(self.num_classes),
         }
-        stats = {'encoder': zeros['batch_stats']} if 'batch_stats' in zeros else {}
-        params = {'encoder': zeros['params'], 'classifier': classifier}
-        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={})
+        stats = {'online': zeros.get('batch_stats', {})}
+        return {**zeros['params'], 'classifier': classifier}, base.MethodState(target={}, batch_stats=stats, memory={})
 
     def loss(
         self,
@@ -62,22 +71,52 @@ class FineTune(base.Method):
         progress: Array | float,
         axis_name: str | None = None,
     ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
-        del rng, progress
-        logits, stats = self.forward(params, state.batch_stats['online'], batch['views'][0], axis_name)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
-        top1 = jnp.mean(jnp.argmax(logits, axis=1) == batch['label'])
+        del progress
+        key_mix, key_path = jax.random.split(rng)
+        wanted = optax.smooth_labels(jax.nn.one_hot(batch['label'], self.num_classes), self.label_smoothing)  # [b, C]
+        x, wanted = mix(key_mix, batch['views'][0], wanted, mixup=self.mixup, cutmix=self.cutmix, axis_name=axis_name)
+        logits, stats = self.forward(params, state.batch_stats['online'], x, axis_name, key_path)
+        loss = optax.softmax_cross_entropy(logits, wanted).mean()
+        top1 = jnp.mean(jnp.argmax(logits, axis=1) == jnp.argmax(wanted, axis=1))
         return loss, (state.replace(batch_stats={'online': stats}), {'train_top1': top1})
 
-    def forward(self, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
-        """In training mode: logits [b, C] of normalised images [b, H, W, 3], and the new BN statistics."""
-        h, stats = base.apply(self.network, {'encoder': params['encoder']}, stats, x, axis_name, 'encode')
+    def forward(
+        self, params: PyTree, stats: PyTree, x: Array, axis_name: str | None, key: Array | None = None
+    ) -> tuple[Array, PyTree]:
+        """In training mode: logits [b, C] of normalised images [b, H, W, 3], and the new BN statistics.
+
+        Args:
+          params: those that `init` makes.
+          stats: BN statistics.
+          x: the images.
+          axis_name: the mapped device axis.
+          key: for an encoder that leaves out branches; None: it leaves out none.
+        """
+        rngs = None if key is None else {'drop_path': key}
+        middle = lambda network, x, **how: network.middle(x, self.projector_layers, **how)  # noqa: E731
+        h, stats = base.apply(self.network, _below(params), stats, x, axis_name, middle, rngs)
         return classify(params['classifier'], h.astype(jnp.float32)), stats
 
     def logits(self, params: PyTree, stats: PyTree, x: Array) -> Array:
         """In evaluation mode: logits [b, C] of normalised images [b, H, W, 3]."""
-        variables = {'params': {'encoder': params['encoder']}, 'batch_stats': stats}
-        h: Any = self.network.apply(variables, x, train=False, method='encode')
+        variables = {'params': _below(params), 'batch_stats': stats}
+        h: Any = self.network.apply(variables, x, self.projector_layers, train=False, method='middle')
         return classify(params['classifier'], h.astype(jnp.float32))
+
+    def logits_of_features(self, params: PyTree, stats: PyTree, h: Array) -> Array:
+        """In evaluation mode: logits [b, C] of what the encoder makes of images, [b, D]."""
+        variables = {'params': params.get('projector', {}), 'batch_stats': stats.get('projector', {})}
+        middle: Any = h
+        if self.projector_layers:
+            middle = self.network.projector.apply(
+                variables, h, self.projector_layers, train=False, method='first_layers'
+            )
+        return classify(params['classifier'], middle)
+
+
+def _below(params: PyTree) -> PyTree:
+    """All but the classifier."""
+    return {name: part for name, part in params.items() if name != 'classifier'}
 
 
 def classify(params: PyTree, h: Array) -> Array:
@@ -96,20 +135,21 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
-    schedule, o = training.schedule(config, per_epoch, total), config.optimizer
-    factor = config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0
-
-    def sgd(rate: float) -> optax.GradientTransformation:
-        scaled: schedules.Schedule = lambda step: rate * factor * schedule(step)  # noqa: E731
-        return optim.sgd(scaled, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=o.nesterov)
-
+    f = config.finetune
+    rate, optimizer = optimizer_of(config, per_epoch, total)
     return train.Recipe(
-        method=FineTune(network_of(encoder), num_classes, config.finetune.init_std),
-        policy=training.policy(config, encoder.policy),
-        optimizer=optim.by_path(
-            sgd(o.learning_rate), {'classifier': (('classifier',), sgd(o.classifier_learning_rate))}
+        method=FineTune(
+            network_of(encoder, f.drop_path),
+            num_classes,
+            f.init_std,
+            encoder.projector_layers,
+            f.label_smoothing,
+            f.mixup,
+            f.cutmix,
         ),
-        learning_rate=lambda step: o.learning_rate * factor * schedule(step),
+        policy=training.policy(config, encoder.policy),
+        optimizer=optimizer,
+        learning_rate=rate,
         batch_size=config.batch_size,
         image_size=encoder.image_size,
         total_steps=total,
@@ -118,13 +158,53 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     )
 
 
-def network_of(encoder: Encoder) -> Network:
-    """The network of the run, without what belongs to its pre-training: BN groups, chunks, dropped paths."""
+def optimizer_of(
+    config: ConfigDict, per_epoch: int, total: int
+) -> tuple[schedules.Schedule, optax.GradientTransformation]:
+    """The encoder's learning rate, for the log, and what makes updates of gradients."""
+    o, s, factor = config.optimizer, config.schedule, updates.batch_factor(config)
+
+    def schedule(rate: float) -> schedules.Schedule:
+        if s.name == 'cosine_per_step':
+            warmup = round(s.warmup_epochs * per_epoch)
+            return schedules.warmup_cosine(rate * factor, warmup, total, s.final, s.warmup_start)
+        return schedules.scaled(training.schedule(config, per_epoch, total), rate * factor)
+
+    def optimizer(rate: float, is_classifier: bool = False) -> optax.GradientTransformation:
+        common = {'learning_rate': schedule(rate), 'weight_decay': o.weight_decay}
+        match o.name:
+            case 'sgd':
+                return optim.sgd(**common, momentum=o.momentum, nesterov=o.nesterov)
+            case 'lars_simclr':  # the official one does not adapt the classifier's steps, nor decays it
+                mask = optim.nothing if is_classifier else optim.matrices
+                return optim.lars_simclr(**common, momentum=o.momentum, nesterov=o.nesterov, mask=mask)
+            case _:
+                return optim.adamw(**common, mask=optim.kernels)
+
+    both = optim.by_path(
+        optimizer(o.learning_rate),
+        {'classifier': (('classifier',), optimizer(o.classifier_learning_rate, is_classifier=True))},
+    )
+    if o.clip_norm:
+        both = optax.chain(optax.clip_by_global_norm(o.clip_norm), both)
+    return schedule(o.learning_rate), both
+
+
+def network_of(encoder: Encoder, drop_path: float = 0.0) -> Network:
+    """The network of the run, without what belongs to its pre-training: BN groups, chunks, its own dropped paths."""
     c = ConfigDict(encoder.config.to_dict())
     c.bn_group_size, c.chunks = 0, 1
-    if 'drop_path' in c.encoder:
-        c.encoder.drop_path = 0.0
+    if drop_path or 'drop_path' in c.encoder:
+        c.encoder.drop_path = drop_path
     return recipe.build_network(c)
+
+
+def start_of(encoder: Encoder) -> tuple[PyTree, PyTree]:
+    """Parameters of all but the classifier, and BN statistics, in the form of `FineTune.init`."""
+    params = {'encoder': encoder.params, 'projector': encoder.projector_params}
+    stats = {'encoder': encoder.stats, 'projector': encoder.projector_stats}
+    given = [{name: part for name, part in tree.items() if part} for tree in (params, stats)]
+    return given[0], given[1]
 
 
 def labelled(labels: np.ndarray, fraction: float) -> np.ndarray:
@@ -169,15 +249,14 @@ class FineTuneTrainer(loop.Trainer):
         return None
 
     def restore_or_init(self) -> Restored:
-        """As the loop; at step 0 with the encoder's weights."""
+        """As the loop; at step 0 with the run's weights."""
         start = super().restore_or_init()
         if start.step > 0:
             return start
-        params, stats = self.devices.place((self.encoder.params, self.encoder.stats), parallel.REPLICATED)
-        online = {'encoder': stats} if stats else {}
+        given, online = self.devices.place(start_of(self.encoder), parallel.REPLICATED)
         state = dataclasses.replace(
             start.state,
-            params={**start.state.params, 'encoder': params},
+            params={**start.state.params, **given},
             method=start.state.method.replace(batch_stats={'online': online}),
         )
         return start._replace(state=state)
@@ -187,10 +266,12 @@ class FineTuneTrainer(loop.Trainer):
 
     def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
         """Accuracy on the test images."""
-        stats = state.method.batch_stats['online'].get('encoder', {})
-        h, ids = self._extract(state.params['encoder'], stats, self.test, np.arange(len(self.test)))
+        stats = state.method.batch_stats['online']
+        h, ids = self._extract(state.params['encoder'], stats.get('encoder', {}), self.test, np.arange(len(self.test)))
         assert self.test.labels is not None
-        logits = classify(self.devices.fetch(state.params['classifier']), jnp.asarray(h))
+        params, stats = self.devices.fetch((state.params, stats))
+        assert isinstance(self.run.method, FineTune)
+        logits = self.run.method.logits_of_features(params, stats, jnp.asarray(h))
         accuracy = top_accuracies(logits, self.test.labels[ids])
         writer.write(step, {f'eval/finetune_{name}': value for name, value in accuracy.items()})
         progress.say(f'step {step}: fine-tuned top1 {accuracy["top1"]:.4g}  top5 {accuracy["top5"]:.4g}')
@@ -204,10 +285,22 @@ def fields(c: ConfigDict) -> None:
     c.finetune = ConfigDict()
     c.finetune.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
     c.finetune.labels = 0.1  # part of each class that it is trained on, at least one image
+    c.finetune.projector_layers = 0  # first layers of the projector that are kept, and trained; as in SimCLR v2
+    c.finetune.label_smoothing = 0.0  # how much of a label is spread evenly over all classes
+    c.finetune.mixup = 0.0  # mixes images, with a part drawn from Beta(mixup, mixup); 0: not
+    c.finetune.cutmix = 0.0  # likewise by a box; where both are above 0, each in half of the batches
+    c.finetune.drop_path = 0.0  # how often a ViT leaves out the branches of its last block, in earlier ones less often
     training.fields(c, epochs=20.0, milestones=(12, 16), factor=0.2)
-    c.optimizer.learning_rate = 0.01  # of the encoder
+    c.optimizer.name = 'sgd'  # 'sgd'; 'lars_simclr', not of the classifier; 'adamw', with weight decay of kernels only
+    c.optimizer.learning_rate = 0.01  # of the encoder, and of the projector
     c.optimizer.classifier_learning_rate = 0.2
+    c.optimizer.learning_rate_scaling = 'linear'  # x batch_size / learning_rate_batch; 'sqrt': x sqrt(batch_size)
     c.optimizer.weight_decay = 0.0
+    c.optimizer.clip_norm = 0.0  # of the whole gradient; 0: not clipped
+    # Of 'cosine_per_step'; the rates at the beginning and the end are not scaled with the batch
+    c.schedule.warmup_epochs = 0.0
+    c.schedule.warmup_start = 0.0
+    c.schedule.final = 0.0
 
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
@@ -216,10 +309,30 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     rules.within('finetune.labels', 0, 1, open_low=True)
     for field in ('learning_rate', 'classifier_learning_rate'):
         rules.within(f'optimizer.{field}', 0, open_low=True)
-    rules.within('optimizer.weight_decay', 0)
+    for field in ('optimizer.weight_decay', 'optimizer.clip_norm', 'schedule.warmup_start', 'schedule.final'):
+        rules.within(field, 0)
+    rules.one_of('optimizer.name', ('sgd', 'lars_simclr', 'adamw'))
+    rules.one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
+    rules.within('finetune.projector_layers', 0)
+    for field in ('mixup', 'cutmix'):
+        rules.within(f'finetune.{field}', 0)
+    for field in ('label_smoothing', 'drop_path'):
+        rules.within(f'finetune.{field}', 0, 0.99)
+    rules.within('schedule.warmup_epochs', 0, c.epochs)
+    s = c.schedule
+    rules.rule(
+        s.name == 'cosine_per_step' or not (s.warmup_epochs or s.warmup_start or s.final),
+        f'schedule.name {s.name!r} has no warm-up and no other end -> --config.schedule.name=cosine_per_step',
+    )
 
 
-def check(config: ConfigDict, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+    drop_path = config.finetune.drop_path
+    if drop_path and not isinstance(encoder.module, VisionTransformer):
+        raise UserError(
+            f'finetune.drop_path {drop_path}: {encoder.config.encoder.name} is no ViT, and has no paths to drop -> '
+            '--config.finetune.drop_path=0.0'
+        )
     sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size)
 
 

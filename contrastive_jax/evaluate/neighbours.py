@@ -34,7 +34,8 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     readout.rules(c, rules)
 
 
-def check(config: ConfigDict, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+    del encoder
     n, most = len(data.train_ids), max(config.knn.k)
     if most > n:
         raise UserError(f'knn.k {most} is more than the {n} labelled training images -> use fewer neighbours')

@@ -273,7 +273,8 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     )
 
 
-def check(config: ConfigDict, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+    del encoder
     parts(config, data)  # says if there are fewer images than a batch
 
 

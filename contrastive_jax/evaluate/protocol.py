@@ -79,11 +79,11 @@ class Protocol:
     Attributes:
       fields: adds to a config the fields of its own, a section with its name among them.
       rules: finds what is wrong with them, on so many devices.
-      check: raises UserError where the data does not serve, before anything is compiled.
+      check: raises UserError where the encoder or the data does not serve, before anything is compiled.
       run: returns the numbers, and leaves them in the metrics of the workdir.
     """
 
     fields: Callable[[ConfigDict], None]
     rules: Callable[[ConfigDict, int, Rules], None]
-    check: Callable[[ConfigDict, Data], None]
+    check: Callable[[ConfigDict, Encoder, Data], None]
     run: Callable[[ConfigDict, Encoder, Data, parallel.Devices, Path], dict[str, float]]

@@ -99,12 +99,13 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         raise UserError('\n'.join(problems))
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
-    encoder = load_encoder(config.init, config.weights)
+    layers = config[config.protocol].get('projector_layers', 0)  # of a protocol that starts from there
+    encoder = load_encoder(config.init, config.weights, layers)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
     data = load_data(config, encoder)
-    PROTOCOLS[config.protocol].check(config, data)
+    PROTOCOLS[config.protocol].check(config, encoder, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path)
     if jax.process_index() != 0:

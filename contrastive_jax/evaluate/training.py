@@ -106,14 +106,15 @@ def policy(config: ConfigDict, of_run: Policy) -> Policy:
     )
 
 
-def empty(encoder: nn.Module, images: Array) -> tuple[PyTree, int]:
+def empty(module: nn.Module, images: Array, *args: Any, **how: Any) -> tuple[PyTree, int]:
     """Variables of an encoder, all zeros, where the loop will put trained ones; and the width D of its features.
 
     Args:
-      encoder: the module.
+      module: the encoder.
       images: float[b, H, W, 3]; of a few only the shape counts.
+      *args, **how: it is called with, besides.
     """
     rng, few = jax.random.key(0), images[:2]
-    shapes = jax.eval_shape(lambda: encoder.init(rng, few, train=False))
+    shapes = jax.eval_shape(lambda: module.init(rng, few, *args, train=False, **how))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
-    return zeros, jax.eval_shape(lambda v: encoder.apply(v, few, train=False), shapes).shape[-1]
+    return zeros, jax.eval_shape(lambda v: module.apply(v, few, *args, train=False, **how), shapes).shape[-1]

@@ -154,6 +154,37 @@ def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> N
         load_encoder(tmp_path / 'x.safetensors', 'target')
 
 
+# ================================ from the middle of the head ================================
+
+
+@pytest.mark.parametrize('weights', ['online', 'target'])
+def test_first_layers_of_the_projector(weights: str, tmp_path: Path) -> None:
+    state = saved.save(get_config('simclrv2,memory'), tmp_path)
+    encoder = load_encoder(tmp_path, weights, 2)
+    params = state.params if weights == 'online' else state.method.target
+    for held, found in (
+        (params, encoder.projector_params),
+        (state.method.batch_stats[weights], encoder.projector_stats),
+    ):
+        layers = {name: part for name, part in held['projector'].items() if not name.endswith('_2')}
+        jax.tree.map(np.testing.assert_array_equal, found, layers)
+    assert set(encoder.projector_params) == {'linear_0', 'bn_0', 'linear_1', 'bn_1'}
+    jax.tree.map(np.testing.assert_array_equal, encoder.params, params['encoder'])
+    assert load_encoder(tmp_path).projector_params == {}
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'projector_layers 3: the projector of .* has 2 -> use 0 to 2'):
+        load_encoder(given, projector_layers=3)
+    saved.save(get_config('cmc'), tmp_path)
+    with pytest.raises(UserError, match='has none that stand alone: it is a Split -> use 0 to 0'):
+        load_encoder(tmp_path, projector_layers=1)
+    convert.save(tmp_path / 'x.safetensors', convert.load(given))
+    with pytest.raises(UserError, match='is a file of weights, which holds no projector -> give the workdir of a run'):
+        load_encoder(tmp_path / 'x.safetensors', projector_layers=1)
+
+
 # ================================ other features, other sizes ================================
 
 

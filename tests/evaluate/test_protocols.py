@@ -142,6 +142,71 @@ def test_swav_s_semi_supervised_protocol() -> None:
         assert config.finetune.labels == labels
 
 
+SIMCLR = {
+    'optimizer.momentum': 0.9, 'optimizer.weight_decay': 0.0, 'schedule.name': 'cosine_per_step',
+    'schedule.warmup_epochs': 0.0, 'schedule.final': 0.0, 'finetune.init_std': 0.0, 'finetune.mixup': 0.0,
+    'finetune.label_smoothing': 0.0, 'optimizer.clip_norm': 0.0,
+}  # fmt: skip
+V1 = {
+    **SIMCLR, 'batch_size': 4096, 'optimizer.name': 'sgd', 'optimizer.nesterov': True, 'optimizer.learning_rate': 0.05,
+    'optimizer.classifier_learning_rate': 0.05, 'optimizer.learning_rate_scaling': 'linear',
+    'optimizer.learning_rate_batch': 256, 'finetune.projector_layers': 0,
+}  # fmt: skip
+V2 = {
+    **SIMCLR, 'batch_size': 1024, 'optimizer.name': 'lars_simclr', 'optimizer.nesterov': False,
+    'optimizer.learning_rate': 0.005, 'optimizer.classifier_learning_rate': 0.005,
+    'optimizer.learning_rate_scaling': 'sqrt',
+}  # fmt: skip
+DEIT = {
+    'optimizer.name': 'adamw', 'optimizer.learning_rate_scaling': 'linear', 'optimizer.learning_rate_batch': 512,
+    'schedule.name': 'cosine_per_step', 'schedule.final': 1e-5, 'finetune.label_smoothing': 0.1, 'finetune.labels': 1.0,
+    'finetune.projector_layers': 0,
+}  # fmt: skip
+TRANSFER = {
+    **DEIT, 'batch_size': 1024, 'epochs': 100.0, 'optimizer.learning_rate': 3e-4, 'schedule.warmup_epochs': 3.0,
+    'optimizer.clip_norm': 0.0, 'data.source': 'tfds',
+}  # fmt: skip
+FINETUNE = {
+    'simclr_1': {**V1, 'epochs': 60.0, 'finetune.labels': 0.01},
+    'simclr_10': {**V1, 'epochs': 30.0, 'finetune.labels': 0.1},
+    'simclrv2_1': {**V2, 'epochs': 60.0, 'finetune.labels': 0.01, 'finetune.projector_layers': 1},
+    'simclrv2_10': {**V2, 'epochs': 30.0, 'finetune.labels': 0.1, 'finetune.projector_layers': 1},
+    'simclrv2_100': {**V2, 'epochs': 30.0, 'finetune.labels': 1.0, 'finetune.projector_layers': 0},
+    'simclrv2_1,large': {
+        **V2, 'epochs': 60.0, 'optimizer.learning_rate': 0.002, 'optimizer.classifier_learning_rate': 0.002,
+    },
+    'mocov3_vit': {
+        **DEIT, 'batch_size': 512, 'epochs': 150.0, 'optimizer.learning_rate': 5e-4, 'optimizer.weight_decay': 0.05,
+        'optimizer.clip_norm': 5.0, 'schedule.warmup_epochs': 5.0, 'finetune.mixup': 0.8, 'finetune.cutmix': 1.0,
+        'finetune.drop_path': 0.1,
+    },
+    'mocov3_cifar10': {
+        **TRANSFER, 'optimizer.weight_decay': 0.1, 'finetune.drop_path': 0.1, 'finetune.mixup': 0.8,
+        'finetune.cutmix': 1.0, 'data.name': 'cifar10',
+    },
+    'mocov3_cifar100': {
+        **TRANSFER, 'optimizer.weight_decay': 0.1, 'finetune.drop_path': 0.1, 'finetune.mixup': 0.5,
+        'finetune.cutmix': 1.0, 'data.name': 'cifar100',
+    },
+    'mocov3_flowers': {
+        **TRANSFER, 'optimizer.weight_decay': 0.3, 'finetune.drop_path': 0.1, 'finetune.mixup': 0.0,
+        'finetune.cutmix': 0.0, 'data.name': 'oxford_flowers102',
+    },
+    'mocov3_pets': {
+        **TRANSFER, 'optimizer.weight_decay': 0.1, 'finetune.drop_path': 0.0, 'finetune.mixup': 0.8,
+        'finetune.cutmix': 0.0, 'data.name': 'oxford_iiit_pet',
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', FINETUNE)
+def test_fine_tuning_protocols(name: str) -> None:
+    """recipes.md, sections 6 and 8; arXiv 2002.05709, appendix B.5."""
+    expected = {**FINETUNE[name], 'augment.crop_scale': (0.08, 1.0), 'augment.flip': 0.5}
+    config = load(f'finetune:{name}')
+    assert {field: Rules(config).value(field) for field in expected} == expected
+
+
 def test_knn_protocols() -> None:
     """recipes.md, section 15."""
     assert load('knn').knn.to_dict() == {'k': (200,), 'temperature': 0.07}
@@ -274,11 +339,28 @@ def test_impossible_values_of_the_probe(changes: dict[str, Any], line: str) -> N
         ('optimizer.learning_rate', 0.0),
         ('optimizer.classifier_learning_rate', 0.0),
         ('optimizer.weight_decay', -1.0),
+        ('optimizer.clip_norm', -1.0),
+        ('finetune.projector_layers', -1),
+        ('finetune.label_smoothing', 1.0),
+        ('finetune.drop_path', 1.0),
+        ('finetune.mixup', -0.1),
+        ('finetune.cutmix', float('nan')),
+        ('schedule.warmup_epochs', 21.0),
     ],
 )
 def test_impossible_values_of_fine_tuning(field: str, value: float) -> None:
-    (found,) = protocols.check(load('finetune', init='runs/any', **{field: value}), 8)
+    config = load('finetune', init='runs/any', **{'schedule.name': 'cosine_per_step', field: value})
+    (found,) = protocols.check(config, 8)
     assert found.startswith(f'{field} {value} is out of range -> ')
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+def test_a_warm_up_of_steps() -> None:
+    found = protocols.check(
+        load('finetune', init='runs/any', **{'schedule.warmup_epochs': 1.0, 'optimizer.name': 'lars'})
+    )
+    assert len(found) == 2 and "optimizer.name 'lars' is unknown" in found[0]
+    assert found[1].startswith("schedule.name 'step' has no warm-up and no other end -> ")
 
 
 def test_a_config_that_lacks_fields() -> None:

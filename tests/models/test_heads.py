@@ -119,6 +119,15 @@ def test_head_of_simclr(case: goldens.Case) -> None:
         y = model.apply({'params': params, 'batch_stats': running}, case['x'][0], train=False)
         goldens.assert_close(y, case['y_eval'], tol, 'eval')
 
+        # The official fine-tuning takes what comes out of the first layer: the others make the output of it.
+        x = model.apply({'params': params, 'batch_stats': running}, case['x'][0], 1, train=False, method='first_layers')
+        for layer in fields['layers'][1:]:
+            i = layer['index']
+            deviation = np.sqrt(case[f'l{i}.moving_var'] + fields['batch_norm']['epsilon'])
+            x = (x @ case[f'l{i}.kernel'] - case[f'l{i}.moving_mean']) / deviation * case[f'l{i}.gamma']
+            x = np.maximum(x + case[f'l{i}.beta'], 0) if layer['relu'] else x
+        goldens.assert_close(x, case['y_eval'], tol, 'from the middle')
+
 
 def from_haiku(tree: dict[str, np.ndarray]) -> Any:
     """Flax parameters of BYOL's MLP: {'mlp/linear/w': [in, out], 'mlp/batch_norm/scale': [1, C], ...}."""
