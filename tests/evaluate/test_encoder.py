@@ -173,7 +173,6 @@ def test_first_layers_of_the_projector(weights: str, tmp_path: Path) -> None:
     assert load_encoder(tmp_path).projector_params == {}
 
 
-@pytest.mark.usefixtures('nothing_compiled')
 def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'projector_layers 3: the projector of .* has 2 -> use 0 to 2'):
         load_encoder(given, projector_layers=3)
