@@ -13,13 +13,15 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['contrastive_jax', 'contrastive_jax.*']),
-    package_data={'contrastive_jax': ['py.typed']},
+    package_data={'contrastive_jax': ['py.typed'], 'contrastive_jax.report': ['page.html']},
     install_requires=[
         'absl-py>=2.1',  # flags and logging; what ml_collections' config flags are built on
         'clu>=0.0.12',  # parameter overview (its metric writers need TensorFlow, so those are not used)
         'flax>=0.12',  # Linen modules, struct dataclasses
         'grain>=0.2.12',  # host input pipeline for data that does not fit on the device, without TensorFlow
         'jax>=0.10',
+        'jinja2>=3.1.6',  # the page of a report, with all that people wrote escaped
+        'markupsafe>=2.1.5',  # Jinja's own: charts that are not to be escaped again
         'matplotlib>=3.9',  # the pictures in a workdir
         'ml-collections>=1.0',  # configs and --config.field=value
         'numpy>=2.0',
@@ -27,8 +29,9 @@ setup(
         'orbax-checkpoint>=0.11.20',  # asynchronous checkpoints that restore onto another device count
         'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
         'safetensors>=0.5',  # weights in and out, without code in the file
-        'scikit-learn>=1.5',  # the embedded handwritten digits
+        'scikit-learn>=1.5',  # the embedded handwritten digits, and t-SNE
         'tensorboard>=2.19',  # writes and shows TensorBoard events, without TensorFlow
+        'threadpoolctl>=3.5',  # scikit-learn's own: one thread, and so the same map everywhere
         'tqdm>=4.66',  # the progress bar
     ],
     extras_require={

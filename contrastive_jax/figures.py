@@ -52,7 +52,10 @@ LARGE = (
     ('accuracy of the features', {'eval/knn_top1': 'kNN', 'eval/probe_top1': 'linear probe'}),
 )
 SMALL = (
-    ('feature std (0 = collapsed)', {'feature_std': 'training', 'eval/feature_std': 'evaluation'}),
+    (
+        'feature std (0 = collapsed)',
+        {'feature_std': 'training', 'feature_std_ab': 'training, colours', 'eval/feature_std': 'evaluation'},
+    ),
     ('effective rank', {'eval/effective_rank': 'effective rank'}),
     ('alignment (0 = views agree)', {'alignment': 'alignment'}),
     ('uniformity (lower = more spread)', {'eval/uniformity': 'uniformity'}),
@@ -65,7 +68,7 @@ SMALL = (
             'teacher_entropy': 'of what the teacher says',  # DINO
         },
     ),
-    ('contrastive accuracy', {'contrastive_top1': 'top-1'}),
+    ('contrastive accuracy', {'contrastive_top1': 'top-1', 'contrastive_top1_ab': 'top-1 of the colours'}),
     ('similarity', {'positive_similarity': 'positives', 'negative_similarity': 'negatives'}),
     ('learning rate', {'learning_rate': 'learning rate'}),
     ('gradient norm', {'grad_norm': 'gradient norm'}),
@@ -114,10 +117,9 @@ def _panel(
     series: Mapping[str, tuple[list[float], list[float]]],
     baselines: Mapping[str, list[float]],
 ) -> None:
-    for (name, label), colour in zip(metrics.items(), (BLUE, ORANGE), strict=False):
+    measured = [(name, label) for name, label in metrics.items() if series[name][0]]
+    for (name, label), colour in zip(measured, (BLUE, ORANGE, GREEN, RED), strict=False):
         steps, values = series[name]
-        if not steps:
-            continue
         accuracy = name.endswith('top1')
         axes.plot(
             steps,
@@ -151,15 +153,15 @@ def _last(values: Sequence[float]) -> float:
     return next((x for x in reversed(values) if math.isfinite(x)), math.nan)
 
 
-def contact_sheet(originals: np.ndarray, views: Sequence[np.ndarray], path: Path) -> None:
+def contact_sheet(originals: np.ndarray, views: Mapping[str, np.ndarray], path: Path) -> None:
     """Draws what the augmentation makes of images: a row an image, the original and then its views.
 
     Args:
       originals: uint8[n, H, W, 3].
-      views: arrays [n, h, w, 3], a column each, sizes may differ: float in [0, 1] (clipped) or uint8.
+      views: by their titles arrays [n, h, w, 3], a column each, sizes may differ: float in [0, 1] (clipped) or uint8.
       path: the PNG to write.
     """
-    columns = [('original', originals)] + [(f'view {i}', view) for i, view in enumerate(views, 1)]
+    columns = [('original', originals), *views.items()]
     with mpl.rc_context(STYLE):
         figure, grid = _sheet(len(originals), len(columns))
         for j, (title, images) in enumerate(columns):

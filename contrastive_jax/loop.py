@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from contrastive_jax import feed, figures, parallel, train, validate
+from contrastive_jax.about import About
 from contrastive_jax.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.data import sources
 from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
@@ -108,6 +109,8 @@ class Trainer:
         start, state, unlogged = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
+        goes_on = self.first_process and start < total
+        about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
         data = self.open_feed()
         try:
             with progress:
@@ -124,7 +127,7 @@ class Trainer:
                 if start == 0 and self.run.method.surveys:
                     state = self.survey(state, progress, interrupt)
                 self.leave_early(start, interrupt)
-                self.train(start, state, unlogged, data, progress, writer, interrupt)
+                self.train(start, state, unlogged, data, progress, writer, about, interrupt)
                 return self.summarize(max(start, total), progress)
         finally:
             data.close()
@@ -139,6 +142,7 @@ class Trainer:
         data: feed.Feed,
         progress: Progress,
         writer: MetricWriter,
+        about: About,
         interrupt: Interrupt,
     ) -> None:
         """From `step` to the end. The device always has the next steps queued while the host logs the last ones.
@@ -183,6 +187,7 @@ class Trainer:
                     self.checkpoints.save(step, state, unlogged)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress)
+                about.update(step)
             if asked and step < total:
                 self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
@@ -249,6 +254,16 @@ class Trainer:
             f'batch {run.batch_size}, {run.total_steps} steps ({run.total_steps / run.steps_per_epoch:.1f} epochs) '
             f'on {d.count} x {kind} ({d.mode})' + (f', going on at step {start}' if start else '')
         )
+
+    def described(self) -> dict[str, Any]:
+        """What the config does not say about a run, for `about.json`."""
+        known = {
+            'data': self.source.name,
+            'train_images': len(self.source),
+            'total_steps': self.run.total_steps,
+            'steps_per_epoch': self.run.steps_per_epoch,
+        }
+        return known if self.held_out is None else {**known, 'held_out_images': len(self.held_out)}
 
     def sums(self, step: int, unlogged: dict[str, float], running: feed.Metrics) -> dict[str, float]:
         """Sums of the metrics of the steps not yet logged, up to `step`; makes sure that the loss is finite.

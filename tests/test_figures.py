@@ -40,6 +40,14 @@ def test_curves_take_any_subset_of_the_metrics(tmp_path, history):
     assert os.listdir(tmp_path) == ['curves.png']  # replaced at once, no temporary file left
 
 
+@pytest.mark.parametrize('names', [('code_entropy', 'prototype_usage'), ('cluster_entropy',), ('teacher_entropy',)])
+def test_a_panel_shows_whichever_of_its_metrics_there_are(tmp_path, names):
+    figures.curves([{'step': s, **dict.fromkeys(names, s / 10)} for s in (1, 9)], tmp_path / 'curves.png')
+    pixels = picture(tmp_path / 'curves.png')
+    for i, colour in enumerate((figures.BLUE, figures.ORANGE)):
+        assert (count(pixels, colour) > 0) == (i < len(names))
+
+
 def test_the_baseline_is_drawn_beside_its_metric(tmp_path):
     with_line, without = HISTORY[0], {k: v for k, v in HISTORY[0].items() if not k.startswith('baseline')}
     blue = []
@@ -53,7 +61,8 @@ def test_contact_sheet_enlarges_pixels_without_mixing_them(tmp_path):
     """Four pure colours on 2x2 images cover nearly all of each cell, and the picture has no other large colour."""
     colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
     originals = np.stack([colours] * 3)
-    views = (originals / 255.0, originals[:, :, ::-1], np.full((3, 4, 6, 3), [1.7, -1.0, 1.0]))  # clipped to magenta
+    magenta = np.full((3, 4, 6, 3), [1.7, -1.0, 1.0])  # clipped to it
+    views = {'view 1': originals / 255.0, 'view 2': originals[:, :, ::-1], 'local view 1': magenta}
     figures.contact_sheet(originals, views, tmp_path / 'sheet.png')
     pixels = picture(tmp_path / 'sheet.png')
     cell = (figures.CELL * figures.DPI) ** 2

@@ -13,6 +13,7 @@ from PIL import Image
 from contrastive_jax import figures, pictures, train
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data import sources
+from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbours
 from contrastive_jax.models.cpc import cut_patches
 from tests import runs
@@ -75,11 +76,31 @@ def test_what_the_contact_sheet_shows(run: train.Recipe, folder: sources.Source,
     (images, views, path), (few, few_views, _) = drawn
     assert path == Path('x.png') and images.shape == (8, 8, 8, 3)
     np.testing.assert_array_equal(images[[0, -1]], digits.array[[0, -1]])
-    assert len(views) == 4 and all(view.shape == (8, 8, 8, 3) for view in views)
+    assert list(views) == [f'view {view}, draw {draw}' for draw in (1, 2) for view in (1, 2)]
+    views, few_views = list(views.values()), list(few_views.values())
+    assert all(view.shape == (8, 8, 8, 3) for view in views)
     assert all(view.min() >= 0 and view.max() <= 1 for view in views)
     for i in range(8):
         assert len({view[i].tobytes() for view in views}) == 4, 'no two draws are the same'
     assert few.shape == (3, 8, 8, 3) and few_views[0].shape == (3, 8, 8, 3)
+
+
+def test_small_crops_are_named_as_such() -> None:
+    policy = Policy(local_crops=6, local_size=4, jitter_probability=0.0, blur=(0.0, 0.0), local_blur=0.0)
+    _, views = pictures.augmented(sources.load('digits'), policy, 8, seed=0)
+    assert list(views)[2:5] == ['local view 1, draw 1', 'local view 2, draw 1', 'view 1, draw 2']
+    assert [x.shape for x in views.values()] == 2 * [(8, 8, 8, 3), (8, 8, 8, 3), (8, 4, 4, 3), (8, 4, 4, 3)]
+
+
+def test_an_image_that_cannot_be_read_is_not_shown(tmp_path: Path, folder: sources.Source) -> None:
+    Path(folder.file_name(0)).write_bytes(b'no image')
+    images, views = pictures.augmented(folder, Policy(jitter_probability=0.0, blur=(0.0, 0.0)), 8, seed=0)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [80, 160])
+    assert all(len(view) == 2 for view in views.values())
+    for i in range(1, 3):
+        Path(folder.file_name(i)).write_bytes(b'no image')
+    with pytest.raises(DataError, match='none of 8 images of images can be read'):
+        pictures.few_images(folder, 8, 8)
 
 
 def test_patches_are_shown_side_by_side(rng: np.random.Generator) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.tree_utils as otu
 from jax import lax
 
+from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import check_labels, top_accuracies
 
 Array = jax.Array
 Params = dict[str, Array]
+
+L2, MAX_ITERATIONS, TOLERANCE = 1e-4, 100, 1e-5
 
 
 def linear_probe(
@@ -27,9 +31,9 @@ def linear_probe(
     test_labels: Any,
     num_classes: int,
     *,
-    l2: float = 1e-4,
-    max_iterations: int = 100,
-    tolerance: float = 1e-5,
+    l2: float = L2,
+    max_iterations: int = MAX_ITERATIONS,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
     """Fits multinomial logistic regression to the training features and scores it on the test features.
 
@@ -65,6 +69,29 @@ def linear_probe(
         'train_loss': float(loss),
         'iterations': int(iterations),
     }
+
+
+def predictions(train_features: Any, train_labels: Any, test_features: Any, num_classes: int) -> np.ndarray:
+    """The class that the probe, as `linear_probe` fits it by default, gives each test example: int[m].
+
+    Args:
+      train_features: float[n, D].
+      train_labels: int[n], 0 to num_classes - 1.
+      test_features: float[m, D].
+      num_classes: C.
+
+    Raises:
+      UserError: a label out of range, none at all, or features that are not finite.
+    """
+    check_labels(train_labels, len(train_features), num_classes, 'training')
+    train, test = _standardise(jnp.asarray(train_features), jnp.asarray(test_features))
+    params, _, _ = _fit(
+        train, jnp.asarray(train_labels), L2, TOLERANCE, num_classes=num_classes, max_iterations=MAX_ITERATIONS
+    )
+    logits = np.asarray(_logits(params, test))
+    if not np.isfinite(logits).all():
+        raise UserError('the features are not finite -> look at the loss, and use an older checkpoint')
+    return logits.argmax(axis=1)
 
 
 @jax.jit

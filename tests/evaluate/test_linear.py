@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.linear import linear_probe
+from contrastive_jax.evaluate.linear import linear_probe, predictions
 
 L2 = 1e-2
 
@@ -58,3 +58,15 @@ def test_missing_labels_are_one_line(digits):
         linear_probe(train, labels, test, np.full(len(test), -1), 10)
     with pytest.raises(UserError, match='training labels range from 0 to 9, must lie in 0 to 8'):
         linear_probe(train, labels, test, labels[: len(test)], 9)
+
+
+def test_predictions_are_the_probe_s(digits):
+    """Of what it says right there are as many as it scores; tests/report compares them with scikit-learn's."""
+    train, labels, test, test_labels = digits
+    found = predictions(train, labels, test, 10)
+    assert found.shape == (400,) and np.issubdtype(found.dtype, np.integer)
+    assert np.mean(found == test_labels) == pytest.approx(linear_probe(*digits, num_classes=10)['top1'], abs=1e-6)
+    train = train.copy()
+    train[5, 30] = np.nan
+    with pytest.raises(UserError, match='the features are not finite'):
+        predictions(train, labels, test, 10)

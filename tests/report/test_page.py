@@ -1,0 +1,279 @@
+"""The command: a page that needs nothing but itself, has what there is, and says what there is not."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from contrastive_jax import about, metrics
+from contrastive_jax.data import sources
+from contrastive_jax.report import __main__ as command
+from contrastive_jax.report import charts
+from contrastive_jax.report.facts import duration
+from tests import saved
+from tests.little import get_config
+
+SECTIONS = ['numbers', 'curves', 'augmentation', 'neighbours', 'map', 'confusion', 'attention', 'cells', 'run']
+VOID = {'meta', 'img', 'br', 'link', 'input', 'hr'}
+EVIL = '<script>alert(1)</script>&"\''
+
+
+class Page(HTMLParser):
+    """Reads a page, and minds that every tag is closed where it should be."""
+
+    def __init__(self, file: Path):
+        super().__init__(convert_charrefs=True)
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.labelled: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.cells: list[str] = []
+        self.text = ''
+        self.raw = file.read_text(encoding='utf-8')
+        self.feed(self.raw)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        held = dict(attrs)
+        self.ids += [held['id']] if 'id' in held else []
+        self.labelled += [held['aria-labelledby']] if 'aria-labelledby' in held else []
+        self.links += [held['href']] if 'href' in held else []
+        self.images += [held] if tag == 'img' else []
+        self.cells += [''] if tag in ('td', 'th') else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ('style', 'script'):
+            self.text += data
+            if {'td', 'th'} & set(self.open):
+                self.cells[-1] += data
+
+    @property
+    def sections(self) -> list[str]:
+        return [name for name in SECTIONS if name in self.ids]
+
+    def check(self) -> None:
+        """What holds of every report."""
+        assert len(set(self.ids)) == len(self.ids)
+        assert [link.removeprefix('#') for link in self.links] == self.sections == self.labelled
+        for image in self.images:
+            assert image['src'].startswith(('data:image/png;base64,', 'data:image/jpeg;base64,')) and image['alt']
+        for loads in ('script', 'link', 'iframe', 'object', 'form', 'base'):
+            assert loads not in self.tags
+        assert not re.search(r'url\(|@import|@font-face|javascript:|https?://(?!www\.w3\.org)', self.raw)
+        assert self.tags.count('svg') == self.raw.count('role="img"')
+        assert 'nan' not in self.text.split('What was run')[0]
+
+
+def little(name: str = 'mocov2', **changes: object) -> ConfigDict:
+    """A config of little.py whose maps and sheets have some images."""
+    config = get_config(name)
+    config.update_from_flattened_dict({'eval.max_train': 60, 'eval.max_test': 40, **changes})
+    return config
+
+
+def measured(workdir: Path) -> None:
+    writer = metrics.MetricWriter(workdir)
+    writer.write(0, {'eval/knn_top1': 0.5, 'baseline/knn_top1': 0.5, 'eval/feature_std': 0.3})
+    for step in (1, 2, 3):
+        writer.write(
+            step, {'loss': 3.0 / step, 'feature_std': 0.5, 'grad_norm': float('nan'), 'images_per_second': 1234.0}
+        )
+    writer.write(3, {'eval/knn_top1': 0.875, 'eval/probe_top1': 0.9, 'eval/feature_std': 0.6})
+    writer.close()
+    about.About(workdir, 0, {'data': 'digits', 'train_images': 1437, 'total_steps': 5}, 'jit').update(3)
+
+
+def judged(workdir: Path, init: object, protocol: str = 'knn', **numbers: object) -> None:
+    file = workdir / 'eval' / f'{protocol}.json'
+    file.parent.mkdir(parents=True)
+    held = {'protocol': protocol, 'init': str(init), 'weights': 'online', 'step': 3, 'data': 'digits'}
+    file.write_text(json.dumps({**held, **{f'eval/{name}': x for name, x in numbers.items()}}))
+
+
+@pytest.fixture(scope='module')
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run that was never trained, with what a run leaves behind."""
+    workdir = tmp_path_factory.mktemp('runs') / 'run'
+    saved.save(little(), workdir)
+    measured(workdir)
+    return workdir
+
+
+def report(workdir: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[Page, list[str]]:
+    """The page, and what was left out according to the terminal."""
+    assert command.main([f'--workdir={workdir}', *flags]) == 0
+    *left_out, last = capsys.readouterr().out.splitlines()
+    assert last.startswith('report: ')
+    found = Page(Path(last.removeprefix('report: ')))
+    found.check()
+    for line in left_out:
+        assert line.removeprefix('left out: ') in found.text
+    return found, left_out
+
+
+def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """With evaluations beside it and elsewhere, by name and through a link; not those of another run."""
+    link = tmp_path / 'link'
+    link.symlink_to(given)
+    judged(given.parent / 'run_knn', given, knn20_top1=0.9375, knn20_top5=1.0)
+    judged(given.parent / 'other', given.parent / 'another', top1=0.111)
+    judged(tmp_path / 'evaluations' / 'probe', link, 'linear', top1=0.777, learning_rate=0.3, found='no number')
+    (tmp_path / 'evaluations' / 'probe' / 'eval' / 'mine.json').write_text('[1]')
+    found, left_out = report(given, capsys, f'--evaluations={tmp_path / "evaluations"}')
+    assert left_out == []
+    assert found.sections == [name for name in SECTIONS if name != 'attention']
+    assert 'MoCo on digits' in found.text and '87.5%' in found.text and 'untrained encoder: 50.0%' in found.text
+    assert 'step 3 of 5' in found.text and '1,437 training images' in found.text and '1,234 (median)' in found.text
+    for told in ('run_knn', '93.8%', 'probe', '77.7%', 'learning_rate 0.3'):
+        assert told in found.text
+    assert '11.1%' not in found.text and 'no number' not in found.text
+    config = json.loads((given / 'config.json').read_text())
+    assert json.loads(found.text[found.text.index('{') : found.text.rindex('}') + 1]) == config
+    assert (given / 'report.html').is_file() and len(found.raw) < 1_000_000
+    # The confusion table adds up: a row has the held-out images of its class, the diagonal those that are told right.
+    start = found.raw.index('class="matrix"')
+    rows = re.findall(r'<tr>(.*?)</tr>', found.raw[start : found.raw.index('</table>', start)])[1:]
+    counts = np.array([[int(n) for n in re.findall(r'<td[^>]*>(\d+)</td>', row)] for row in rows])
+    shown = np.linspace(0, 359, 40).astype(int)
+    np.testing.assert_array_equal(counts.sum(1), np.bincount(sources.load('digits', split='test').labels[shown]))
+    accuracy = re.search(r'step 3: ([\d.]+)% of 40 held-out images', found.text)
+    assert accuracy and float(accuracy.group(1)) == pytest.approx(100 * np.trace(counts) / 40, abs=0.06)
+
+
+@pytest.mark.parametrize('name', ['cmc', 'cpc', 'dino'])
+def test_every_kind_of_method(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = little(name)
+    saved.save(config, tmp_path / 'run')
+    found, _ = report(tmp_path / 'run', capsys)
+    assert {'augmentation', 'neighbours', 'map', 'confusion'} <= set(found.sections)
+    vit = config.encoder.name.startswith(('vit', 'dino'))
+    assert ('attention' in found.sections) == vit
+    if vit:
+        heads = config.encoder.get('num_heads', 3)
+        assert f'head {heads}' in found.cells and f'head {heads + 1}' not in found.cells
+    local = config.augment.local_crops > 0
+    assert any(cell.startswith('local view 1, draw 1') for cell in found.cells) == local
+    assert 'No accuracy was measured' in found.text and 'older than about.json' in found.text
+
+
+def test_a_folder_without_labels_and_without_held_out_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / '<b>photos'
+    images.mkdir()
+    for i, image in enumerate(sources.load('digits').array[:30]):
+        Image.fromarray(image).resize((20, 14)).save(images / f'{i:02}<i>.png')
+    (images / '29<i>.png').write_bytes(b'no image')
+    saved.save(little(**{'data.source': 'folder', 'data.path': str(images)}), tmp_path / 'run')
+    found, left_out = report(tmp_path / 'run', capsys)
+    assert 'confusion' not in found.sections and '29 training images' in found.text
+    assert any('no held-out images' in line for line in left_out) and 'The data has no labels' in found.text
+    assert '<i>' not in found.raw and '<b>photos' not in found.raw and '<b>photos' in found.text
+
+
+def test_many_classes_with_odd_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture instead of a table, the worst confusions as lists, ten colours; and what people wrote stays text."""
+
+    def digits(split: str = 'train') -> sources.ArraySource:
+        images = given_digits(split).array
+        return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, '39'))
+
+    given_digits = sources.digits
+    monkeypatch.setattr(sources, 'digits', digits)
+    run = tmp_path / "<img src=x onerror='1'>"
+    saved.save(little(), run)
+    measured(run)
+    judged(tmp_path / '<script>2', run, '<script>3', **{EVIL: 0.5})
+    found, _ = report(run, capsys)
+    assert {EVIL, '<script>2', '<script>3'} <= set(found.cells) and f'on {EVIL}' in found.text
+    assert '<script' not in found.raw and '<img src=x' not in found.raw
+    assert 'class="matrix"' not in found.raw and 'confusion matrix of 40 classes' in found.raw
+    assert re.search(r'all \d+ classes', found.text) and '10 most frequent classes' in found.text
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', found.raw, re.DOTALL)
+    assert legends[-1].count('swatch') == charts.COLOURS + 1
+
+
+@pytest.mark.parametrize('missing', ['data', 'checkpoint', 'all'])
+def test_without_a_part_the_rest_is_there(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Path
+) -> None:
+    run = tmp_path / 'run'
+    shutil.copytree(given, run, ignore=shutil.ignore_patterns('report.html'))
+    if missing in ('data', 'all'):
+        text = (run / 'config.json').read_text()
+        (run / 'config.json').write_text(
+            text.replace('"source": "digits"', '"source": "npz"').replace('"path": ""', '"path": "/gone.npz"')
+        )
+    if missing in ('checkpoint', 'all'):
+        shutil.rmtree(run / 'checkpoints')
+    if missing == 'all':
+        (run / 'metrics.jsonl').unlink()
+    found, left_out = report(run, capsys)
+    expected = {
+        'data': ['numbers', 'curves', 'run'],
+        'checkpoint': ['numbers', 'curves', 'augmentation', 'run'],
+        'all': ['numbers', 'run'],
+    }[missing]
+    assert found.sections == expected
+    assert any('gone.npz' in line for line in left_out) == (missing in ('data', 'all'))
+    assert any('no checkpoint' in line for line in left_out) == (missing in ('checkpoint', 'all'))
+    assert 'MoCo on digits' in found.text, 'what the data was called is noted'
+
+
+@pytest.mark.parametrize(
+    ('flags', 'line'),
+    [
+        (['--workdir={tmp}/none'], '--workdir {tmp}/none does not exist -> give the folder of a run'),
+        (['--workdir={tmp}/file'], 'is a file -> give the folder of a run'),
+        (['--workdir={tmp}'], 'give the workdir of a run'),
+        (['--workdir={tmp}/evaluation'], 'is that of an evaluation -> give the run that it judges: --workdir=/its/run'),
+        (['--workdir={tmp}/odd'], 'no config of a run: it lacks'),
+        (['--workdir={run}', '--evaluations={tmp}/none'], '--evaluations {tmp}/none is no folder'),
+        (['--workdir={run}', '--output={tmp}'], 'is a folder -> name a file'),
+        (['--workdir={run}', '--output={tmp}/none/x.html'], 'there is no folder'),
+    ],
+)
+def test_mistakes_end_with_a_line(
+    flags: list[str], line: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_compiled: None
+) -> None:
+    (tmp_path / 'file').touch()
+    for name, config in (
+        ('evaluation', {'protocol': 'knn', 'init': '/its/run'}),
+        ('odd', {'method': {'name': 'moco'}}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'config.json').write_text(json.dumps(config))
+    place = {'tmp': tmp_path, 'run': given}
+    assert command.main([flag.format(**place) for flag in flags]) == 2
+    err = capsys.readouterr().err
+    assert line.format(**place) in err and err.count('\n') == 1
+
+
+def test_duration() -> None:
+    assert [duration(s) for s in (0, 59.6, 250, 3600, 10_925)] == [
+        '0 s',
+        '1 min 00 s',
+        '4 min 10 s',
+        '1 h 00 min',
+        '3 h 02 min',
+    ]
