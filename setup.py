@@ -36,7 +36,10 @@ setup(
     ],
     extras_require={
         'test': [
+            'ipykernel>=6.29',  # runs the notebook of examples/
             'mypy>=1.15',  # type check, run by .ci/run
+            'nbclient>=0.10',  # runs it from a test
+            'nbformat>=5.10',  # reads it
             'pytest>=8.3',
             'pytest-xdist>=3.6',  # a test file at a time on every core: most of the time is compilation by one thread
             'ruff>=0.11',  # lint, run by .ci/run

@@ -68,8 +68,12 @@ def digits(config: str, reference: float, *, runs: str = 'n = 1', gain: float = 
 
 
 def moco_demo(config: str, epochs: float, reference: float, *more: Number) -> Anchor:
-    """The demo on CIFAR-10 of MoCo's authors, k = 200 and T = 0.1; 26 s an epoch on a V100, twice that if symmetric."""
-    number = Number('knn:instdis', 'knn200_top1', reference, 1.0, 'official notebook', {'knn.temperature': 0.1})
+    """The demo on CIFAR-10 of MoCo's authors, k = 200 and T = 0.1; 26 s an epoch on a V100, twice that if symmetric.
+
+    Theirs are the neighbours by the 128 numbers of the projection, ours those by the features before it.
+    """
+    source = 'official notebook, kNN of the projection; ours of the features before it'
+    number = Number('knn:instdis', 'knn200_top1', reference, 1.0, source, {'knn.temperature': 0.1})
     hours = epochs * 26 / 3600 * (2 if 'symmetric' in config else 1)
     return Anchor(config, (number, *more), f'{hours:.0f} h on a V100', {'epochs': epochs})
 

@@ -32,6 +32,13 @@ def test_the_encoder_snippet_runs(tmp_path, monkeypatch):
     exec(snippet, names)
     assert names['h'].shape[0] == 2
 
+    (snippet,) = [block for block in blocks('python') if 'class Classifier' in block]
+    exec(snippet, names)
+    head = names['variables']['params']['head']
+    expected = names['h'] @ head['kernel'] + head['bias']  # the run's own weights, not those of model.init
+    np.testing.assert_allclose(names['logits'], expected, atol=1e-5)
+    assert np.abs(expected).max() > 0.01
+
 
 def test_the_method_shown_is_simsiam_s_file():
     (shown,) = [block for block in blocks('python') if 'class SimSiam' in block]

@@ -128,7 +128,7 @@ class Policy:
         Args:
           keys: one key per example, [b]; the same for all views of a step.
           images: uint8 [b, H, W, 3].
-          view: number of the view.
+          view: number of the view; one that is traced, as in a loop over views, is that of a local one.
           size: height and width of a global view.
           dtype: of the result.
 

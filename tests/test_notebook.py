@@ -1,0 +1,64 @@
+"""The notebook of examples/ runs from top to bottom, and what is stored of it is whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from sklearn.neighbors import KNeighborsClassifier
+
+from contrastive_jax.convert import load
+from contrastive_jax.data import sources
+from contrastive_jax.evaluate.encoder import load_encoder
+
+REPOSITORY = Path(__file__).parents[1]
+NOTEBOOK = REPOSITORY / 'examples' / 'digits.ipynb'
+MOST_BYTES = 200_000
+
+# What is asked of the kernel at the end.
+QUESTION = """
+import json
+print(json.dumps({'trained': trained, 'untrained': untrained, 'tuned': tuned, 'guess': float(guess),
+                  'found': float(found), 'shape': h.shape, 'same': bool((same == h_test).all())}))
+"""
+
+
+def code_cells() -> list[Any]:
+    return [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == 'code']
+
+
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, as on one CPU device; what it measured is measured again by scikit-learn."""
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(REPOSITORY), os.environ.get('PYTHONPATH', '')]))
+    monkeypatch.delenv('XLA_FLAGS')  # of the tests: they train few steps
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(QUESTION))
+    NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(tmp_path)}}).execute()
+    answer = json.loads(notebook.cells[-1].outputs[0].text)
+
+    for name in ('knn', 'probe'):
+        assert answer['trained'][name] > answer['untrained'][name] + 0.02
+    assert answer['shape'] == [1437, 128] and answer['same']
+    assert set(answer['tuned']) == {'pretrained', 'from scratch'} and answer['tuned']['pretrained'] > 0.5
+    assert abs(answer['guess'] - np.log(4097)) < 0.1 and answer['found'] < 0.1
+
+    encoder = load_encoder(tmp_path / 'runs' / 'notebook')
+    train, test = (sources.load('digits', split=split) for split in ('train', 'test'))
+    classifier = KNeighborsClassifier(20, metric='cosine').fit(encoder(train.array), train.labels)
+    assert abs(classifier.score(encoder(test.array), test.labels) - answer['trained']['knn']) < 0.03
+    assert load(tmp_path / 'runs' / 'digits.safetensors').config['name'] == 'resnet_tiny'
+
+
+def test_stored_outputs_are_whole() -> None:
+    """Every cell was run, in order, without an error; pictures are small, and no path tells whose machine it was."""
+    cells = code_cells()
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == 'error' or output.get('name') == 'stderr']
+    assert sum('image/png' in output.get('data', {}) for output in outputs) == 3
+    text = NOTEBOOK.read_text(encoding='utf-8')
+    assert len(text) < MOST_BYTES and not any(f'{folder}/' in text for folder in ('/tmp', '/home', '/root', '/work'))
