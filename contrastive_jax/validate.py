@@ -55,7 +55,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     if c.steps <= 0:
         rules.within('epochs', 0, open_low=True)
     rules.within('eval.knn_temperature', MIN_TEMPERATURE)
-    _training(c, rules)
+    training(c, rules)
     if c.batch_size >= 1:
         _batch(c, devices, processes, rules)
     _method(c, rules)
@@ -90,8 +90,8 @@ def _lacking(config: ConfigDict) -> list[str]:
     return lacking
 
 
-def _training(c: ConfigDict, rules: Rules) -> None:
-    """The values of optimizer and schedule."""
+def training(c: ConfigDict, rules: Rules) -> None:
+    """Adds to `rules` what is wrong with the values of the sections `optimizer` and `schedule`."""
     o, s = c.optimizer, c.schedule
     rules.one_of('optimizer.name', recipe.OPTIMIZERS)
     rules.one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
@@ -131,7 +131,7 @@ def _training(c: ConfigDict, rules: Rules) -> None:
         len(s.factors) in (0, len(s.milestones)),
         f'schedule.factors has {len(s.factors)} values for {len(s.milestones)} milestones -> give as many, or none',
     )
-    if 'warmup' in s.name and not c.steps:
+    if 'warmup' in s.name and not c.get('steps'):
         rules.rule(
             s.warmup_epochs <= c.epochs,
             f'schedule.warmup_epochs {s.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs '
@@ -311,16 +311,27 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
             f'bn_group_size {group} does not fit chunks of {piece} examples: each would have its own BN statistics '
             f'-> use a divisor of {piece}, or an encoder and heads without BN'
         )
-    paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in paths for depth in range(path.count('/') + 1)}
+    paths(params, c, rules)
+
+
+def paths(params: Any, c: ConfigDict, rules: Rules) -> None:
+    """Adds to `rules` which paths in the section `optimizer` are not those of a parameter.
+
+    Args:
+      params: arrays, or their shapes.
+      c: the config.
+      rules: of the config.
+    """
+    names = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in names for depth in range(path.count('/') + 1)}
     by_path = {field: c.optimizer[field] for field in ('constant', 'freeze', 'freeze_first')}
     by_path['rate_factors'] = tuple(pair[0] for pair in c.optimizer.rate_factors if _is_rate_factor(pair))
     for field, given_paths in by_path.items():
         for given in given_paths:
             near = difflib.get_close_matches(given, sorted(prefixes), n=1)
-            if not any(is_below(path, (given,)) for path in paths):
+            if not any(is_below(path, (given,)) for path in names):
                 meant = f'; did you mean {near[0]!r}?' if near else ''
                 rules.found.append(
-                    f'optimizer.{field} {given!r} matches no parameter{meant} -> give paths such as {paths[0]!r} or '
-                    f'{paths[0].rpartition("/")[0]!r}'
+                    f'optimizer.{field} {given!r} matches no parameter{meant} -> give paths such as {names[0]!r} or '
+                    f'{names[0].rpartition("/")[0]!r}'
                 )

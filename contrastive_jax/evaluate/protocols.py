@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 from contrastive_jax import parallel
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import finetune, neighbours, probe, readout
+from contrastive_jax.evaluate import distill, finetune, neighbours, probe, readout
 from contrastive_jax.evaluate.encoder import WEIGHTS, load_encoder
 from contrastive_jax.evaluate.protocol import load_data
 from contrastive_jax.metrics import replace_file
 from contrastive_jax.rules import Rules
 from contrastive_jax.workdir import open_workdir
 
-PROTOCOLS = {'knn': neighbours.KNN, 'linear': probe.LINEAR, 'finetune': finetune.FINETUNE}
+PROTOCOLS = {'knn': neighbours.KNN, 'linear': probe.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
 FOLDER = 'eval'  # of a workdir: a JSON file a protocol
 
@@ -104,7 +104,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
-    data = load_data(config, encoder)
+    data = load_data(config, encoder, PROTOCOLS[config.protocol].labelled)
     PROTOCOLS[config.protocol].check(config, encoder, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path)

@@ -15,7 +15,7 @@ from contrastive_jax import metrics, parallel, train
 from contrastive_jax.checkpoint import FOLDER, read_part
 from contrastive_jax.data import sources
 from contrastive_jax.errors import Interrupted, UserError
-from contrastive_jax.evaluate import finetune, probe, protocols, training
+from contrastive_jax.evaluate import distill, finetune, probe, protocols, training
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.feed import ResidentFeed
 from tests import runs, saved, whole_runs
@@ -44,7 +44,7 @@ def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) 
     whole_runs.Cut.at, whole_runs.Cut.done = at, 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, 'devices', lambda mode: given(mode, count))
-        for protocol in (probe, finetune):
+        for protocol in (probe, finetune, distill):
             patch.setattr(protocol, 'Interrupt', whole_runs.Cut)
         try:
             return protocols.evaluate(config, str(workdir))

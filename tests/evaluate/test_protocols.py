@@ -70,9 +70,12 @@ def few(n: int, path: Path, **arrays: Any) -> dict[str, Any]:
 def test_every_variant_is_right_and_documented(file: str) -> None:
     variants = variants_of(file)
     for name in (file, *(f'{file}:{variant}' for variant in variants)):
-        config = load(name, init='runs/any')
+        named = {field: 'runs/any' for field in ('init', 'teacher') if field in load(name)}
+        config = load(name, **named)
         assert config.is_locked and protocols.check(config) == []
-        assert protocols.check(load(name)) == ['init is empty -> name the workdir of a run: --config.init=runs/digits']
+        del named['init']
+        lacks = 'init is empty -> name the workdir of a run: --config.init=runs/digits'
+        assert protocols.check(load(name, **named)) == [lacks]
     doc = importlib.import_module(f'configs.eval.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     assert named == set(variants)
@@ -207,6 +210,17 @@ def test_fine_tuning_protocols(name: str) -> None:
     assert {field: Rules(config).value(field) for field in expected} == expected
 
 
+def test_simclr_s_distillation() -> None:
+    """recipes.md, section 8: batch, optimizer and schedule are those of pre-training."""
+    pretraining = importlib.import_module('configs.simclrv2').get_config()
+    for name, temperature, scratch in (('', 0.1, False), ('big_to_small', 1.0, True)):
+        config = load(f'distill:{name}')
+        assert (config.distill.temperature, config.distill.scratch, config.epochs) == (temperature, scratch, 400.0)
+        assert config.batch_size == pretraining.batch_size and config.optimizer == pretraining.optimizer
+        assert config.schedule.warmup_epochs / config.epochs == pretraining.schedule.warmup_epochs / pretraining.epochs
+        assert config.schedule.name == pretraining.schedule.name
+
+
 def test_knn_protocols() -> None:
     """recipes.md, section 15."""
     assert load('knn').knn.to_dict() == {'k': (200,), 'temperature': 0.07}
@@ -282,7 +296,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn, linear, finetune"),
+        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn, linear, finetune, distill"),
         ({'weights': 'teacher'}, "weights 'teacher' is unknown"),
         ({'parallel': 'xmap'}, "parallel 'xmap' is unknown"),
         ({'batch_size': 0}, 'batch_size 0 is out of range'),
@@ -424,6 +438,8 @@ def test_files_that_do_not_serve(run: Path, tmp_path: Path) -> None:
         for name in protocols.PROTOCOLS:
             config = protocols.base(name)
             config.init, config.data.source = str(tmp_path / file), 'digits'
+            if name == 'distill':
+                config.teacher = 'runs/any'
             with pytest.raises(UserError, match=line):
                 protocols.evaluate(config, str(tmp_path / 'evaluation'))
     assert not canary.exists() and not (tmp_path / 'evaluation').exists()
