@@ -80,9 +80,12 @@ def run(given: argparse.Namespace) -> None:
     for flag, least in (('batch_size', 1), ('image_size', 0)):
         if (value := getattr(given, flag)) < least:
             raise UserError(f'--{flag} {value} is out of range -> it must be at least {least}')
+    if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
+        raise UserError('--projector_layers takes the last class token -> without --last_blocks and --average_pool')
     cli.connect(given.coordinator_address, given.num_processes, given.process_id)
-    encoder = load_encoder(given.workdir, given.weights).with_tokens(given.last_blocks, given.average_pool)
+    encoder = load_encoder(given.workdir, given.weights, given.projector_layers)
     encoder = encoder.at_size(given.image_size or encoder.image_size)
+    encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
     devices = parallel.devices('jit')
     arrays = extract(encoder, source, devices, given.batch_size)
@@ -110,6 +113,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--weights', choices=tuple(WEIGHTS), default='online', help="target: the moving average's")
     parser.add_argument('--last_blocks', type=int, default=1, help='of a ViT: class tokens of so many blocks, joined')
     parser.add_argument('--average_pool', action='store_true', help='of a ViT: and the mean of its patch tokens')
+    parser.add_argument('--projector_layers', type=int, default=0, help='what comes out of so many of them')
     parser.add_argument('--image_size', type=int, default=0, help='of the images; 0: what it was trained with')
     parser.add_argument('--batch_size', type=int, default=512, help='images at a time, over all devices')
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')

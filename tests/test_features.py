@@ -88,6 +88,17 @@ def test_other_features_of_larger_images(tmp_path: Path) -> None:
         np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_projections(tmp_path: Path) -> None:
+    """InstDis's linear layer on the encoder's features."""
+    state = saved.save(get_config('instdis'), tmp_path / 'run')
+    given = [f'--workdir={tmp_path / "run"}', '--split=test', '--projector_layers=1', str(tmp_path / 'out.npz')]
+    assert features.main(given) == 0
+    h, linear = load_encoder(tmp_path / 'run')(sources.load('digits', split='test').array), state.params['projector']
+    expected = np.asarray(h) @ linear['linear_0']['kernel'] + linear['linear_0']['bias']
+    with np.load(tmp_path / 'out.npz') as held:
+        np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_without_labels(workdir: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / 'data.npz', images=sources.load('digits').array[:9])
     given = [f'--workdir={workdir}', '--source=npz', f'--path={tmp_path / "data.npz"}', str(tmp_path / 'out.npz')]
@@ -105,6 +116,8 @@ def test_without_labels(workdir: Path, tmp_path: Path) -> None:
         (['out.npz', '--image_size=-1'], 2, '--image_size -1 is out of range'),
         (['out.npz', '--last_blocks=4'], 2, 'the last 4 blocks: resnet_tiny is no ViT'),
         (['out.npz', '--weights=target', '--average_pool'], 2, 'an average pool: resnet_tiny is no ViT'),
+        (['out.npz', '--projector_layers=3'], 2, 'projector_layers 3: the projector of'),
+        (['out.npz', '--projector_layers=1', '--average_pool'], 2, 'without --last_blocks and --average_pool'),
         (['out.npz', '--split=trian'], 2, "did you mean 'train'"),
         (['out.npz', '--source=npz'], 2, 'needs data.path -> --path='),
         (['out.npz', '--source=npz', '--path=no.npz'], 3, 'does not exist'),

@@ -5,11 +5,13 @@ r"""Weighted kNN: how well do an image's nearest neighbours tell its class? No t
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv 1805.01978, section 3.4
 (lemniscate.pytorch, test.py: k = 200, T = 0.07), and `:dino`: Caron et al., "Emerging Properties in Self-Supervised
 Vision Transformers", arXiv 2104.14294 (dino, eval_knn.py: k = 10, 20, 100, 200; the paper's is 20), which judges the
-teacher: --config.weights=target. Every training image is in the bank, and every held-out one is asked for. The features
-are those before the projector; InstDis takes its projections. Not run here on ImageNet. From the papers: InstDis 46.5
-(ResNet-50), DINO 74.5 (ViT-S/16).
+teacher: --config.weights=target. Every training image is in the bank, and every held-out one is asked for. Not run here
+on ImageNet. From the papers: InstDis 46.5 (ResNet-50), DINO 74.5 (ViT-S/16).
 
-Variants: `instdis` (the default), `dino`, `digits` (k = 20, as in the recipes' own `:digits`).
+The features are those before the projector, but InstDis, InvaSpread and MoCo's demo on CIFAR-10 take what comes out of
+theirs, a linear layer to 128 numbers: `projection`, so for a head of one layer, and with T = 0.1 `cifar10`.
+
+Variants: `instdis` (the default), `dino`, `projection`, `cifar10`, `digits` (k = 20, as in the recipes' own `:digits`).
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +27,13 @@ def get_config(variant: str = '') -> ConfigDict:
     variants = {
         'instdis': lambda c: None,
         'dino': lambda c: c.knn.update(k=(10, 20, 100, 200)),
+        'projection': lambda c: c.features.update(projector_layers=1),
+        'cifar10': cifar10,
         'digits': lambda c: c.knn.update(k=(20,)),
     }
     return recipe.apply_variants(c, variant, variants)
+
+
+def cifar10(c: ConfigDict) -> None:
+    c.knn.temperature = 0.1
+    c.features.projector_layers = 1

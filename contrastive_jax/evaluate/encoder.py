@@ -20,7 +20,7 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.models.heads import MLP
-from contrastive_jax.models.network import Network
+from contrastive_jax.models.network import Network, Projection
 from contrastive_jax.models.tokens import tokens
 from contrastive_jax.models.vit import VisionTransformer, resize_positions
 
@@ -90,6 +90,15 @@ class Encoder:
         return dataclasses.replace(
             self, network=self.network.clone(encoder=tokens(self.module, last_blocks, average_pool))
         )
+
+    def projected(self) -> 'Encoder':
+        """The features are what comes out of the projector's layers that came along, such as InstDis's 128 numbers."""
+        if not self.projector_layers:
+            return self
+        layers = Projection(self.network.encoder, self.network.projector, layers=self.projector_layers)
+        params = {'encoder': self.params, 'projector': self.projector_params}
+        stats = {name: x for name, x in (('encoder', self.stats), ('projector', self.projector_stats)) if x}
+        return dataclasses.replace(self, network=self.network.clone(encoder=layers), params=params, stats=stats)
 
     def at_size(self, size: int) -> 'Encoder':
         """The same encoder for images of another size. A ViT's learned positions are interpolated as DINO does it.

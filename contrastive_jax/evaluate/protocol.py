@@ -25,6 +25,7 @@ class Data:
       train, test: sources.
       train_ids, test_ids: int64, the examples that take part.
       classes: their number.
+      strangers: held-out images of classes without a training image.
     """
 
     train: sources.Source
@@ -32,6 +33,7 @@ class Data:
     train_ids: np.ndarray
     test_ids: np.ndarray
     classes: int
+    strangers: int
 
 
 def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Data:
@@ -79,7 +81,8 @@ def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Da
                 f'{taught[0]} to {taught[-1]}, and none in common -> number the classes alike in both splits'
             )
     check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
-    return Data(train, test, ids[0], ids[1], classes)
+    strangers = int((~np.isin(test.labels[ids[1]], taught)).sum())
+    return Data(train, test, ids[0], ids[1], classes, strangers)
 
 
 @dataclasses.dataclass(frozen=True)

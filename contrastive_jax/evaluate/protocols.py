@@ -99,8 +99,8 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         raise UserError('\n'.join(problems))
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
-    layers = config[config.protocol].get('projector_layers', 0)  # of a protocol that starts from there
-    encoder = load_encoder(config.init, config.weights, layers)
+    section = config.features if 'features' in config else config[config.protocol]  # where features are from
+    encoder = load_encoder(config.init, config.weights, section.get('projector_layers', 0))
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
@@ -127,6 +127,8 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         if name.endswith(('top1', 'top5')):
             title = name.removeprefix('eval/')
             print(f'{title} on {len(data.test_ids)} held-out images of {data.test.name}: {value:.1%}')
+    if strangers := data.strangers:
+        print(f'{strangers} of these are of classes without a training image: whatever is said of them is wrong')
     print(f'numbers: {path / FOLDER / config.protocol}.json')
     return found
 

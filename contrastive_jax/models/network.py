@@ -68,6 +68,24 @@ class Network(nn.Module):
         return h, z, z if self.predictor is None else self.predictor(z, train=train, axis_name=axis_name)
 
 
+class Projection(Network):
+    """A network in the place of its encoder: its features are what comes out of the projector's first layers.
+
+    Attributes:
+      layers: how many; see `Network.middle`.
+    """
+
+    layers: int = 0
+
+    @property
+    def dtype(self) -> Dtype:
+        return self.encoder.dtype
+
+    def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:  # type: ignore[override]
+        """Maps images [B, H, W, 3] to features [B, D]."""
+        return self.middle(x, self.layers, train=train, axis_name=axis_name)
+
+
 def build(
     encoder: Mapping[str, Any],
     projector: Mapping[str, Any],

@@ -16,10 +16,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax import convert, features, metrics
+from contrastive_jax import parallel as devices
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocol, protocols
 from contrastive_jax.evaluate.encoder import load_encoder
+from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.rules import Rules
 from tests import saved
 from tests.little import get_config
@@ -225,6 +227,10 @@ def test_knn_protocols() -> None:
     """recipes.md, section 15."""
     assert load('knn').knn.to_dict() == {'k': (200,), 'temperature': 0.07}
     assert load('knn:dino').knn.to_dict() == {'k': (10, 20, 100, 200), 'temperature': 0.07}
+    for name, temperature in (('projection', 0.07), ('cifar10', 0.1)):  # sections 1, 2 and 5
+        config = load(f'knn:{name}')
+        assert config.knn.to_dict() == {'k': (200,), 'temperature': temperature}
+        assert config.features.projector_layers == 1
 
 
 # ================================ kNN ================================
@@ -279,6 +285,31 @@ def test_images_without_a_label_are_left_out(run: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / 'knn' / 'eval' / 'knn.json').read_text())['train_images'] == 28
 
 
+def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
+    """To the last bit those of `features.extract`: untrained projections are too close together for slow loops."""
+    data = few(30, tmp_path)
+    config = load('knn', init=str(run), **data, **{'knn.k': (5,), 'features.projector_layers': 2})
+    encoder, h = load_encoder(run, projector_layers=2).projected(), {}
+    for split in ('train', 'test'):
+        source = sources.load('npz', path=data['data.path'], split=split)
+        h[split] = features.extract(encoder, source, devices.devices('jit'), config.batch_size)
+    given = (h[split][name] for split in h for name in ('features', 'labels'))
+    expected = knn_accuracy(*given, 10, k=5)
+    found = protocols.evaluate(config, str(tmp_path / 'knn'))
+    assert found == {f'eval/knn5_{name}': value for name, value in expected.items()}
+    assert h['train']['features'].shape == (30, 16)
+
+
+def test_classes_without_a_training_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, test = sources.load('digits').labels[:30], sources.load('digits', split='test').labels[:8]
+    labels = np.where(np.isin(train, test[:2]), 9 - train, train)
+    strangers = int((~np.isin(test, labels)).sum())
+    assert 0 < strangers < 8
+    config = load('knn', init=str(run), **few(30, tmp_path, train_labels=labels), **{'knn.k': (5,)})
+    protocols.evaluate(config, str(tmp_path / 'knn'))
+    assert f'{strangers} of these are of classes without a training image' in capsys.readouterr().out
+
+
 def test_the_command(run: Path, tmp_path: Path) -> None:
     given = ['--config=configs/eval/knn.py:digits', f'--config.init={run}', f'--workdir={tmp_path / "knn"}']
     command = [sys.executable, '-m', 'contrastive_jax.main']
@@ -302,6 +333,11 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         ({'batch_size': 0}, 'batch_size 0 is out of range'),
         ({'data.image_size': -1}, 'data.image_size -1 is out of range'),
         ({'features.last_blocks': 0}, 'features.last_blocks 0 is out of range'),
+        ({'features.projector_layers': -1}, 'features.projector_layers -1 is out of range'),
+        (
+            {'features.projector_layers': 1, 'features.last_blocks': 4},
+            'features.projector_layers 1 with other features',
+        ),
         ({'data.source': 'digit'}, "data.source 'digit' is unknown; did you mean 'digits'?"),
         ({'data.path': 'x.npz'}, 'data.path is given without data.source'),
         ({'knn.k': ()}, 'knn.k () is out of range'),
@@ -406,6 +442,7 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
+        ({'features.projector_layers': 4}, 'projector_layers 4: the projector of .* has 3 -> use 0 to 3'),
         ({'features.last_blocks': 3}, 'the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'),
         ({'data.image_size': 9}, 'images of 9 pixels for vit_tiny: image 9 % patch 4 = 1; use 8 or 12'),
     ],
@@ -469,5 +506,12 @@ def test_a_file_of_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_data_holds_what_it_says(run: Path) -> None:
     data = protocol.load_data(load('knn'), load_encoder(run))
-    assert [field.name for field in dataclasses.fields(data)] == ['train', 'test', 'train_ids', 'test_ids', 'classes']
+    assert [field.name for field in dataclasses.fields(data)] == [
+        'train',
+        'test',
+        'train_ids',
+        'test_ids',
+        'classes',
+        'strangers',
+    ]
     assert (len(data.train_ids), len(data.test_ids), data.classes) == (1437, 360, 10)
