@@ -78,6 +78,9 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
     from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
 
     config, judges = load_configs(anchor, folder, data)
+    if jax.process_index() == 0:
+        evaluations = ', '.join(number.protocol for number in anchor.numbers)
+        print(f'{name}: trains {anchor.config}, then {evaluations}; expect {anchor.cost}', flush=True)
     with Interrupt() as interrupt:  # training and probes have their own; this is for what lies between
 
         def heed() -> None:
@@ -85,10 +88,10 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
                 raise Interrupted('a signal between two stages; the same command goes on from there')
 
         check_images(config)
-        if (folder / RESULT).exists():
-            return json.loads((folder / RESULT).read_text(encoding='utf-8'))
+        if (result := read(folder / RESULT)) is not None:
+            return result
         heed()
-        began = time.monotonic() - seconds_so_far(folder)
+        began = time.monotonic() - (read(folder / SECONDS) or 0)  # of earlier sittings
         try:
             trained = loop.fit(config, str(folder / PRETRAINING))
             found = []
@@ -161,12 +164,10 @@ def evaluate(judge: ConfigDict, folder: Path) -> dict[str, float]:
     """What a protocol measures, or has measured on this encoder."""
     from contrastive_jax.evaluate import protocols
 
-    file = folder / protocols.FOLDER / f'{judge.protocol}.json'
-    if file.exists():
+    done = read(folder / protocols.FOLDER / f'{judge.protocol}.json')
+    if done is not None and done['step'] == metrics.read(Path(judge.init))[-1]['step']:
         open_workdir(str(folder), judge, write=False)  # were these its settings?
-        done = json.loads(file.read_text(encoding='utf-8'))
-        if done['step'] == metrics.read(Path(judge.init))[-1]['step']:
-            return {key: value for key, value in done.items() if key.startswith('eval/')}
+        return {key: value for key, value in done.items() if key.startswith('eval/')}
     return protocols.evaluate(judge, str(folder))
 
 
@@ -229,10 +230,12 @@ def processor() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def seconds_so_far(folder: Path) -> float:
-    """What earlier sittings took."""
-    file = folder / SECONDS
-    return float(json.loads(file.read_text(encoding='utf-8'))) if file.exists() else 0.0
+def read(file: Path) -> Any:
+    """What `write` wrote; None if it has not."""
+    try:
+        return json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot read {file}: {" ".join(str(error).split())} -> delete it') from error
 
 
 def write(file: Path, value: Any) -> None:
@@ -306,12 +309,16 @@ def run(given: argparse.Namespace, command: str) -> int:
         print(table(ANCHORS))
         return 0
     anchor = choose(given.name)
+    if '://' in given.workdir:
+        raise UserError(f'--workdir {given.workdir} is not local -> mount the bucket and give the mounted folder')
+    folder = Path(given.workdir).expanduser().absolute()
+    file = Path(given.results).expanduser() if given.results else folder / RESULTS
+    if file.is_dir():
+        raise UserError(f'--results {file} is a folder -> name a file in it: {file / RESULTS}')
     cli.connect(given.coordinator_address, given.num_processes, given.process_id)
     cli.keep_programs()
-    folder = Path(given.workdir).expanduser().absolute()
     result = reproduce(given.name, anchor, folder / given.name, given.data, command)
     if jax.process_index() == 0:
-        file = Path(given.results).expanduser() if given.results else folder / RESULTS
         record(result, file)
         print(f'\n{report(result)}\nrecorded in {file}', flush=True)
     passed = result['passed']

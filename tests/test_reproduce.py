@@ -93,7 +93,7 @@ def test_an_anchor_s_life(
     assert code == 42 and 'between two stages' in out and not results.exists()
     log = (folder / reproduce.PRETRAINING / metrics.FILE).read_bytes()
     assert metrics.read(folder / reproduce.PRETRAINING)[-1]['step'] == 2
-    before = reproduce.seconds_so_far(folder)
+    before = reproduce.read(folder / reproduce.SECONDS)
     assert before > 0
 
     monkeypatch.setattr(reproduce, 'Interrupt', given)
@@ -210,6 +210,8 @@ def test_records_are_appended_to_what_is_there(tmp_path: Path) -> None:
         (['mocov2_cifar10', '--data=HERE/nothing.npz'], 3, "nothing.npz' does not exist"),
         (['mocov2_cifar10', '--data=HERE/few.npz'], 3, 'has 40 training and 8 held-out images, cifar10 has 50000 and'),
         (['mocov1_imagenet', '--data=HERE/nothing'], None, 'imagenet2012'),
+        (['mocov2_digits', '--results=HERE'], 2, 'is a folder -> name a file in it'),
+        (['mocov2_digits', '--workdir=gs://bucket/runs'], 2, 'is not local -> mount the bucket'),
     ],
 )
 def test_mistakes_are_a_line_each(
@@ -218,12 +220,19 @@ def test_mistakes_are_a_line_each(
     monkeypatch.chdir(REPOSITORY)
     whole_runs.write_npz(tmp_path / 'few.npz', 40, 8)
     argv = [arg.replace('HERE', str(tmp_path)) for arg in argv]
-    got, out, err = tell(capsys, *argv, f'--workdir={tmp_path}/runs')
+    got, out, err = tell(capsys, f'--workdir={tmp_path}/runs', *argv)
     assert got == code if code else got in (2, 3)
     assert (
         err.count('\n') == 1 and err.startswith('contrastive_jax: error: ') and said in err and '--config.' not in err
     )
-    assert not out and not (tmp_path / 'runs').exists()
+    assert out.count('\n') <= 1 and not (tmp_path / 'runs').exists()
+
+
+def test_a_torn_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'x.json').write_text('{"a": ')
+    with pytest.raises(UserError, match=r'cannot read .*x\.json: .* -> delete it'):
+        reproduce.read(tmp_path / 'x.json')
+    assert reproduce.read(tmp_path / 'none.json') is None
 
 
 def test_started_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
