@@ -97,12 +97,14 @@ class StreamFeed:
     def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int, step: Step = train_step):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
+        self._next = 0  # step that they are at
         call = partial(one_step, run=run, axis_name=parallel.AXIS, step=step)
         specs = (run.state_specs, parallel.SHARDED)
         self._call = devices.run(call, specs, (run.state_specs, parallel.REPLICATED), donate=(0,))
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
-        if self._batches is None:
+        if self._batches is None or start != self._next:
+            self.close()
             run, policy = self._run, self._run.policy
             self._batches = train_batches(
                 self._source,
@@ -124,6 +126,7 @@ class StreamFeed:
         for batch in itertools.islice(self._batches, stop - start):
             state, sums = self._call(state, self._devices.place_rows(batch))
             metrics.append(sums)
+        self._next = stop
         return state, metrics
 
     def close(self) -> None:

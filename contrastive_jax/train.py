@@ -146,9 +146,8 @@ def train_step(
     Returns:
       The new state and metrics, scalars that are the same on all devices.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 1), state.step)
-    key_views, key_method = jax.random.split(key)
-    batch = _augment(key_views, batch, run, axis_name)
+    key_views, key_method = keys_of(run, state.step)
+    batch = augment(key_views, batch, run, axis_name)
     method_state = state.method
     if run.method.surveys:
         key_method, key_epoch = jax.random.split(key_method)
@@ -179,12 +178,17 @@ def survey_step(
     0 after the last.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 2), state.step)
-    batch = _augment(key, batch, run, axis_name)
+    batch = augment(key, batch, run, axis_name)
     method_state = run.method.survey(state.params, state.method, batch, axis_name=axis_name)
     return dataclasses.replace(state, step=(state.step + 1) % run.steps_per_epoch, method=method_state), {}
 
 
-def _augment(key: Array, batch: dict[str, Any], run: Recipe, axis_name: str | None) -> dict[str, Any]:
+def keys_of(run: Recipe, step: Array | int) -> Array:
+    """The two keys of a step, that of its views and that of the method."""
+    return jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 1), step))
+
+
+def augment(key: Array, batch: dict[str, Any], run: Recipe, axis_name: str | None) -> dict[str, Any]:
     """What a step is given as a batch that a method sees."""
     common = {'policy': run.policy, 'shuffles': run.method.shuffles, 'dtype': run.dtype, 'axis_name': axis_name}
     if 'order' in batch:

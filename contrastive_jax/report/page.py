@@ -13,12 +13,13 @@ import jinja2
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import figures, loop, parallel, pictures, recipe
+from contrastive_jax import figures, loop, parallel, pictures, recipe, train
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.evaluate.online import evenly_spaced
 from contrastive_jax.report import charts, images, look
+from contrastive_jax.report import staleness as stale
 from contrastive_jax.report.facts import facts
 from contrastive_jax.report.run import Run
 
@@ -54,6 +55,7 @@ def write(run: Run) -> tuple[str, list[str]]:
         headlines=headlines(run),
         large=panels(run, figures.LARGE),
         small=panels(run, figures.SMALL),
+        staleness=parts.staleness,
         sheet=parts.sheet,
         neighbours=parts.neighbours,
         maps=parts.maps,
@@ -87,13 +89,14 @@ class Parts:
         data = self.attempt('augmentation, neighbours, map and confusion matrix', lambda: loop.load_data(run.config))
         encoder = self.attempt('all that takes the encoder', lambda: load_encoder(run.workdir))
         self.data_name = data[0].name if data else run.known.get('data') or run.config.data.source
-        self.sheet = self.neighbours = self.maps = self.confusion = self.attention = self.cells = None
+        self.staleness = self.sheet = self.neighbours = self.maps = self.confusion = self.attention = self.cells = None
         if data:
             self.sheet = self.attempt('augmentation', lambda: sheet(run.config, data[0]))
         if encoder:
             self.step = encoder.step
         if data and encoder:
             devices = parallel.devices('jit')
+            self.staleness = self.attempt('how stale the dictionary is', lambda: staleness(run, data[0], devices))
             found = self.attempt('all that takes features', lambda: look.features(encoder, data[0], data[1], devices))
             if found:
                 self.show(encoder, found)
@@ -161,6 +164,23 @@ def panels(run: Run, wanted: Sequence[tuple[str, dict[str, str]]]) -> list[chart
         if lines:
             found.append(charts.Chart(title, lines, 'accuracy' in title, low, high))
     return found
+
+
+def staleness(run: Run, source: Source, devices: parallel.Devices) -> dict[str, Any] | None:
+    """The entries of a queue or a bank beside those that there would be now."""
+    c = run.config
+    if c.batch_size % devices.count:
+        raise UserError(
+            f'batch_size {c.batch_size} is not divisible by {devices.count} devices -> use a number that is'
+        )
+    recipe = train.build(c, len(source))
+    found = stale.measure(run.workdir, recipe, source, devices, c.data.on_device, c.data.workers)
+    if found is None:
+        return None
+    lines = [charts.Line('with the same view', found.ages, found.same)]
+    lines.append(charts.Line('with the views of other images', found.ages, found.other))
+    title = 'cosine of an entry as it is and as it would be now, by its age in steps'
+    return {'found': found, 'chart': charts.Chart(title, lines, low=0.0, high=1.0)}
 
 
 def sheet(config: ConfigDict, source: Source) -> dict[str, Any]:

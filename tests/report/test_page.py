@@ -19,7 +19,9 @@ from contrastive_jax.report.facts import duration
 from tests import saved
 from tests.little import get_config
 
-SECTIONS = ['numbers', 'curves', 'augmentation', 'neighbours', 'map', 'confusion', 'attention', 'cells', 'run']
+SECTIONS = [
+    'numbers', 'curves', 'staleness', 'augmentation', 'neighbours', 'map', 'confusion', 'attention', 'cells', 'run',
+]  # fmt: skip
 VOID = {'meta', 'img', 'br', 'link', 'input', 'hr'}
 EVIL = '<script>alert(1)</script>&"\''
 
