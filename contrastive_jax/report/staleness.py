@@ -76,7 +76,9 @@ def measure(
     now, part = read_part(workdir, wanted, ('params', 'method'))
     # Keys by the encoder as it is, rows by the present view alone: nothing of the past comes in.
     fields: dict[str, Any] = {'momentum': 1.0 if kind == 'queue' else 0.0} if hasattr(run.method, 'momentum') else {}
-    run = dataclasses.replace(run, method=dataclasses.replace(run.method, **fields))
+    total = max(run.total_steps, now)  # a run may have been shortened after it was longer
+    fields |= {'total_steps': total} if hasattr(run.method, 'total_steps') else {}
+    run = dataclasses.replace(run, method=dataclasses.replace(run.method, **fields), total_steps=total)
     steps = looked_at(now, kind, shapes.method.memory, run)
     if not len(steps):
         return None
