@@ -88,7 +88,7 @@ def teacher(knn: float, probe: float) -> tuple[Number, Number]:
     )
 
 
-# MoCo's probe at the sizes of CIFAR-10, and SimCLR's: 100 epochs of batch 512 without weight decay.
+# The official command for CIFAR-10.
 SIMCLR_CIFAR10 = {'batch_size': 512, 'epochs': 100.0, 'optimizer.weight_decays': (0.0,)}
 # The command of SimCLR's README, which has moved on to SimCLR v2's head, colours and weight decay.
 SIMCLR_README = {'epochs': 100.0, 'optimizer.learning_rate': 0.075, 'schedule.warmup_epochs': 10.0}
@@ -127,6 +127,10 @@ ANCHORS = {
         (linear('simclr', 91.0, f'{REPOSITORY}: around 91', tolerance=1.0, changes=SIMCLR_CIFAR10),),
         '1000 epochs',
     ),
+    'instdis_cifar10': Anchor(
+        'instdis:cifar10', (Number('knn:cifar10', 'knn200_top1', 80.4, 1.0, PAPER),), '200 epochs'
+    ),
+    'invaspread_cifar10': Anchor('invaspread', (Number('knn:cifar10', 'knn200_top1', 83.6, 1.0, PAPER),), '301 epochs'),
     # ImageNet
     'mocov1_imagenet': Anchor('mocov1', (linear('mocov2', 60.6),), '53 h on 8 V100'),
     'mocov2_imagenet': Anchor('mocov2', (linear('mocov2', 67.7),), '53 h on 8 V100'),

@@ -1,6 +1,7 @@
 """What the README shows is there and runs."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,36 @@ def test_the_method_shown_is_simsiam_s_file():
     source = (ROOT / 'contrastive_jax' / 'methods' / 'simsiam.py').read_text(encoding='utf-8')
     assert source.endswith(shown), 'the README shows another SimSiam than the file'
     assert 'negative_cosine as D' in source
+
+
+def percent(*accuracies: float) -> list[str]:
+    return [f'{100 * x:.1f}' for x in accuracies]
+
+
+@pytest.fixture(scope='module')
+def measured() -> dict[str, dict[str, float]]:
+    """What `contrastive_jax.reproduce` wrote of the digits, by config; the newest line of each."""
+    lines = (ROOT / 'results' / 'digits.jsonl').read_text(encoding='utf-8').splitlines()
+    return {result['config']: result['pretraining'] for result in map(json.loads, lines)}
+
+
+def test_the_table_of_results_is_the_file_of_results(measured):
+    """No number in it was typed; and none was left out."""
+    names = ('eval/knn_top1', 'baseline/knn_top1', 'eval/probe_top1', 'baseline/probe_top1')
+    table = README.split('\n## Results\n')[1].split('\n## ')[0]
+    rows = re.findall(r'^\| `(\w+)\.py:([\w,]+)`[^|]* \|[^|]*\| (.*) \|$', table, re.MULTILINE)
+    shown = {f'{file}:{variant}': cells.split(' | ') for file, variant, cells in rows}
+    assert shown == {config: percent(*(found[name] for name in names)) for config, found in measured.items()}
+
+
+def test_the_table_of_methods_says_the_same(measured):
+    table = README.split('\n## Methods\n')[1].split('\n## ')[0]
+    rows = re.findall(r'^\| [^|]*\| (`\w+`(?:, `\w+`)*) \|[^|]*\|[^|]*\|([^|]*)\|[^|]*\|$', table, re.MULTILINE)
+    assert len(rows) > 12
+    for configs, cell in rows:
+        found = [measured[f'{config}:digits'] for config in re.findall(r'\w+', configs)]
+        shown = [percent(x['eval/knn_top1'], x['baseline/knn_top1']) for x in found]
+        assert [list(pair) for pair in re.findall(r'(\d+\.\d) \((\d+\.\d)\)', cell)] == shown, configs
 
 
 def test_commands_name_configs_that_load():
