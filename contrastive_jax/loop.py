@@ -332,10 +332,8 @@ class Trainer:
                     f'{title} accuracy on held-out {self.source.name}: {last[f"eval/{name}"]:.1%} '
                     f'(untrained encoder: {last[f"baseline/{name}"]:.1%})'
                 )
-        progress.say(
-            f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}  '
-            f'pictures: {self.workdir}/*.png'
-        )
+        pictures = f'  pictures: {self.workdir}/*.png' if self.evaluation is not None else ''
+        progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
         return last
 
     def agree(self, interrupt: Interrupt) -> str | None:

@@ -122,6 +122,8 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         'devices': f'{devices.count} x {jax.devices()[0].device_kind}',
         'seconds': round(time.monotonic() - began, 1),
     }
+    if 'teacher' in config:
+        about['teacher'] = str(Path(config.teacher).expanduser().absolute())
     _write(path / FOLDER / f'{config.protocol}.json', {**about, **found})
     for name, value in found.items():
         if name.endswith(('top1', 'top5')):

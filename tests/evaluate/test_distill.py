@@ -151,6 +151,7 @@ def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_
     assert found['eval/distill_top1'] == pytest.approx(top1, abs=1.5 / 360)
     held = json.loads((tmp_path / 'whole' / 'eval' / 'distill.json').read_text())
     assert {name: held[name] for name in found} == found and held['train_images'] == 100
+    assert held['teacher'] == str(folders / 'teacher')
 
     # Another teacher would be another training.
     other = tmp_path / 'teacher'
