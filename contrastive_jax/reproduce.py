@@ -24,7 +24,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import cli, metrics
+from contrastive_jax import about, cli, metrics
 from contrastive_jax.anchors import ANCHORS, IMAGES, Anchor
 from contrastive_jax.errors import DataError, Interrupted, UserError
 from contrastive_jax.interrupt import Interrupt
@@ -199,26 +198,11 @@ def surroundings() -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     return {
         'date': now,
-        'commit': commit(),
+        'commit': about.commit(),
         'jax': jax.__version__,
         'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
         'hosts': f'{jax.process_count()} x {os.cpu_count()} CPU cores, {processor()}',
     }
-
-
-def commit() -> str:
-    """Of the checkout that this file lies in, with a plus if it was changed since; empty if there is none."""
-
-    def git(*args: str) -> str:
-        command = ['git', '-C', str(Path(__file__).parents[1]), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git('rev-parse', '--show-toplevel')).resolve() != Path(__file__).resolve().parents[1]:
-            return ''  # installed somewhere below another project
-        return git('rev-parse', 'HEAD') + '+' * bool(git('status', '--porcelain', '--untracked-files=no'))
-    except (OSError, subprocess.CalledProcessError):
-        return ''
 
 
 def processor() -> str:
