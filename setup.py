@@ -48,6 +48,9 @@ setup(
         ],
         # Reading TFDS data sets prepared as array_record; preparing one also wants `pip install tensorflow`.
         'tfds': ['tensorflow-datasets>=4.9.7'],
+        # Weights out as .onnx: an exporter from JAX that is kept up and needs no TensorFlow. It brings onnxruntime, and
+        # holds orbax-checkpoint below 0.11.37.
+        'onnx': ['jax2onnx>=0.17'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],
     },

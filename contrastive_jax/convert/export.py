@@ -1,11 +1,11 @@
-"""Writes an encoder where it is wanted: a file of ours, torchvision's or timm's names, Detectron2."""
+"""Writes an encoder where it is wanted: a file of ours, torchvision's or timm's names, Detectron2, ONNX."""
 
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from contrastive_jax.convert import architecture, names, weights, writers
+from contrastive_jax.convert import architecture, names, onnx_files, weights, writers
 from contrastive_jax.convert.published import Say
 from contrastive_jax.convert.weights import Weights
 from contrastive_jax.errors import UserError
@@ -13,7 +13,13 @@ from contrastive_jax.models.resnet import ResNet
 from contrastive_jax.models.vit import VisionTransformer, sincos_position
 
 NAMES = ('ours', 'torch', 'detectron2')
-SUFFIXES = {'.safetensors': ('ours', 'torch'), '.pth': ('torch',), '.pt': ('torch',), '.pkl': ('detectron2',)}
+SUFFIXES = {
+    '.safetensors': ('ours', 'torch'),
+    '.pth': ('torch',),
+    '.pt': ('torch',),
+    '.pkl': ('detectron2',),
+    '.onnx': ('onnx',),
+}
 EPSILON = 1e-5  # of torch's batch norm
 
 
@@ -21,13 +27,16 @@ def names_for(path: Path, wanted: str | None = None) -> str:
     """Whose names a file with that suffix gets.
 
     Raises:
-      UserError: an unknown suffix, or one of files that do not have the names that are wanted.
+      UserError: an unknown suffix, or one of files that do not have the names that are wanted; what writes ONNX is not
+        installed.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f'OUT {path} ends in {path.suffix or "nothing"} -> choose from {", ".join(SUFFIXES)}')
     legal = SUFFIXES[path.suffix]
     if wanted and wanted not in legal:
         raise UserError(f'--names={wanted} is not for {path.suffix} -> choose from {", ".join(legal)}')
+    if legal == ('onnx',):
+        onnx_files.check_installed()
     return wanted or legal[0]
 
 
@@ -46,6 +55,9 @@ def write(path: Path, made: Weights, suffix: str, wanted: str, say: Say) -> None
     """
     if wanted == 'ours':
         weights.save(path, made)
+        return
+    if wanted == 'onnx':
+        onnx_files.write(path, made, say)
         return
     state, notes = torch_state(made)
     if wanted == 'detectron2':

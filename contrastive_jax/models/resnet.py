@@ -257,8 +257,9 @@ def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, 
 
 def max_pool(x: Array, padding: str) -> Array:
     """The stem's, 3x3 with stride 2; padded, 'symmetric' or 'SAME', with -inf."""
-    edges = ((1, 1), (1, 1)) if padding == 'symmetric' else padding
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=edges)
+    if padding == 'symmetric':
+        x, padding = pad(x, (1, 1), -jnp.inf), 'VALID'
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
 
 
 def average_pool(x: Array, stride: int) -> Array:
@@ -267,8 +268,13 @@ def average_pool(x: Array, stride: int) -> Array:
     With stride 2 an odd size is padded with a zero that counts.
     """
     if stride == 1:
-        return nn.avg_pool(x, (2, 2), (1, 1), padding='SAME', count_include_pad=False)
-    return nn.avg_pool(x, (2, 2), (stride, stride), padding=((0, 1), (0, 1)))
+        return nn.avg_pool(x, window_shape=(2, 2), strides=(1, 1), padding='SAME', count_include_pad=False)
+    return nn.avg_pool(pad(x, (0, 1), 0), window_shape=(2, 2), strides=(stride, stride))
+
+
+def pad(x: Array, edges: tuple[int, int], value: float) -> Array:
+    """Rows and columns before and after. XLA joins it with the pooling, whose own padding jax2onnx would forget."""
+    return jnp.pad(x, ((0, 0), edges, edges, (0, 0)), constant_values=value)
 
 
 def resnet(name: str, **fields: Any) -> ResNet:

@@ -235,7 +235,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ('args', 'line'),
     [
         (['nothing.pth', 'x.safetensors'], 'cannot read .*nothing.pth: No such file'),
-        (['in.pth', 'x.onnx'], r'OUT .*x.onnx ends in .onnx -> choose from .safetensors, .pth'),
+        (['in.pth', 'x.h5'], r'OUT .*x.h5 ends in .h5 -> choose from .safetensors, .pth'),
         (['in.pth', 'x'], 'ends in nothing'),
         (['in.pth', 'x.tar', '--names=torch'], 'ends in .tar'),
         (['in.pth', 'x.pth', '--names=ours'], '--names=ours is not for .pth'),
