@@ -4,15 +4,15 @@
     python -m contrastive_jax.convert r50.safetensors r50.pth
 
 IN: a checkpoint of MoCo v1-v3, SimSiam, SwAV, DeepCluster-v2, DINO, InstDis or CMC, or a state dict of torchvision or
-timm, as .pth, .safetensors, .npz; BYOL's .pkl; SimCLR's model.ckpt-NUMBER.index, for which TensorFlow must be installed; or
-a file of ours, or the workdir of a run. OUT: .safetensors: a file of ours; .pth or .pt: a state dict under torchvision's
-or timm's names, for load_state_dict(strict=True) of a model without classifier; .pkl: a ResNet for Detectron2; .onnx:
-float32 images [B, 3, H, W], RGB in [0, 1], to features [B, D], normalisation inside. No PyTorch is needed, and nothing that
-a file asks for is run.
+timm, as .pth, .safetensors, .npz; BYOL's .pkl; SimCLR's model.ckpt-NUMBER.index, for which TensorFlow must be
+installed; or a file of ours, or the workdir of a run. OUT: .safetensors: a file of ours; .pth or .pt: a state dict
+under torchvision's or timm's names, for load_state_dict(strict=True) of a model without classifier; .pkl: a ResNet
+for Detectron2; .onnx: float32 images [B, 3, H, W], RGB in [0, 1], to features [B, D], normalisation inside. No
+PyTorch is needed, and nothing that a file asks for is run.
 
---pixels tells what weights do not, which pixels they were trained on: imagenet, less ImageNet's mean over its std, which
-is taken for torchvision and timm; half, in [-1, 1], for timm's ViTs of 0.5 / 0.5 (augreg); unit, in [0, 1], as SimCLR's;
-lab, as CMC's.
+--pixels tells what weights do not, which pixels they were trained on: imagenet, less ImageNet's mean over its std,
+which is taken for torchvision and timm; half, in [-1, 1], for timm's ViTs of 0.5 / 0.5 (augreg); unit, in [0, 1], as
+SimCLR's; lab, as CMC's.
 """
 
 import argparse
