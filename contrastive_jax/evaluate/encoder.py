@@ -3,7 +3,9 @@
 Or that of a file of weights (`contrastive_jax.convert`), in the same form.
 """
 
+import contextlib
 import dataclasses
+import json
 from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
@@ -32,6 +34,8 @@ WEIGHTS = {
     'online': ('params', 'method/batch_stats/online'),
     'target': ('method/target', 'method/batch_stats/target'),
 }
+
+TRAINING = ('finetune', 'distill')  # protocols that train an encoder on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +132,7 @@ class Encoder:
 
 
 def load_encoder(path: str | Path, weights: str = 'online', projector_layers: int = 0) -> Encoder:
-    """The encoder of a run, from the newest checkpoint of its workdir, or of a file. Both are only read.
+    """The encoder of a run or of a fine-tuning, from the newest checkpoint of its workdir, or of a file: only read.
 
         encoder = load_encoder('runs/digits')
         h = encoder(images)  # uint8[n, H, W, 3] -> float32[n, D]
@@ -155,8 +159,11 @@ def load_encoder(path: str | Path, weights: str = 'online', projector_layers: in
         raise UserError(f'{folder} does not exist -> give the workdir of a run, or a file of weights')
     config = workdir.read_config(folder)
     if 'protocol' in config and 'encoder' not in config:
-        of = f'{folder} is the workdir of an evaluation ({config.protocol})'
-        raise UserError(f'{of} -> give the workdir of the run that it judged: {config.get("init")}')
+        if config.protocol in TRAINING and weights != 'online':
+            raise UserError(
+                f"{folder} is a fine-tuning, which has no target -> use the weights that it tuned, 'online'"
+            )
+        config = _begun_with(folder, config)
     try:
         network, policy = recipe.build_network(config), recipe.policy(config)
         problems = policy.problems()
@@ -207,6 +214,28 @@ def load_encoder(path: str | Path, weights: str = 'online', projector_layers: in
         params.get('projector', {}),
         stats.get('projector', {}),
     )
+
+
+def _begun_with(folder: Path, tuning: ConfigDict) -> ConfigDict:
+    """The config of the run whose encoder a fine-tuning has trained on, with the images and the data of the tuning."""
+    if tuning.protocol not in TRAINING:
+        of = f'{folder} is the workdir of an evaluation ({tuning.protocol})'
+        raise UserError(f'{of} -> give the workdir of the run that it judged: {tuning.get("init")}')
+    init = Path(tuning.init).expanduser()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # at its end it says where that is, absolutely
+        init = Path(json.loads((folder / 'eval' / f'{tuning.protocol}.json').read_text(encoding='utf-8'))['init'])
+    if not init.exists():
+        raise UserError(f'{folder} is a fine-tuning of {init}, which is not there any more -> bring it back')
+    if init.is_file():
+        config = _of_file(init, 'online').config
+    else:
+        config = workdir.read_config(init)
+        config = _begun_with(init, config) if 'protocol' in config and 'encoder' not in config else config
+    if tuning.data.source:
+        config.data.update({name: tuning.data[name] for name in ('source', 'name', 'path')})
+    if tuning.data.image_size:
+        config.data.image_size = tuning.data.image_size
+    return config
 
 
 def _check_layers(path: str | Path, projector: nn.Module, count: int) -> None:

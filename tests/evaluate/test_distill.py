@@ -179,6 +179,27 @@ def test_from_scratch(folders: Path) -> None:
     assert len({x.tobytes() for x in kernels}) == 3 and all(np.all(np.isfinite(x)) for x in kernels)
 
 
+@pytest.mark.usefixtures('nothing_compiled')
+def test_a_fine_tuned_encoder_is_an_encoder(folders: Path, teacher: distill.Teacher) -> None:
+    """It can be exported, judged and tuned on: that of the run, with the weights of the tuning."""
+    tuned, run = load_encoder(folders / 'teacher'), load_encoder(folders / 'big')
+    jax.tree.map(np.testing.assert_array_equal, tuned.params, teacher.params['encoder'])
+    jax.tree.map(np.testing.assert_array_equal, tuned.stats, teacher.stats['encoder'])
+    assert (tuned.step, tuned.policy, tuned.module) == (4, run.policy, run.module)
+    assert runs.relative_error(tuned.params, run.params) > 0
+    with pytest.raises(UserError, match='is a fine-tuning, which has no target'):
+        load_encoder(folders / 'teacher', 'target')
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+def test_a_fine_tuning_whose_run_is_gone(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / 'teacher', tmp_path / 'tuned')
+    about = json.loads((tmp_path / 'tuned' / distill.TUNED).read_text())
+    (tmp_path / 'tuned' / distill.TUNED).write_text(json.dumps({**about, 'init': str(tmp_path / 'gone')}))
+    with pytest.raises(UserError, match=r'is a fine-tuning of .*gone, which is not there any more'):
+        load_encoder(tmp_path / 'tuned')
+
+
 # ================================ what is wrong ================================
 
 
