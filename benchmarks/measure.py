@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks.programs import Program
-from contrastive_jax import parallel
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, find_devices
 
 Array = jax.Array
 PyTree = Any
@@ -48,14 +48,14 @@ class Timed:
     """
 
     def __init__(self, program: Program, steps: int):
-        devices = parallel.devices('jit', count=1)
+        devices = find_devices('jit', count=1)
         self.seconds: list[float] = []  # for a step, one entry for each window
         self._steps, self._steps_per_call = steps, 1 if jax.default_backend() == 'cpu' else steps
         others = _allocator('bytes_in_use')  # programs made before this one keep their states
-        self._state = devices.place(jax.tree.map(np.array, program.state), parallel.REPLICATED)
-        self._batch = devices.place(program.batch, parallel.REPLICATED)
-        loop = _repeat(partial(program.step, axis_name=parallel.AXIS), self._steps_per_call)
-        specs = (parallel.REPLICATED, parallel.REPLICATED)
+        self._state = devices.place(jax.tree.map(np.array, program.state), REPLICATED)
+        self._batch = devices.place(program.batch, REPLICATED)
+        loop = _repeat(partial(program.step, axis_name=AXIS), self._steps_per_call)
+        specs = (REPLICATED, REPLICATED)
         with program.tracing():
             jitted: Any = devices.run(loop, specs, specs, donate=(0,))
             lowered = jitted.lower(self._state, self._batch)

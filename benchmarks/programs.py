@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from contrastive_jax import ema, memory, parallel
+from contrastive_jax import ema, memory
 from contrastive_jax.augment.views import resident_batch, streamed_batch
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup, look_up, look_up_in_batch, normalize
 from contrastive_jax.methods import BYOL, MethodState, MoCo, MoCoV3, SimCLR, SimSiam, base, moco, mocov3
 from contrastive_jax.train import Recipe, TrainState, train_step
@@ -134,7 +135,7 @@ def supervised(run: Recipe, classes: int, state: TrainState) -> tuple[Callable[.
             return jnp.mean(loss), new.get('batch_stats', {})
 
         (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        loss, grads = parallel.pmean((loss, grads), axis_name)
+        loss, grads = collectives.pmean((loss, grads), axis_name)
         updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         method = dataclasses.replace(state.method, batch_stats=stats)
@@ -239,7 +240,7 @@ def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.
         (q, _, _, k), queue, grads = batch
         found = Lookup(*(q[:, i] for i in range(3)))
         if queue:
-            negative = jnp.mean(q @ parallel.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name))
+            negative = jnp.mean(q @ collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name))
         else:
             negative = mocov3.mean_negative_similarity(q, k, axis_name)
         found_metrics = base.contrast_metrics(found, T, negative)

@@ -25,7 +25,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.optim import is_below
 
@@ -67,7 +67,7 @@ class Checkpoints:
       UserError: the folder cannot be made or listed.
     """
 
-    def __init__(self, workdir: Path, devices: parallel.Devices, specs: PyTree, keep: int = 2):
+    def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2):
         self._devices, self._specs = devices, specs
         logging.getLogger('absl').addFilter(_worth_showing)
         folder = (workdir / FOLDER).absolute()
@@ -113,7 +113,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         state = self._devices.collect(state, self._specs)
-        sums, finite = jax.device_get(_check(state, self._devices.sharding(parallel.REPLICATED)))
+        sums, finite = jax.device_get(_check(state, self._devices.sharding(REPLICATED)))
         if not finite.all():
             names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
             raise NumericalError(

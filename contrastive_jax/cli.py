@@ -1,13 +1,10 @@
 """The command line: config file and overrides, every mistake in them at once; and the connection of several hosts."""
 
 import difflib
-import importlib.util
-import os
 import sys
 import traceback
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -58,32 +55,6 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
         # Whoever mends these should not meet the next mistakes one run later.
         raise UserError('\n'.join([*problems, *_impossible(config)]))
     return config, path.split(':')[0]
-
-
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connects the hosts of a run, before any other use of jax: from flags, or what Cloud TPU, Slurm or Open MPI tell.
-
-    Raises:
-      UserError: some of the three given and some not, or the coordinator cannot be reached.
-    """
-    given = (coordinator, num_processes, process_id)
-    managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-    on_tpu = importlib.util.find_spec('libtpu') is not None and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
-    if all(x is None for x in given) and not managed and not on_tpu and 'JAX_COORDINATOR_ADDRESS' not in os.environ:
-        return
-    if any(x is None for x in given) and any(x is not None for x in given):
-        raise UserError('give all of --coordinator_address, --num_processes and --process_id, or none of them')
-    try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    except Exception as error:
-        where = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', 'found from the environment')
-        raise UserError(f'cannot connect the hosts (coordinator {where}): {_one_line(error)}') from error
-
-
-def keep_programs() -> None:
-    """Keeps compiled programs on disk, unless the user has a place for them: a second start compiles nothing."""
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
 
 
 def with_hint(error: UserError, config: ConfigDict, path: str) -> UserError:

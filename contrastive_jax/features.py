@@ -21,19 +21,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from contrastive_jax import cli, parallel
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
+from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.encoder import WEIGHTS, Encoder, load_encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 
 
-def extract(encoder: Encoder, source: sources.Source, devices: parallel.Devices, batch_size: int) -> dict[str, Any]:
+def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_size: int) -> dict[str, Any]:
     """The arrays of the file; the same on every host."""
     extractor = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=batch_size
     )
-    params, stats = devices.place((encoder.params, encoder.stats), parallel.REPLICATED)
+    params, stats = devices.place((encoder.params, encoder.stats), REPLICATED)
     features, index = extractor(params, stats, source, np.arange(len(source)))
     labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
     found = {
@@ -82,12 +83,12 @@ def run(given: argparse.Namespace) -> None:
             raise UserError(f'--{flag} {value} is out of range -> it must be at least {least}')
     if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
         raise UserError('--projector_layers takes the last class token -> without --last_blocks and --average_pool')
-    cli.connect(given.coordinator_address, given.num_processes, given.process_id)
+    connect(given.coordinator_address, given.num_processes, given.process_id)
     encoder = load_encoder(given.workdir, given.weights, given.projector_layers)
     encoder = encoder.at_size(given.image_size or encoder.image_size)
     encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
-    devices = parallel.devices('jit')
+    devices = find_devices('jit')
     arrays = extract(encoder, source, devices, given.batch_size)
     if jax.process_index() != 0:
         return

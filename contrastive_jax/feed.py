@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from contrastive_jax import parallel
 from contrastive_jax.data import sampler
 from contrastive_jax.data.loader import train_batches
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.train import Recipe, TrainState, train_step
 
 Array = jax.Array
@@ -54,14 +54,14 @@ class ResidentFeed:
       step: what is done with a batch, of the form of `train_step`.
     """
 
-    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, max_steps: int, step: Step = train_step):
+    def __init__(self, run: Recipe, devices: Devices, source: Source, max_steps: int, step: Step = train_step):
         assert source.array is not None
         self._run, self._devices, self._n = run, devices, len(source)
         self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
-        self._data = devices.place({'images': source.array, 'labels': labels}, parallel.REPLICATED)
-        r = parallel.REPLICATED
-        loop = partial(run_steps, run=run, axis_name=parallel.AXIS, step=step)
+        self._data = devices.place({'images': source.array, 'labels': labels}, REPLICATED)
+        r = REPLICATED
+        loop = partial(run_steps, run=run, axis_name=AXIS, step=step)
         self._call = devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
@@ -72,7 +72,7 @@ class ResidentFeed:
             # One shape, and so one program, whatever the number of steps: the same bits however a run is cut.
             padded = np.zeros((self.stride, self._run.batch_size), np.int32)
             padded[: last - first] = orders
-            given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, parallel.REPLICATED)
+            given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, REPLICATED)
             state, sums = self._call(state, self._data, given['orders'], given['steps'])
             metrics.append(sums)
         return state, metrics
@@ -94,13 +94,13 @@ class StreamFeed:
 
     stride = 1
 
-    def __init__(self, run: Recipe, devices: parallel.Devices, source: Source, workers: int, step: Step = train_step):
+    def __init__(self, run: Recipe, devices: Devices, source: Source, workers: int, step: Step = train_step):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
         self._next = 0  # step that they are at
-        call = partial(one_step, run=run, axis_name=parallel.AXIS, step=step)
-        specs = (run.state_specs, parallel.SHARDED)
-        self._call = devices.run(call, specs, (run.state_specs, parallel.REPLICATED), donate=(0,))
+        call = partial(one_step, run=run, axis_name=AXIS, step=step)
+        specs = (run.state_specs, SHARDED)
+        self._call = devices.run(call, specs, (run.state_specs, REPLICATED), donate=(0,))
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         if self._batches is None or start != self._next:

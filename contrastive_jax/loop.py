@@ -11,10 +11,11 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import feed, figures, parallel, train, validate
+from contrastive_jax import feed, figures, train, validate
 from contrastive_jax.about import About
 from contrastive_jax.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
 from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
 from contrastive_jax.interrupt import Interrupt
@@ -46,7 +47,7 @@ def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: something in config, data or workdir that the user can mend; nothing was compiled or lost.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    devices = parallel.devices(config.get('parallel', 'jit'))
+    devices = find_devices(config.get('parallel', 'jit'))
     if problems := validate.check(config, devices.count, jax.process_count()):
         raise UserError('\n'.join(problems))
     with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
@@ -88,7 +89,7 @@ class Trainer:
         self,
         config: ConfigDict,
         workdir: Path,
-        devices: parallel.Devices,
+        devices: Devices,
         run: train.Recipe,
         source: sources.Source,
         held_out: sources.Source | None,

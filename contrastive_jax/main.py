@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from contrastive_jax import cli
+from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
 from contrastive_jax.errors import Interrupted, UserError
 
 FLAGS = flags.FLAGS
@@ -25,8 +26,8 @@ flags.DEFINE_bool('verbose_errors', False, "Show the traceback of errors that ar
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     config, config_path = cli.parse(argv)
-    cli.connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
-    cli.keep_programs()
+    connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    enable_compilation_cache()
     from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
 
     try:

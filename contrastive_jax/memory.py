@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED
 from contrastive_jax.losses.info_nce import normalize
 
 Array = jax.Array
@@ -31,7 +32,7 @@ class Queue(TypedDict):
     slot: Array
 
 
-QUEUE_SPEC = {'keys': PartitionSpec(None, parallel.AXIS), 'slot': parallel.REPLICATED}
+QUEUE_SPEC = {'keys': PartitionSpec(None, AXIS), 'slot': REPLICATED}
 
 
 def init_queue(key: Array, size: int, batch_size: int, dim: int) -> Queue:
@@ -70,7 +71,7 @@ def enqueue(queue: Queue, keys: Array) -> Queue:
 # checkpoint fits another device count.
 BANK_ROWS = 1024
 
-BANK_SPEC = parallel.SHARDED
+BANK_SPEC = SHARDED
 
 
 def bank_rows(num_examples: int) -> int:
@@ -105,8 +106,8 @@ def bank_read(bank: Array, index: Array, axis_name: str | None = None) -> Array:
     Returns:
       [b, D].
     """
-    rows, own = bank_part(bank, parallel.all_gather(index, axis_name), axis_name)
-    return parallel.psum_scatter(jnp.where(own[:, None], rows, jnp.zeros_like(rows)), axis_name)
+    rows, own = bank_part(bank, collectives.all_gather(index, axis_name), axis_name)
+    return collectives.psum_scatter(jnp.where(own[:, None], rows, jnp.zeros_like(rows)), axis_name)
 
 
 def bank_part(bank: Array, index: Array, axis_name: str | None = None) -> tuple[Array, Array]:
@@ -120,7 +121,7 @@ def bank_part(bank: Array, index: Array, axis_name: str | None = None) -> tuple[
     Returns:
       [M, D] rows, meaningful where the second result, bool[M], says that this device owns the row.
     """
-    local = index - parallel.axis_index(axis_name) * bank.shape[0]
+    local = index - collectives.axis_index(axis_name) * bank.shape[0]
     own = (local >= 0) & (local < bank.shape[0])
     return bank[jnp.clip(local, 0, bank.shape[0] - 1)], own
 
@@ -152,16 +153,18 @@ def bank_similarities(bank: Array, v: Array, index: Array, axis_name: str | None
         rows, own = bank_part(bank, index, axis_name)
         return jnp.where(own, jnp.sum(rows * v, axis=-1), 0.0)
 
-    v, index = parallel.all_gather(v, axis_name), parallel.all_gather(index, axis_name)  # [B, D], [B, M]
+    v, index = collectives.all_gather(v, axis_name), collectives.all_gather(index, axis_name)  # [B, D], [B, M]
     few = 2 ** (max(1, GATHERED // (index.shape[1] * bank.shape[1])).bit_length() - 1)  # a power of 2 divides most B
     partial_sums = lax.map(of_one, (v, index), batch_size=min(few, len(v)))  # [B, M]
-    return parallel.psum_scatter(partial_sums, axis_name)
+    return collectives.psum_scatter(partial_sums, axis_name)
 
 
 def bank_mean(bank: Array, num_examples: int, axis_name: str | None = None) -> Array:
     """The mean [D] of all rows but the padded ones, which are those from num_examples on."""
-    row = parallel.positions(bank.shape[0], axis_name)
-    return parallel.psum(jnp.sum(jnp.where(row[:, None] < num_examples, bank, 0.0), axis=0), axis_name) / num_examples
+    row = collectives.positions(bank.shape[0], axis_name)
+    return (
+        collectives.psum(jnp.sum(jnp.where(row[:, None] < num_examples, bank, 0.0), axis=0), axis_name) / num_examples
+    )
 
 
 def draw_rows(key: Array, b: int, num_rows: int, num_examples: int, axis_name: str | None = None) -> Array:
@@ -177,7 +180,7 @@ def draw_rows(key: Array, b: int, num_rows: int, num_examples: int, axis_name: s
     Returns:
       int32[b, K], a function of the key and the position in the global batch.
     """
-    keys = parallel.example_keys(key, parallel.positions(b, axis_name))
+    keys = collectives.example_keys(key, collectives.positions(b, axis_name))
     return jax.vmap(lambda key: jax.random.randint(key, (num_rows,), 0, num_examples))(keys)
 
 
@@ -191,8 +194,8 @@ def bank_update(bank: Array, index: Array, v: Array, momentum: float, axis_name:
       momentum: m.
       axis_name: the mapped device axis.
     """
-    index, v = parallel.all_gather(index, axis_name), parallel.all_gather(lax.stop_gradient(v), axis_name)
+    index, v = collectives.all_gather(index, axis_name), collectives.all_gather(lax.stop_gradient(v), axis_name)
     rows, own = bank_part(bank, index, axis_name)
     moved = normalize(momentum * rows + (1.0 - momentum) * v)
-    local = index - parallel.axis_index(axis_name) * bank.shape[0]
+    local = index - collectives.axis_index(axis_name) * bank.shape[0]
     return bank.at[jnp.where(own, local, bank.shape[0])].set(moved.astype(bank.dtype), mode='drop')

@@ -35,8 +35,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import about, cli, metrics
+from contrastive_jax import about, metrics
 from contrastive_jax.anchors import ANCHORS, IMAGES, Anchor
+from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
 from contrastive_jax.errors import DataError, Interrupted, UserError
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.workdir import open_workdir
@@ -299,8 +300,8 @@ def run(given: argparse.Namespace, command: str) -> int:
     file = Path(given.results).expanduser() if given.results else folder / RESULTS
     if file.is_dir():
         raise UserError(f'--results {file} is a folder -> name a file in it: {file / RESULTS}')
-    cli.connect(given.coordinator_address, given.num_processes, given.process_id)
-    cli.keep_programs()
+    connect(given.coordinator_address, given.num_processes, given.process_id)
+    enable_compilation_cache()
     result = reproduce(given.name, anchor, folder / given.name, given.data, command)
     if jax.process_index() == 0:
         record(result, file)

@@ -12,10 +12,12 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel, recipe, schedules, updates
+from contrastive_jax import recipe, schedules, updates
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.data.sampler import steps_per_epoch
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS, Method, MethodState
 
@@ -73,7 +75,7 @@ class Recipe:
     @property
     def state_specs(self) -> TrainState:
         """How the state lies on the devices: everything replicated but the memory."""
-        r: Any = parallel.REPLICATED
+        r: Any = REPLICATED
         return TrainState(step=r, params=r, opt_state=r, method=MethodState(r, r, self.method.memory_spec))
 
 
@@ -159,7 +161,7 @@ def train_step(
         params, method_state, batch, rng=key_method, progress=progress, axis_name=axis_name
     )
     (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    grads, metrics = parallel.pmean((grads, {'loss': loss, **metrics}), axis_name)
+    grads, metrics = collectives.pmean((grads, {'loss': loss, **metrics}), axis_name)
 
     updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

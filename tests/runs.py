@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import feed, parallel, train
+from contrastive_jax import feed, train
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.methods import METHODS
 
 PyTree = Any
@@ -57,7 +58,7 @@ def build(config: ConfigDict) -> tuple[train.Recipe, sources.Source]:
     return train.build(config, len(source)), source
 
 
-def start(run: train.Recipe, devices: parallel.Devices, dtype: str = 'float32') -> PyTree:
+def start(run: train.Recipe, devices: Devices, dtype: str = 'float32') -> PyTree:
     """The state at step 0 in the devices' layout, its floating-point numbers in `dtype`."""
 
     def init() -> PyTree:
@@ -67,7 +68,7 @@ def start(run: train.Recipe, devices: parallel.Devices, dtype: str = 'float32') 
     return devices.place(jax.jit(init)(), run.state_specs)
 
 
-def surveyed(run: train.Recipe, source: sources.Source, devices: parallel.Devices, state: PyTree) -> PyTree:
+def surveyed(run: train.Recipe, source: sources.Source, devices: Devices, state: PyTree) -> PyTree:
     """The state after the pass over the data that some methods make before step 0."""
     if not run.method.surveys:
         return state
@@ -75,7 +76,7 @@ def surveyed(run: train.Recipe, source: sources.Source, devices: parallel.Device
 
 
 def steps(
-    run: train.Recipe, source: sources.Source, devices: parallel.Devices, count: int
+    run: train.Recipe, source: sources.Source, devices: Devices, count: int
 ) -> tuple[train.TrainState, list[dict[str, np.ndarray]]]:
     """The state after `count` steps in the global layout, as numpy, and the metrics of each."""
     data = feed.ResidentFeed(run, devices, source, 1)

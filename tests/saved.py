@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel, train
+from contrastive_jax import train
 from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.workdir import open_workdir
 
 PyTree = Any
@@ -19,7 +20,7 @@ def save(config: ConfigDict, workdir: Path, steps: tuple[int, ...] = (3,), mode:
     """Writes checkpoints of `steps`, from so many devices; returns the state of the last, as numpy."""
     run = train.build(config, 64)
     shapes = jax.eval_shape(lambda: train.init_state(run))
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     checkpoints = Checkpoints(open_workdir(str(workdir), config), devices, run.state_specs)
     for step in steps:
         rng = np.random.default_rng(step)

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
 from contrastive_jax.checkpoint import FOLDER, Checkpoints
+from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState
 from contrastive_jax.train import TrainState
@@ -19,7 +20,7 @@ from contrastive_jax.train import TrainState
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
-R = parallel.REPLICATED
+R = REPLICATED
 SPECS = TrainState(step=R, params=R, opt_state=R, method=MethodState(R, R, {'queue': memory.QUEUE_SPEC}))
 
 
@@ -48,7 +49,7 @@ class Run:
     """The checkpoints of a folder, on some devices, given and taken as numpy in the global layout."""
 
     def __init__(self, workdir: Path, mode: str = 'jit', count: int = 1, width: int = 6, keep: int = 2):
-        self.devices = parallel.devices(mode, count)
+        self.devices = find_devices(mode, count)
         self.checkpoints = Checkpoints(workdir, self.devices, SPECS, keep=keep)
         self.width = width
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import parallel, recipe, validate
+from contrastive_jax import recipe, validate
+from contrastive_jax.distributed import collectives
 from contrastive_jax.methods import base
 from tests import runs
 
@@ -38,7 +39,7 @@ def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
             batch |= {'shuffle': jnp.asarray(shuffle)}
             loss = lambda p: method.loss(p, state, batch, rng=jax.random.key(0), progress=0.0, axis_name='data')  # noqa: E731
             (value, (new, _)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-            return parallel.pmean((value, grads), 'data'), new
+            return collectives.pmean((value, grads), 'data'), new
 
         (value, grads), new = jax.jit(jax.vmap(on_a_device, axis_name='data'))(batch)
         return jax.device_get(jax.tree.map(lambda x: x[0], (value, grads, new)))

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, loop, parallel, train
+from contrastive_jax import ema, loop, train
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, find_devices
 from contrastive_jax.feed import ResidentFeed
 from contrastive_jax.methods import METHODS, MethodState
 from contrastive_jax.models.network import ENCODERS
@@ -136,7 +138,7 @@ def start(name: str) -> tuple[train.Recipe, PyTree, MethodState, dict[str, Any]]
     """Recipe, parameters, state and batch in float64; a target is pushed away from the online network."""
     with jax.enable_x64(True):
         run, _ = runs.build(small(name, dtype='float64'))
-        state = jax.device_get(runs.start(run, parallel.devices('jit', 1), 'float64'))
+        state = jax.device_get(runs.start(run, find_devices('jit', 1), 'float64'))
         away = jax.tree.map(lambda x: 1.5 * x + 0.1, state.method.target)
         return run, state.params, state.method.replace(target=away), random_batch(run)
 
@@ -148,20 +150,20 @@ def two_steps(name: str, count: int) -> list[Step]:
     In float64, where rounding does not hide a mistake; the program is the same.
     """
     run, params, state, batch = start(name)
-    axis_name = None if count == 1 else parallel.AXIS
+    axis_name = None if count == 1 else AXIS
 
     def step(state: MethodState, batch: dict[str, Any], progress: jax.Array) -> tuple[Any, ...]:
         loss_of = lambda p: run.method.loss(  # noqa: E731
             p, state, batch, rng=jax.random.key(7), progress=progress, axis_name=axis_name
         )
         (loss, (after, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return after, parallel.pmean((loss, grads, metrics), axis_name)
+        return after, collectives.pmean((loss, grads, metrics), axis_name)
 
     found = []
     with jax.enable_x64(True):
-        r, spec = parallel.REPLICATED, run.state_specs.method
-        specs = {name: r if name == 'shuffle' else parallel.SHARDED for name in batch}
-        call = parallel.devices('jit', count).run(step, (spec, specs, r), (spec, r)) if axis_name else jax.jit(step)
+        r, spec = REPLICATED, run.state_specs.method
+        specs = {name: r if name == 'shuffle' else SHARDED for name in batch}
+        call = find_devices('jit', count).run(step, (spec, specs, r), (spec, r)) if axis_name else jax.jit(step)
         for progress in (0.0, 0.5):
             after, (loss, grads, metrics) = jax.device_get(call(state, batch, progress))
             found.append(Step(progress, state, loss, grads, metrics, after))
@@ -255,7 +257,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs, monke
 @pytest.mark.parametrize('name', runs.CONFIGS)
 def test_online_and_target_share_no_buffer(name):
     run, _ = runs.build(small(name))
-    state = runs.start(run, parallel.devices('jit', 1))
+    state = runs.start(run, find_devices('jit', 1))
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
     assert len(set(pointers)) == len(pointers)
 
@@ -263,7 +265,7 @@ def test_online_and_target_share_no_buffer(name):
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('jit', 4), ('pmap', 4)])
 def test_later_steps_are_not_compiled_again(mode, count, caplog):
     run, source = runs.build(runs.load('mocov2:tiny', steps=8))
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     feed = ResidentFeed(run, devices, source, 1)
     state, _ = feed.advance(runs.start(run, devices), 0, 1)
     with caplog.at_level(logging.WARNING, 'jax'), jax.log_compiles():
@@ -273,7 +275,7 @@ def test_later_steps_are_not_compiled_again(mode, count, caplog):
 
 def test_frozen_parameters_stay_as_they_were():
     run, source = runs.build(runs.load('mocov3_vit:tiny', steps=3))
-    devices = parallel.devices('jit', 1)
+    devices = find_devices('jit', 1)
     before = jax.device_get(runs.start(run, devices).params)
     state, _ = runs.steps(run, source, devices, 3)
     for leaf, old in zip(

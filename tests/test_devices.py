@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import feed, parallel, train
+from contrastive_jax import feed, train
+from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from tests import runs
 
 PyTree = Any
@@ -65,7 +66,7 @@ def trained(name: str, mode: str, count: int, dtype: str) -> Result:
     with jax.enable_x64(dtype == 'float64'):
         run, source = runs.build(runs.load(name, dtype=dtype, steps=STEPS))
         run = dataclasses.replace(run, optimizer=first_gradient(run.optimizer))
-        devices = parallel.devices(mode, count)
+        devices = find_devices(mode, count)
         data = feed.ResidentFeed(run, devices, source, 1)
         state = runs.surveyed(run, source, devices, runs.start(run, devices, dtype))
         state, metrics = data.advance(state, 0, STEPS)
@@ -81,16 +82,16 @@ def trained(name: str, mode: str, count: int, dtype: str) -> Result:
         )
 
 
-def differing(tree: PyTree, run: train.Recipe | None, devices: parallel.Devices) -> list[str]:
+def differing(tree: PyTree, run: train.Recipe | None, devices: Devices) -> list[str]:
     """Paths of leaves with a replicated spec whose copies are not the same bits on every device."""
-    specs = parallel.REPLICATED if run is None else run.state_specs
+    specs = REPLICATED if run is None else run.state_specs
     wrong = []
     for (path, leaf), sharding in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(devices.shardings(tree, specs)), strict=True
     ):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(copies) == devices.count
-        if sharding.spec == parallel.REPLICATED and any(c.tobytes() != copies[0].tobytes() for c in copies):
+        if sharding.spec == REPLICATED and any(c.tobytes() != copies[0].tobytes() for c in copies):
             wrong.append(jax.tree_util.keystr(path))
     return wrong
 
@@ -135,6 +136,6 @@ def test_replicated_leaves_are_the_same_bits_on_every_device(name, mode, count):
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
 def test_the_queue_stays_in_parts_on_its_devices(mode):
     run, _ = runs.build(runs.load('mocov2:tiny'))
-    devices = parallel.devices(mode, 8)
+    devices = find_devices(mode, 8)
     keys = runs.start(run, devices).method.memory['queue']['keys']
     assert keys.addressable_shards[0].data.size * 8 == run.method.queue_size * run.method.network.projector.output_dim

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed.devices import find_devices
 
 
 def test_queue_evicts_the_oldest(rng):
@@ -39,7 +40,7 @@ def test_bank_rows_stay_with_their_owner(rng, n: int):
         mean = memory.bank_mean(bank, 1500, 'data')
         return (read, memory.bank_update(bank, index, v, 0.5, 'data')), mean
 
-    run = parallel.devices(count=n).run(local, (P('data'),) * 3, (P('data'), P()))
+    run = find_devices(count=n).run(local, (P('data'),) * 3, (P('data'), P()))
     (read, updated), mean = run(bank, index, v)
     np.testing.assert_allclose(mean, np.mean(bank[:1500], axis=0), rtol=1e-4, atol=1e-6)  # no padded row
     np.testing.assert_array_equal(read, bank[index])

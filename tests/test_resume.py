@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from contrastive_jax import feed, loop, parallel, train
+from contrastive_jax import feed, loop, train
 from contrastive_jax.checkpoint import FOLDER
 from contrastive_jax.data import sampler
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import NumericalError
 from tests import runs, whole_runs
 from tests.whole_runs import children, compiled, digest, fit, lines, little, quick_runs, saved  # noqa: F401
@@ -278,7 +279,7 @@ def test_a_compiled_loop_of_many_steps(mode, data, monkeypatch):
     config = load('mocov2', mode, 'resident', data)
     source, _ = loop.load_data(config)
     run = train.build(config, len(source))
-    devices = parallel.devices(mode, 2)
+    devices = find_devices(mode, 2)
 
     def trained(max_steps: int, *cuts: int):
         with monkeypatch.context() as patch:

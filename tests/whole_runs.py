@@ -18,8 +18,9 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from contrastive_jax import feed, loop, metrics, parallel, train
+from contrastive_jax import feed, loop, metrics, train
 from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.interrupt import Interrupt
 from tests.little import get_config
@@ -70,7 +71,7 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         key = config.to_json(), num_examples
         return RECIPES.setdefault(key, given_build(config, num_examples))
 
-    def run(devices: parallel.Devices, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    def run(devices: Devices, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
         if not isinstance(step, functools.partial):
             return given_run(devices, step, *args, **kwargs)
         key = devices, step.func, id(step.keywords['run'])
@@ -100,9 +101,9 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     given_survey = loop.Trainer.survey
     monkeypatch.setattr(loop.Trainer, 'survey', survey)
-    given_build, given_run = train.build, parallel.Devices.run
+    given_build, given_run = train.build, Devices.run
     monkeypatch.setattr(train, 'build', build)
-    monkeypatch.setattr(parallel.Devices, 'run', run)
+    monkeypatch.setattr(Devices, 'run', run)
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     set_cache = lambda folder, seconds: (  # noqa: E731
         jax.config.update('jax_compilation_cache_dir', folder),
@@ -130,21 +131,20 @@ def fit(config: ConfigDict, workdir: Path, count: int = 2, at: int | None = None
     Returns:
       The last evaluation, or what the interruption said.
     """
-    given, Cut.at, Cut.done = parallel.devices, at, 0
-    parallel.devices = lambda mode: given(mode, count)
-    try:
-        return loop.fit(config, str(workdir))
-    except Interrupted as stop:
-        return str(stop)
-    finally:
-        parallel.devices = given
+    Cut.at, Cut.done = at, 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, 'find_devices', lambda mode: find_devices(mode, count))
+        try:
+            return loop.fit(config, str(workdir))
+        except Interrupted as stop:
+            return str(stop)
 
 
 def saved(config: ConfigDict, workdir: Path) -> tuple[int, train.TrainState]:
     """The newest checkpoint, as numpy in the global layout."""
     source, _ = loop.load_data(config)
     run = train.build(config, len(source))
-    devices = parallel.devices('jit', 1)
+    devices = find_devices('jit', 1)
     checkpoints = Checkpoints(workdir, devices, run.state_specs)
     found = checkpoints.restore(jax.eval_shape(lambda: train.init_state(run)))
     checkpoints.close()

@@ -7,7 +7,7 @@ wanted each is taken for half of the batches.
 import jax
 import jax.numpy as jnp
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 
 Array = jax.Array
 
@@ -36,7 +36,7 @@ def mix(
     ratio = jax.random.beta(key_ratio, alpha, alpha)  # λ
     kept = jnp.where(by_box, outside_box(key_box, ratio, *x.shape[1:3]), ratio)  # [H, W]
     ratio = jnp.where(by_box, jnp.mean(kept), ratio)  # a box that sticks out of the image covers less
-    other_x, other_target = (parallel.reversed_rows(rows, axis_name) for rows in (x, target))
+    other_x, other_target = (collectives.reversed_rows(rows, axis_name) for rows in (x, target))
     kept = kept[:, :, None].astype(x.dtype)
     return kept * x + (1 - kept) * other_x, ratio * target + (1 - ratio) * other_target
 

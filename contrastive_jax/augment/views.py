@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from contrastive_jax import parallel
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.distributed import collectives
 
 Array = jax.Array
 Crop = Callable[[int | Array, Array, Array], Array]
@@ -46,7 +46,7 @@ def resident_batch(
     Returns:
       A batch as `methods.base.Method.loss` describes it.
     """
-    position = parallel.positions(order.shape[0] // parallel.axis_size(axis_name), axis_name)
+    position = collectives.positions(order.shape[0] // collectives.axis_size(axis_name), axis_name)
     index = order[position]
 
     def crop(view: int | Array, position: Array, keys: Array) -> Array:
@@ -77,7 +77,7 @@ def streamed_batch(
       policy, shuffles, dtype, axis_name: as for `resident_batch`.
     """
     b = index.shape[0]
-    position = parallel.positions(b, axis_name)
+    position = collectives.positions(b, axis_name)
 
     def own(view: int | Array, position: Array, keys: Array) -> Array:
         return (
@@ -87,11 +87,11 @@ def streamed_batch(
         )
 
     def from_all(view: int | Array, position: Array, keys: Array) -> Array:
-        return parallel.all_gather(own(view, position, keys), axis_name)[
+        return collectives.all_gather(own(view, position, keys), axis_name)[
             position
         ]  # still uint8: a quarter of the bytes
 
-    views = _views(key, position, own, from_all, b * parallel.axis_size(axis_name), policy, shuffles, dtype)
+    views = _views(key, position, own, from_all, b * collectives.axis_size(axis_name), policy, shuffles, dtype)
     return {'index': index, 'label': label, **views}
 
 
@@ -108,7 +108,7 @@ def _views(
     key_views, key_shuffle = jax.random.split(key)
 
     def distorted(position: Array, crop: Crop) -> tuple[Array, ...]:
-        keys = parallel.example_keys(key_views, position)
+        keys = collectives.example_keys(key_views, position)
 
         def make(view: int | Array) -> Array:
             return policy.distort(keys, crop(view, position, keys), view, dtype)

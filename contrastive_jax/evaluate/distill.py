@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, parallel, recipe, train, updates, validate
+from contrastive_jax import loop, recipe, train, updates, validate
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import Restored, read_part
 from contrastive_jax.data import sampler, sources
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.evaluate import finetune, training
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
@@ -234,7 +235,7 @@ class DistillTrainer(loop.Trainer):
         self,
         config: ConfigDict,
         workdir: Path,
-        devices: parallel.Devices,
+        devices: Devices,
         run: train.Recipe,
         source: sources.Source,
         encoder: Encoder,
@@ -262,7 +263,7 @@ class DistillTrainer(loop.Trainer):
                 )
             return start
         weights = *finetune.start_of(self.encoder), self.teacher.params, self.teacher.stats
-        given, online, target, held = self.devices.place(weights, parallel.REPLICATED)
+        given, online, target, held = self.devices.place(weights, REPLICATED)
         batch_stats = {'online': online, 'target': held}
         state = dataclasses.replace(
             start.state,
@@ -328,7 +329,7 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
         )
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path) -> dict[str, float]:
+def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     teacher = load_teacher(config.teacher, encoder.image_size)
     given, test = sources.Rows(data.train, data.train_ids), sources.Rows(data.test, data.test_ids)
     student = untrained(encoder, config.seed) if config.distill.scratch else encoder

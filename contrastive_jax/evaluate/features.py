@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from contrastive_jax import parallel
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.models.network import Network
 
 Array = jax.Array
@@ -26,19 +27,17 @@ class FeatureExtractor:
       batch_size: global; a multiple of the number of devices is chosen near it.
     """
 
-    def __init__(
-        self, network: Network, policy: Policy, devices: parallel.Devices, *, image_size: int, batch_size: int
-    ):
+    def __init__(self, network: Network, policy: Policy, devices: Devices, *, image_size: int, batch_size: int):
         self._devices, self._image_size, self._policy = devices, image_size, policy
         self._batch_size = -(-batch_size // devices.count) * devices.count
 
         def encode(params: PyTree, stats: PyTree, images: Array, index: Array) -> tuple[Array, Array]:
             x = policy.normalize(images, network.encoder.dtype)
             h: Any = network.encoder.apply({'params': params, 'batch_stats': stats}, x, train=False)
-            return parallel.all_gather(h.astype(np.float32), parallel.AXIS), parallel.all_gather(index, parallel.AXIS)
+            return collectives.all_gather(h.astype(np.float32), AXIS), collectives.all_gather(index, AXIS)
 
-        r = parallel.REPLICATED
-        self._encode = devices.run(encode, (r, r, parallel.SHARDED, parallel.SHARDED), r)
+        r = REPLICATED
+        self._encode = devices.run(encode, (r, r, SHARDED, SHARDED), r)
 
     def __call__(
         self, params: PyTree, stats: PyTree, source: Source, indices: np.ndarray

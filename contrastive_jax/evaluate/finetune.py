@@ -10,10 +10,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, optim, parallel, recipe, schedules, train, updates
+from contrastive_jax import loop, optim, recipe, schedules, train, updates
 from contrastive_jax.augment.mixing import mix
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import training
 from contrastive_jax.evaluate.encoder import Encoder
@@ -232,7 +233,7 @@ class FineTuneTrainer(loop.Trainer):
         self,
         config: ConfigDict,
         workdir: Path,
-        devices: parallel.Devices,
+        devices: Devices,
         run: train.Recipe,
         source: sources.Source,
         encoder: Encoder,
@@ -253,7 +254,7 @@ class FineTuneTrainer(loop.Trainer):
         start = super().restore_or_init()
         if start.step > 0:
             return start
-        given, online = self.devices.place(start_of(self.encoder), parallel.REPLICATED)
+        given, online = self.devices.place(start_of(self.encoder), REPLICATED)
         state = dataclasses.replace(
             start.state,
             params={**start.state.params, **given},
@@ -336,7 +337,7 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size)
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path) -> dict[str, float]:
+def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     given = training_images(config, data)
     tuning = build(config, encoder, len(given), data.classes)
     test = sources.Rows(data.test, data.test_ids)

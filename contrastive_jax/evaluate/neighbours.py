@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import readout
 from contrastive_jax.evaluate.encoder import Encoder
@@ -41,11 +41,11 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
         raise UserError(f'knn.k {most} is more than the {n} labelled training images -> use fewer neighbours')
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path) -> dict[str, float]:
+def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     extract = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
     )
-    params, stats = devices.place((encoder.params, encoder.stats), parallel.REPLICATED)
+    params, stats = devices.place((encoder.params, encoder.stats), REPLICATED)
     train, train_ids = extract(params, stats, data.train, data.train_ids)
     test, test_ids = extract(params, stats, data.test, data.test_ids)
     assert data.train.labels is not None and data.test.labels is not None

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import knn_accuracy
@@ -46,7 +46,7 @@ class OnlineEvaluation:
         config: ConfigDict,
         network: Network,
         policy: Policy,
-        devices: parallel.Devices,
+        devices: Devices,
         train: Source,
         test: Source | None,
     ):

@@ -16,9 +16,11 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, optim, parallel, train
+from contrastive_jax import loop, optim, train
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import readout, training
 from contrastive_jax.evaluate.encoder import Encoder
@@ -80,7 +82,7 @@ class LinearProbe(base.Method):
         labels = batch['label'][None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(axis=1)  # [R]
         top1 = jnp.mean(jnp.argmax(logits, axis=2) == labels, axis=1)
-        everywhere, top1 = parallel.pmean((lax.stop_gradient(losses), top1), axis_name)
+        everywhere, top1 = collectives.pmean((lax.stop_gradient(losses), top1), axis_name)
         # The sum, so that each classifier gets its own gradient; the log shows the best.
         return losses.sum(), (state, {'loss': everywhere.min(), 'train_top1': top1.max()})
 
@@ -161,7 +163,7 @@ class ProbeTrainer(loop.Trainer):
         self,
         config: ConfigDict,
         workdir: Path,
-        devices: parallel.Devices,
+        devices: Devices,
         run: train.Recipe,
         source: sources.Source,
         encoder: Encoder,
@@ -183,7 +185,7 @@ class ProbeTrainer(loop.Trainer):
         """As the loop; at step 0 with the encoder's weights, which the checkpoint then holds, too."""
         start = super().restore_or_init()
         if start.step == 0:
-            params, stats = self.devices.place((self.encoder.params, self.encoder.stats), parallel.REPLICATED)
+            params, stats = self.devices.place((self.encoder.params, self.encoder.stats), REPLICATED)
             method = start.state.method.replace(target={'encoder': params}, batch_stats={'target': {'encoder': stats}})
             return start._replace(state=dataclasses.replace(start.state, method=method))
         if not self.is_frozen(start.state):
@@ -278,7 +280,7 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     parts(config, data)  # says if there are fewer images than a batch
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: parallel.Devices, workdir: Path) -> dict[str, float]:
+def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     given, selection = parts(config, data)
     recipe = build(config, encoder, len(given), data.classes)
     test = sources.Rows(data.test, data.test_ids)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import DataError, UserError
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.knn import check_labels
@@ -101,5 +101,5 @@ class Protocol:
     fields: Callable[[ConfigDict], None]
     rules: Callable[[ConfigDict, int, Rules], None]
     check: Callable[[ConfigDict, Encoder, Data], None]
-    run: Callable[[ConfigDict, Encoder, Data, parallel.Devices, Path], dict[str, float]]
+    run: Callable[[ConfigDict, Encoder, Data, Devices, Path], dict[str, float]]
     labelled: bool = True

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import distill, finetune, neighbours, probe, readout
 from contrastive_jax.evaluate.encoder import WEIGHTS, load_encoder
@@ -94,7 +94,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: something in config, run or data that the user can mend; nothing was computed or lost.
     """
     began = time.monotonic()
-    devices = parallel.devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
+    devices = find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
     if problems := check(config, devices.count):
         raise UserError('\n'.join(problems))
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup
 
 Array = jax.Array
@@ -75,7 +75,7 @@ def cpc_sequence(
     """
     c, z, W = _at_least_float32(c, z, W)
     T = z.shape[1]
-    latents = parallel.all_gather(z, axis_name).reshape(-1, z.shape[-1])  # [B T, D]
+    latents = collectives.all_gather(z, axis_name).reshape(-1, z.shape[-1])  # [B T, D]
     losses = []
     for k in range(1, W.shape[0] + 1):
         p = scale * _product('btc,cd->btd', c[:, : T - k], W[k - 1])  # [b, T-k, D]
@@ -104,8 +104,8 @@ def look_up_patches(
     if not offsets or not all(1 <= k < R for k in offsets):
         raise ValueError(f'offsets {tuple(offsets)} do not fit a grid of {R} rows; use numbers from 1 to {R - 1}')
 
-    everywhere = z if candidates == 'image' else parallel.all_gather(z, axis_name)
-    image, column = parallel.positions(b, axis_name)[:, None, None], jnp.arange(C)
+    everywhere = z if candidates == 'image' else collectives.all_gather(z, axis_name)
+    image, column = collectives.positions(b, axis_name)[:, None, None], jnp.arange(C)
     found = []
     for k, W_k in zip(offsets, W, strict=True):
         row = jnp.arange(k, R)[:, None]

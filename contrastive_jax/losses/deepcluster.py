@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import normalize
 
 Array = jax.Array
@@ -61,7 +61,7 @@ def spherical_kmeans(
             return (sums[0] + total, sums[1] + jnp.sum(member, axis=0)), None
 
         zeros = jnp.zeros_like(centroids), jnp.zeros_like(centroids[:, 0])
-        total, count = parallel.psum(lax.scan(add, zeros, blocks)[0], axis_name)  # [K, D], [K]
+        total, count = collectives.psum(lax.scan(add, zeros, blocks)[0], axis_name)  # [K, D], [K]
         return jnp.where(count[:, None] > 0, normalize(total), centroids)
 
     centroids = lax.fori_loop(0, iterations, improve, centroids)
@@ -87,5 +87,5 @@ def cluster_prediction(
     has = assignments >= 0
     own = jnp.take_along_axis(log_p, jnp.maximum(assignments, 0)[None, :, None], axis=-1)[..., 0]  # [V, B]
     # As many on every device as the mean: devices are averaged, not images.
-    count = parallel.pmean(jnp.sum(has.astype(log_p.dtype)), axis_name)
+    count = collectives.pmean(jnp.sum(has.astype(log_p.dtype)), axis_name)
     return -jnp.sum(jnp.where(has, own, 0.0)) / jnp.maximum(count * scores.shape[0], 1.0)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ def update_center(center: Array, teacher: Array, momentum: float, axis_name: str
       momentum: m, 0.9.
       axis_name: the mapped device axis.
     """
-    batch = parallel.pmean(jnp.mean(lax.stop_gradient(teacher).astype(center.dtype), axis=(0, 1)), axis_name)
+    batch = collectives.pmean(jnp.mean(lax.stop_gradient(teacher).astype(center.dtype), axis=(0, 1)), axis_name)
     return momentum * center + (1.0 - momentum) * batch
 
 

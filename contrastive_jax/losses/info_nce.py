@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 
 Array = jax.Array
 
@@ -124,22 +124,22 @@ def look_up_negatives(
       [b] log-sum-exp of the logits of all negatives, and the [b] largest of them, which has no gradient.
     """
     negatives = lax.stop_gradient(negatives).reshape(-1, q.shape[-1])  # [K, D], this device's part
-    l_neg = similarities(parallel.all_gather(q, axis_name), negatives) / temperature  # [B, K]
+    l_neg = similarities(collectives.all_gather(q, axis_name), negatives) / temperature  # [B, K]
     if mask is not None:
         l_neg = jnp.where(mask.reshape(-1), l_neg, -jnp.inf)
-    hardest = parallel.pmax(jnp.max(lax.stop_gradient(l_neg), axis=-1), axis_name)  # [B]
+    hardest = collectives.pmax(jnp.max(lax.stop_gradient(l_neg), axis=-1), axis_name)  # [B]
     sum_exp = jnp.sum(jnp.exp(l_neg - hardest[:, None]), axis=-1)  # [B]
-    sum_exp = parallel.psum_scatter(sum_exp, axis_name)  # [b], over the parts of all devices
-    hardest = parallel.local_rows(hardest, axis_name)  # [b]
+    sum_exp = collectives.psum_scatter(sum_exp, axis_name)  # [b], over the parts of all devices
+    hardest = collectives.local_rows(hardest, axis_name)  # [b]
     return jnp.log(sum_exp) + hardest, hardest
 
 
 def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str | None = None) -> Lookup:
     """`info_nce_in_batch` example by example, with what its metrics need."""
     q, k = normalize(q), normalize(k)
-    keys = parallel.all_gather(k, axis_name)  # [B, D]
+    keys = collectives.all_gather(k, axis_name)  # [B, D]
     logits = similarities(q, keys) / temperature  # [b, B]
-    labels = parallel.positions(q.shape[0], axis_name)  # [b]
+    labels = collectives.positions(q.shape[0], axis_name)  # [b]
     own = labels[:, None] == jnp.arange(keys.shape[0])  # [b, B]
     positive = jnp.sum(q * k, axis=-1) / temperature  # [b]
     hardest = jnp.max(jnp.where(own, -jnp.inf, lax.stop_gradient(logits)), axis=-1)  # [b]

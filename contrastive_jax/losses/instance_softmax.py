@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import normalize
 
 Array = jax.Array
@@ -36,9 +36,9 @@ def instance_softmax(
     """
     z1, z2 = normalize(z1), normalize(z2)
     x = jnp.concatenate([z1, z2])  # [2b, D]
-    keys = lax.stop_gradient(jnp.concatenate([parallel.all_gather(z, axis_name) for z in (z1, z2)]))  # [2B, D]
+    keys = lax.stop_gradient(jnp.concatenate([collectives.all_gather(z, axis_name) for z in (z1, z2)]))  # [2B, D]
     B = keys.shape[0] // 2
-    place = parallel.positions(z1.shape[0], axis_name)
+    place = collectives.positions(z1.shape[0], axis_name)
     place = jnp.concatenate([place, place + B])[:, None]  # [2b, 1], where x is among the keys
     column = jnp.arange(2 * B)
     itself, other_view = column == place, column == (place + B) % (2 * B)  # [2b, 2B]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup, normalize
 
 Array = jax.Array
@@ -61,8 +61,8 @@ def log_partition(logits: Array, num_examples: int, axis_name: str | None = None
       axis_name: the mapped device axis.
     """
     logits = lax.stop_gradient(logits)
-    highest = parallel.pmax(jnp.max(logits), axis_name)
-    return jnp.log(num_examples * parallel.pmean(jnp.mean(jnp.exp(logits - highest)), axis_name)) + highest
+    highest = collectives.pmax(jnp.max(logits), axis_name)
+    return jnp.log(num_examples * collectives.pmean(jnp.mean(jnp.exp(logits - highest)), axis_name)) + highest
 
 
 def sampled_softmax(logits: Array) -> Array:
@@ -112,9 +112,9 @@ def look_up_rows(
     be 1.3 GB for the 1.28 million rows of ImageNet.
     """
     v, bank = normalize(v), lax.stop_gradient(bank)
-    queries, own = parallel.all_gather(v, axis_name), parallel.all_gather(index, axis_name)  # [B, D], [B]
+    queries, own = collectives.all_gather(v, axis_name), collectives.all_gather(index, axis_name)  # [B, D], [B]
     B, r = queries.shape[0], bank.shape[0]
-    first = parallel.axis_index(axis_name) * r  # of this device's rows
+    first = collectives.axis_index(axis_name) * r  # of this device's rows
     size = min(r, max(1, CHUNK // B))
     starts = jnp.minimum(jnp.arange(0, r, size), r - size)  # the last part reaches back, so that all are equal
     news = jnp.arange(0, r, size)  # where rows begin that no earlier part has seen
@@ -134,10 +134,10 @@ def look_up_rows(
     log_sums, hardest, positive = lax.map(lambda part: score(queries, *part), (starts, news))  # [parts, B]
     log_sum = jax.nn.logsumexp(log_sums, axis=0)  # [B], of this device's rows
     top, hardest = lax.stop_gradient((log_sum, jnp.max(hardest, axis=0)))
-    top, hardest = (parallel.pmax(x, axis_name) for x in (top, hardest))
-    sum_exp = parallel.psum_scatter(jnp.exp(log_sum - top), axis_name)  # [b], over the rows of all devices
+    top, hardest = (collectives.pmax(x, axis_name) for x in (top, hardest))
+    sum_exp = collectives.psum_scatter(jnp.exp(log_sum - top), axis_name)  # [b], over the rows of all devices
     return Lookup(
-        positive=parallel.psum_scatter(jnp.sum(positive, axis=0), axis_name),
-        log_sum=jnp.log(sum_exp) + parallel.local_rows(top, axis_name),
-        hardest=parallel.local_rows(hardest, axis_name),
+        positive=collectives.psum_scatter(jnp.sum(positive, axis=0), axis_name),
+        log_sum=jnp.log(sum_exp) + collectives.local_rows(top, axis_name),
+        hardest=collectives.local_rows(hardest, axis_name),
     )

@@ -9,7 +9,7 @@ sums the mean over the first views and the mean over the second, which is twice 
 import jax
 import jax.numpy as jnp
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup, look_up_negatives, normalize, similarities
 
 Array = jax.Array
@@ -68,8 +68,8 @@ def look_up_views(z1: Array, z2: Array, *, temperature: float, axis_name: str | 
       A Lookup of the 2b local views, the first ones first.
     """
     z = jnp.concatenate([z1, z2])  # [2b, D]
-    all1, all2 = parallel.all_gather(z1, axis_name), parallel.all_gather(z2, axis_name)  # [B, D]
-    own = parallel.positions(z1.shape[0], axis_name)[:, None] == jnp.arange(all1.shape[0])  # [b, B]
+    all1, all2 = collectives.all_gather(z1, axis_name), collectives.all_gather(z2, axis_name)  # [B, D]
+    own = collectives.positions(z1.shape[0], axis_name)[:, None] == jnp.arange(all1.shape[0])  # [b, B]
     none = jnp.zeros_like(own)
     logits = similarities(z, jnp.concatenate([all1, all2])) / temperature  # [2b, 2B]
     itself = jnp.block([[own, none], [none, own]])

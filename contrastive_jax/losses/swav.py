@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 
 Array = jax.Array
 
@@ -37,8 +37,8 @@ def sinkhorn(scores: Array, *, epsilon: float = 0.05, iterations: int = 3, axis_
     log_q = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / epsilon
     # In logarithms, where no score is too large. The batch size and K of the official code cancel in the last line.
     for _ in range(iterations):
-        greatest = parallel.pmax(jnp.max(log_q, axis=0), axis_name)  # [K]
-        total = parallel.psum(jnp.sum(jnp.exp(log_q - greatest), axis=0), axis_name)
+        greatest = collectives.pmax(jnp.max(log_q, axis=0), axis_name)  # [K]
+        total = collectives.psum(jnp.sum(jnp.exp(log_q - greatest), axis=0), axis_name)
         log_q -= greatest + jnp.log(total)  # prototypes get the same
         log_q = jax.nn.log_softmax(log_q, axis=1)  # examples give the same
     return jnp.exp(log_q)

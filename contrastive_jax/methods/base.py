@@ -24,7 +24,8 @@ from flax.core import FrozenDict
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import Lookup, normalize
 from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
@@ -81,7 +82,7 @@ class Method(abc.ABC):
     halves: ClassVar[bool] = False
     drops_paths: ClassVar[bool] = False
     surveys: ClassVar[bool] = False
-    memory_spec: ClassVar[PyTree] = parallel.REPLICATED
+    memory_spec: ClassVar[PyTree] = REPLICATED
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
@@ -300,7 +301,7 @@ def unshuffle(keys: Array, shuffle: Array, axis_name: str | None = None) -> Arra
       axis_name: the mapped device axis.
     """
     back = jnp.argsort(shuffle)
-    return parallel.all_gather(keys, axis_name)[parallel.local_rows(back, axis_name)]
+    return collectives.all_gather(keys, axis_name)[collectives.local_rows(back, axis_name)]
 
 
 def contrast_metrics(found: Lookup, temperature: float, negative_mean: Array) -> dict[str, Array]:
@@ -332,7 +333,7 @@ def regression_metrics(p: Array, z: Array, axis_name: str | None = None) -> dict
 
 def feature_std(z: Array, axis_name: str | None = None) -> Array:
     """Standard deviation of unit features over the global batch, times sqrt(D): 1 when spread, 0 when collapsed."""
-    mean, square = parallel.pmean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)), axis_name)
+    mean, square = collectives.pmean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)), axis_name)
     return jnp.mean(jnp.sqrt(jnp.maximum(square - mean**2, 0.0))) * z.shape[-1] ** 0.5
 
 

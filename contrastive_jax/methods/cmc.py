@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.instdis import check_objective, contrast, unknown_log_Z
@@ -48,8 +49,8 @@ class CMC(base.Method):
     memory_spec: ClassVar[PyTree] = {
         'bank_l': memory.BANK_SPEC,
         'bank_ab': memory.BANK_SPEC,
-        'log_Z_l': parallel.REPLICATED,
-        'log_Z_ab': parallel.REPLICATED,
+        'log_Z_l': REPLICATED,
+        'log_Z_ab': REPLICATED,
     }
 
     @classmethod

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
@@ -51,8 +53,8 @@ class DeepCluster(base.Method):
     memory_spec: ClassVar[PyTree] = {
         'banks': memory.BANK_SPEC,
         'assignments': memory.BANK_SPEC,
-        'prototypes': parallel.REPLICATED,
-        'entropy': parallel.REPLICATED,
+        'prototypes': REPLICATED,
+        'entropy': REPLICATED,
     }
 
     @classmethod
@@ -98,7 +100,7 @@ class DeepCluster(base.Method):
                 z, centroids, iterations=self.kmeans_iterations, mask=seen, axis_name=axis_name
             )
             sizes = jnp.zeros(K, z.dtype).at[assigned].add(jnp.where(seen, 1.0, 0.0))
-            sizes = parallel.psum(sizes, axis_name)
+            sizes = collectives.psum(sizes, axis_name)
             share = sizes / jnp.maximum(jnp.sum(sizes), 1.0)
             entropies.append(jnp.sum(jax.scipy.special.entr(share)) / math.log(K))
             prototypes.append(centroids)
@@ -113,10 +115,10 @@ class DeepCluster(base.Method):
 
     def draw(self, key: Array, bank: Array, seen: Array, count: int, axis_name: str | None) -> Array:
         """`count` different rows of the whole bank that were seen, [count, D], the same on all devices."""
-        seen = parallel.all_gather(seen, axis_name)
+        seen = collectives.all_gather(seen, axis_name)
         number = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
         rows, own = memory.bank_part(bank, lax.top_k(number, count)[1], axis_name)
-        return parallel.psum(jnp.where(own[:, None], rows, 0.0), axis_name)
+        return collectives.psum(jnp.where(own[:, None], rows, 0.0), axis_name)
 
     def loss(
         self,

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import look_up, look_up_in_batch, normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
@@ -120,7 +121,7 @@ class MemoryBank(base.Method):
         negatives, own = memory.bank_part(bank, drawn, axis_name)  # [K, D], bool[K]
         found = look_up(q, k, negatives, temperature=self.temperature, axis_name=axis_name, mask=own)
         bank = memory.bank_update(bank, batch['index'], q, self.momentum, axis_name)
-        total = parallel.psum(jnp.sum(jnp.where(own[:, None], normalize(negatives), 0.0), axis=0), axis_name)  # [D]
+        total = collectives.psum(jnp.sum(jnp.where(own[:, None], normalize(negatives), 0.0), axis=0), axis_name)  # [D]
         metrics = base.contrast_metrics(found, self.temperature, jnp.mean(q @ total) / self.num_negatives)
         metrics['feature_std'] = base.feature_std(q, axis_name)
         return jnp.mean(found.loss), (

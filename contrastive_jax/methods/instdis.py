@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import Lookup, normalize
 from contrastive_jax.losses.nce import log_partition, look_up_logits, look_up_rows, nce
 from contrastive_jax.methods import base
@@ -48,7 +49,7 @@ class InstDis(base.Method):
     proximal: float = 0.0
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
-    memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC, 'log_Z': parallel.REPLICATED}
+    memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC, 'log_Z': REPLICATED}
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, memory, parallel
+from contrastive_jax import ema, memory
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import look_up, normalize
 from contrastive_jax.methods import base
 from contrastive_jax.rules import Rules
@@ -82,7 +83,7 @@ class MoCo(base.Method):
         queue = state.memory['queue']
         enqueued = queue
         views, keys_of = batch['views'], batch['shuffled'] if self.shuffle_bn else batch['views']
-        mean_negative = parallel.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name)  # [D]
+        mean_negative = collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name)  # [D]
 
         loss, metrics = jnp.zeros(()), {}
         # Both directions score against the queue as it was; the official demo enqueues the keys of view 1, then view 2.

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import ema, parallel
+from contrastive_jax import ema
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import look_up_in_batch, normalize
 from contrastive_jax.methods import base
 
@@ -79,7 +80,7 @@ class MoCoV3(base.Method):
 
 def mean_negative_similarity(q: Array, k: Array, axis_name: str | None = None) -> Array:
     """Mean cosine similarity of the local unit queries [b, D] and the other keys of the global batch."""
-    B = q.shape[0] * parallel.axis_size(axis_name)
-    mean_key = parallel.pmean(jnp.mean(k, axis=0), axis_name)  # [D]
+    B = q.shape[0] * collectives.axis_size(axis_name)
+    mean_key = collectives.pmean(jnp.mean(k, axis=0), axis_name)  # [D]
     all_pairs, own = jnp.mean(q @ mean_key), jnp.mean(jnp.sum(q * k, axis=-1))
     return (all_pairs * B - own) / max(B - 1, 1)

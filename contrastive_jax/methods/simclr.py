@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, memory, parallel
+from contrastive_jax import ema, memory
+from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.losses.nt_xent import add_negatives, look_up_views
 from contrastive_jax.methods import base
@@ -127,8 +128,8 @@ class SimCLRMemory(base.Method):
         for keys in jnp.split(unit(k), 2):
             enqueued = memory.enqueue(enqueued, keys)
 
-        others = 2 * z1.shape[0] * parallel.axis_size(axis_name) - 2
-        mean_key = parallel.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name)  # [D]
+        others = 2 * z1.shape[0] * collectives.axis_size(axis_name) - 2
+        mean_key = collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name)  # [D]
         negative = others * mean_similarity_in_batch(z1, z2, axis_name) + self.queue_size * jnp.mean(z @ mean_key)
         metrics = base.contrast_metrics(found, self.temperature, negative / (others + self.queue_size))
         metrics['feature_std'] = base.feature_std(z1, axis_name)
@@ -148,8 +149,8 @@ def unit(z: Array) -> Array:
 def mean_similarity_in_batch(z1: Array, z2: Array, axis_name: str | None = None) -> Array:
     """Mean cosine similarity of the local views, unit [b, D], and the 2B - 2 views of the other images."""
     z1, z2 = lax.stop_gradient((z1, z2))
-    n = 2 * z1.shape[0] * parallel.axis_size(axis_name)
-    mean = parallel.pmean((jnp.mean(z1, axis=0) + jnp.mean(z2, axis=0)) / 2, axis_name)  # [D]
+    n = 2 * z1.shape[0] * collectives.axis_size(axis_name)
+    mean = collectives.pmean((jnp.mean(z1, axis=0) + jnp.mean(z2, axis=0)) / 2, axis_name)  # [D]
     all_pairs = jnp.mean((z1 + z2) / 2 @ mean)
     positive = jnp.mean(jnp.sum(z1 * z2, axis=-1))
     return (n * all_pairs - 1.0 - positive) / max(n - 2, 1)

@@ -15,7 +15,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import AXIS
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 from contrastive_jax.methods import base
@@ -56,7 +57,7 @@ class SwAV(base.Method):
     total_steps: int = 0
 
     multi_crop: ClassVar[bool] = True
-    memory_spec: ClassVar[PyTree] = PartitionSpec(None, None, parallel.AXIS)  # of the queues, if there are any
+    memory_spec: ClassVar[PyTree] = PartitionSpec(None, None, AXIS)  # of the queues, if there are any
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
@@ -149,7 +150,7 @@ class SwAV(base.Method):
         return {
             'same_prototype': jnp.mean(jnp.argmax(codes[0], axis=-1) == jnp.argmax(codes[1], axis=-1)),
             'code_entropy': jnp.mean(_entropy(codes[0])) / math.log(self.num_prototypes),
-            'prototype_usage': _entropy(parallel.pmean(usage, axis_name)) / math.log(self.num_prototypes),
+            'prototype_usage': _entropy(collectives.pmean(usage, axis_name)) / math.log(self.num_prototypes),
         }
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 
 Array = jax.Array
 
@@ -98,15 +98,15 @@ class BatchNorm(nn.Module):
             if self.is_initializing():
                 axis_name, groups, group_devices = None, 1, 1
             else:
-                groups, group_devices = split_groups(self.group_size, shape[0], parallel.axis_size(axis_name))
+                groups, group_devices = split_groups(self.group_size, shape[0], collectives.axis_size(axis_name))
             x = x.reshape(groups, -1, *shape[1:])  # consecutive examples: [groups, examples, ..., C]
             mean, var = group_moments(x, group_devices, axis_name)  # [groups, 1, ..., 1, C]
             if not self.is_initializing():
                 n = group_devices * math.prod(x.shape[1:-1])
                 correction = n / max(n - 1, 1) if self.unbiased else 1.0
                 batch = (mean.reshape(groups, -1).mean(0), var.reshape(groups, -1).mean(0) * correction)
-                if group_devices < parallel.axis_size(axis_name):  # other devices hold other groups
-                    batch = parallel.pmean(batch, axis_name)
+                if group_devices < collectives.axis_size(axis_name):  # other devices hold other groups
+                    batch = collectives.pmean(batch, axis_name)
                 for running, new in zip((running_mean, running_var), batch, strict=True):
                     updated = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
                     running.value = updated.astype(running.value.dtype)
@@ -137,7 +137,7 @@ def group_moments(x: Array, group_devices: int, axis_name: str | None) -> tuple[
     axes = tuple(range(1, x.ndim - 1))
     moments = (x.mean(axes, keepdims=True), (x * x).mean(axes, keepdims=True))
     if group_devices > 1 and axis_name is not None:
-        devices = parallel.axis_size(axis_name)
+        devices = collectives.axis_size(axis_name)
         if group_devices == devices:
             moments = lax.pmean(moments, axis_name)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 from flax.typing import Dtype
 from jax import lax
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.models.heads import INITS, torch_uniform, uniform
 from contrastive_jax.models.norm import BatchNorm
 
@@ -397,7 +397,7 @@ class VisionTransformer(nn.Module):
         """
         if not self.drop_path or not self.has_rng('drop_path'):
             return None
-        keys = parallel.example_keys(self.make_rng('drop_path'), parallel.positions(b, axis_name))
+        keys = collectives.example_keys(self.make_rng('drop_path'), collectives.positions(b, axis_name))
         keep = 1.0 - self.drop_path * jnp.linspace(0.0, 1.0, self.depth)[:, None]
         drawn = jax.vmap(lambda key: jax.random.uniform(key, (self.depth, 2), jnp.float32))(keys)
         return ((drawn < keep) / keep).astype(self.dtype)

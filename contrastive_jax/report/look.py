@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contrastive_jax import parallel
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.linear import predictions
@@ -64,13 +64,13 @@ class Features:
         return nearest(self.train, self.train_ids, self.test, self.test_ids)
 
 
-def features(encoder: Encoder, train: Source, held_out: Source | None, devices: parallel.Devices) -> Features:
+def features(encoder: Encoder, train: Source, held_out: Source | None, devices: Devices) -> Features:
     """Features of the examples that the run evaluates itself on."""
     e = encoder.config.eval
     extract = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=e.batch_size
     )
-    params, stats = devices.place((encoder.params, encoder.stats), parallel.REPLICATED)
+    params, stats = devices.place((encoder.params, encoder.stats), REPLICATED)
     chosen = evenly_spaced(len(train), e.max_train)
     h, ids = extract(params, stats, train, chosen)
     if held_out is None:

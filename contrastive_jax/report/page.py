@@ -13,8 +13,9 @@ import jinja2
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import figures, loop, parallel, pictures, recipe, train
+from contrastive_jax import figures, loop, pictures, recipe, train
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.evaluate.online import evenly_spaced
@@ -95,7 +96,7 @@ class Parts:
         if encoder:
             self.step = encoder.step
         if data and encoder:
-            devices = parallel.devices('jit')
+            devices = find_devices('jit')
             self.staleness = self.attempt('how stale the dictionary is', lambda: staleness(run, data[0], devices))
             found = self.attempt('all that takes features', lambda: look.features(encoder, data[0], data[1], devices))
             if found:
@@ -166,7 +167,7 @@ def panels(run: Run, wanted: Sequence[tuple[str, dict[str, str]]]) -> list[chart
     return found
 
 
-def staleness(run: Run, source: Source, devices: parallel.Devices) -> dict[str, Any] | None:
+def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | None:
     """The entries of a queue or a bank beside those that there would be now."""
     c = run.config
     if c.batch_size % devices.count:

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contrastive_jax import feed, memory, parallel, train
+from contrastive_jax import feed, memory, train
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import MethodState
 
@@ -52,7 +54,7 @@ def measure(
     workdir: Path,
     run: train.Recipe,
     source: Source,
-    devices: parallel.Devices,
+    devices: Devices,
     on_device: bool = True,
     workers: int = 0,
 ) -> Staleness | None:
@@ -92,7 +94,7 @@ def measure(
     same, other = [], []
     try:
         for step in steps.tolist():
-            state = dataclasses.replace(state, step=devices.place(np.int32(step), parallel.REPLICATED))
+            state = dataclasses.replace(state, step=devices.place(np.int32(step), REPLICATED))
             state, (found,) = data.advance(state, step, step + 1)
             host = devices.fetch(found)
             same.append(float(host['same']))
@@ -164,8 +166,11 @@ def recall_step(
     _, (new, _) = run.method.loss(state.params, given, batch, rng=key_method, progress=progress, axis_name=axis_name)
     pairs = _entries(old, new.memory, batch['index'], state.step, run, axis_name)
     then, now = (normalize(jnp.concatenate(x)) for x in zip(*pairs, strict=True))  # [n, D]
-    mean_then, mean_now = parallel.pmean((then.mean(0), now.mean(0)), axis_name)
-    found = {'same': parallel.pmean(jnp.mean(jnp.sum(then * now, axis=-1)), axis_name), 'other': mean_then @ mean_now}
+    mean_then, mean_now = collectives.pmean((then.mean(0), now.mean(0)), axis_name)
+    found = {
+        'same': collectives.pmean(jnp.mean(jnp.sum(then * now, axis=-1)), axis_name),
+        'other': mean_then @ mean_now,
+    }
     return dataclasses.replace(state, step=state.step + 1), found
 
 

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
-from contrastive_jax import parallel
 from contrastive_jax.augment.mixing import mix, outside_box
+from contrastive_jax.distributed.devices import find_devices
 
 B, H, W, CLASSES = 8, 12, 16, 5
 X = np.random.default_rng(0).normal(size=(B, H, W, 3)).astype(np.float32)
@@ -85,7 +85,7 @@ def test_each_for_half_of_the_batches() -> None:
 
 @pytest.mark.parametrize(('mixup', 'cutmix'), [(0.8, 0.0), (0.0, 1.0)])
 def test_more_devices_mix_as_one_does(mixup: float, cutmix: float) -> None:
-    devices, key = parallel.devices('jit', 4), jax.random.key(3)
+    devices, key = find_devices('jit', 4), jax.random.key(3)
     one = partial(mix, key, mixup=mixup, cutmix=cutmix)
     many = devices.run(partial(one, axis_name='data'), (P('data'), P('data')), (P('data'), P('data')))
     for a, b in zip(many(*devices.place_rows((X, TARGET))), one(jnp.asarray(X), jnp.asarray(TARGET)), strict=True):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import parallel
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 
 # Operations of either kind, each for some of the images, and two views that differ. What is tested is who draws which
 # numbers, and every further operation is compiled some twenty times here: test_policy.py has them all.
@@ -58,7 +59,7 @@ def whole(data: dict[str, np.ndarray]) -> dict[str, Any]:
 def crops(data: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """What a host would have sent: the very crops of the resident batch, which are whole grey levels."""
     key_views, _ = jax.random.split(KEY)
-    keys = parallel.example_keys(key_views, jnp.arange(B))
+    keys = collectives.example_keys(key_views, jnp.arange(B))
     images = jnp.asarray(data['images'][data['order']])
     cut = [np.asarray(POLICY.crop(keys, images, view, SIZE)) for view in range(POLICY.num_views)]
     assert all((x == np.round(x)).all() and x.min() >= 0 and x.max() <= 255 for x in cut)
@@ -88,7 +89,7 @@ def mapped(step: Step, how: str, n: int, *arguments: Any) -> dict[str, Any]:
         parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), arguments)
         run = jax.vmap(lambda *given: step(*given, 'data'), axis_name='data', axis_size=n)
         return joined(jax.device_get(jax.jit(run)(*parts)))
-    devices = parallel.devices(count=n)
+    devices = find_devices(count=n)
     run = devices.run(lambda *given: step(*given, 'data'), (P('data'),) * len(arguments), SPECS)
     return jax.device_get(run(*arguments))
 

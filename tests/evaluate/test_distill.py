@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import parallel, train
+from contrastive_jax import train
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import distill, finetune, protocols
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
@@ -115,7 +116,7 @@ def test_more_devices_train_what_one_trains(
     mode: str, count: int, folders: Path, encoder: Encoder, teacher: distill.Teacher
 ) -> None:
     def steps(mode: str, count: int) -> tuple[PyTree, list[Any]]:
-        devices, recipe = parallel.devices(mode, count), recipe_of(folders, encoder, teacher)
+        devices, recipe = find_devices(mode, count), recipe_of(folders, encoder, teacher)
         state = devices.place(start(recipe, encoder, teacher), recipe.state_specs)
         state, found = ResidentFeed(recipe, devices, sources.load('digits'), 1).advance(state, 0, 2)
         state = jax.device_get(devices.collect(state, recipe.state_specs))

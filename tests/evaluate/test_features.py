@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import parallel
 from contrastive_jax.data import loader, sources
+from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from tests.evaluate import linen
@@ -18,9 +18,9 @@ MODES = [('jit', 1), ('jit', 8), ('pmap', 1), ('pmap', 8)]
 def extract(
     source: sources.Source, indices: np.ndarray, mode: str = 'jit', count: int = 8, batch_size: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     extractor = FeatureExtractor(linen.NETWORK, linen.POLICY, devices, image_size=linen.SIZE, batch_size=batch_size)
-    params, stats = (devices.place(tree, parallel.REPLICATED) for tree in (linen.PARAMS, linen.STATS))
+    params, stats = (devices.place(tree, REPLICATED) for tree in (linen.PARAMS, linen.STATS))
     return extractor(params, stats, source, indices)
 
 

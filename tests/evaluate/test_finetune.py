@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import optim, parallel, train
+from contrastive_jax import optim, train
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import finetune, protocols
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
@@ -85,7 +86,7 @@ def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 2) -> t
     """The state after n steps from the encoder, as numpy, and the metrics of each."""
     source = sources.load('digits')
     recipe = finetune.build(config, encoder, len(source), 10)
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     state = jax.jit(lambda: train.init_state(recipe))()
     given, stats = finetune.start_of(encoder)
     method = state.method.replace(batch_stats={'online': stats})

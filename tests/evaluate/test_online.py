@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import parallel
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
@@ -25,9 +25,9 @@ def evaluate(
 ) -> tuple[dict[str, float], Neighbours]:
     settings = {'data.image_size': linen.SIZE, 'eval.batch_size': 16, 'eval.knn_k': 3}
     config = runs.load('mocov2:tiny', **{**settings, **{f'eval.{name}': value for name, value in fields.items()}})
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     evaluation = OnlineEvaluation(config, linen.NETWORK, linen.POLICY, devices, train, test)
-    return evaluation(*(devices.place(tree, parallel.REPLICATED) for tree in (linen.PARAMS, linen.STATS)))
+    return evaluation(*(devices.place(tree, REPLICATED) for tree in (linen.PARAMS, linen.STATS)))
 
 
 def labels(n: int, classes: int = 3) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import metrics, parallel, train
+from contrastive_jax import metrics, train
 from contrastive_jax.checkpoint import FOLDER, read_part
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.evaluate import distill, finetune, probe, protocols, training
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
@@ -40,10 +41,9 @@ def encoder(run: Path) -> Encoder:
 
 def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
     """On the first `count` devices; interrupted after step `at`, if given. With `quick_runs` only."""
-    given = parallel.devices
     whole_runs.Cut.at, whole_runs.Cut.done = at, 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, 'devices', lambda mode: given(mode, count))
+        patch.setattr(protocols, 'find_devices', lambda mode: find_devices(mode, count))
         for protocol in (probe, finetune, distill):
             patch.setattr(protocol, 'Interrupt', whole_runs.Cut)
         try:
@@ -78,7 +78,7 @@ def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 3) -> t
     """Classifiers after n steps, as numpy, and the metrics of each."""
     source = sources.load('digits')
     recipe = probe.build(config, encoder, len(source), 10)
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     state = devices.place(start(recipe, encoder), recipe.state_specs)
     state, found = ResidentFeed(recipe, devices, source, 1).advance(state, 0, n)
     return jax.device_get(devices.collect(state, recipe.state_specs)).params, [devices.fetch(m) for m in found]

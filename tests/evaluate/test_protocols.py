@@ -16,8 +16,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax import convert, features, metrics
-from contrastive_jax import parallel as devices
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocol, protocols
 from contrastive_jax.evaluate.encoder import load_encoder
@@ -292,7 +292,7 @@ def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
     encoder, h = load_encoder(run, projector_layers=2).projected(), {}
     for split in ('train', 'test'):
         source = sources.load('npz', path=data['data.path'], split=split)
-        h[split] = features.extract(encoder, source, devices.devices('jit'), config.batch_size)
+        h[split] = features.extract(encoder, source, find_devices('jit'), config.batch_size)
     given = (h[split][name] for split in h for name in ('features', 'labels'))
     expected = knn_accuracy(*given, 10, k=5)
     found = protocols.evaluate(config, str(tmp_path / 'knn'))

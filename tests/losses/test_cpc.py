@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import AXIS, find_devices
 from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, cpc_grid, cpc_sequence, look_up_patches, turned
 from tests import goldens
 
@@ -75,8 +76,8 @@ def local_losses(axis_name):
     def local(c, z, W, negatives):
         value, (gc, gz, gW) = jax.value_and_grad(loss, argnums=(0, 1, 2))(c, z, W, negatives)
         # The gradient of the mean over devices with respect to local rows: that of the sum, over the device count.
-        n = parallel.axis_size(axis_name)
-        return *parallel.pmean((value, gW), axis_name), gc / n, gz / n
+        n = collectives.axis_size(axis_name)
+        return *collectives.pmean((value, gW), axis_name), gc / n, gz / n
 
     return local
 
@@ -93,12 +94,12 @@ def test_same_on_more_devices(arrays, rng, how: str, n: int):
         c, z, W = map(jnp.asarray, arrays)
         negatives = jnp.asarray(rng.integers(0, B * R * C, (K, B, R * C, 7)))
         expected = jax.jit(local_losses(None))(c, z, W, negatives)
-        local = local_losses(parallel.AXIS)
+        local = local_losses(AXIS)
         if how == 'shard_map':
             specs = (P('data'), P('data'), P(), P(None, 'data'))
             mapped = jax.shard_map(
                 local,
-                mesh=parallel.devices(count=n).mesh,
+                mesh=find_devices(count=n).mesh,
                 in_specs=specs,
                 out_specs=(P(), P(), P('data'), P('data')),
                 check_vma=False,

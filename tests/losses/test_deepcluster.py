@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import cluster_prediction, deepcluster, spherical_kmeans
 from tests import goldens
 
@@ -81,7 +82,7 @@ def both(axis_name):
     def local(points, start, seen, scores, assigned):
         centroids, nearest = spherical_kmeans(points, start, iterations=4, mask=seen, axis_name=axis_name)
         loss, grad = jax.value_and_grad(lambda s: cluster_prediction(s, assigned, axis_name=axis_name))(scores)
-        return centroids, nearest, parallel.pmean(loss, axis_name), grad / parallel.axis_size(axis_name)
+        return centroids, nearest, collectives.pmean(loss, axis_name), grad / collectives.axis_size(axis_name)
 
     return local
 
@@ -94,7 +95,7 @@ def test_same_on_more_devices(points, scores, n, mode):
     with jax.enable_x64(True):
         given = [jnp.asarray(x) for x in (points, points[:K], SEEN, scores, assigned)]
         expected = jax.jit(both(None))(*given)
-        devices = parallel.devices(mode, n)
+        devices = find_devices(mode, n)
         specs = (P('data'), P(), P('data'), P(None, 'data'), P('data'))
         results = (P(), P('data'), P(), P(None, 'data'))
         found = devices.run(both('data'), specs, results)(*devices.place(tuple(given), specs))

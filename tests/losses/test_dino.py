@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import dino
 from contrastive_jax.losses.dino import targets, update_center
 from contrastive_jax.methods.dino import teacher_temperature
@@ -90,7 +91,7 @@ def test_same_on_more_devices(arrays, n: int, how: str):
     def local(student, teacher, center, axis_name='data'):
         loss, grad = jax.value_and_grad(dino)(student, teacher, center, teacher_temperature=0.07)
         center = update_center(center, teacher, 0.9, axis_name)
-        return parallel.pmean(loss, axis_name), grad / parallel.axis_size(axis_name), center
+        return collectives.pmean(loss, axis_name), grad / collectives.axis_size(axis_name), center
 
     with jax.enable_x64(True):
         student, teacher, center = map(jnp.asarray, arrays)
@@ -99,7 +100,7 @@ def test_same_on_more_devices(arrays, n: int, how: str):
             rows = P(None, 'data')
             mapped = jax.shard_map(
                 local,
-                mesh=parallel.devices(count=n).mesh,
+                mesh=find_devices(count=n).mesh,
                 in_specs=(rows, rows, P()),
                 out_specs=(P(), rows, P()),
                 check_vma=False,

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import AXIS, find_devices
 from contrastive_jax.losses import info_nce, info_nce_in_batch
 from tests import goldens
 
@@ -63,7 +64,7 @@ def losses_of(arrays, axis_name):
     def local(q, k, negatives):
         loss, grads = jax.value_and_grad(both, argnums=(0, 1))(q, k, negatives)
         # The gradient of the mean over devices with respect to local rows: that of the sum, over the device count.
-        return parallel.pmean(loss, axis_name), jax.tree.map(lambda g: g / parallel.axis_size(axis_name), grads)
+        return collectives.pmean(loss, axis_name), jax.tree.map(lambda g: g / collectives.axis_size(axis_name), grads)
 
     return local
 
@@ -74,10 +75,10 @@ def test_same_on_more_devices(arrays, n: int, how: str):
     with jax.enable_x64(True):
         q, k, negatives = map(jnp.asarray, arrays)
         expected_loss, expected_grads = jax.jit(losses_of(arrays, None))(q, k, negatives)
-        local = losses_of(arrays, parallel.AXIS)
+        local = losses_of(arrays, AXIS)
         if how == 'shard_map':
             specs = (P('data'), P('data'), P(None, 'data'))
-            mesh = parallel.devices(count=n).mesh
+            mesh = find_devices(count=n).mesh
             mapped = jax.shard_map(
                 local, mesh=mesh, in_specs=specs, out_specs=(P(), (P('data'), P('data'))), check_vma=False
             )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import instance_softmax
 from tests import goldens
 
@@ -58,7 +59,7 @@ def test_same_on_more_devices(rng, how: str, n: int):
         loss, grads = jax.value_and_grad(
             lambda z1, z2: instance_softmax(z1, z2, temperature=0.1, axis_name=axis_name), argnums=(0, 1)
         )(z1, z2)
-        return parallel.pmean(loss, axis_name), jax.tree.map(lambda g: g / parallel.axis_size(axis_name), grads)
+        return collectives.pmean(loss, axis_name), jax.tree.map(lambda g: g / collectives.axis_size(axis_name), grads)
 
     def on_device(z1, z2):
         return local(z1, z2, 'data')
@@ -67,7 +68,7 @@ def test_same_on_more_devices(rng, how: str, n: int):
         z1, z2 = map(jnp.asarray, rng.normal(size=(2, 8, 5)))
         expected_loss, expected = jax.jit(local)(z1, z2)
         if how == 'shard_map':
-            run = parallel.devices(count=n).run(on_device, (P('data'), P('data')), (P(), (P('data'), P('data'))))
+            run = find_devices(count=n).run(on_device, (P('data'), P('data')), (P(), (P('data'), P('data'))))
             loss, grads = run(z1, z2)
         else:
             loss, grads = jax.jit(jax.vmap(on_device, axis_name='data'))(z1.reshape(n, -1, 5), z2.reshape(n, -1, 5))

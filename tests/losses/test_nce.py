@@ -12,7 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import log_partition, nce, non_parametric_softmax, sampled_softmax
 
 N, ROWS, D, K, B, T = 37, 64, 6, 5, 8, 0.07  # ROWS - N rows are padding
@@ -100,13 +102,13 @@ def test_same_on_more_devices(arrays, how: str, n: int):
 
     def local(v, bank, index, drawn):
         loss, grad = jax.value_and_grad(all_losses)(v, bank, index, drawn, 'data')
-        return parallel.pmean(loss, 'data'), grad / parallel.axis_size('data')
+        return collectives.pmean(loss, 'data'), grad / collectives.axis_size('data')
 
     with jax.enable_x64(True):
         arguments = [jnp.asarray(x) for x in arrays]
         expected_loss, expected_grad = jax.jit(jax.value_and_grad(all_losses))(*arguments)
         if how == 'shard_map':
-            run = parallel.devices(count=n).run(local, (P('data'),) * 4, (P(), P('data')))
+            run = find_devices(count=n).run(local, (P('data'),) * 4, (P(), P('data')))
             loss, grad = run(*arguments)
         else:
             split = [x.reshape(n, -1, *x.shape[1:]) for x in arguments]

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import nt_xent, nt_xent_with_memory
 from tests import goldens
 
@@ -80,7 +81,7 @@ def test_authors_on_several_devices(case: goldens.Case, precision: str) -> None:
             return nt_xent(z1, z2, temperature=f['temperature'], unit=f['hidden_norm'], axis_name='data')
 
         value, grad = jax.value_and_grad(loss)(hidden)
-        return value, grad / parallel.axis_size('data')
+        return value, grad / collectives.axis_size('data')
 
     with jax.enable_x64(precision == 'float64'):
         loss, grad = jax.vmap(local, axis_name='data')(jnp.asarray(case['hidden'], precision))
@@ -97,7 +98,7 @@ def both(z1: jax.Array, z2: jax.Array, memory: jax.Array, axis_name: str | None)
         )
 
     value, grads = jax.value_and_grad(loss, argnums=(0, 1))(z1, z2)
-    return parallel.pmean(value, axis_name), jax.tree.map(lambda g: g / parallel.axis_size(axis_name), grads)
+    return collectives.pmean(value, axis_name), jax.tree.map(lambda g: g / collectives.axis_size(axis_name), grads)
 
 
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
@@ -110,7 +111,7 @@ def test_same_on_more_devices(arrays: Any, n: int, how: str) -> None:
         if how == 'shard_map':
             specs = (P('data'), P('data'), P(None, 'data'))
             mapped = jax.shard_map(
-                local, mesh=parallel.devices(count=n).mesh, in_specs=specs, out_specs=(P(), (P('data'),) * 2),
+                local, mesh=find_devices(count=n).mesh, in_specs=specs, out_specs=(P(), (P('data'),) * 2),
                 check_vma=False,
             )  # fmt: skip
             loss, grads = jax.jit(mapped)(z1, z2, memory)

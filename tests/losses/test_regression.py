@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import negative_cosine, normalized_regression
 from tests import goldens
 
@@ -40,10 +41,10 @@ def test_gradients(loss, arrays):
 def test_same_on_more_devices(loss, arrays, n: int):
     def local(p, z):
         value, gradient = jax.value_and_grad(loss)(p, z)
-        return parallel.pmean(value, 'data'), gradient / n
+        return collectives.pmean(value, 'data'), gradient / n
 
     with jax.enable_x64(True):
-        mesh = parallel.devices(count=n).mesh
+        mesh = find_devices(count=n).mesh
         run = jax.shard_map(local, mesh=mesh, in_specs=P('data'), out_specs=(P(), P('data')), check_vma=False)
         value, gradient = jax.jit(run)(*map(jnp.asarray, arrays))
         expected, expected_gradient = jax.value_and_grad(loss)(*map(jnp.asarray, arrays))

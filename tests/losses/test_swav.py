@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import sinkhorn, swapped_prediction
 from tests import goldens
 
@@ -90,7 +91,7 @@ def both(axis_name):
 
     def local(scores):
         (value, codes), grads = jax.value_and_grad(loss, has_aux=True)(scores)
-        return parallel.pmean(value, axis_name), codes, grads / parallel.axis_size(axis_name)
+        return collectives.pmean(value, axis_name), codes, grads / collectives.axis_size(axis_name)
 
     return local
 
@@ -103,7 +104,7 @@ def test_same_on_more_devices(scores, n, how):
         expected = jax.jit(both(None))(scores)
         if how == 'shard_map':
             rows = P(None, 'data')
-            mesh = parallel.devices(count=n).mesh
+            mesh = find_devices(count=n).mesh
             found = jax.jit(
                 jax.shard_map(both('data'), mesh=mesh, in_specs=rows, out_specs=(P(), rows, rows), check_vma=False)
             )(scores)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import feed, parallel
+from contrastive_jax import feed
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import spherical_kmeans
 from contrastive_jax.methods import DeepCluster, MethodState
 from tests import goldens, whole_runs
@@ -36,7 +38,7 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int)
     crops, n = sum(f['num_crops']), f['dataset_size']
     assert f['crops_for_assign'] == [0, 1]
     method = DeepCluster(same(f['dim']), tuple(f['num_prototypes']), f['temperature'], num_examples=n)
-    devices = parallel.devices(count=count)
+    devices = find_devices(count=count)
     with jax.enable_x64(precision == 'float64'):
         state = empty(method, f['batch_size'], f['dim'])
         memory = jax.tree.map(lambda x: x.astype(precision) if x.dtype.kind == 'f' else x, state.memory)
@@ -46,7 +48,7 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int)
 
         def local(state, batch):
             loss, (state, _) = method.loss({}, state, batch, rng=None, progress=0.0, axis_name='data')
-            return state, parallel.pmean(loss, 'data')
+            return state, collectives.pmean(loss, 'data')
 
         run = devices.run(local, (SPECS, P('data')), (SPECS, P()))
         for t in range(f['steps']):
@@ -64,7 +66,7 @@ def test_clusters_of_what_was_seen(rng, mode, count):
     """Each head clusters its bank from rows of it; who was not seen has no cluster; the banks are empty then."""
     n, dim, heads = 40, 5, (6, 3, 7)
     method = DeepCluster(same(dim), heads, num_examples=n)
-    devices = parallel.devices(mode, count)
+    devices = find_devices(mode, count)
     key = jax.random.key(3)
     with jax.enable_x64(True):
         state = empty(method, 8, dim)

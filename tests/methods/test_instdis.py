@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory, parallel
+from contrastive_jax import memory
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import InstDis
 from contrastive_jax.methods.instdis import contrast, unknown_log_Z
@@ -50,8 +52,8 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, devices: int):
         (loss, found), grad = jax.value_and_grad(loss, has_aux=True)(x)
         bank = memory.bank_update(bank, y, normalize(x), f['momentum'], 'data')
         return (
-            parallel.pmean(loss, 'data'),
-            grad / parallel.axis_size('data'),
+            collectives.pmean(loss, 'data'),
+            grad / collectives.axis_size('data'),
             bank,
             found.log_Z,
             found.look_up.positive,
@@ -59,7 +61,7 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, devices: int):
 
     with jax.enable_x64(precision == 'float64'):
         rows, spec = P('data'), P()
-        run = parallel.devices(count=devices).run(step, (rows, rows, spec, rows, rows), (spec, rows, rows, spec, rows))
+        run = find_devices(count=devices).run(step, (rows, rows, spec, rows, rows), (spec, rows, rows, spec, rows))
         bank = padded(case.key(names['memory']), precision)
         log_Z = jax.tree.map(lambda z: z.astype(precision), unknown_log_Z(objective))
         for t in range(f['steps']):

@@ -7,7 +7,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory, optim, parallel
+from contrastive_jax import memory, optim
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.methods import MethodState, MoCo
 from tests import goldens
 from tests.methods.torch_names import network, split
@@ -98,7 +100,7 @@ def test_multi_device(case: goldens.Case, precision: str, one_device: bool):
     """The authors' DDP run with shuffled BN, on as many devices and on one."""
     f, tolerance = case.fields, case.tolerances[precision]
     world, per_device = f['world_size'], f['batch_size']
-    devices = parallel.devices(count=1 if one_device else world)
+    devices = find_devices(count=1 if one_device else world)
     with jax.enable_x64(precision == 'float64'):
         method = method_of(f, precision)
         params, state = initial_state(case, precision)
@@ -109,7 +111,7 @@ def test_multi_device(case: goldens.Case, precision: str, one_device: bool):
             loss, (state, _) = method.loss(
                 params, state, {**batch, 'shuffle': shuffle}, rng=None, progress=0.0, axis_name='data'
             )
-            return state, parallel.pmean(loss, 'data')
+            return state, collectives.pmean(loss, 'data')
 
         batch_specs = {'views': P('data'), 'shuffled': P('data'), 'index': P('data'), 'shuffle': P()}
         run = devices.run(local, (specs, batch_specs), (specs, P()))

@@ -9,7 +9,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import optim, parallel
+from contrastive_jax import optim
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.methods import MethodState, MoCoV3
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
 from tests import goldens
@@ -53,10 +55,10 @@ def test_trajectory(case: goldens.Case, precision: str):
             method = MoCoV3(net, momentum=momentum, temperature=f['temperature'])  # progress 0: m is `momentum`
             loss = lambda p: method.loss(p, state, {'views': views}, rng=None, progress=0.0, axis_name='data')  # noqa: E731
             (loss, (state, _)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-            updates, opt_state = optimizer.update(parallel.pmean(grads, 'data'), opt_state, params)
+            updates, opt_state = optimizer.update(collectives.pmean(grads, 'data'), opt_state, params)
             return optax.apply_updates(params, updates), state, opt_state, loss[None]
 
-        mesh = parallel.devices(count=f['world_size']).mesh
+        mesh = find_devices(count=f['world_size']).mesh
         for t in range(f['steps']):
             x1, x2 = (jnp.asarray(x, precision).reshape(-1, f['input_dim']) for x in case['x'][t])
             step = jax.shard_map(

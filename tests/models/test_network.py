@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
 from contrastive_jax.errors import UserError
 from contrastive_jax.models import ENCODERS, Network, build, build_encoder
 
@@ -104,7 +104,7 @@ def test_value_and_gradient_do_not_depend_on_the_devices(x64: None, network: Net
             return jnp.mean(p**3), updated['batch_stats']
 
         (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(variables['params'])
-        return parallel.pmean((value, grads), axis_name), stats
+        return collectives.pmean((value, grads), axis_name), stats
 
     mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
     many = jax.shard_map(

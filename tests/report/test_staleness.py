@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contrastive_jax import parallel, train
+from contrastive_jax import train
 from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.report import staleness
 from contrastive_jax.workdir import open_workdir
 from tests import runs
@@ -20,8 +21,8 @@ def trained(name: str, workdir: Path, **changes: object) -> staleness.Staleness 
     config = get_config(name)
     config.update_from_flattened_dict({'steps': 9, **changes})
     run, source = runs.build(config)
-    state, _ = runs.steps(run, source, parallel.devices('jit', 1), STEPS)
-    devices = parallel.devices('jit', 2)
+    state, _ = runs.steps(run, source, find_devices('jit', 1), STEPS)
+    devices = find_devices('jit', 2)
     checkpoints = Checkpoints(open_workdir(str(workdir), config), devices, run.state_specs)
     checkpoints.save(STEPS, devices.place(state, run.state_specs))
     checkpoints.close()

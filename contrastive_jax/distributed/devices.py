@@ -1,22 +1,17 @@
-"""Devices: collectives that also mean something without an axis, and one step run under jit(shard_map) or pmap.
+"""The devices of a run, and how a per-device step is run on all of them: jit(shard_map) or pmap.
 
-A step is written once, for one device, with `axis_name=None` meaning "all of the batch is here". Its loss under an axis
-is the mean over the local examples; the `pmean` of it and of its gradients are those of the whole batch.
-
-`Devices` runs such a step on a mesh. State lives in one of two layouts: the *global* one (the shapes that one device
-would have; what checkpoints hold) and, under pmap, the *stacked* one with a leading device axis.
+The state has one of two layouts: the *global* layout (the shapes that one device would have; checkpoints hold it) and,
+under pmap, the *stacked* layout with a leading device axis.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Array = jax.Array
@@ -25,78 +20,6 @@ PyTree = Any
 AXIS = 'data'
 REPLICATED = PartitionSpec()
 SHARDED = PartitionSpec(AXIS)
-
-# ================================ collectives that also work without an axis ================================
-
-
-def axis_size(axis_name: str | None) -> int:
-    """Number of devices along the axis; 1 when all of the batch is here."""
-    return 1 if axis_name is None else lax.axis_size(axis_name)
-
-
-def axis_index(axis_name: str | None) -> Array | int:
-    """Position of this device along the axis, 0 without one."""
-    return 0 if axis_name is None else lax.axis_index(axis_name)
-
-
-def pmean(x: PyTree, axis_name: str | None) -> PyTree:
-    """Mean of a pytree over the devices."""
-    return x if axis_name is None else lax.pmean(x, axis_name)
-
-
-def psum(x: PyTree, axis_name: str | None) -> PyTree:
-    """Sum of a pytree over the devices."""
-    return x if axis_name is None else lax.psum(x, axis_name)
-
-
-def pmax(x: Array, axis_name: str | None) -> Array:
-    """Elementwise maximum over the devices. It has no derivative: stop the gradient of x first."""
-    return x if axis_name is None else lax.pmax(x, axis_name)
-
-
-def all_gather(x: Array, axis_name: str | None) -> Array:
-    """The rows of all devices: local [b, ...] -> global [B, ...], in device order. Differentiable."""
-    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
-
-
-def reversed_rows(x: Array, axis_name: str | None) -> Array:
-    """This device's rows of the global batch in reverse order: local [b, ...] -> local [b, ...]. Differentiable."""
-    if axis_name is not None:
-        n = axis_size(axis_name)
-        x = lax.ppermute(x, axis_name, [(i, n - 1 - i) for i in range(n)])
-    return x[::-1]
-
-
-def psum_scatter(x: Array, axis_name: str | None) -> Array:
-    """Sum over the devices, each keeping its own rows: [B, ...] -> [b, ...]. Differentiable."""
-    return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
-
-
-def positions(b: int, axis_name: str | None) -> Array:
-    """Positions int32[b] of the local examples in the global batch."""
-    return axis_index(axis_name) * b + jnp.arange(b, dtype=jnp.int32)
-
-
-def local_rows(x: Array, axis_name: str | None) -> Array:
-    """This device's rows [b, ...] of an array [B, ...] that every device holds whole."""
-    b = x.shape[0] // axis_size(axis_name)
-    return lax.dynamic_slice_in_dim(x, axis_index(axis_name) * b, b)
-
-
-def example_keys(key: Array, position: Array) -> Array:
-    """A random key for every example, by its position in the global batch: the device count changes nothing.
-
-    Args:
-      key: one typed key.
-      position: int32[b] positions in the global batch.
-
-    Returns:
-      Typed keys [b].
-    """
-    return jax.vmap(partial(jax.random.fold_in, key))(position)
-
-
-# ================================ one step on many devices ================================
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +127,7 @@ class Devices:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def devices(mode: Literal['jit', 'pmap'] = 'jit', count: int | None = None) -> Devices:
+def find_devices(mode: Literal['jit', 'pmap'] = 'jit', count: int | None = None) -> Devices:
     """All devices of all processes (or the first `count`) on one 'data' axis."""
     chosen = jax.devices()[:count]
     auto = (jax.sharding.AxisType.Auto,)  # make_mesh's default, explicit axes, types arrays by their sharding

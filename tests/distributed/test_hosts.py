@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from contrastive_jax import cli
+from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
 
 
@@ -13,7 +13,7 @@ def test_partial_coordinator_flags_are_refused(
 ) -> None:
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *_: pytest.fail('it would have connected'))
     with pytest.raises(UserError, match='give all of --coordinator_address, --num_processes and --process_id, or none'):
-        cli.connect(*given)
+        connect(*given)
 
 
 def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,12 +22,12 @@ def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *given: calls.append(given))
-    cli.connect(None, None, None)
+    connect(None, None, None)
     assert calls == [], 'one host needs no connection'
-    cli.connect('host:1', 2, 0)
+    connect('host:1', 2, 0)
     assert calls == [('host:1', 2, 0)]
     monkeypatch.setenv('SLURM_NTASKS', '2')
-    cli.connect(None, None, None)
+    connect(None, None, None)
     assert calls[1:] == [(None, None, None)]
 
     def fail(*given: object) -> None:
@@ -35,5 +35,5 @@ def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(jax.distributed, 'initialize', fail)
     with pytest.raises(UserError) as error:
-        cli.connect('host:1', 2, 1)
+        connect('host:1', 2, 1)
     assert str(error.value) == 'cannot connect the hosts (coordinator host:1): DEADLINE_EXCEEDED: timed out'

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import parallel
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.devices import find_devices
 
 TREE = {'a': np.arange(6.0).reshape(2, 3), 'queue': {'keys': np.arange(48.0).reshape(3, 8, 2), 'slot': np.int32(4)}}
 SPECS = {'a': P(), 'queue': {'keys': P(None, 'data'), 'slot': P()}}
@@ -15,7 +16,7 @@ SPECS = {'a': P(), 'queue': {'keys': P(None, 'data'), 'slot': P()}}
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
 @pytest.mark.parametrize('n', [1, 4, 8])
 def test_place_and_collect_are_inverse(mode, n):
-    devices = parallel.devices(mode, n)
+    devices = find_devices(mode, n)
     placed = devices.place(TREE, SPECS)
     shard = placed['queue']['keys'].addressable_shards[0].data
     assert shard.size == TREE['queue']['keys'].size // n, 'a device holds its part of the queue only'
@@ -25,11 +26,11 @@ def test_place_and_collect_are_inverse(mode, n):
 
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
 def test_run_and_fetch(mode):
-    devices = parallel.devices(mode, 4)
+    devices = find_devices(mode, 4)
 
     def step(state, rows):
-        total = parallel.pmean(rows.sum(), 'data') + state['queue']['keys'].mean() * 0
-        return {**state, 'a': state['a'] + total}, {'total': parallel.pmean(total, 'data')}
+        total = collectives.pmean(rows.sum(), 'data') + state['queue']['keys'].mean() * 0
+        return {**state, 'a': state['a'] + total}, {'total': collectives.pmean(total, 'data')}
 
     run = devices.run(step, (SPECS, P('data')), (SPECS, P()), donate=(0,))
     rows = devices.place_rows(np.arange(8.0))
@@ -40,21 +41,19 @@ def test_run_and_fetch(mode):
 
 def test_example_keys_do_not_depend_on_devices():
     key = jax.random.key(3)
-    whole = parallel.example_keys(key, jnp.arange(8))
+    whole = collectives.example_keys(key, jnp.arange(8))
 
     def local():
-        return jax.random.key_data(parallel.example_keys(key, parallel.positions(2, 'data')))
+        return jax.random.key_data(collectives.example_keys(key, collectives.positions(2, 'data')))
 
-    mapped = jax.shard_map(
-        local, mesh=parallel.devices(count=4).mesh, in_specs=(), out_specs=P('data'), check_vma=False
-    )
+    mapped = jax.shard_map(local, mesh=find_devices(count=4).mesh, in_specs=(), out_specs=P('data'), check_vma=False)
     np.testing.assert_array_equal(jax.jit(mapped)(), jax.random.key_data(whole))
 
 
 @pytest.mark.parametrize('n', [1, 4])
 def test_rows_of_the_global_batch_in_reverse(n):
-    devices = parallel.devices('jit', n)
-    run = devices.run(lambda x: parallel.reversed_rows(x, 'data'), (P('data'),), P('data'))
+    devices = find_devices('jit', n)
+    run = devices.run(lambda x: collectives.reversed_rows(x, 'data'), (P('data'),), P('data'))
     x = np.arange(16.0).reshape(8, 2)
     np.testing.assert_array_equal(run(devices.place_rows(x)), x[::-1])
-    np.testing.assert_array_equal(parallel.reversed_rows(jnp.asarray(x), None), x[::-1])
+    np.testing.assert_array_equal(collectives.reversed_rows(jnp.asarray(x), None), x[::-1])

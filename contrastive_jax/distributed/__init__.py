@@ -1,0 +1,1 @@
+"""Devices and hosts: collectives, one step on many devices, the connection of several processes."""
