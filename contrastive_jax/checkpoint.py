@@ -27,7 +27,7 @@ from jax.sharding import NamedSharding
 
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
-from contrastive_jax.optim import is_below
+from contrastive_jax.optim.optimizers import is_below
 
 Array = jax.Array
 PyTree = Any

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe, schedules, updates
+from contrastive_jax import recipe
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.data.sampler import steps_per_epoch
@@ -20,6 +20,8 @@ from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS, Method, MethodState
+from contrastive_jax.optim import schedules
+from contrastive_jax.optim.build import build_optimizer
 
 Array = jax.Array
 PyTree = Any
@@ -110,7 +112,7 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
     fields |= {name: value for name, value in known.items() if fields.get(name) == 0}
     method = method_class(recipe.build_network(config), **fields)
 
-    optimizer, learning_rate = updates.build(config, per_epoch, total_steps)
+    optimizer, learning_rate = build_optimizer(config, per_epoch, total_steps)
     return Recipe(
         method=method,
         policy=recipe.policy(config),

@@ -17,7 +17,7 @@ from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.methods import METHODS, Method
 from contrastive_jax.models import network
 from contrastive_jax.models.vit import VITS
-from contrastive_jax.optim import is_below, parameter_path
+from contrastive_jax.optim.optimizers import is_below, parameter_path
 from contrastive_jax.rules import Rules
 
 # Fields of encoder and heads that count something.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, recipe, train, updates, validate
+from contrastive_jax import loop, recipe, train, validate
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import Restored, read_part
 from contrastive_jax.data import sampler, sources
@@ -29,6 +29,7 @@ from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
 from contrastive_jax.metrics import MetricWriter
+from contrastive_jax.optim.build import build_optimizer
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
 from contrastive_jax.workdir import read_config
@@ -190,7 +191,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
     validate.paths(params, config, rules)
     if rules.found:
         raise UserError('\n'.join(rules.found))
-    optimizer, learning_rate = updates.build(config, per_epoch, total)
+    optimizer, learning_rate = build_optimizer(config, per_epoch, total)
     return train.Recipe(
         method=method,
         policy=policy,

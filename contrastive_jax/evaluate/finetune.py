@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, optim, recipe, schedules, train, updates
+from contrastive_jax import loop, recipe, train
 from contrastive_jax.augment.mixing import mix
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
@@ -26,6 +26,8 @@ from contrastive_jax.methods import base
 from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.vit import VisionTransformer
+from contrastive_jax.optim import optimizers, schedules
+from contrastive_jax.optim.build import batch_factor
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
 
@@ -163,7 +165,7 @@ def optimizer_of(
     config: ConfigDict, per_epoch: int, total: int
 ) -> tuple[schedules.Schedule, optax.GradientTransformation]:
     """The encoder's learning rate, for the log, and what makes updates of gradients."""
-    o, s, factor = config.optimizer, config.schedule, updates.batch_factor(config)
+    o, s, factor = config.optimizer, config.schedule, batch_factor(config)
 
     def schedule(rate: float) -> schedules.Schedule:
         if s.name == 'cosine_per_step':
@@ -175,14 +177,14 @@ def optimizer_of(
         common = {'learning_rate': schedule(rate), 'weight_decay': o.weight_decay}
         match o.name:
             case 'sgd':
-                return optim.sgd(**common, momentum=o.momentum, nesterov=o.nesterov)
+                return optimizers.sgd(**common, momentum=o.momentum, nesterov=o.nesterov)
             case 'lars_simclr':  # the official one does not adapt the classifier's steps, nor decays it
-                mask = optim.nothing if is_classifier else optim.matrices
-                return optim.lars_simclr(**common, momentum=o.momentum, nesterov=o.nesterov, mask=mask)
+                mask = optimizers.nothing if is_classifier else optimizers.matrices
+                return optimizers.lars_simclr(**common, momentum=o.momentum, nesterov=o.nesterov, mask=mask)
             case _:
-                return optim.adamw(**common, mask=optim.kernels)
+                return optimizers.adamw(**common, mask=optimizers.kernels)
 
-    both = optim.by_path(
+    both = optimizers.by_path(
         optimizer(o.learning_rate),
         {'classifier': (('classifier',), optimizer(o.classifier_learning_rate, is_classifier=True))},
     )

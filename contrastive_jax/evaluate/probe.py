@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, optim, train
+from contrastive_jax import loop, train
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed import collectives
@@ -30,6 +30,7 @@ from contrastive_jax.evaluate.protocol import Data, Protocol
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
 from contrastive_jax.metrics import MetricWriter
+from contrastive_jax.optim import optimizers
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
 
@@ -121,13 +122,13 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     def make(rate: Array, decay: Any) -> optax.GradientTransformation:
         scaled = lambda step: rate * schedule(step)  # noqa: E731
         if o.name == 'larc':
-            return optim.larc(scaled, momentum=o.momentum, weight_decay=decay)
-        return optim.sgd(scaled, momentum=o.momentum, weight_decay=decay, nesterov=o.nesterov)
+            return optimizers.larc(scaled, momentum=o.momentum, weight_decay=decay)
+        return optimizers.sgd(scaled, momentum=o.momentum, weight_decay=decay, nesterov=o.nesterov)
 
     return train.Recipe(
         method=LinearProbe(encoder.network, len(rates), num_classes, config.linear.init_std),
         policy=training.policy(config, encoder.policy),
-        optimizer=optim.sweep(make, rates, decays),
+        optimizer=optimizers.sweep(make, rates, decays),
         learning_rate=lambda step: rates.max() * schedule(step),
         batch_size=config.batch_size,
         image_size=encoder.image_size,

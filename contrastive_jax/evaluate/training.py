@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from contrastive_jax import schedules
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.optim import schedules
 from contrastive_jax.rules import Rules
 
 Array = jax.Array

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import optim, train
+from contrastive_jax import train
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.devices import find_devices
@@ -18,6 +18,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import finetune, protocols
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.feed import ResidentFeed
+from contrastive_jax.optim import optimizers
 from tests import runs, saved
 from tests.evaluate.test_probe import evaluate
 from tests.evaluate.test_protocols import few, load
@@ -150,7 +151,7 @@ def test_lars_leaves_the_classifier_alone(simclrv2: Path) -> None:
         held = jax.tree.map(lambda w, u: w + u, held, updates)
 
     def slow(path: Any, w: np.ndarray, *grads: np.ndarray) -> np.ndarray:
-        name, v = optim.parameter_path(path), np.zeros_like(w)
+        name, v = optimizers.parameter_path(path), np.zeros_like(w)
         rate = 4 * (0.2 if name.startswith('classifier') else 0.5)  # a batch of 16
         for g in grads:
             adapted = name.endswith('/kernel')
@@ -171,7 +172,7 @@ def test_what_deit_decays(vit: Encoder) -> None:
     updates, _ = jax.jit(recipe.optimizer.update)(zeros, recipe.optimizer.init(params), params)
     moved, rests = [], []
     for path, u in jax.tree_util.tree_leaves_with_path(updates):
-        (moved if np.any(u) else rests).append(optim.parameter_path(path))
+        (moved if np.any(u) else rests).append(optimizers.parameter_path(path))
         assert not np.any(u) or np.allclose(u, -0.001 * 0.05)
     assert all(name.endswith('/kernel') or name == 'classifier/weight' for name in moved) and len(moved) == 2 + 4 * 2
     assert {'encoder/cls_token', 'encoder/pos_embed', 'encoder/norm/scale', 'classifier/bias'} <= set(rests)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import ema, optim, schedules, train
+from contrastive_jax import ema, train
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.dino import last_layer, teacher_temperature
 from contrastive_jax.models import MLP
+from contrastive_jax.optim import optimizers, schedules
 from tests import goldens, runs
 from tests.models.test_vit import dino
 
@@ -50,7 +51,7 @@ def from_torch(state: dict[str, np.ndarray], num_layers: int, train_gain: bool) 
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    return {optim.parameter_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {optimizers.parameter_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.mark.parametrize('case', goldens.cases('dino_head', 'head'))
@@ -92,13 +93,13 @@ def test_golden_head(case: goldens.Case) -> None:
 
         norms = [np.linalg.norm(actual[paths[name]]) for name in f['clip_norms_params']]
         goldens.assert_close(norms, case['clip_norms'], tolerance, 'norms')
-        clip = optim.clip_per_tensor(f['clip_grad'], f['clip_epsilon'])
+        clip = optimizers.clip_per_tensor(f['clip_grad'], f['clip_epsilon'])
         clipped = by_path(clip.update(grads[0], clip.init(params), params)[0])
         expected = from_torch(case.tree(f'{case.prefix}.grad_clipped'), f['num_layers'], not f['norm_last_layer'])[0]
         for path, value in by_path(expected).items():
             goldens.assert_close(clipped[path], value, tolerance, f'clipped {path}')
 
-    decayed = by_path(optim.matrices(params))
+    decayed = by_path(optimizers.matrices(params))
     assert {name for name, path in paths.items() if decayed[path]} == set(f['weight_decay_params'])
     assert {name for name, path in paths.items() if not decayed[path]} == set(f['no_weight_decay_params'])
     for epoch in (0, 1):  # epochs of one step
@@ -108,8 +109,8 @@ def test_golden_head(case: goldens.Case) -> None:
 
 def moved_at(epoch: int, params: Any, freeze_epochs: int) -> set[str]:
     """Paths that AdamW leaves where they are in step `epoch`, the last layer resting for `freeze_epochs` steps."""
-    make = lambda: optim.adamw(schedules.constant(0.1), weight_decay=0.1)  # noqa: E731
-    optimizer = optim.by_path(make(), {'resting': (('last_layer',), optim.rest(make(), freeze_epochs))})
+    make = lambda: optimizers.adamw(schedules.constant(0.1), weight_decay=0.1)  # noqa: E731
+    optimizer = optimizers.by_path(make(), {'resting': (('last_layer',), optimizers.rest(make(), freeze_epochs))})
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     state = optimizer.init(params)
     for _ in range(epoch + 1):

@@ -7,10 +7,11 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory, optim
+from contrastive_jax import memory
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.methods import MethodState, MoCo
+from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.torch_names import network, split
 
@@ -63,7 +64,7 @@ def test_trajectory(case: goldens.Case, precision: str):
     with jax.enable_x64(precision == 'float64'):
         method = method_of(f, precision)
         params, state = initial_state(case, precision)
-        optimizer = optim.sgd(
+        optimizer = optimizers.sgd(
             lambda _: o['learning_rate'], momentum=o['momentum'], weight_decay=o['weight_decay'], nesterov=o['nesterov']
         )
         opt_state = optimizer.init(params)

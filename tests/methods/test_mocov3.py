@@ -9,11 +9,11 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import optim
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.methods import MethodState, MoCoV3
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
+from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.test_moco import compare
 from tests.methods.torch_names import network, split
@@ -40,11 +40,11 @@ def test_trajectory(case: goldens.Case, precision: str):
         rates, momenta = jnp.asarray(o['learning_rate'], precision), f['momentum']
         if o['name'] == 'lars':
             settings = {key: o[key] for key in ('momentum', 'weight_decay', 'trust_coefficient')}
-            optimizer = optim.lars(lambda t: rates[t], **settings)
+            optimizer = optimizers.lars(lambda t: rates[t], **settings)
         else:
             assert o['epsilon'] == 1e-8  # optax's
             settings = {'weight_decay': o['weight_decay'], 'b1': o['b1'], 'b2': o['b2']}
-            optimizer = optim.adamw(lambda t: rates[t], **settings)
+            optimizer = optimizers.adamw(lambda t: rates[t], **settings)
 
         params, stats = split(case.tree(f['initial']), online, precision)
         params_k, stats_k = split(case.tree(f['initial']), target, precision)

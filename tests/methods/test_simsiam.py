@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import updates
 from contrastive_jax.methods import MethodState, SimSiam
+from contrastive_jax.optim.build import build_optimizer
 from tests import goldens, runs
 from tests.methods.test_moco import compare
 from tests.methods.torch_names import network, split
@@ -48,7 +48,7 @@ def test_trajectory(case: goldens.Case, precision: str):
         method = SimSiam(network(f['hidden_dim'], True, None, jnp.dtype(precision), projector, predictor))
         params, stats = split(without(case.tree(f['initial']), frozen), PARTS, precision)
         state = MethodState({}, {'online': stats}, {})
-        optimizer, learning_rate = updates.build(config, f['steps_per_epoch'], f['steps'])
+        optimizer, learning_rate = build_optimizer(config, f['steps_per_epoch'], f['steps'])
         opt_state = optimizer.init(params)
 
         @jax.jit

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import optim
 from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.methods import MethodState, SwAV, base
+from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.multi_crop import same
 from tests.methods.torch_names import network
@@ -35,8 +35,8 @@ def test_trajectory(case: goldens.Case, precision: str, one_device: bool):
             same(dim), f['num_prototypes'], f['temperature'], f['epsilon'], f['iterations'], f['queue_size'],
             steps_per_epoch=f['steps'], total_steps=f['steps'],
         )  # fmt: skip
-        optimizer = optim.rest(
-            optim.sgd(lambda _: o['learning_rate'], momentum=o['momentum'], weight_decay=o['weight_decay']),
+        optimizer = optimizers.rest(
+            optimizers.sgd(lambda _: o['learning_rate'], momentum=o['momentum'], weight_decay=o['weight_decay']),
             f['freeze_prototypes_steps'],
         )
         params = {'prototypes': normalize(jnp.asarray(case['prototypes_init'], precision))}

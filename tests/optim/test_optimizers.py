@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import optim
+from contrastive_jax.optim import optimizers
 from tests import goldens
 
 
@@ -14,14 +14,14 @@ def optimizer_of(case: goldens.Case, rates: jax.Array) -> optax.GradientTransfor
     f = case.fields
     settings = {key: f[key] for key in ('momentum', 'weight_decay', 'trust_coefficient')}
     if f['type'] == 'larc':
-        return optim.larc(lambda step: rates[step], **settings, clip=f['clip'], eps=f['epsilon'])
+        return optimizers.larc(lambda step: rates[step], **settings, clip=f['clip'], eps=f['epsilon'])
     if f['mask'].startswith('by name'):
         settings['mask'] = lambda params: {name: name not in f['excluded'] for name in params}
     if f['lr_position'] == 'inside_momentum':
-        return optim.lars_simclr(lambda step: rates[step], **settings, nesterov=f['nesterov'])
+        return optimizers.lars_simclr(lambda step: rates[step], **settings, nesterov=f['nesterov'])
     if not f.get('classic_momentum', True):
         pytest.skip("an option of SimCLR's LARS that none of its recipes uses")
-    return optim.lars(lambda step: rates[step], **settings)
+    return optimizers.lars(lambda step: rates[step], **settings)
 
 
 @pytest.mark.parametrize('case', goldens.cases('lars'))
@@ -47,9 +47,9 @@ def test_sgd_and_adams_are_torch(rng: np.random.Generator):
     with jax.enable_x64(True):
         rate = jnp.asarray(rates)
         for optimizer, expected in (
-            (optim.sgd(lambda t: rate[t], momentum=0.9, weight_decay=0.01), sgd(w0, grads, rates, 0.9, 0.01)),
-            (optim.adamw(lambda t: rate[t], weight_decay=0.1), adamw(w0, grads, rates, [0.1] * 5)),
-            (optim.adam(lambda t: rate[t], weight_decay=0.1), adamw(w0, grads, rates, [0.0] * 5, l2=0.1)),
+            (optimizers.sgd(lambda t: rate[t], momentum=0.9, weight_decay=0.01), sgd(w0, grads, rates, 0.9, 0.01)),
+            (optimizers.adamw(lambda t: rate[t], weight_decay=0.1), adamw(w0, grads, rates, [0.1] * 5)),
+            (optimizers.adam(lambda t: rate[t], weight_decay=0.1), adamw(w0, grads, rates, [0.0] * 5, l2=0.1)),
         ):
             w, state = {'w': jnp.asarray(w0)}, optimizer.init({'w': jnp.asarray(w0)})
             for g in grads:
@@ -60,8 +60,8 @@ def test_sgd_and_adams_are_torch(rng: np.random.Generator):
 
 def test_frozen_parameters_rest(rng: np.random.Generator):
     params = {'encoder': {'patch_embed': {'kernel': jnp.ones(3)}, 'patch_embedding': jnp.ones(3)}, 'head': jnp.ones(2)}
-    optimizer = optim.by_path(
-        optim.adamw(lambda t: 0.1, weight_decay=0.5), {'frozen': (('encoder/patch_embed',), optax.set_to_zero())}
+    optimizer = optimizers.by_path(
+        optimizers.adamw(lambda t: 0.1, weight_decay=0.5), {'frozen': (('encoder/patch_embed',), optax.set_to_zero())}
     )
     state = optimizer.init(params)
     grads = jax.tree.map(lambda x: jnp.full_like(x, 2.0), params)
@@ -74,7 +74,7 @@ def test_frozen_parameters_rest(rng: np.random.Generator):
 
 def test_every_tensor_is_clipped_by_its_own_norm():
     grads = {'long': jnp.asarray([[3.0, 4.0]]), 'short': jnp.asarray([0.3]), 'zero': jnp.zeros(2)}
-    clipped, _ = optim.clip_per_tensor(1.0).update(grads, optax.EmptyState())
+    clipped, _ = optimizers.clip_per_tensor(1.0).update(grads, optax.EmptyState())
     np.testing.assert_allclose(clipped['long'], [[0.6, 0.8]], rtol=1e-6)
     assert np.linalg.norm(clipped['long']) < 1, 'the official code adds 1e-6 to the norm'
     np.testing.assert_array_equal(clipped['short'], grads['short'])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from contrastive_jax.schedules import Schedule
+from contrastive_jax.optim.schedules import Schedule
 
 Array = jax.Array
 PyTree = Any

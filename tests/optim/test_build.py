@@ -9,7 +9,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, optim, recipe, schedules, updates
+from contrastive_jax import ema, recipe
+from contrastive_jax.optim import optimizers, schedules
+from contrastive_jax.optim.build import base_rate, build_optimizer
 from tests import goldens
 from tests.test_optim import adamw, sgd
 
@@ -26,7 +28,7 @@ def trajectory(config: ConfigDict, params: dict[str, Any], grads: dict[str, Any]
     """Parameters after all steps; `grads` has one for every step."""
     with jax.enable_x64(True):
         params, grads = jax.tree.map(jnp.asarray, (params, grads))
-        optimizer, _ = updates.build(config, PER_EPOCH, STEPS)
+        optimizer, _ = build_optimizer(config, PER_EPOCH, STEPS)
         state = optimizer.init(params)
         step = jax.jit(optimizer.update)
         for t in range(STEPS):
@@ -100,7 +102,7 @@ def test_swav(problem: Any) -> None:
     plain = trajectory(config_of(**fields), params, grads)
     np.testing.assert_array_equal(after['encoder']['w'], plain['encoder']['w'])
     rested = {'head': {'w': np.concatenate([grads['head']['w'][2:], grads['head']['w'][:2]])}}
-    optimizer = optim.larc(lambda _: 4.0, momentum=0.9, weight_decay=1e-4)
+    optimizer = optimizers.larc(lambda _: 4.0, momentum=0.9, weight_decay=1e-4)
     with jax.enable_x64(True):
         w = {'head': {'w': jnp.asarray(params['head']['w'])}}
         state = optimizer.init(w)
@@ -146,7 +148,7 @@ def test_scaled_schedules_of_byol_and_simclr(case: goldens.Case, precision: str)
         }
     )
     with jax.enable_x64(precision == 'float64'):
-        steps, rate = case.key(f['step_key']), updates.base_rate(config)
+        steps, rate = case.key(f['step_key']), base_rate(config)
         schedule = schedules.warmup_cosine(rate, f['warmup_steps'], f['total_steps'], f['final_value'])
         actual = jax.vmap(schedule)(jnp.asarray(steps))
         goldens.assert_close(actual, case.key(f['learning_rate_key']), tolerance, 'learning rate')

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import ema, schedules
+from contrastive_jax import ema
+from contrastive_jax.optim import schedules
 from tests import goldens
 
 

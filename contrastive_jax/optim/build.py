@@ -5,11 +5,11 @@ import math
 import optax
 from ml_collections import ConfigDict
 
-from contrastive_jax import optim, schedules
 from contrastive_jax.errors import UserError
+from contrastive_jax.optim import optimizers, schedules
 
 
-def build(
+def build_optimizer(
     config: ConfigDict, steps_per_epoch: int, total_steps: int
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
     """What makes updates of gradients, and its learning rate, for the log.
@@ -34,34 +34,34 @@ def build(
     if o.freeze_first and (steps := o.freeze_steps or math.ceil(o.freeze_epochs * steps_per_epoch)):
         # The optimizer of these parameters starts late: it counts its own steps, the schedules go on with the run.
         later = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
-        parts['resting'] = tuple(o.freeze_first), optim.rest(later, steps)
+        parts['resting'] = tuple(o.freeze_first), optimizers.rest(later, steps)
     if o.constant:
         parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(base_rate(config)), weight_decay)
     for i, (path, factor) in enumerate(o.rate_factors):
         parts[f'scaled_{i}'] = (path,), _optimizer(o, schedules.scaled(learning_rate, factor), weight_decay)
-    optimizer = optim.by_path(_optimizer(o, learning_rate, weight_decay), parts)
+    optimizer = optimizers.by_path(_optimizer(o, learning_rate, weight_decay), parts)
     if o.clip_norm:
-        optimizer = optax.chain(optim.clip_per_tensor(o.clip_norm), optimizer)
+        optimizer = optax.chain(optimizers.clip_per_tensor(o.clip_norm), optimizer)
     return optimizer, learning_rate
 
 
 def _optimizer(
     o: ConfigDict, learning_rate: schedules.Schedule, weight_decay: float | schedules.Schedule
 ) -> optax.GradientTransformation:
-    mask = optim.matrices if o.mask == 'matrices' else None
+    mask = optimizers.matrices if o.mask == 'matrices' else None
     match o.name:
         case 'sgd':
-            return optim.sgd(learning_rate, momentum=o.momentum, weight_decay=weight_decay, mask=mask)
+            return optimizers.sgd(learning_rate, momentum=o.momentum, weight_decay=weight_decay, mask=mask)
         case 'adam':
-            return optim.adam(learning_rate, weight_decay=weight_decay, mask=mask, b1=o.b1, b2=o.b2)
+            return optimizers.adam(learning_rate, weight_decay=weight_decay, mask=mask, b1=o.b1, b2=o.b2)
         case 'adamw':
-            return optim.adamw(learning_rate, weight_decay=weight_decay, mask=mask, b1=o.b1, b2=o.b2)
+            return optimizers.adamw(learning_rate, weight_decay=weight_decay, mask=mask, b1=o.b1, b2=o.b2)
         case 'lars':
-            return optim.lars(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
+            return optimizers.lars(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
         case 'lars_simclr':
-            return optim.lars_simclr(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
+            return optimizers.lars_simclr(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
         case _:
-            return optim.larc(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
+            return optimizers.larc(learning_rate, momentum=o.momentum, weight_decay=weight_decay)
 
 
 def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> schedules.Schedule:
