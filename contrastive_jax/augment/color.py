@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from contrastive_jax.augment import planes
-from contrastive_jax.styles import PIL, Style
+from contrastive_jax.augment.styles import PIL, Style
 
 Array = jax.Array
 

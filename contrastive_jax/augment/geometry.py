@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from contrastive_jax import crops
+from contrastive_jax.augment import crops
 
 Array = jax.Array
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from contrastive_jax.styles import PIL, Style
+from contrastive_jax.augment.styles import PIL, Style
 
 Array = jax.Array
 Planes = tuple[Array, Array, Array]

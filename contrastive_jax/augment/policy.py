@@ -15,9 +15,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from contrastive_jax.augment import color, geometry, planes, spaces
+from contrastive_jax.augment.crops import MIN_OBJECT_COVERED
 from contrastive_jax.augment.patches import Patches
-from contrastive_jax.crops import MIN_OBJECT_COVERED
-from contrastive_jax.styles import STYLES, Style
+from contrastive_jax.augment.styles import STYLES, Style
 
 Array = jax.Array
 T = TypeVar('T')

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from contrastive_jax import crops
-from contrastive_jax.styles import PIL, Style
+from contrastive_jax.augment import crops
+from contrastive_jax.augment.styles import PIL, Style
 
 # Raster formats whose decoders stay inside this process (Pillow hands PostScript files to Ghostscript).
 _SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')

@@ -15,10 +15,10 @@ import numpy as np
 from absl import flags, logging
 from PIL import Image
 
+from contrastive_jax.augment.styles import STYLES
 from contrastive_jax.data import images, sampler
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import DataError, UserError
-from contrastive_jax.styles import STYLES
 
 Batch = dict[str, Any]
 

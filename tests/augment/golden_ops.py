@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax.augment import color, geometry
-from contrastive_jax.styles import PIL, SIMCLR, STYLES, TENSORFLOW_LUMA, Style
+from contrastive_jax.augment.styles import PIL, SIMCLR, STYLES, TENSORFLOW_LUMA, Style
 from tests import goldens
 
 # One compilation for each shape and for each way to resample; the strengths are arguments.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax.augment import color
-from contrastive_jax.styles import PIL, STYLES
+from contrastive_jax.augment.styles import PIL, STYLES
 from tests import goldens
 from tests.augment import golden_ops
 

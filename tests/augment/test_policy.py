@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.augment import color, geometry
 from contrastive_jax.augment.policy import _CROP, _DISTORT, Policy, _view_keys
-from contrastive_jax.styles import STYLES
+from contrastive_jax.augment.styles import STYLES
 from tests.augment import golden_ops
 
 # The recipes of the MoCo papers, section by section of their repositories.

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from contrastive_jax.augment import geometry
+from contrastive_jax.augment.styles import STYLES, Style
 from contrastive_jax.data import images
-from contrastive_jax.styles import STYLES, Style
 from tests import goldens
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrastive_jax.augment.styles import STYLES
 from contrastive_jax.data import folder, images, loader, sampler, sources
 from contrastive_jax.errors import DataError, UserError
-from contrastive_jax.styles import STYLES
 
 N, BATCH = 13, 4
 PHOTOS = np.random.default_rng(0).integers(0, 256, (N, 24, 20, 3), np.uint8)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from contrastive_jax import crops
+from contrastive_jax.augment import crops
 
 # Luma as PIL's conversion to 'L' computes it: ITU-R 601-2 (.299, .587, .114) in 16 bits. They sum to exactly 1, so grey
 # stays grey. TensorFlow, and torchvision on float tensors, take .2989 for red, which darkens white.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import crops
-from contrastive_jax.styles import STYLES
+from contrastive_jax.augment import crops
+from contrastive_jax.augment.styles import STYLES
 
 RATIO = (3 / 4, 4 / 3)
 SIZES = ((224, 224), (375, 500), (500, 375), (32, 32), (40, 200), (300, 20), (3, 5), (1, 1))
