@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from benchmarks import count, flops, measure, programs, step
-from contrastive_jax import ema, train
+from contrastive_jax import train
+from contrastive_jax.methods import ema
 from contrastive_jax.models import network
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import memory
 from contrastive_jax.checkpoint import FOLDER, Checkpoints
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
-from contrastive_jax.methods import MethodState
+from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.train import TrainState
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, loop, train
+from contrastive_jax import loop, train
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, find_devices
 from contrastive_jax.feed import ResidentFeed
-from contrastive_jax.methods import METHODS, MethodState
+from contrastive_jax.methods import METHODS, MethodState, ema
 from contrastive_jax.models.network import ENCODERS
 from tests import runs, whole_runs
 from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401

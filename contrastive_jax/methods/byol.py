@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import jax
 
-from contrastive_jax import ema
 from contrastive_jax.losses import normalized_regression
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, ema
 
 Array = jax.Array
 PyTree = base.PyTree

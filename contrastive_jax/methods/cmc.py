@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from contrastive_jax import memory
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, memory
 from contrastive_jax.methods.instdis import check_objective, contrast, unknown_log_Z
 from contrastive_jax.rules import Rules
 

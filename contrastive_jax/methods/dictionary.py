@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import memory
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import look_up, look_up_in_batch, normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, memory
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
 from contrastive_jax.rules import Rules
 

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema
 from contrastive_jax.losses.dino import dino, targets, update_center
 from contrastive_jax.losses.info_nce import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, ema
 from contrastive_jax.models.heads import torch_uniform
 from contrastive_jax.rules import Rules
 

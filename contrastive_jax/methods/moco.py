@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, memory
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import look_up, normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, ema, memory
 from contrastive_jax.rules import Rules
 
 Array = jax.Array

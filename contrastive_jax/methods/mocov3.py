@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax import ema
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import look_up_in_batch, normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, ema
 
 Array = jax.Array
 PyTree = base.PyTree

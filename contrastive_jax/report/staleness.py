@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contrastive_jax import feed, memory, train
+from contrastive_jax import feed, train
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.losses.info_nce import normalize
-from contrastive_jax.methods import MethodState
+from contrastive_jax.methods import MethodState, memory
 
 Array = jax.Array
 PyTree = Any

@@ -12,10 +12,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from contrastive_jax import memory
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import log_partition, nce, non_parametric_softmax, sampled_softmax
+from contrastive_jax.methods import memory
 
 N, ROWS, D, K, B, T = 37, 64, 6, 5, 8, 0.07  # ROWS - N rows are padding
 

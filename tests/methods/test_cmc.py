@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import memory
 from contrastive_jax.losses import log_partition, nce, sampled_softmax
-from contrastive_jax.methods import CMC, MethodState
+from contrastive_jax.methods import CMC, MethodState, memory
 from contrastive_jax.methods.instdis import unknown_log_Z
 from contrastive_jax.models import Network
 from contrastive_jax.models.split import Split

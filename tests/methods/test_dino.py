@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import ema, train
+from contrastive_jax import train
 from contrastive_jax.losses.info_nce import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, ema
 from contrastive_jax.methods.dino import last_layer, teacher_temperature
 from contrastive_jax.models import MLP
 from contrastive_jax.optim import optimizers, schedules

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses.info_nce import normalize
-from contrastive_jax.methods import InstDis
+from contrastive_jax.methods import InstDis, memory
 from contrastive_jax.methods.instdis import contrast, unknown_log_Z
 from contrastive_jax.models import Network
 from tests import goldens

@@ -7,10 +7,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.methods import MethodState, MoCo
+from contrastive_jax.methods import MethodState, MoCo, memory
 from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.torch_names import network, split

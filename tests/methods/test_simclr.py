@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import ema
 from contrastive_jax.losses import nt_xent, nt_xent_with_memory
-from contrastive_jax.methods import SimCLR, SimCLRMemory
+from contrastive_jax.methods import SimCLR, SimCLRMemory, ema
 from contrastive_jax.methods.simclr import mean_similarity_in_batch
 from tests.methods.torch_names import network
 

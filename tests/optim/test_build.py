@@ -9,7 +9,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import ema, recipe
+from contrastive_jax import recipe
+from contrastive_jax.methods import ema
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import base_rate, build_optimizer
 from tests import goldens

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import ema
+from contrastive_jax.methods import ema
 from contrastive_jax.optim import schedules
 from tests import goldens
 

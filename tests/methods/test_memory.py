@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import memory
 from contrastive_jax.distributed.devices import find_devices
+from contrastive_jax.methods import memory
 
 
 def test_queue_evicts_the_oldest(rng):

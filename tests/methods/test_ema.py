@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import ema
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, ema
 from tests import runs
 
 
