@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 
 Array = jax.Array
 

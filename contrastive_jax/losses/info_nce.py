@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from contrastive_jax.distributed import collectives
+from contrastive_jax.losses.numerics import normalize
 
 Array = jax.Array
 
@@ -144,18 +145,6 @@ def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str |
     positive = jnp.sum(q * k, axis=-1) / temperature  # [b]
     hardest = jnp.max(jnp.where(own, -jnp.inf, lax.stop_gradient(logits)), axis=-1)  # [b]
     return Lookup(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
-
-
-def normalize(x: Array, floor: float = 1e-12) -> Array:
-    """Unit vectors along the last axis, at least float32, with a finite gradient at 0.
-
-    Args:
-      x: [..., D].
-      floor: of the norm; torch's 1e-12. TensorFlow and BYOL have 1e-12 on its square: 1e-6.
-    """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(square, jnp.asarray(floor, x.dtype) ** 2))
 
 
 def similarities(q: Array, k: Array) -> Array:

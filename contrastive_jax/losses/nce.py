@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import Lookup, normalize
+from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.numerics import MASKED_LOGIT, normalize
 
 Array = jax.Array
 
 CHUNK = 2**24  # logits of the full softmax that exist at a time: 64 MB
-NOTHING = -1e30  # logit of a row that is not there; finite, because all rows of a device may be padding
 
 
 def nce(logits: Array, log_Z: Array | float, *, num_examples: int, epsilon: float = 1e-7) -> Array:
@@ -125,9 +125,9 @@ def look_up_rows(
         rows = start + jnp.arange(size)
         part = lax.dynamic_slice_in_dim(bank, start, size)
         logits = jnp.matmul(queries, part.T, precision=lax.Precision.HIGHEST) / temperature  # [B, size]
-        logits = jnp.where((rows >= new) & (first + rows < num_examples), logits, NOTHING)
+        logits = jnp.where((rows >= new) & (first + rows < num_examples), logits, MASKED_LOGIT)
         is_own = (first + rows == own[:, None]) & (rows >= new)
-        hardest = jnp.max(jnp.where(is_own, NOTHING, lax.stop_gradient(logits)), axis=-1)
+        hardest = jnp.max(jnp.where(is_own, MASKED_LOGIT, lax.stop_gradient(logits)), axis=-1)
         positive = jnp.sum(jnp.where(is_own, logits, 0.0), axis=-1)
         return jax.nn.logsumexp(logits, axis=-1), hardest, positive
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import Lookup, look_up_negatives, normalize, similarities
+from contrastive_jax.losses.info_nce import Lookup, look_up_negatives, similarities
+from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 
 Array = jax.Array
 
@@ -29,7 +30,7 @@ def nt_xent(z1: Array, z2: Array, *, temperature: float, unit: bool = True, axis
       Scalar, over the (local) examples, at least float32.
     """
     if unit:
-        z1, z2 = normalize(z1, floor=1e-6), normalize(z2, floor=1e-6)  # TensorFlow's 1e-12 on the square
+        z1, z2 = (normalize(z, TENSORFLOW_NORM_FLOOR) for z in (z1, z2))
     return 2.0 * jnp.mean(look_up_views(z1, z2, temperature=temperature, axis_name=axis_name).loss)
 
 
@@ -49,7 +50,7 @@ def nt_xent_with_memory(
     Returns:
       Scalar, over the (local) examples, at least float32.
     """
-    z1, z2, memory = (normalize(x, floor=1e-6) for x in (z1, z2, memory))
+    z1, z2, memory = (normalize(x, TENSORFLOW_NORM_FLOOR) for x in (z1, z2, memory))
     found = look_up_views(z1, z2, temperature=temperature, axis_name=axis_name)
     found = add_negatives(found, jnp.concatenate([z1, z2]), memory, temperature=temperature, axis_name=axis_name)
     return 2.0 * jnp.mean(found.loss)

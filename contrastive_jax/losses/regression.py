@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, TORCH_COSINE_FLOOR, normalize
 
 Array = jax.Array
 
@@ -27,7 +27,7 @@ def normalized_regression(p: Array, z: Array) -> Array:
     Returns:
       Scalar, the mean over the (local) examples, at least float32.
     """
-    p, z = normalize(p, floor=1e-6), normalize(lax.stop_gradient(z), floor=1e-6)  # 1e-12 on the square
+    p, z = (normalize(x, TENSORFLOW_NORM_FLOOR) for x in (p, lax.stop_gradient(z)))
     return jnp.mean(jnp.sum((p - z) ** 2, axis=-1))
 
 
@@ -41,5 +41,5 @@ def negative_cosine(p: Array, z: Array) -> Array:
     Returns:
       Scalar, the mean over the (local) examples, at least float32.
     """
-    p, z = normalize(p, floor=1e-8), normalize(lax.stop_gradient(z), floor=1e-8)  # torch's CosineSimilarity
+    p, z = (normalize(x, TORCH_COSINE_FLOOR) for x in (p, lax.stop_gradient(z)))
     return -jnp.mean(jnp.sum(p * z, axis=-1))

@@ -26,7 +26,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import REPLICATED
-from contrastive_jax.losses.info_nce import Lookup, normalize
+from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
 from contrastive_jax.rules import Rules

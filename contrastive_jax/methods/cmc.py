@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.devices import REPLICATED
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.methods.instdis import check_objective, contrast, unknown_log_Z
 from contrastive_jax.rules import Rules

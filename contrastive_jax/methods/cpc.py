@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, look_up_patches, turned
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.models.context import ContextNetwork
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.rules import Rules
 

@@ -15,7 +15,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from contrastive_jax.losses.dino import dino, targets, update_center
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 from contrastive_jax.models.heads import torch_uniform
 from contrastive_jax.rules import Rules

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from contrastive_jax.losses.info_nce import look_up_in_batch, normalize
+from contrastive_jax.losses.info_nce import look_up_in_batch
 from contrastive_jax.losses.instance_softmax import instance_softmax
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 
 Array = jax.Array
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import look_up_in_batch, normalize
+from contrastive_jax.losses.info_nce import look_up_in_batch
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 
 Array = jax.Array

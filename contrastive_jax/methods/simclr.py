@@ -20,8 +20,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import normalize
 from contrastive_jax.losses.nt_xent import add_negatives, look_up_views
+from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 from contrastive_jax.methods import base, ema, memory
 from contrastive_jax.rules import Rules
 
@@ -142,7 +142,7 @@ class SimCLRMemory(base.Method):
 
 def unit(z: Array) -> Array:
     """L2-normalised as by TensorFlow, with a floor of 1e-12 on the square of the norm."""
-    return normalize(z, floor=1e-6)
+    return normalize(z, TENSORFLOW_NORM_FLOOR)
 
 
 def mean_similarity_in_batch(z1: Array, z2: Array, axis_name: str | None = None) -> Array:

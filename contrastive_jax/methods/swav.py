@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import AXIS
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 from contrastive_jax.methods import base
 from contrastive_jax.models.heads import uniform

@@ -18,7 +18,7 @@ from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import REPLICATED, Devices
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import MethodState, memory
 
 Array = jax.Array

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax import train
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 from contrastive_jax.methods.dino import last_layer, teacher_temperature
 from contrastive_jax.models import MLP

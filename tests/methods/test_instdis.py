@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import InstDis, memory
 from contrastive_jax.methods.instdis import contrast, unknown_log_Z
 from contrastive_jax.models import Network

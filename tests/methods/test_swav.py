@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax.losses.info_nce import normalize
+from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import MethodState, SwAV, base
 from contrastive_jax.optim import optimizers
 from tests import goldens

@@ -14,7 +14,7 @@ from contrastive_jax.methods import ema
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import base_rate, build_optimizer
 from tests import goldens
-from tests.test_optim import adamw, sgd
+from tests.optim.test_optimizers import adamw, sgd
 
 STEPS, PER_EPOCH = 6, 2
 
