@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from benchmarks.programs import Program
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, find_devices
-
-Array = jax.Array
-PyTree = Any
 
 
 class Spread(NamedTuple):

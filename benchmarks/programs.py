@@ -16,16 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import Lookup, look_up, look_up_in_batch
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import BYOL, MethodState, MoCo, MoCoV3, SimCLR, SimSiam, base, ema, memory, moco, mocov3
 from contrastive_jax.train import Recipe, TrainState, train_step
-
-Array = jax.Array
-PyTree = Any
 
 RESIDENT_IMAGES = 4096
 

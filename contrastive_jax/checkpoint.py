@@ -21,16 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import lax
+from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.optim.optimizers import is_below
-
-Array = jax.Array
-PyTree = Any
 
 FOLDER = 'checkpoints'
 ITEM = 'default'  # Orbax's name for what a checkpoint holds if that is one thing

@@ -11,16 +11,15 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.data import sampler
 from contrastive_jax.data.loader import train_batches
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.train import Recipe, TrainState, train_step
 
-Array = jax.Array
-PyTree = Any
 Metrics = list[dict[str, Array]]
 Step = Callable[..., tuple[TrainState, dict[str, Array]]]
 

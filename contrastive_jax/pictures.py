@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax import figures
@@ -15,8 +16,6 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbours, evenly_spaced
 from contrastive_jax.train import Recipe
-
-Array = jax.Array
 
 ROWS = 8
 DRAWS = 2  # of every view

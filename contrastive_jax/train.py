@@ -9,7 +9,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
+from jax import Array, lax
 from ml_collections import ConfigDict
 
 from contrastive_jax import recipe
@@ -17,14 +17,12 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS, Method, MethodState
 from contrastive_jax.optim import schedules
 from contrastive_jax.optim.build import build_optimizer
-
-Array = jax.Array
-PyTree = Any
 
 
 @flax.struct.dataclass

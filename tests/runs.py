@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import feed, train
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.methods import METHODS
-
-PyTree = Any
 
 SURVEYED = 56  # three batches of 16 an epoch, and some that are left out
 

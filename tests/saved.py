@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import train
 from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.workdir import open_workdir
-
-PyTree = Any
 
 
 def save(config: ConfigDict, workdir: Path, steps: tuple[int, ...] = (3,), mode: str = 'jit', count: int = 1) -> PyTree:

@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import loop, train
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, find_devices
 from contrastive_jax.feed import ResidentFeed
 from contrastive_jax.methods import METHODS, MethodState, ema
 from contrastive_jax.models.network import ENCODERS
 from tests import runs, whole_runs
 from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
-
-PyTree = Any
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(runs.CONFIGS)}.values())

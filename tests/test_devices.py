@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,9 @@ import optax
 import pytest
 
 from contrastive_jax import feed, train
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from tests import runs
-
-PyTree = Any
 
 STEPS = 4
 METHODS = ('mocov1:tiny', 'mocov2:tiny', 'mocov3_r50:tiny', 'mocov3_vit:tiny')

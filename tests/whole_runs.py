@@ -20,12 +20,11 @@ from sklearn.datasets import load_digits
 
 from contrastive_jax import feed, loop, metrics, train
 from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.interrupt import Interrupt
 from tests.little import get_config
-
-PyTree = Any
 
 REPOSITORY = Path(__file__).parents[1]
 TIMEOUT_S = 300

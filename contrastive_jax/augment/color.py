@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from contrastive_jax.augment import planes
 from contrastive_jax.augment.styles import PIL, Style
-
-Array = jax.Array
 
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]
 

@@ -11,12 +11,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from contrastive_jax.augment import crops
-
-Array = jax.Array
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
 Padding = Literal['edge', 'reflect', 'zero']

@@ -6,10 +6,9 @@ wanted each is taken for half of the batches.
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from contrastive_jax.distributed import collectives
-
-Array = jax.Array
 
 
 def mix(

@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.scipy.ndimage import map_coordinates
 
 from contrastive_jax.augment import color, geometry, planes
 from contrastive_jax.models.cpc import cut_patches
-
-Array = jax.Array
 
 
 class _Draws(NamedTuple):

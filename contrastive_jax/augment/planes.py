@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from contrastive_jax.augment.styles import PIL, Style
 
-Array = jax.Array
 Planes = tuple[Array, Array, Array]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)

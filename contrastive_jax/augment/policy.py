@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from contrastive_jax.augment import color, geometry, planes, spaces
@@ -19,7 +19,6 @@ from contrastive_jax.augment.crops import MIN_OBJECT_COVERED
 from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.styles import STYLES, Style
 
-Array = jax.Array
 T = TypeVar('T')
 
 _CROP, _DISTORT, _PATCHES = 0, 1, 2**20  # the parts of a view, each with its own key

@@ -5,13 +5,11 @@ Like all of `color`, on planes; the numbers are skimage's, which CMC was trained
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from contrastive_jax.augment.planes import Planes, join, split, weighted
-
-Array = jax.Array
 
 # Linear sRGB to CIE XYZ, and white under D65.
 XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))

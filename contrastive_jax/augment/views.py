@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import DTypeLike
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.distributed import collectives
 
-Array = jax.Array
 Crop = Callable[[int | Array, Array, Array], Array]
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-Array = jax.Array
-PyTree = Any
+from contrastive_jax.distributed.collectives import PyTree
 
 AXIS = 'data'
 REPLICATED = PartitionSpec()

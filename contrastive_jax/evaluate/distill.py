@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax import loop, recipe, train, validate
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import Restored, read_part
 from contrastive_jax.data import sampler, sources
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.evaluate import finetune, training
@@ -33,9 +35,6 @@ from contrastive_jax.optim.build import build_optimizer
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
 from contrastive_jax.workdir import read_config
-
-Array = jax.Array
-PyTree = Any
 
 TUNED = Path('eval/finetune.json')  # what a fine-tuning leaves in its workdir at its end
 

@@ -15,19 +15,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax import recipe, workdir
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.checkpoint import read_part
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import Network, Projection
 from contrastive_jax.models.tokens import tokens
 from contrastive_jax.models.vit import VisionTransformer, resize_positions
-
-Array = jax.Array
-PyTree = Any
 
 # Where a state has the parameters of a network, and its BN statistics.
 WEIGHTS = {

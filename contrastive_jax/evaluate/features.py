@@ -4,16 +4,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.models.network import Network
-
-Array = jax.Array
-PyTree = Any
 
 
 class FeatureExtractor:

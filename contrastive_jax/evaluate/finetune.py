@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax import loop, recipe, train
 from contrastive_jax.augment.mixing import mix
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import training
@@ -30,9 +32,6 @@ from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import batch_factor
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.errors import UserError
-
-Array = jax.Array
 
 # Similarities held at a time: 2^28 are 1 GiB in float32, or 209 test images against the 1.28 million of ImageNet.
 MAX_SIMILARITIES = 2**28

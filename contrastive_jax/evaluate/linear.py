@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.tree_utils as otu
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import check_labels, top_accuracies
 
-Array = jax.Array
 Params = dict[str, Array]
 
 L2, MAX_ITERATIONS, TOLERANCE = 1e-4, 100, 1e-5

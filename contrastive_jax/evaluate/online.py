@@ -1,21 +1,19 @@
 """Evaluation beside training: kNN, a stop-gradient linear probe and the signals of collapse, on held-out images."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.models.network import Network
-
-PyTree = Any
 
 # Pairs of the uniformity and singular values of the rank: as many examples as tell them well and cost little.
 SIGNAL_EXAMPLES = 2048

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import Array, lax
 from ml_collections import ConfigDict
 
 from contrastive_jax import loop, train
 from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import readout, training
@@ -33,9 +34,6 @@ from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.optim import optimizers
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)

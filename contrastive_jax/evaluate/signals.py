@@ -4,10 +4,8 @@ All take features [B, D] and return a scalar of at least float32; they may run i
 counts as a zero vector, not as NaN.
 """
 
-import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 
 def feature_std(x: Array) -> Array:

@@ -7,14 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.optim import schedules
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = Any
 
 
 def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup
-
-Array = jax.Array
 
 CANDIDATES = ('global', 'batch', 'image')
 DIRECTIONS = ('down', 'up', 'right', 'left')

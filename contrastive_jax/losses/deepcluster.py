@@ -9,12 +9,10 @@ Official source: facebookresearch/swav, main_deepclusterv2.py; described in arXi
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.numerics import normalize
-
-Array = jax.Array
 
 # Rows whose similarities with all centroids are held at a time: 4096 x 3000 floats are 50 MB.
 BLOCK = 4096

@@ -2,9 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-
-Array = jax.Array
+from jax import Array, lax
 
 
 def distillation(student: Array, teacher: Array, *, temperature: float) -> Array:

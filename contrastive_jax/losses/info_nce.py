@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.numerics import normalize
-
-Array = jax.Array
 
 
 class Lookup(NamedTuple):

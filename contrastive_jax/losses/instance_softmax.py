@@ -4,12 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.numerics import normalize
-
-Array = jax.Array
 
 
 def instance_softmax(

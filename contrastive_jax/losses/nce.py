@@ -11,13 +11,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup
 from contrastive_jax.losses.numerics import MASKED_LOGIT, normalize
-
-Array = jax.Array
 
 CHUNK = 2**24  # logits of the full softmax that exist at a time: 64 MB
 

@@ -8,12 +8,11 @@ sums the mean over the first views and the mean over the second, which is twice 
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import Lookup, look_up_negatives, similarities
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
-
-Array = jax.Array
 
 
 def nt_xent(z1: Array, z2: Array, *, temperature: float, unit: bool = True, axis_name: str | None = None) -> Array:

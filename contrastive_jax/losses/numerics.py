@@ -1,10 +1,7 @@
 """Numerical conventions that the losses share: unit vectors, the floors of their norms, the value of a masked logit."""
 
-import jax
 import jax.numpy as jnp
-from jax import lax
-
-Array = jax.Array
+from jax import Array, lax
 
 # The smallest norm that a vector is divided by. The authors' libraries differ in it.
 TORCH_NORM_FLOOR = 1e-12  # torch.nn.functional.normalize

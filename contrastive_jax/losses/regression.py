@@ -8,13 +8,10 @@ averages them. No gradient flows into the target z, without which these methods 
 the pmean over devices is the loss of the whole batch.
 """
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, TORCH_COSINE_FLOOR, normalize
-
-Array = jax.Array
 
 
 def normalized_regression(p: Array, z: Array) -> Array:

@@ -21,10 +21,11 @@ import flax
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
-from jax import lax
+from jax import Array, lax
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import Lookup
 from contrastive_jax.losses.numerics import normalize
@@ -32,8 +33,6 @@ from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
 from contrastive_jax.rules import Rules
 
-Array = jax.Array
-PyTree = Any
 Batch = dict[str, Any]
 
 

@@ -9,12 +9,11 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+from jax import Array
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses import normalized_regression
 from contrastive_jax.methods import base, ema
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

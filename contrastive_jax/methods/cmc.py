@@ -11,16 +11,15 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.methods.instdis import check_objective, contrast, unknown_log_Z
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

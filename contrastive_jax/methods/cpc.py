@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, look_up_patches, turned
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
@@ -24,9 +26,6 @@ from contrastive_jax.models.context import ContextNetwork
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.network import Network
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,15 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.dino import dino, targets, update_center
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 from contrastive_jax.models.heads import torch_uniform
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,10 @@
 """The slowly moving encoder: exponential moving averages of parameters, and the schedule of their momentum."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-Array = jax.Array
-PyTree = Any
+from contrastive_jax.distributed.collectives import PyTree
 
 
 def update(target: PyTree, online: PyTree, momentum: Array | float) -> PyTree:

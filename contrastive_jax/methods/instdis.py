@@ -11,18 +11,16 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import Lookup
 from contrastive_jax.losses.nce import log_partition, look_up_logits, look_up_rows, nce
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = base.PyTree
 
 OBJECTIVES = ('nce', 'softmax')
 

@@ -7,18 +7,15 @@ moving average: the negatives are the other images of the batch, in both their v
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import look_up_in_batch
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,12 @@ from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED
 from contrastive_jax.losses.numerics import normalize
-
-Array = jax.Array
 
 # ================================ queue ================================
 

@@ -7,17 +7,14 @@ stable, is the optimizer's affair (`config.optimizer.freeze`).
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import look_up_in_batch
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,17 +16,15 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.nt_xent import add_negatives, look_up_views
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 from contrastive_jax.methods import base, ema, memory
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,10 @@ does not decay, is the optimizer's affair (`config.optimizer.constant`).
 import dataclasses
 from typing import ClassVar
 
-import jax
+from jax import Array
 
 from contrastive_jax.losses import negative_cosine as D
 from contrastive_jax.methods import base
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

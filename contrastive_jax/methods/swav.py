@@ -11,20 +11,18 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 from contrastive_jax.methods import base
 from contrastive_jax.models.heads import uniform
 from contrastive_jax.rules import Rules
-
-Array = jax.Array
-PyTree = base.PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """The context of CPC: a network on the grid of latents that has seen a patch's own row and those above, none below."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
-
-Array = jax.Array
+from jax import Array
 
 
 class ContextNetwork(nn.Module):

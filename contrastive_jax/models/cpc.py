@@ -5,13 +5,11 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax import Array
 
 from contrastive_jax.models.resnet import conv
-
-Array = jax.Array
 
 # The stages of a trunk: blocks, channels of a bottleneck, channels that the stage puts out.
 CPC_ENCODERS: dict[str, dict[str, Any]] = {

@@ -6,10 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax import Array
 
 from contrastive_jax.models.norm import BatchNorm
-
-Array = jax.Array
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(±1/√fan_in), torch's nn.Linear
 

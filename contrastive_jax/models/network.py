@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
+from jax import Array
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.cpc import CPC_ENCODERS, CPCEncoder, cpc
@@ -17,8 +17,6 @@ from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.resnet import RESNETS, ResNet, resnet
 from contrastive_jax.models.split import SPLIT_RESNETS, Split, split, split_resnet
 from contrastive_jax.models.vit import VITS, VisionTransformer, vit
-
-Array = jax.Array
 
 # name -> (what makes it, whose fields a config may set)
 ENCODERS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {

@@ -3,14 +3,11 @@
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
-
-Array = jax.Array
 
 
 def split_groups(group_size: int | None, local_batch: int, devices: int) -> tuple[int, int]:

@@ -5,13 +5,11 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax import Array
 
 from contrastive_jax.models.norm import BatchNorm
-
-Array = jax.Array
 
 # The convolutions of a block: (kernel size, whether it carries the block's stride, output channels / stage channels).
 BLOCKS: dict[str, tuple[tuple[int, bool, int], ...]] = {

@@ -3,13 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax import Array
 
 from contrastive_jax.models.resnet import RESNETS, resnet
-
-Array = jax.Array
 
 SPLIT_RESNETS = tuple(f'split_{name}' for name in RESNETS)
 

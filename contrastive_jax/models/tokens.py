@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from contrastive_jax.models.vit import VisionTransformer
-
-Array = jax.Array
 
 
 class Tokens(VisionTransformer):

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
-from jax import lax
+from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.models.heads import INITS, torch_uniform, uniform
 from contrastive_jax.models.norm import BatchNorm
-
-Array = jax.Array
 
 DINO = {'position': 'learned', 'kernel_init': 'trunc_normal'}
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.optim.schedules import Schedule
 
-Array = jax.Array
-PyTree = Any
 Decay = float | Schedule
 Mask = Callable[[PyTree], PyTree]  # of the parameters: True where weight decay (and adaptation) apply
 

@@ -5,10 +5,9 @@ Granularity is part of a recipe: MoCo v1 and v2 change the learning rate once an
 
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
-Array = jax.Array
 Schedule = Callable[[Array | int], Array]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
@@ -17,8 +18,6 @@ from contrastive_jax.evaluate.online import Neighbours, evenly_spaced, nearest, 
 from contrastive_jax.models.cpc import CPCEncoder
 from contrastive_jax.models.split import Split
 from contrastive_jax.models.vit import VisionTransformer
-
-Array = jax.Array
 
 POINTS = 2000  # of a map: t-SNE takes ten seconds for these
 TSNE_DIMENSIONS = 50  # that t-SNE is given, by PCA, as its authors do

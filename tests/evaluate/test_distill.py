@@ -13,6 +13,7 @@ import pytest
 from contrastive_jax import train
 from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import distill, finetune, protocols
@@ -23,8 +24,6 @@ from tests.evaluate.test_probe import evaluate
 from tests.evaluate.test_protocols import few, load
 from tests.little import get_config
 from tests.whole_runs import compiled, quick_runs  # noqa: F401
-
-PyTree = Any
 
 
 @pytest.fixture(scope='module')

@@ -14,6 +14,7 @@ from PIL import Image
 from contrastive_jax import metrics, train
 from contrastive_jax.checkpoint import FOLDER, read_part
 from contrastive_jax.data import sources
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.evaluate import distill, finetune, probe, protocols, training
@@ -23,8 +24,6 @@ from tests import runs, saved, whole_runs
 from tests.evaluate.test_protocols import few, load
 from tests.little import get_config
 from tests.whole_runs import compiled, quick_runs  # noqa: F401
-
-PyTree = Any
 
 
 @pytest.fixture(scope='module')

@@ -7,11 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.norm import BatchNorm
-
-PyTree = Any
 
 
 class TinyEncoder(nn.Module):
