@@ -21,7 +21,7 @@ from jax import Array
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.info_nce import Lookup, look_up, look_up_in_batch
+from contrastive_jax.losses.info_nce import ContrastiveOutput, info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import BYOL, MethodState, MoCo, MoCoV3, SimCLR, SimSiam, base, ema, memory, moco, mocov3
 from contrastive_jax.train import Recipe, TrainState, train_step
@@ -171,16 +171,16 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
     reaches the encoder.
     """
 
-    def positives(q: Array, k: Array, *rest: Any, temperature: float, **others: Any) -> Lookup:
+    def positives(q: Array, k: Array, *rest: Any, temperature: float, **others: Any) -> ContrastiveOutput:
         del rest, others
         positive = jnp.sum(normalize(q) * normalize(k), axis=-1) / temperature
-        return Lookup(positive, jnp.zeros_like(positive), jnp.zeros_like(positive))
+        return ContrastiveOutput(positive, jnp.zeros_like(positive), jnp.zeros_like(positive))
 
     dictionary: Replaced
     if isinstance(method, MoCo):
-        dictionary = (moco, 'look_up', positives), (memory, 'enqueue', lambda queue, keys: queue)
+        dictionary = (moco, 'info_nce_terms', positives), (memory, 'enqueue', lambda queue, keys: queue)
     else:
-        dictionary = ((mocov3, 'look_up_in_batch', positives),)
+        dictionary = ((mocov3, 'info_nce_in_batch_terms', positives),)
     return {
         name_of_look_up(method): dictionary,
         'EMA': ((ema, 'update', lambda target, online, momentum: jax.lax.stop_gradient(target)),),
@@ -206,7 +206,7 @@ def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.
     T, zero = method.temperature, jnp.zeros((), jnp.int32)
     dim = method.network.projector.output_dim
     q1, q2, k1, k2 = (rng.standard_normal((run.batch_size, dim), np.float32) for _ in range(4))
-    queue, online = state.method.memory.get('queue', {}), base.targeted(state.params)
+    queue, online = state.method.memory.get('queue', {}), base.without_predictor(state.params)
 
     def augmentation(count: Array, batch: PyTree, *, axis_name: str | None) -> tuple[Array, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(run.seed), count)
@@ -223,9 +223,9 @@ def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.
 
         def loss_of(q: tuple[Array, Array]) -> Array:
             if queue:
-                found = look_up(q[0], k1, queue['keys'], temperature=T, axis_name=axis_name)
+                found = info_nce_terms(q[0], k1, queue['keys'], temperature=T, axis_name=axis_name)
                 return jnp.mean(found.loss)
-            in_batch = partial(look_up_in_batch, temperature=T, axis_name=axis_name)
+            in_batch = partial(info_nce_in_batch_terms, temperature=T, axis_name=axis_name)
             return jnp.mean(in_batch(q[0], k2).loss) + jnp.mean(in_batch(q[1], k1).loss)
 
         loss, dq = jax.value_and_grad(loss_of)((q1, q2))
@@ -237,7 +237,7 @@ def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.
 
     def metrics(count: Array, batch: PyTree, *, axis_name: str | None) -> tuple[Array, dict[str, Array]]:
         (q, _, _, k), queue, grads = batch
-        found = Lookup(*(q[:, i] for i in range(3)))
+        found = ContrastiveOutput(*(q[:, i] for i in range(3)))
         if queue:
             negative = jnp.mean(q @ collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name))
         else:

@@ -46,7 +46,7 @@ class About:
             'to_step': start,
             'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
             'seconds': 0.0,
-            **surroundings(),
+            **environment(),
             'parallel': mode,
         }
         self._content = {'run': dict(run), 'sessions': [*before, self._session]}
@@ -99,7 +99,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Devices, version of jax, and commit of this code (None outside of a git checkout)."""
     return {
         'devices': jax.device_count(),

@@ -124,8 +124,8 @@ class Trainer:
                         self.draw_views(writer)
                     if self.lacks_evaluation(start):
                         self.evaluate(start, state, writer, progress)
-                if start == 0 and self.run.method.surveys:
-                    state = self.survey(state, progress, interrupt)
+                if start == 0 and self.run.method.initializes_memory:
+                    state = self.init_memory(state, progress, interrupt)
                 self.leave_early(start, interrupt)
                 self.train(start, state, unlogged, data, progress, writer, about, interrupt)
                 return self.summarize(max(start, total), progress)
@@ -224,20 +224,20 @@ class Trainer:
         state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
         return Restored(0, self.devices.place(state, specs), {})
 
-    def open_feed(self, survey: bool = False) -> feed.Feed:
-        """Data on the device where it is in memory, otherwise off the host; of one epoch, for a survey."""
+    def open_feed(self, init_memory: bool = False) -> feed.Feed:
+        """Data on the device where it is in memory, otherwise off the host; of one epoch, for `init_memory`."""
         c, run, step = self.config, self.run, train.train_step
-        if survey:
-            run, step = dataclasses.replace(run, total_steps=run.steps_per_epoch), train.survey_step
+        if init_memory:
+            run, step = dataclasses.replace(run, total_steps=run.steps_per_epoch), train.init_memory_step
         if self.source.array is not None and c.data.on_device:
             return feed.ResidentFeed(run, self.devices, self.source, c.log_every_steps, step)
         return feed.StreamFeed(run, self.devices, self.source, c.data.workers, step)
 
-    def survey(self, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
+    def init_memory(self, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
         """Shows the untrained network one epoch. Nothing of it is saved: a run that is stopped here begins anew."""
         steps = self.run.steps_per_epoch
-        progress.say(f'{type(self.run.method).__name__} surveys the data in {steps} steps before the first')
-        data = self.open_feed(survey=True)
+        progress.say(f'{type(self.run.method).__name__} initializes_memory the data in {steps} steps before the first')
+        data = self.open_feed(init_memory=True)
         try:
             return self.advance(state, 0, steps, data, interrupt)[0]
         finally:

@@ -101,7 +101,7 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
         finally:
             seconds = round(time.monotonic() - began, 1)
             write(folder / SECONDS, seconds)
-    result = {'anchor': name, **verdict(anchor, trained, found), **surroundings(), 'seconds': seconds}
+    result = {'anchor': name, **verdict(anchor, trained, found), **environment(), 'seconds': seconds}
     result |= {'config': anchor.config, 'changes': dict(anchor.changes), 'command': command, 'pretraining': trained}
     write(folder / RESULT, result)
     return result
@@ -194,7 +194,7 @@ def percent(accuracy: float | None) -> float | None:
     return None if accuracy is None or not math.isfinite(accuracy) else round(100 * accuracy, 2)
 
 
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """When, where and of what code."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     return {

@@ -100,7 +100,7 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
             f'method.num_examples {fields["num_examples"]} is less than the {num_examples} images of the data -> '
             '--config.method.num_examples=0 takes as many as there are'
         )
-    most = max(fields.get('num_prototypes', ()), default=0) if method_class.surveys else 0
+    most = max(fields.get('num_prototypes', ()), default=0) if method_class.initializes_memory else 0
     if most > per_epoch * config.batch_size:
         raise UserError(
             f'method.num_prototypes {most} is more than the {per_epoch * config.batch_size} images of an epoch, which '
@@ -151,7 +151,7 @@ def train_step(
     key_views, key_method = keys_of(run, state.step)
     batch = augment(key_views, batch, run, axis_name)
     method_state = state.method
-    if run.method.surveys:
+    if run.method.initializes_memory:
         key_method, key_epoch = jax.random.split(key_method)
         prepare = partial(run.method.before_epoch, rng=key_epoch, axis_name=axis_name)
         method_state = lax.cond(state.step % run.steps_per_epoch == 0, prepare, lambda same: same, method_state)
@@ -171,17 +171,17 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, method_state), metrics
 
 
-def survey_step(
+def init_memory_step(
     state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """In place of `train_step`, before training, for methods that `surveys`: nothing learns.
+    """In place of `train_step`, before training, for methods that `initializes_memory`: nothing learns.
 
     The images are those of the first epoch, in its order, otherwise distorted. `state.step` counts them, and is back at
     0 after the last.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 2), state.step)
     batch = augment(key, batch, run, axis_name)
-    method_state = run.method.survey(state.params, state.method, batch, axis_name=axis_name)
+    method_state = run.method.init_memory(state.params, state.method, batch, axis_name=axis_name)
     return dataclasses.replace(state, step=(state.step + 1) % run.steps_per_epoch, method=method_state), {}
 
 

@@ -180,8 +180,8 @@ def _groups(batch: int, group: int, devices: int) -> list[str]:
 def _groups_of_views(c: ConfigDict, devices: int) -> list[str]:
     """Where both views go through one batch norm, view by view on each device, a group lies within a view there."""
     local, group = c.batch_size // devices, c.bn_group_size
-    one_pass = c.method.name in METHODS and METHODS[c.method.name].one_pass
-    if not one_pass or group <= 0 or local % group == 0:
+    concat_views = c.method.name in METHODS and METHODS[c.method.name].concat_views
+    if not concat_views or group <= 0 or local % group == 0:
         return []
     return [
         f'bn_group_size {group} does not divide the {local} examples of a device, as {c.method.name} needs -> use a '
@@ -222,16 +222,16 @@ def _method(c: ConfigDict, rules: Rules) -> None:
     method.check(c, rules)
     _views(c, method, rules)
     rules.rule(
-        method.drops_paths or not c.encoder.get('drop_path'),
+        method.supports_drop_path or not c.encoder.get('drop_path'),
         f'encoder.drop_path {c.encoder.get("drop_path")!r} is given, but {name} does not use it -> use 0',
     )
     is_split = str(c.encoder.name).startswith('split_')
     rules.rule(
-        is_split == method.halves,
+        is_split == method.split_encoder,
         f'encoder.name {c.encoder.name!r} has {"two halves" if is_split else "no halves"} -> cmc, and no other method, '
         'takes split encoders: split_resnet50, ...',
     )
-    if not method.predicts:
+    if not method.has_predictor:
         rules.rule(not c.predictor, f'predictor is given, but {name} has none -> leave that section empty')
     elif not c.predictor:
         rules.found.append(f'predictor is empty -> {name} needs one: num_layers, hidden_dim, output_dim')

@@ -52,7 +52,7 @@ def load(name: str, **changes: Any) -> ConfigDict:
 
 def build(config: ConfigDict) -> tuple[train.Recipe, sources.Source]:
     source = sources.load('digits')
-    if METHODS[config.method.name].surveys:  # all of the data, in each test: a few
+    if METHODS[config.method.name].initializes_memory:  # all of the data, in each test: a few
         source = sources.ArraySource(source.array[:SURVEYED], source.labels[:SURVEYED], name=source.name)
     return train.build(config, len(source)), source
 
@@ -69,9 +69,9 @@ def start(run: train.Recipe, devices: Devices, dtype: str = 'float32') -> PyTree
 
 def surveyed(run: train.Recipe, source: sources.Source, devices: Devices, state: PyTree) -> PyTree:
     """The state after the pass over the data that some methods make before step 0."""
-    if not run.method.surveys:
+    if not run.method.initializes_memory:
         return state
-    return feed.ResidentFeed(run, devices, source, 1, train.survey_step).advance(state, 0, run.steps_per_epoch)[0]
+    return feed.ResidentFeed(run, devices, source, 1, train.init_memory_step).advance(state, 0, run.steps_per_epoch)[0]
 
 
 def steps(

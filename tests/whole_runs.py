@@ -90,7 +90,7 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     for kind in (feed.ResidentFeed, feed.StreamFeed):
         monkeypatch.setattr(kind, 'advance', counted(kind))
 
-    def survey(*args: Any) -> PyTree:
+    def init_memory(*args: Any) -> PyTree:
         """The steps before step 0 do not count."""
         at, Cut.at = Cut.at, None
         state = given_survey(*args)
@@ -98,8 +98,8 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             Cut.at, Cut.done = at, 0
         return state
 
-    given_survey = loop.Trainer.survey
-    monkeypatch.setattr(loop.Trainer, 'survey', survey)
+    given_survey = loop.Trainer.init_memory
+    monkeypatch.setattr(loop.Trainer, 'init_memory', init_memory)
     given_build, given_run = train.build, Devices.run
     monkeypatch.setattr(train, 'build', build)
     monkeypatch.setattr(Devices, 'run', run)

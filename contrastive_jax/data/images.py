@@ -202,7 +202,7 @@ def center_crop(
     height = short if image.height <= image.width else math.floor(image.height * factor)
     left, top = round((width - size) / 2), round((height - size) / 2)
     # A panorama would become a huge canvas of which only the middle is kept: resize just that middle (and the filter's
-    # surroundings, which resize(box=...) does see).
+    # environment, which resize(box=...) does see).
     inverse_x, inverse_y = image.width / width, image.height / height
     right = min((left + size) * inverse_x, image.width)  # rounding must not lead outside
     bottom = min((top + size) * inverse_y, image.height)

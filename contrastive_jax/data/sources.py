@@ -114,7 +114,7 @@ class ArraySource(Source):
         return hashlib.sha256(repr(self.array.shape).encode() + few.tobytes()).hexdigest()[:16]
 
 
-class Rows(Source):
+class Subset(Source):
     """Some examples of another source, in a given order.
 
     Args:

@@ -207,7 +207,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
     """The same network, and as much of its projector, with weights of its own."""
     images, layers = jnp.zeros((2, encoder.image_size, encoder.image_size, 3)), encoder.projector_layers
-    init = lambda: encoder.network.init(jax.random.key(seed), images, layers, train=False, method='middle')  # noqa: E731
+    init = lambda: encoder.network.init(jax.random.key(seed), images, layers, train=False, method='projector_features')  # noqa: E731
     made = jax.device_get(jax.jit(init)())
     params, stats = made['params'], made.get('batch_stats', {})
     return dataclasses.replace(
@@ -331,7 +331,7 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
 
 def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     teacher = load_teacher(config.teacher, encoder.image_size)
-    given, test = sources.Rows(data.train, data.train_ids), sources.Rows(data.test, data.test_ids)
+    given, test = sources.Subset(data.train, data.train_ids), sources.Subset(data.test, data.test_ids)
     student = untrained(encoder, config.seed) if config.distill.scratch else encoder
     distilling = build(config, student, teacher, len(given))
     with Interrupt() as interrupt:

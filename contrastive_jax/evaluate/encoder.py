@@ -171,7 +171,7 @@ def load_encoder(path: str | Path, weights: str = 'online', projector_layers: in
 
         def init() -> PyTree:
             images = jnp.zeros((2, size, size, 3), network.encoder.dtype)
-            return network.init(jax.random.key(0), images, projector_layers, train=False, method='middle')
+            return network.init(jax.random.key(0), images, projector_layers, train=False, method='projector_features')
 
         shapes = jax.eval_shape(init)
     except UserError:

@@ -55,7 +55,7 @@ class FineTune(base.Method):
     cutmix: float = 0.0
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        zeros, dim = training.empty(self.network, batch['views'][0], self.projector_layers, method='middle')
+        zeros, dim = training.empty(self.network, batch['views'][0], self.projector_layers, method='projector_features')
         classifier = {
             'weight': self.init_std * jax.random.normal(rng, (dim, self.num_classes)),
             'bias': jnp.zeros(self.num_classes),
@@ -95,25 +95,25 @@ class FineTune(base.Method):
           key: for an encoder that leaves out branches; None: it leaves out none.
         """
         rngs = None if key is None else {'drop_path': key}
-        middle = lambda network, x, **how: network.middle(x, self.projector_layers, **how)  # noqa: E731
-        h, stats = base.apply(self.network, _below(params), stats, x, axis_name, middle, rngs)
+        h_projected = lambda network, x, **how: network.projector_features(x, self.projector_layers, **how)  # noqa: E731
+        h, stats = base.apply(self.network, _below(params), stats, x, axis_name, h_projected, rngs)
         return classify(params['classifier'], h.astype(jnp.float32)), stats
 
     def logits(self, params: PyTree, stats: PyTree, x: Array) -> Array:
         """In evaluation mode: logits [b, C] of normalised images [b, H, W, 3]."""
         variables = {'params': _below(params), 'batch_stats': stats}
-        h: Any = self.network.apply(variables, x, self.projector_layers, train=False, method='middle')
+        h: Any = self.network.apply(variables, x, self.projector_layers, train=False, method='projector_features')
         return classify(params['classifier'], h.astype(jnp.float32))
 
     def logits_of_features(self, params: PyTree, stats: PyTree, h: Array) -> Array:
         """In evaluation mode: logits [b, C] of what the encoder makes of images, [b, D]."""
         variables = {'params': params.get('projector', {}), 'batch_stats': stats.get('projector', {})}
-        middle: Any = h
+        h_projected: Any = h
         if self.projector_layers:
-            middle = self.network.projector.apply(
-                variables, h, self.projector_layers, train=False, method='first_layers'
+            h_projected = self.network.projector.apply(
+                variables, h, self.projector_layers, train=False, method='projector_features'
             )
-        return classify(params['classifier'], middle)
+        return classify(params['classifier'], h_projected)
 
 
 def _below(params: PyTree) -> PyTree:
@@ -341,16 +341,16 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
 def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     given = training_images(config, data)
     tuning = build(config, encoder, len(given), data.classes)
-    test = sources.Rows(data.test, data.test_ids)
+    test = sources.Subset(data.test, data.test_ids)
     with Interrupt() as interrupt:
         trainer = FineTuneTrainer(config, workdir, devices, tuning, given, encoder, test)
         return {**trainer.fit(interrupt), 'eval/finetune_images': len(given)}
 
 
-def training_images(config: ConfigDict, data: Data) -> sources.Rows:
+def training_images(config: ConfigDict, data: Data) -> sources.Subset:
     assert data.train.labels is not None
     ids = data.train_ids
-    return sources.Rows(data.train, ids[labelled(data.train.labels[ids], config.finetune.labels)])
+    return sources.Subset(data.train, ids[labelled(data.train.labels[ids], config.finetune.labels)])
 
 
 FINETUNE = Protocol(fields, rules, check, run)

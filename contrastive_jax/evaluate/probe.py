@@ -282,13 +282,13 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
 def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
     given, selection = parts(config, data)
     recipe = build(config, encoder, len(given), data.classes)
-    test = sources.Rows(data.test, data.test_ids)
+    test = sources.Subset(data.test, data.test_ids)
     with Interrupt() as interrupt:
         trainer = ProbeTrainer(config, workdir, devices, recipe, given, encoder, selection, test)
         return trainer.fit(interrupt)
 
 
-def parts(config: ConfigDict, data: Data) -> tuple[sources.Rows, sources.Rows | None]:
+def parts(config: ConfigDict, data: Data) -> tuple[sources.Subset, sources.Subset | None]:
     """The images that classifiers are trained on, and those that choose among them, if there are several."""
     assert data.train.labels is not None
     ids, selection = data.train_ids, None
@@ -299,9 +299,9 @@ def parts(config: ConfigDict, data: Data) -> tuple[sources.Rows, sources.Rows | 
                 f'no class of {data.train.name} has two training images, one of which could choose among '
                 f'{len(settings(config)[0])} settings -> give one of optimizer.learning_rates and weight_decays'
             )
-        ids, selection = ids[~chosen], sources.Rows(data.train, ids[chosen])
+        ids, selection = ids[~chosen], sources.Subset(data.train, ids[chosen])
     sampler.steps_per_epoch(len(ids), config.batch_size)
-    return sources.Rows(data.train, ids), selection
+    return sources.Subset(data.train, ids), selection
 
 
 LINEAR = Protocol(fields, rules, check, run)

@@ -25,7 +25,7 @@ class Data:
       train, test: sources.
       train_ids, test_ids: int64, the examples that take part.
       classes: their number.
-      strangers: held-out images of classes without a training image.
+      unseen_classes: held-out images of classes without a training image.
     """
 
     train: sources.Source
@@ -33,7 +33,7 @@ class Data:
     train_ids: np.ndarray
     test_ids: np.ndarray
     classes: int
-    strangers: int
+    unseen_classes: int
 
 
 def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Data:
@@ -70,7 +70,7 @@ def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Da
     assert test.labels is not None
     if classes > MAX_CLASSES:
         raise DataError(f'the labels of {train.name} go up to {classes - 1} -> number the classes from 0')
-    strangers = 0
+    unseen_classes = 0
     if labelled:
         assert train.labels is not None
         taught, asked = np.unique(train.labels[ids[0]]), np.unique(test.labels[ids[1]])
@@ -81,9 +81,9 @@ def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Da
                 f'the held-out images of {train.name} have labels {asked[0]} to {asked[-1]}, the training images '
                 f'{taught[0]} to {taught[-1]}, and none in common -> number the classes alike in both splits'
             )
-        strangers = int((~np.isin(test.labels[ids[1]], taught)).sum())
+        unseen_classes = int((~np.isin(test.labels[ids[1]], taught)).sum())
     check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
-    return Data(train, test, ids[0], ids[1], classes, strangers)
+    return Data(train, test, ids[0], ids[1], classes, unseen_classes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,8 +129,8 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         if name.endswith(('top1', 'top5')):
             title = name.removeprefix('eval/')
             print(f'{title} on {len(data.test_ids)} held-out images of {data.test.name}: {value:.1%}')
-    if strangers := data.strangers:
-        print(f'{strangers} of these are of classes without a training image: whatever is said of them is wrong')
+    if unseen_classes := data.unseen_classes:
+        print(f'{unseen_classes} of these are of classes without a training image: whatever is said of them is wrong')
     print(f'numbers: {path / FOLDER / config.protocol}.json')
     return found
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.info_nce import ContrastiveOutput
 
 CANDIDATES = ('global', 'batch', 'image')
 DIRECTIONS = ('down', 'up', 'right', 'left')
@@ -33,7 +33,7 @@ def cpc_grid(
     scale: float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """The loss of each offset on a grid of patches, predicted downwards; `turned` gives the other directions.
+    """The loss of each offset on a grid of patches, predicted downwards; `rotate_to_direction` gives the other directions.
 
     Gradients flow into c, z and W.
 
@@ -50,7 +50,7 @@ def cpc_grid(
     Returns:
       [K], the mean over all predictions with that offset (of the local images), at least float32. The papers sum them.
     """
-    found = look_up_patches(c, z, W, offsets=offsets, candidates=candidates, scale=scale, axis_name=axis_name)
+    found = cpc_terms(c, z, W, offsets=offsets, candidates=candidates, scale=scale, axis_name=axis_name)
     return jnp.stack([jnp.mean(lookup.loss) for lookup in found])
 
 
@@ -84,7 +84,7 @@ def cpc_sequence(
     return jnp.stack(losses)
 
 
-def look_up_patches(
+def cpc_terms(
     c: Array,
     z: Array,
     W: Array,
@@ -93,8 +93,8 @@ def look_up_patches(
     candidates: str = 'global',
     scale: float = 1.0,
     axis_name: str | None = None,
-) -> list[Lookup]:
-    """`cpc_grid` prediction by prediction: for each offset k a Lookup of [b, R-k, C]."""
+) -> list[ContrastiveOutput]:
+    """`cpc_grid` prediction by prediction: for each offset k a ContrastiveOutput of [b, R-k, C]."""
     c, z, W = _at_least_float32(c, z, W)
     b, R, C, D = z.shape
     if candidates not in CANDIDATES:
@@ -120,11 +120,11 @@ def look_up_patches(
                 own = row * C + column
         others = jnp.where(own[..., None] == jnp.arange(logits.shape[-1]), -jnp.inf, lax.stop_gradient(logits))
         positive = jnp.sum(p * z[:, k:], axis=-1)  # [b, R-k, C]
-        found.append(Lookup(positive, jax.nn.logsumexp(logits, axis=-1), jnp.max(others, axis=-1)))
+        found.append(ContrastiveOutput(positive, jax.nn.logsumexp(logits, axis=-1), jnp.max(others, axis=-1)))
     return found
 
 
-def turned(grid: Array, direction: str) -> Array:
+def rotate_to_direction(grid: Array, direction: str) -> Array:
     """A grid [B, R, C, ...] seen such that what lies in `direction`, one of DIRECTIONS, lies further down."""
     match direction:
         case 'down':

@@ -16,28 +16,28 @@ from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.numerics import normalize
 
 
-class Lookup(NamedTuple):
+class ContrastiveOutput(NamedTuple):
     """What looking the queries up in the dictionary gave; all in units of logits, similarity / temperature.
 
     Attributes:
-      positive: [B] logit of each query with its own key.
-      log_sum: [B] log-sum-exp over its own key and all negatives.
-      hardest: [B] the largest negative logit. No gradient.
+      positive_logit: [B] logit of each query with its own key.
+      logsumexp: [B] log-sum-exp over its own key and all negatives.
+      hardest_negative: [B] the largest negative logit. No gradient.
     """
 
-    positive: Array
-    log_sum: Array
-    hardest: Array
+    positive_logit: Array
+    logsumexp: Array
+    hardest_negative: Array
 
     @property
     def loss(self) -> Array:
         """[B] cross-entropy of finding the own key."""
-        return self.log_sum - self.positive
+        return self.logsumexp - self.positive_logit
 
     @property
-    def found(self) -> Array:
+    def correct(self) -> Array:
         """[B] 1 where the own key beats every negative: the top-1 accuracy of the contrastive task."""
-        return (self.positive > self.hardest).astype(self.positive.dtype)
+        return (self.positive_logit > self.hardest_negative).astype(self.positive_logit.dtype)
 
 
 def info_nce(q: Array, k: Array, negatives: Array, *, temperature: float, axis_name: str | None = None) -> Array:
@@ -57,7 +57,7 @@ def info_nce(q: Array, k: Array, negatives: Array, *, temperature: float, axis_n
     Returns:
       Scalar, the mean over the (local) queries, at least float32.
     """
-    return jnp.mean(look_up(q, k, negatives, temperature=temperature, axis_name=axis_name).loss)
+    return jnp.mean(info_nce_terms(q, k, negatives, temperature=temperature, axis_name=axis_name).loss)
 
 
 def info_nce_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str | None = None) -> Array:
@@ -75,10 +75,10 @@ def info_nce_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str 
     Returns:
       Scalar, the mean over the (local) queries, at least float32.
     """
-    return jnp.mean(look_up_in_batch(q, k, temperature=temperature, axis_name=axis_name).loss)
+    return jnp.mean(info_nce_in_batch_terms(q, k, temperature=temperature, axis_name=axis_name).loss)
 
 
-def look_up(
+def info_nce_terms(
     q: Array,
     k: Array,
     negatives: Array,
@@ -86,7 +86,7 @@ def look_up(
     temperature: float,
     axis_name: str | None = None,
     mask: Array | None = None,
-) -> Lookup:
+) -> ContrastiveOutput:
     """`info_nce` example by example, with what its metrics need.
 
     Args:
@@ -98,16 +98,16 @@ def look_up(
       mask: bool, of negatives' leading axes; False entries take no part.
 
     Returns:
-      A Lookup of the local queries.
+      A ContrastiveOutput of the local queries.
     """
     q, k = normalize(q), normalize(k)
     l_pos = jnp.sum(q * k, axis=-1) / temperature  # [b]
     negatives = normalize(lax.stop_gradient(negatives))
-    log_sum, hardest = look_up_negatives(q, negatives, temperature=temperature, axis_name=axis_name, mask=mask)
-    return Lookup(l_pos, jnp.logaddexp(l_pos, log_sum), hardest)
+    log_sum, hardest = negative_terms(q, negatives, temperature=temperature, axis_name=axis_name, mask=mask)
+    return ContrastiveOutput(l_pos, jnp.logaddexp(l_pos, log_sum), hardest)
 
 
-def look_up_negatives(
+def negative_terms(
     q: Array, negatives: Array, *, temperature: float, axis_name: str | None = None, mask: Array | None = None
 ) -> tuple[Array, Array]:
     """The part of a look-up that travels: queries, B x D, go to the dictionary, which stays where it is.
@@ -133,7 +133,9 @@ def look_up_negatives(
     return jnp.log(sum_exp) + hardest, hardest
 
 
-def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str | None = None) -> Lookup:
+def info_nce_in_batch_terms(
+    q: Array, k: Array, *, temperature: float, axis_name: str | None = None
+) -> ContrastiveOutput:
     """`info_nce_in_batch` example by example, with what its metrics need."""
     q, k = normalize(q), normalize(k)
     keys = collectives.all_gather(k, axis_name)  # [B, D]
@@ -142,7 +144,7 @@ def look_up_in_batch(q: Array, k: Array, *, temperature: float, axis_name: str |
     own = labels[:, None] == jnp.arange(keys.shape[0])  # [b, B]
     positive = jnp.sum(q * k, axis=-1) / temperature  # [b]
     hardest = jnp.max(jnp.where(own, -jnp.inf, lax.stop_gradient(logits)), axis=-1)  # [b]
-    return Lookup(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
+    return ContrastiveOutput(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
 
 
 def similarities(q: Array, k: Array) -> Array:

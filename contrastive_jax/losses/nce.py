@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.info_nce import ContrastiveOutput
 from contrastive_jax.losses.numerics import MASKED_LOGIT, normalize
 
 CHUNK = 2**24  # logits of the full softmax that exist at a time: 64 MB
@@ -95,15 +95,15 @@ def non_parametric_softmax(
     return jnp.mean(found.loss)
 
 
-def look_up_logits(logits: Array) -> Lookup:
+def look_up_logits(logits: Array) -> ContrastiveOutput:
     """What 1 + K logits [b, 1 + K] say, example by example."""
     hardest = jnp.max(lax.stop_gradient(logits[:, 1:]), axis=-1)
-    return Lookup(logits[:, 0], jax.nn.logsumexp(logits, axis=-1), hardest)
+    return ContrastiveOutput(logits[:, 0], jax.nn.logsumexp(logits, axis=-1), hardest)
 
 
 def look_up_rows(
     v: Array, bank: Array, index: Array, *, num_examples: int, temperature: float, axis_name: str | None = None
-) -> Lookup:
+) -> ContrastiveOutput:
     """`non_parametric_softmax` example by example, with what its metrics need.
 
     The rows are scored in parts of at most CHUNK logits, and the scores computed again for the gradient: [B, N] would
@@ -134,8 +134,8 @@ def look_up_rows(
     top, hardest = lax.stop_gradient((log_sum, jnp.max(hardest, axis=0)))
     top, hardest = (collectives.pmax(x, axis_name) for x in (top, hardest))
     sum_exp = collectives.psum_scatter(jnp.exp(log_sum - top), axis_name)  # [b], over the rows of all devices
-    return Lookup(
-        positive=collectives.psum_scatter(jnp.sum(positive, axis=0), axis_name),
-        log_sum=jnp.log(sum_exp) + collectives.local_rows(top, axis_name),
-        hardest=collectives.local_rows(hardest, axis_name),
+    return ContrastiveOutput(
+        positive_logit=collectives.psum_scatter(jnp.sum(positive, axis=0), axis_name),
+        logsumexp=jnp.log(sum_exp) + collectives.local_rows(top, axis_name),
+        hardest_negative=collectives.local_rows(hardest, axis_name),
     )

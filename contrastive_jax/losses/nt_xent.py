@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import Lookup, look_up_negatives, similarities
+from contrastive_jax.losses.info_nce import ContrastiveOutput, negative_terms, similarities
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 
 
@@ -30,7 +30,7 @@ def nt_xent(z1: Array, z2: Array, *, temperature: float, unit: bool = True, axis
     """
     if unit:
         z1, z2 = (normalize(z, TENSORFLOW_NORM_FLOOR) for z in (z1, z2))
-    return 2.0 * jnp.mean(look_up_views(z1, z2, temperature=temperature, axis_name=axis_name).loss)
+    return 2.0 * jnp.mean(nt_xent_terms(z1, z2, temperature=temperature, axis_name=axis_name).loss)
 
 
 def nt_xent_with_memory(
@@ -50,12 +50,12 @@ def nt_xent_with_memory(
       Scalar, over the (local) examples, at least float32.
     """
     z1, z2, memory = (normalize(x, TENSORFLOW_NORM_FLOOR) for x in (z1, z2, memory))
-    found = look_up_views(z1, z2, temperature=temperature, axis_name=axis_name)
+    found = nt_xent_terms(z1, z2, temperature=temperature, axis_name=axis_name)
     found = add_negatives(found, jnp.concatenate([z1, z2]), memory, temperature=temperature, axis_name=axis_name)
     return 2.0 * jnp.mean(found.loss)
 
 
-def look_up_views(z1: Array, z2: Array, *, temperature: float, axis_name: str | None = None) -> Lookup:
+def nt_xent_terms(z1: Array, z2: Array, *, temperature: float, axis_name: str | None = None) -> ContrastiveOutput:
     """Looks each view up among all others.
 
     Args:
@@ -65,7 +65,7 @@ def look_up_views(z1: Array, z2: Array, *, temperature: float, axis_name: str | 
       axis_name: the mapped device axis.
 
     Returns:
-      A Lookup of the 2b local views, the first ones first.
+      A ContrastiveOutput of the 2b local views, the first ones first.
     """
     z = jnp.concatenate([z1, z2])  # [2b, D]
     all1, all2 = collectives.all_gather(z1, axis_name), collectives.all_gather(z2, axis_name)  # [B, D]
@@ -77,12 +77,12 @@ def look_up_views(z1: Array, z2: Array, *, temperature: float, axis_name: str | 
     logits = jnp.where(itself, -1e9, logits)
     positive = jnp.tile(jnp.sum(z1 * z2, axis=-1) / temperature, 2)  # [2b]
     hardest = jnp.max(jnp.where(other, -jnp.inf, jax.lax.stop_gradient(logits)), axis=-1)
-    return Lookup(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
+    return ContrastiveOutput(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
 
 
 def add_negatives(
-    found: Lookup, z: Array, negatives: Array, *, temperature: float, axis_name: str | None = None
-) -> Lookup:
+    found: ContrastiveOutput, z: Array, negatives: Array, *, temperature: float, axis_name: str | None = None
+) -> ContrastiveOutput:
     """The same queries with more negatives.
 
     Args:
@@ -92,5 +92,7 @@ def add_negatives(
       temperature: > 0.
       axis_name: the mapped device axis.
     """
-    log_sum, hardest = look_up_negatives(z, negatives, temperature=temperature, axis_name=axis_name)
-    return Lookup(found.positive, jnp.logaddexp(found.log_sum, log_sum), jnp.maximum(found.hardest, hardest))
+    log_sum, hardest = negative_terms(z, negatives, temperature=temperature, axis_name=axis_name)
+    return ContrastiveOutput(
+        found.positive_logit, jnp.logaddexp(found.logsumexp, log_sum), jnp.maximum(found.hardest_negative, hardest)
+    )

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
-from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.info_nce import ContrastiveOutput
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
@@ -59,29 +59,30 @@ class Method(abc.ABC):
 
     Attributes:
       network: encoder, projector and, where the method predicts, predictor.
-      predicts: class constant: whether the network has a predictor.
+      has_predictor: class constant: whether the network has a predictor.
       global_views: class constant: how many global views a batch may have.
       multi_crop: class constant: whether local views may follow them.
       patches: class constant: whether a view is a grid of patches.
-      one_pass: class constant: whether both views go through the network, and its batch norm, together.
-      halves: class constant: whether the encoder is split in two (models.split).
-      drops_paths: class constant: whether the encoder may leave out branches in training.
+      concat_views: class constant: whether both views go through the network, and its batch norm, together.
+      split_encoder: class constant: whether the encoder is split in two (models.split).
+      supports_drop_path: class constant: whether the encoder may leave out branches in training.
       shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
         'shuffled' (see `loss`).
-      surveys: class constant: whether `survey` sees all of the data before step 0, and `before_epoch` is called.
+      initializes_memory: class constant: whether `init_memory` sees all of the data before step 0, and `before_epoch`
+        is called.
       memory_spec: class constant: a pytree prefix of PartitionSpecs for `state.memory`.
     """
 
     network: Network
 
-    predicts: ClassVar[bool] = False
+    has_predictor: ClassVar[bool] = False
     global_views: ClassVar[tuple[int, ...]] = (2,)
     multi_crop: ClassVar[bool] = False
     patches: ClassVar[bool] = False
-    one_pass: ClassVar[bool] = False
-    halves: ClassVar[bool] = False
-    drops_paths: ClassVar[bool] = False
-    surveys: ClassVar[bool] = False
+    concat_views: ClassVar[bool] = False
+    split_encoder: ClassVar[bool] = False
+    supports_drop_path: ClassVar[bool] = False
+    initializes_memory: ClassVar[bool] = False
     memory_spec: ClassVar[PyTree] = REPLICATED
 
     @classmethod
@@ -142,8 +143,10 @@ class Method(abc.ABC):
         del progress
         return params, state
 
-    def survey(self, params: PyTree, state: MethodState, batch: Batch, *, axis_name: str | None = None) -> MethodState:
-        """Before step 0, if `surveys`: the untrained network is shown every batch of one epoch.
+    def init_memory(
+        self, params: PyTree, state: MethodState, batch: Batch, *, axis_name: str | None = None
+    ) -> MethodState:
+        """Before step 0, if `initializes_memory`: the untrained network is shown every batch of one epoch.
 
         Args:
           params, batch, axis_name: as for `loss`.
@@ -155,10 +158,10 @@ class Method(abc.ABC):
         raise NotImplementedError
 
     def before_epoch(self, state: MethodState, *, rng: Array, axis_name: str | None = None) -> MethodState:
-        """At the start of every epoch, if `surveys`; a part of its first step.
+        """At the start of every epoch, if `initializes_memory`; a part of its first step.
 
         Args:
-          state: of the step before; in the first epoch that of the survey.
+          state: of the step before; in the first epoch that of `init_memory`.
           rng: a key, the same on all devices.
           axis_name: as for `loss`.
 
@@ -287,7 +290,7 @@ def copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def targeted(params: PyTree) -> PyTree:
+def without_predictor(params: PyTree) -> PyTree:
     """The part of the online parameters that the target has: all but the predictor."""
     return {name: part for name, part in params.items() if name != 'predictor'}
 
@@ -304,7 +307,7 @@ def unshuffle(keys: Array, shuffle: Array, axis_name: str | None = None) -> Arra
     return collectives.all_gather(keys, axis_name)[collectives.local_rows(back, axis_name)]
 
 
-def contrast_metrics(found: Lookup, temperature: float, negative_mean: Array) -> dict[str, Array]:
+def contrast_metrics(found: ContrastiveOutput, temperature: float, negative_mean: Array) -> dict[str, Array]:
     """How well the look-up went, in cosine similarities.
 
     Args:
@@ -312,9 +315,9 @@ def contrast_metrics(found: Lookup, temperature: float, negative_mean: Array) ->
       temperature: that the logits were divided by.
       negative_mean: mean cosine similarity of a query and a negative.
     """
-    positive = jnp.mean(found.positive) * temperature
+    positive = jnp.mean(found.positive_logit) * temperature
     return {
-        'contrastive_top1': jnp.mean(found.found),
+        'contrastive_top1': jnp.mean(found.correct),
         'positive_similarity': positive,
         'negative_similarity': negative_mean,
         'alignment': 2.0 - 2.0 * positive,  # mean squared distance of unit vectors (Wang & Isola 2020)

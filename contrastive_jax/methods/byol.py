@@ -27,14 +27,14 @@ class BYOL(base.Method):
 
     momentum: float = 0.996
 
-    predicts: ClassVar[bool] = True
+    has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
         target, target_stats = base.init_network(self.network, jax.random.fold_in(rng, 1), batch)
         state = base.MethodState(
-            target=base.targeted(target),
-            batch_stats={'online': stats, 'target': base.targeted(target_stats)},
+            target=base.without_predictor(target),
+            batch_stats={'online': stats, 'target': base.without_predictor(target_stats)},
             memory={},
         )
         return params, state
@@ -64,4 +64,4 @@ class BYOL(base.Method):
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:
         tau = ema.cosine_momentum(progress, self.momentum)
-        return params, dataclasses.replace(state, target=ema.update(state.target, base.targeted(params), tau))
+        return params, dataclasses.replace(state, target=ema.update(state.target, base.without_predictor(params), tau))

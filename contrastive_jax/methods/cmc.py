@@ -43,7 +43,7 @@ class CMC(base.Method):
     temperature: float = 0.07
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
-    halves: ClassVar[bool] = True
+    split_encoder: ClassVar[bool] = True
     memory_spec: ClassVar[PyTree] = {
         'bank_l': memory.BANK_SPEC,
         'bank_ab': memory.BANK_SPEC,
@@ -89,7 +89,7 @@ class CMC(base.Method):
 
         metrics = found_l.metrics(self.temperature)
         metrics |= {
-            'contrastive_top1_ab': jnp.mean(found_ab.look_up.found),
+            'contrastive_top1_ab': jnp.mean(found_ab.terms.correct),
             'feature_std': base.feature_std(l, axis_name),
             'feature_std_ab': base.feature_std(ab, axis_name),
         }

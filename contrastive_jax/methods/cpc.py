@@ -19,7 +19,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, look_up_patches, turned
+from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, cpc_terms, rotate_to_direction
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.models.context import ContextNetwork
@@ -113,7 +113,7 @@ class CPC(base.Method):
         context, predict = {}, {}
         for i, direction in enumerate(self.directions):
             key_context, key_predict = jax.random.split(jax.random.fold_in(rng, i + 1))
-            z = turned(jnp.zeros(latents.shape), direction)
+            z = rotate_to_direction(jnp.zeros(latents.shape), direction)
             context[direction] = self.context.init(key_context, z)['params']
             predict[direction] = jax.random.normal(key_predict, (K, D, target_dim)) * D**-0.5
         return {**params, 'context': context, 'predict': predict}, base.MethodState({}, {'online': stats}, {})
@@ -135,10 +135,12 @@ class CPC(base.Method):
 
         lookups = []  # for each direction and offset, of [b, R-k, C]
         for direction in self.directions:
-            c: Any = self.context.apply({'params': params['context'][direction]}, turned(latents, direction))
-            lookups += look_up_patches(
+            c: Any = self.context.apply(
+                {'params': params['context'][direction]}, rotate_to_direction(latents, direction)
+            )
+            lookups += cpc_terms(
                 c,
-                turned(targets, direction),
+                rotate_to_direction(targets, direction),
                 params['predict'][direction],
                 offsets=self.offsets,
                 candidates=self.candidates,
@@ -150,8 +152,8 @@ class CPC(base.Method):
             return jnp.mean(jnp.stack([jnp.mean(x) for x in values]))
 
         metrics = {
-            'contrastive_top1': mean(found.found for found in lookups),
-            'positive_logit': mean(found.positive for found in lookups),
+            'contrastive_top1': mean(found.correct for found in lookups),
+            'positive_logit': mean(found.positive_logit for found in lookups),
             'feature_std': base.feature_std(normalize(latents.mean((1, 2))), axis_name),
         }
         return len(lookups) * mean(found.loss for found in lookups), (state, metrics)

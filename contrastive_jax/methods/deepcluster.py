@@ -46,7 +46,7 @@ class DeepCluster(base.Method):
     num_examples: int = 0
 
     multi_crop: ClassVar[bool] = True
-    surveys: ClassVar[bool] = True
+    initializes_memory: ClassVar[bool] = True
     memory_spec: ClassVar[PyTree] = {
         'banks': memory.BANK_SPEC,
         'assignments': memory.BANK_SPEC,
@@ -77,11 +77,11 @@ class DeepCluster(base.Method):
         }
         return params, base.MethodState(target={}, batch_stats={'online': stats}, memory=state)
 
-    def survey(
+    def init_memory(
         self, params: PyTree, state: base.MethodState, batch: base.Batch, *, axis_name: str | None = None
     ) -> base.MethodState:
         stats, banks = state.batch_stats['online'], list(state.memory['banks'])
-        for i, view in enumerate(batch['views'][:2]):  # one by one, as the official init_memory
+        for i, view in enumerate(batch['views'][:2]):  # one by one, as in the official code
             z, stats = base.project(self.network, params, stats, view, axis_name)
             banks[i] = memory.bank_update(banks[i], batch['index'], normalize(z), 0.0, axis_name)
         return dataclasses.replace(state, batch_stats={'online': stats}, memory=state.memory | {'banks': tuple(banks)})

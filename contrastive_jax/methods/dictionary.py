@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.info_nce import look_up, look_up_in_batch
+from contrastive_jax.losses.info_nce import info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
@@ -60,7 +60,7 @@ class EndToEnd(base.Method):
         k, stats = base.project(self.network, params, stats, keys_of[1], axis_name)
         if self.shuffle_bn:
             k = base.unshuffle(k, batch['shuffle'], axis_name)
-        found = look_up_in_batch(q, k, temperature=self.temperature, axis_name=axis_name)
+        found = info_nce_in_batch_terms(q, k, temperature=self.temperature, axis_name=axis_name)
         q, k = lax.stop_gradient((normalize(q), normalize(k)))
         metrics = base.contrast_metrics(found, self.temperature, mean_negative_similarity(q, k, axis_name))
         metrics['feature_std'] = base.feature_std(q, axis_name)
@@ -117,7 +117,7 @@ class MemoryBank(base.Method):
         k = lax.stop_gradient(memory.bank_read(bank, batch['index'], axis_name))  # [b, D], as it was when last seen
         drawn = jax.random.randint(rng, (self.num_negatives,), 0, self.num_examples)
         negatives, own = memory.bank_part(bank, drawn, axis_name)  # [K, D], bool[K]
-        found = look_up(q, k, negatives, temperature=self.temperature, axis_name=axis_name, mask=own)
+        found = info_nce_terms(q, k, negatives, temperature=self.temperature, axis_name=axis_name, mask=own)
         bank = memory.bank_update(bank, batch['index'], q, self.momentum, axis_name)
         total = collectives.psum(jnp.sum(jnp.where(own[:, None], normalize(negatives), 0.0), axis=0), axis_name)  # [D]
         metrics = base.contrast_metrics(found, self.temperature, jnp.mean(q @ total) / self.num_negatives)

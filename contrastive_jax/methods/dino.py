@@ -55,7 +55,7 @@ class DINO(base.Method):
     total_steps: int = 0
 
     multi_crop: ClassVar[bool] = True
-    drops_paths: ClassVar[bool] = True
+    supports_drop_path: ClassVar[bool] = True
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:

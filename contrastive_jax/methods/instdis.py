@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
-from contrastive_jax.losses.info_nce import Lookup
+from contrastive_jax.losses.info_nce import ContrastiveOutput
 from contrastive_jax.losses.nce import log_partition, look_up_logits, look_up_rows, nce
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
@@ -108,18 +108,18 @@ class Contrast(NamedTuple):
     Attributes:
       loss: scalar, of the local examples.
       log_Z: logarithm of the partition constant, to be kept; {} where unused.
-      look_up: of the local examples.
+      terms: of the local examples.
       negative_mean: mean cosine similarity with a row drawn.
     """
 
     loss: Array
     log_Z: Array | PyTree
-    look_up: Lookup
+    terms: ContrastiveOutput
     negative_mean: Array
 
     def metrics(self, temperature: float) -> dict[str, Array]:
         """The usual ones, and the partition constant."""
-        metrics = base.contrast_metrics(self.look_up, temperature, self.negative_mean)
+        metrics = base.contrast_metrics(self.terms, temperature, self.negative_mean)
         return metrics | ({'log_Z': self.log_Z} if isinstance(self.log_Z, Array) else {})
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.info_nce import look_up_in_batch
+from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
@@ -29,7 +29,7 @@ class InvaSpread(base.Method):
 
     temperature: float = 0.1
 
-    one_pass: ClassVar[bool] = True
+    concat_views: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
@@ -52,7 +52,7 @@ class InvaSpread(base.Method):
         loss = instance_softmax(z1, z2, temperature=self.temperature, axis_name=axis_name)
 
         z1, z2 = lax.stop_gradient((normalize(z1), normalize(z2)))
-        found = look_up_in_batch(z1, z2, temperature=self.temperature, axis_name=axis_name)
+        found = info_nce_in_batch_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
         metrics = base.contrast_metrics(found, self.temperature, mean_negative_similarity(z1, z2, axis_name))
         metrics['feature_std'] = base.feature_std(z1, axis_name)
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

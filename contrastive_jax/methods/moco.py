@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.info_nce import look_up
+from contrastive_jax.losses.info_nce import info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema, memory
 from contrastive_jax.rules import Rules
@@ -91,7 +91,7 @@ class MoCo(base.Method):
             q, k = normalize(q), lax.stop_gradient(normalize(k))  # [b, D]
             if self.shuffle_bn:
                 k = base.unshuffle(k, batch['shuffle'], axis_name)
-            found = look_up(q, k, queue['keys'], temperature=self.temperature, axis_name=axis_name)
+            found = info_nce_terms(q, k, queue['keys'], temperature=self.temperature, axis_name=axis_name)
             loss += jnp.mean(found.loss)
             enqueued = memory.enqueue(enqueued, k)
             metrics = base.contrast_metrics(found, self.temperature, jnp.mean(q @ mean_negative))

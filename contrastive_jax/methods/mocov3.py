@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.info_nce import look_up_in_batch
+from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 
@@ -30,13 +30,13 @@ class MoCoV3(base.Method):
     momentum: float = 0.99
     temperature: float = 0.2
 
-    predicts: ClassVar[bool] = True
+    has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
         state = base.MethodState(
-            target=base.copy(base.targeted(params)),
-            batch_stats={'online': stats, 'target': base.copy(base.targeted(stats))},
+            target=base.copy(base.without_predictor(params)),
+            batch_stats={'online': stats, 'target': base.copy(base.without_predictor(stats))},
             memory={},
         )
         return params, state
@@ -58,14 +58,14 @@ class MoCoV3(base.Method):
         (_, q2), stats = base.predict(self.network, params, stats, x2, axis_name)
 
         momentum = ema.cosine_momentum(progress, self.momentum)
-        target = ema.update(state.target, base.targeted(params), momentum)  # before the keys are encoded
+        target = ema.update(state.target, base.without_predictor(params), momentum)  # before the keys are encoded
         k1, stats_k = base.project(self.network, target, stats_k, x1, axis_name)
         k2, stats_k = base.project(self.network, target, stats_k, x2, axis_name)
         k1, k2 = lax.stop_gradient((k1, k2))
 
         T = self.temperature
-        found12 = look_up_in_batch(q1, k2, temperature=T, axis_name=axis_name)
-        found21 = look_up_in_batch(q2, k1, temperature=T, axis_name=axis_name)
+        found12 = info_nce_in_batch_terms(q1, k2, temperature=T, axis_name=axis_name)
+        found21 = info_nce_in_batch_terms(q2, k1, temperature=T, axis_name=axis_name)
         loss = 2 * T * jnp.mean(found12.loss) + 2 * T * jnp.mean(found21.loss)
 
         q1, k2 = normalize(lax.stop_gradient(q1)), normalize(k2)

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.losses.nt_xent import add_negatives, look_up_views
+from contrastive_jax.losses.nt_xent import add_negatives, nt_xent_terms
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 from contrastive_jax.methods import base, ema, memory
 from contrastive_jax.rules import Rules
@@ -38,7 +38,7 @@ class SimCLR(base.Method):
 
     temperature: float = 0.1
 
-    one_pass: ClassVar[bool] = True
+    concat_views: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)
@@ -58,7 +58,7 @@ class SimCLR(base.Method):
         x = jnp.concatenate(batch['views'])  # [2b, H, W, C]
         z, stats = base.project(self.network, params, state.batch_stats['online'], x, axis_name)
         z1, z2 = jnp.split(unit(z), 2)  # [b, D]
-        found = look_up_views(z1, z2, temperature=self.temperature, axis_name=axis_name)
+        found = nt_xent_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
         loss = 2.0 * jnp.mean(found.loss)  # NT-Xent, the sum of the means of both kinds of views
 
         metrics = base.contrast_metrics(found, self.temperature, mean_similarity_in_batch(z1, z2, axis_name))
@@ -82,7 +82,7 @@ class SimCLRMemory(base.Method):
     temperature: float = 0.1
 
     memory_spec: ClassVar[PyTree] = {'queue': memory.QUEUE_SPEC}
-    one_pass: ClassVar[bool] = True
+    concat_views: ClassVar[bool] = True
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
@@ -115,7 +115,7 @@ class SimCLRMemory(base.Method):
         z, stats = base.project(self.network, params, state.batch_stats['online'], x, axis_name)
         z = unit(z)
         z1, z2 = jnp.split(z, 2)  # [b, D]
-        found = look_up_views(z1, z2, temperature=self.temperature, axis_name=axis_name)
+        found = nt_xent_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
         found = add_negatives(found, z, queue['keys'], temperature=self.temperature, axis_name=axis_name)
         loss = 2.0 * jnp.mean(found.loss)
 

@@ -21,7 +21,7 @@ class SimSiam(base.Method):
       network: encoder, projector and predictor, with BN over the whole global batch.
     """
 
-    predicts: ClassVar[bool] = True
+    has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

@@ -74,10 +74,10 @@ class MLP(nn.Module):
         Raises:
           ValueError: fewer than one layer, an unknown activation or kernel_init.
         """
-        return self.first_layers(x, self.num_layers, train=train, axis_name=axis_name)
+        return self.projector_features(x, self.num_layers, train=train, axis_name=axis_name)
 
     @nn.compact
-    def first_layers(self, x: Array, count: int, *, train: bool, axis_name: str | None = None) -> Array:
+    def projector_features(self, x: Array, count: int, *, train: bool, axis_name: str | None = None) -> Array:
         """What comes out of the first `count` layers, norm and activation included; of 0: x."""
         if self.num_layers < 1:
             raise ValueError(f'MLP num_layers {self.num_layers} must be at least 1')

@@ -50,10 +50,10 @@ class Network(nn.Module):
         """Representation h [B, D] of images [B, H, W, 3]."""
         return self.encoder(x, train=train, axis_name=axis_name)
 
-    def middle(self, x: Array, layers: int, *, train: bool, axis_name: str | None = None) -> Array:
+    def projector_features(self, x: Array, layers: int, *, train: bool, axis_name: str | None = None) -> Array:
         """What comes out of the first `layers` layers of the projector, an MLP; h, where that is none of them."""
         h = self.encode(x, train=train, axis_name=axis_name)
-        return self.projector.first_layers(h, layers, train=train, axis_name=axis_name) if layers else h
+        return self.projector.projector_features(h, layers, train=train, axis_name=axis_name) if layers else h
 
     def project(self, x: Array, *, train: bool, axis_name: str | None = None) -> tuple[Array, Array]:
         """Representation h [B, D] and projection z [B, dim]; neither is L2-normalised."""
@@ -70,7 +70,7 @@ class Projection(Network):
     """A network in the place of its encoder: its features are what comes out of the projector's first layers.
 
     Attributes:
-      layers: how many; see `Network.middle`.
+      layers: how many; see `Network.projector_features`.
     """
 
     layers: int = 0
@@ -81,7 +81,7 @@ class Projection(Network):
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:  # type: ignore[override]
         """Maps images [B, H, W, 3] to features [B, D]."""
-        return self.middle(x, self.layers, train=train, axis_name=axis_name)
+        return self.projector_features(x, self.layers, train=train, axis_name=axis_name)
 
 
 def build(

@@ -34,7 +34,7 @@ def build_optimizer(
     if o.freeze_first and (steps := o.freeze_steps or math.ceil(o.freeze_epochs * steps_per_epoch)):
         # The optimizer of these parameters starts late: it counts its own steps, the schedules go on with the run.
         later = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
-        parts['resting'] = tuple(o.freeze_first), optimizers.rest(later, steps)
+        parts['resting'] = tuple(o.freeze_first), optimizers.freeze_for(later, steps)
     if o.constant:
         parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(base_rate(config)), weight_decay)
     for i, (path, factor) in enumerate(o.rate_factors):

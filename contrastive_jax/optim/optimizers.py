@@ -143,7 +143,7 @@ def clip_per_tensor(max_norm: float, eps: float = 1e-6) -> optax.GradientTransfo
     return optax.stateless(lambda grads, params: jax.tree.map(clip, grads))
 
 
-def rest(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+def freeze_for(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
     """Nothing moves for the first `steps` steps: no step, no momentum, no weight decay, no count of Adam's.
 
     So do SwAV and DINO, which set the gradient to None for that time: torch's optimizers pass such a parameter over.

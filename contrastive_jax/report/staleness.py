@@ -142,7 +142,7 @@ def looked_at(now: int, kind: str, held: PyTree, run: train.Recipe) -> np.ndarra
 
 def batches_a_step(run: train.Recipe) -> int:
     """Batches of keys that a step puts into the queue."""
-    both = getattr(run.method, 'symmetric', run.method.one_pass)  # MoCo's, if so; SimCLR's memory has both views
+    both = getattr(run.method, 'symmetric', run.method.concat_views)  # MoCo's, if so; SimCLR's memory has both views
     return 2 if both else 1
 
 

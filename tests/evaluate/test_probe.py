@@ -246,7 +246,7 @@ def test_one_image_a_class_cannot_choose(run: Path, tmp_path: Path) -> None:
 
 def test_rows_of_a_source() -> None:
     source, ids = sources.load('digits'), np.array([5, 2, 900])
-    rows = sources.Rows(source, ids)
+    rows = sources.Subset(source, ids)
     assert len(rows) == 3 and rows.name == 'digits' and rows.classes == source.classes
     np.testing.assert_array_equal(rows.labels, source.labels[ids])
     np.testing.assert_array_equal(rows.array, source.array[ids])
@@ -254,4 +254,4 @@ def test_rows_of_a_source() -> None:
         np.testing.assert_array_equal(rows.image(i), source.image(of))
         assert (rows.label(i), rows.file_name(i)) == (source.label(of), source.file_name(of))
         assert rows.example(i)[1] == source.label(of)
-    assert rows.fingerprint != sources.Rows(source, ids[::-1].copy()).fingerprint
+    assert rows.fingerprint != sources.Subset(source, ids[::-1].copy()).fingerprint

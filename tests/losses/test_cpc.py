@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import AXIS, find_devices
-from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, cpc_grid, cpc_sequence, look_up_patches, turned
+from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, cpc_grid, cpc_sequence, cpc_terms, rotate_to_direction
 from tests import goldens
 
 B, R, C, D, K = 8, 4, 3, 5, 2
@@ -120,19 +120,19 @@ def test_same_on_more_devices(arrays, rng, how: str, n: int):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 def test_directions(direction: str):
-    """Numbers on a grid: one step down in the turned grid is one step in that direction in the grid."""
+    """Numbers on a grid: one step down in the rotate_to_direction grid is one step in that direction in the grid."""
     grid = np.arange(2 * 4 * 3).reshape(2, 4, 3)
     step = {'down': 3, 'up': -3, 'right': 1, 'left': -1}[direction]
-    assert np.all(np.diff(turned(jnp.asarray(grid), direction), axis=1) == step)
+    assert np.all(np.diff(rotate_to_direction(jnp.asarray(grid), direction), axis=1) == step)
 
 
 def test_found_is_whether_the_own_latent_comes_first(arrays):
     c, z, W = map(jnp.asarray, arrays)
-    (found,) = look_up_patches(c, z, W[:1], offsets=(1,))
+    (found,) = cpc_terms(c, z, W[:1], offsets=(1,))
     p = np.einsum('bijc,cd->bijd', c[:, :-1], W[0])
     best = np.argmax(np.einsum('bijd,nd->bijn', p, z.reshape(-1, D)), axis=-1)
     own = np.arange(B * R * C).reshape(B, R, C)[:, 1:]
-    np.testing.assert_array_equal(found.found, best == own)
+    np.testing.assert_array_equal(found.correct, best == own)
 
 
 @pytest.mark.parametrize('candidates', CANDIDATES)
@@ -158,4 +158,4 @@ def test_what_does_not_fit_is_said(arrays):
     with pytest.raises(ValueError, match="candidates 'all' is unknown; use one of global, batch, image"):
         cpc_grid(*arrays, offsets=(1, 2), candidates='all')
     with pytest.raises(ValueError, match="direction 'north' is unknown; use one of down, up"):
-        turned(arrays[0], 'north')
+        rotate_to_direction(arrays[0], 'north')

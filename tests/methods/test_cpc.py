@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.losses.cpc import DIRECTIONS, cpc_grid, turned
+from contrastive_jax.losses.cpc import DIRECTIONS, cpc_grid, rotate_to_direction
 from contrastive_jax.methods import CPC
 from contrastive_jax.models import network
 from contrastive_jax.models.cpc import cut_patches
@@ -61,11 +61,11 @@ def test_all_directions_are_summed(patches):
 
 @pytest.mark.parametrize('direction', DIRECTIONS[1:])
 def test_a_direction_is_down_in_a_turned_grid(direction, patches):
-    """Patches keep their pixels, only their places are turned."""
+    """Patches keep their pixels, only their places are rotate_to_direction."""
     params, state = start()
     as_down = {**params, **{part: {'down': params[part][direction]} for part in ('context', 'predict')}}
     loss, _ = loss_of(direction)(params, state, patches)
-    down, _ = loss_of('down')(as_down, state, turned(patches, direction))
+    down, _ = loss_of('down')(as_down, state, rotate_to_direction(patches, direction))
     np.testing.assert_allclose(loss, down, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""DeepCluster-v2 against the authors' epoch; clusters on any number of devices; runs with a survey resume exactly."""
+"""DeepCluster-v2 against the authors' epoch; clusters on any number of devices; runs that initialize a memory resume exactly."""
 
 import dataclasses
 from pathlib import Path

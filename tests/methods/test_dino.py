@@ -110,7 +110,7 @@ def test_golden_head(case: goldens.Case) -> None:
 def moved_at(epoch: int, params: Any, freeze_epochs: int) -> set[str]:
     """Paths that AdamW leaves where they are in step `epoch`, the last layer resting for `freeze_epochs` steps."""
     make = lambda: optimizers.adamw(schedules.constant(0.1), weight_decay=0.1)  # noqa: E731
-    optimizer = optimizers.by_path(make(), {'resting': (('last_layer',), optimizers.rest(make(), freeze_epochs))})
+    optimizer = optimizers.by_path(make(), {'resting': (('last_layer',), optimizers.freeze_for(make(), freeze_epochs))})
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     state = optimizer.init(params)
     for _ in range(epoch + 1):

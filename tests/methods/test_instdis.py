@@ -55,7 +55,7 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, devices: int):
             grad / collectives.axis_size('data'),
             bank,
             found.log_Z,
-            found.look_up.positive,
+            found.terms.positive_logit,
         )
 
     with jax.enable_x64(precision == 'float64'):

@@ -35,7 +35,7 @@ def test_trajectory(case: goldens.Case, precision: str, one_device: bool):
             same(dim), f['num_prototypes'], f['temperature'], f['epsilon'], f['iterations'], f['queue_size'],
             steps_per_epoch=f['steps'], total_steps=f['steps'],
         )  # fmt: skip
-        optimizer = optimizers.rest(
+        optimizer = optimizers.freeze_for(
             optimizers.sgd(lambda _: o['learning_rate'], momentum=o['momentum'], weight_decay=o['weight_decay']),
             f['freeze_prototypes_steps'],
         )

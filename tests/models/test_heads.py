@@ -120,7 +120,9 @@ def test_head_of_simclr(case: goldens.Case) -> None:
         goldens.assert_close(y, case['y_eval'], tol, 'eval')
 
         # The official fine-tuning takes what comes out of the first layer: the others make the output of it.
-        x = model.apply({'params': params, 'batch_stats': running}, case['x'][0], 1, train=False, method='first_layers')
+        x = model.apply(
+            {'params': params, 'batch_stats': running}, case['x'][0], 1, train=False, method='projector_features'
+        )
         for layer in fields['layers'][1:]:
             i = layer['index']
             deviation = np.sqrt(case[f'l{i}.moving_var'] + fields['batch_norm']['epsilon'])
