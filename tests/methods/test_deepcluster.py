@@ -1,4 +1,4 @@
-"""DeepCluster-v2 against the authors' epoch; clusters on any number of devices; runs that initialize a memory resume exactly."""
+"""DeepCluster-v2 against the authors' epoch, on any number of devices, and resumed in the middle of an epoch."""
 
 import dataclasses
 from pathlib import Path
