@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from contrastive_jax.metrics import replace_file
+from contrastive_jax.workdir.metrics import replace_file
 
 Path = str | os.PathLike[str]
 

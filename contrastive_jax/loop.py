@@ -12,18 +12,18 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from contrastive_jax import feed, figures, train, validate
-from contrastive_jax.about import About
-from contrastive_jax.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
 from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
 from contrastive_jax.interrupt import Interrupt
-from contrastive_jax.metrics import FILE, MetricWriter, read
 from contrastive_jax.pictures import contact_sheet, neighbours
 from contrastive_jax.progress import Progress
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.workdir.about import About
+from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
+from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 
 # Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
 # crops in the device's memory, and all of them have to end before a run that is asked to stop can save.

@@ -35,12 +35,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import about, metrics
 from contrastive_jax.anchors import ANCHORS, IMAGES, Anchor
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
 from contrastive_jax.errors import DataError, Interrupted, UserError
 from contrastive_jax.interrupt import Interrupt
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.workdir import about, metrics
+from contrastive_jax.workdir.folder import open_workdir
 
 MISSED = 7  # exit code
 

@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax import train
-from contrastive_jax.checkpoint import Checkpoints
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.workdir.checkpoint import Checkpoints
+from contrastive_jax.workdir.folder import open_workdir
 
 
 def save(config: ConfigDict, workdir: Path, steps: tuple[int, ...] = (3,), mode: str = 'jit', count: int = 1) -> PyTree:

@@ -12,8 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax.checkpoint import FOLDER
 from contrastive_jax.data import sources
+from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, whole_runs
 from tests import saved as workdirs
 from tests.evaluate.test_probe import evaluate

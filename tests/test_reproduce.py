@@ -12,13 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import compare, loop, metrics, reproduce
+from contrastive_jax import compare, loop, reproduce
 from contrastive_jax.anchors import ANCHORS, Anchor, Number
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocols
 from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.methods import METHODS
+from contrastive_jax.workdir import metrics
 from tests import whole_runs
 from tests.whole_runs import Cut, compiled, quick_runs  # noqa: F401 (fixtures)
 

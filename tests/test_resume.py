@@ -12,10 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from contrastive_jax import feed, loop, train
-from contrastive_jax.checkpoint import FOLDER
 from contrastive_jax.data import sampler
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import NumericalError
+from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, whole_runs
 from tests.whole_runs import children, compiled, digest, fit, lines, little, quick_runs, saved  # noqa: F401
 

@@ -18,12 +18,13 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from contrastive_jax import feed, loop, metrics, train
-from contrastive_jax.checkpoint import Checkpoints
+from contrastive_jax import feed, loop, train
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.interrupt import Interrupt
+from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.checkpoint import Checkpoints
 from tests.little import get_config
 
 REPOSITORY = Path(__file__).parents[1]

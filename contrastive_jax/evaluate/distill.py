@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import loop, recipe, train, validate
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.checkpoint import Restored, read_part
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
@@ -30,11 +29,12 @@ from contrastive_jax.evaluate.protocol import Data, Protocol
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
-from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.optim.build import build_optimizer
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
-from contrastive_jax.workdir import read_config
+from contrastive_jax.workdir.checkpoint import Restored, read_part
+from contrastive_jax.workdir.folder import read_config
+from contrastive_jax.workdir.metrics import MetricWriter
 
 TUNED = Path('eval/finetune.json')  # what a fine-tuning leaves in its workdir at its end
 

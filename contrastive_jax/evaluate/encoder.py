@@ -18,15 +18,16 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe, workdir
+from contrastive_jax import recipe
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.checkpoint import read_part
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import Network, Projection
 from contrastive_jax.models.tokens import tokens
 from contrastive_jax.models.vit import VisionTransformer, resize_positions
+from contrastive_jax.workdir.checkpoint import read_part
+from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
 
 # Where a state has the parameters of a network, and its BN statistics.
 WEIGHTS = {
@@ -156,7 +157,7 @@ def load_encoder(path: str | Path, weights: str = 'online', projector_layers: in
         return _of_file(folder, weights)
     if not folder.exists():
         raise UserError(f'{folder} does not exist -> give the workdir of a run, or a file of weights')
-    config = workdir.read_config(folder)
+    config = read_config(folder)
     if 'protocol' in config and 'encoder' not in config:
         if config.protocol in TRAINING and weights != 'online':
             raise UserError(
@@ -179,7 +180,7 @@ def load_encoder(path: str | Path, weights: str = 'online', projector_layers: in
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         reason = ' '.join(str(error).split())
         raise UserError(
-            f'{folder / workdir.FILE} describes no encoder: {reason} -> give the workdir of a run'
+            f'{folder / CONFIG_FILE} describes no encoder: {reason} -> give the workdir of a run'
         ) from error
     if problems:
         raise UserError('\n'.join(problems))
@@ -228,7 +229,7 @@ def _begun_with(folder: Path, tuning: ConfigDict) -> ConfigDict:
     if init.is_file():
         config = _of_file(init, 'online').config
     else:
-        config = workdir.read_config(init)
+        config = read_config(init)
         config = _begun_with(init, config) if 'protocol' in config and 'encoder' not in config else config
     if tuning.data.source:
         config.data.update({name: tuning.data[name] for name in ('source', 'name', 'path')})

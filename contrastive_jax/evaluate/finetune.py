@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from contrastive_jax import loop, recipe, train
 from contrastive_jax.augment.mixing import mix
-from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
@@ -25,13 +24,14 @@ from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.evaluate.protocol import Data, Protocol
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
-from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import batch_factor
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
+from contrastive_jax.workdir.checkpoint import Restored
+from contrastive_jax.workdir.metrics import MetricWriter
 
 
 @dataclasses.dataclass(frozen=True)

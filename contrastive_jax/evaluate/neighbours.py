@@ -12,8 +12,8 @@ from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
 from contrastive_jax.evaluate.protocol import Data, Protocol
-from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.rules import Rules
+from contrastive_jax.workdir.metrics import MetricWriter
 
 
 def fields(c: ConfigDict) -> None:

@@ -17,7 +17,6 @@ from jax import Array, lax
 from ml_collections import ConfigDict
 
 from contrastive_jax import loop, train
-from contrastive_jax.checkpoint import Restored
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -30,10 +29,11 @@ from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.evaluate.protocol import Data, Protocol
 from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
-from contrastive_jax.metrics import MetricWriter
 from contrastive_jax.optim import optimizers
 from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
+from contrastive_jax.workdir.checkpoint import Restored
+from contrastive_jax.workdir.metrics import MetricWriter
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,9 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import distill, finetune, neighbours, probe, readout
 from contrastive_jax.evaluate.encoder import WEIGHTS, load_encoder
 from contrastive_jax.evaluate.protocol import load_data
-from contrastive_jax.metrics import replace_file
 from contrastive_jax.rules import Rules
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.metrics import replace_file
 
 PROTOCOLS = {'knn': neighbours.KNN, 'linear': probe.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 

@@ -15,13 +15,13 @@ import numpy as np
 from jax import Array
 
 from contrastive_jax import feed, train
-from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import MethodState, memory
+from contrastive_jax.workdir.checkpoint import read_part
 
 AGES = 12  # that are measured, a batch each
 

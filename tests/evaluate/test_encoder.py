@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from contrastive_jax import convert, recipe
-from contrastive_jax.checkpoint import FOLDER
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.evaluate.encoder import load_encoder
+from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, saved
 from tests.little import get_config
 from tests.whole_runs import tree_digest

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from contrastive_jax import train
-from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
@@ -20,6 +19,7 @@ from contrastive_jax.evaluate import finetune, protocols
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.feed import ResidentFeed
 from contrastive_jax.optim import optimizers
+from contrastive_jax.workdir.checkpoint import read_part
 from tests import runs, saved
 from tests.evaluate.test_probe import evaluate
 from tests.evaluate.test_protocols import few, load

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import metrics, train
-from contrastive_jax.checkpoint import FOLDER, read_part
+from contrastive_jax import train
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
@@ -20,6 +19,8 @@ from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.evaluate import distill, finetune, probe, protocols, training
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.feed import ResidentFeed
+from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.checkpoint import FOLDER, read_part
 from tests import runs, saved, whole_runs
 from tests.evaluate.test_protocols import few, load
 from tests.little import get_config

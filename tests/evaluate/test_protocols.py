@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import convert, features, metrics
+from contrastive_jax import convert, features
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
@@ -23,6 +23,7 @@ from contrastive_jax.evaluate import protocol, protocols
 from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.rules import Rules
+from contrastive_jax.workdir import metrics
 from tests import saved
 from tests.little import get_config
 

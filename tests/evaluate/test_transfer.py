@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from contrastive_jax import features
-from contrastive_jax.checkpoint import read_part
 from contrastive_jax.evaluate import protocols
+from contrastive_jax.workdir.checkpoint import read_part
 from tests import saved
 from tests.evaluate.test_probe import evaluate
 from tests.evaluate.test_protocols import load, slow_knn

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from contrastive_jax import train
-from contrastive_jax.checkpoint import Checkpoints
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.report import staleness
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.workdir.checkpoint import Checkpoints
+from contrastive_jax.workdir.folder import open_workdir
 from tests import runs
 from tests.little import get_config
 

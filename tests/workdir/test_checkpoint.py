@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax.checkpoint import FOLDER, Checkpoints
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.train import TrainState
+from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -212,7 +212,7 @@ def test_a_flipped_bit_in_the_arrays_is_found(two, tmp_path, rng, caplog):
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16, np.int32, np.uint8])
 def test_a_checksum_tells_apart(dtype):
     """One changed element, two swapped ones, and another order of the same values."""
-    from contrastive_jax.checkpoint import _checksum
+    from contrastive_jax.workdir.checkpoint import _checksum
 
     x = np.arange(24).reshape(2, 3, 4).astype(dtype)
     others = [x.copy() for _ in range(3)]

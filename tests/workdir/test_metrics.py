@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from contrastive_jax import metrics
 from contrastive_jax.errors import UserError
-from contrastive_jax.metrics import MetricWriter
+from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.metrics import MetricWriter
 
 
 def write_steps(workdir, steps, resume_step=0):
@@ -143,8 +143,8 @@ def test_summarize_is_the_mean_over_the_scanned_steps():
 def test_tensorflow_is_not_loaded_even_where_it_is_installed(tmp_path):
     (tmp_path / 'tensorflow').mkdir()
     (tmp_path / 'tensorflow' / '__init__.py').write_text('raise SystemExit("TensorFlow was imported")')
-    code = 'import sys; from contrastive_jax.metrics import *; MetricWriter(sys.argv[1]).write(1, {"loss": 1})'
-    path = os.pathsep.join([str(tmp_path), str(Path(metrics.__file__).parents[1])])
+    code = 'import sys; from contrastive_jax.workdir.metrics import *; MetricWriter(sys.argv[1]).write(1, {"loss": 1})'
+    path = os.pathsep.join([str(tmp_path), str(Path(metrics.__file__).parents[2])])
     run = subprocess.run(
         [sys.executable, '-c', code, str(tmp_path / 'run')],
         env={**os.environ, 'PYTHONPATH': path},

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import workdir
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir import FREE, open_workdir
+from contrastive_jax.workdir import folder
+from contrastive_jax.workdir.folder import FREE, open_workdir
 from tests import runs
 
 
@@ -149,7 +149,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(workdir, 'replace_file', refuse)
+    monkeypatch.setattr(folder, 'replace_file', refuse)
     with pytest.raises(
         UserError, match=f'cannot write to --workdir {tmp_path}: No space left on device -> choose another'
     ):

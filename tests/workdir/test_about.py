@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from contrastive_jax import about
 from contrastive_jax.errors import UserError
+from contrastive_jax.workdir import about
 
 RUN = {'data': 'digits', 'train_images': 1437}
 
@@ -60,21 +60,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         about.About(tmp_path, 0, RUN, 'jit')
 
 
-def test_the_commit_is_that_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_that_of_git(tmp_path: Path) -> None:
     """In a repository of its own; and none where the code lies in no checkout, be there one further up."""
     git = ['git', '-C', str(tmp_path), '-c', 'user.name=x', '-c', 'user.email=x@y']
     inside = tmp_path / 'contrastive_jax'
     inside.mkdir()
     (inside / 'about.py').write_text('1')
-    monkeypatch.setattr(about, '__file__', str(inside / 'about.py'))
-    assert about.commit() is None
+    assert about.commit(tmp_path) is None
     for command in (['init', '-q'], ['add', '.'], ['commit', '-q', '-m', 'x']):
         subprocess.run([*git, *command], check=True)
-    head = about.commit()
+    head = about.commit(tmp_path)
     assert head is not None and re.fullmatch('[0-9a-f]{40}', head)
     (inside / 'about.py').write_text('2')
-    assert about.commit() == f'{head}+'
+    assert about.commit(tmp_path) == f'{head}+'
     deeper = inside / 'lib' / 'contrastive_jax'
     deeper.mkdir(parents=True)
-    monkeypatch.setattr(about, '__file__', str(deeper / 'about.py'))
-    assert about.commit() is None
+    assert about.commit(deeper.parent) is None

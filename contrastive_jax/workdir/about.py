@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.metrics import replace_file
+from contrastive_jax.workdir.metrics import replace_file
 
 FILE = 'about.json'
 
@@ -110,10 +110,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """Of the checkout that this file lies in, with a '+' behind it where tracked files were changed."""
-    root = Path(__file__).parents[1]
-    if not (root / '.git').exists():  # installed somewhere: a repository further up is another one
+def commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """The commit of a checkout, with a '+' behind it where tracked files were changed.
+
+    Args:
+      root: the folder of the checkout; by default the one that holds this package.
+
+    Returns:
+      None where `root` is no git checkout, as in an installed wheel.
+    """
+    if not (root / '.git').exists():  # a repository further up is another one
         return None
 
     def git(*args: str) -> str:

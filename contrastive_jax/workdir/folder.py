@@ -7,9 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.metrics import replace_file
+from contrastive_jax.workdir.metrics import replace_file
 
-FILE = 'config.json'
+CONFIG_FILE = 'config.json'
 
 # What may change when a run goes on; everything else makes another run.
 FREE = (
@@ -42,7 +42,7 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
     if '://' in path:
         raise UserError(f'--workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
     workdir = Path(path).expanduser().absolute()
-    file = workdir / FILE
+    file = workdir / CONFIG_FILE
     new = _flat(json.loads(config.to_json()))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
       UserError: there is none.
     """
-    file = workdir / FILE
+    file = workdir / CONFIG_FILE
     try:
         config = json.loads(file.read_text(encoding='utf-8'))
         if not isinstance(config, dict):
