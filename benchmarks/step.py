@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from benchmarks import flops, programs
 from benchmarks.measure import Spread, Timed, interleave
 from benchmarks.programs import Program
-from contrastive_jax import train, validate
+from contrastive_jax import train
+from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import MoCo, MoCoV3
 
@@ -127,7 +128,7 @@ def build(path: str, preset: Preset, batch_size: int, dtype: str) -> train.Recip
     config.bn_group_size = min(config.bn_group_size, batch_size)
     if config.method.get('queue_size') and batch_size > 0:
         config.method.queue_size = max(config.method.queue_size // batch_size, 1) * batch_size
-    if problems := validate.check(config, devices=1):
+    if problems := check(config, devices=1):
         raise UserError('\n'.join(problems))
     return train.build(config, preset.examples)
 

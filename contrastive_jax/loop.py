@@ -11,7 +11,8 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import feed, figures, train, validate
+from contrastive_jax import feed, figures, train
+from contrastive_jax.config.check import check
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
@@ -36,7 +37,7 @@ def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Trains what the config describes; the same call again goes on where the last one stopped.
 
     Args:
-      config: of the form of `recipe.base`.
+      config: of the form of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
 
     Returns:
@@ -47,7 +48,7 @@ def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     devices = find_devices(config.get('parallel', 'jit'))
-    if problems := validate.check(config, devices.count, jax.process_count()):
+    if problems := check(config, devices.count, jax.process_count()):
         raise UserError('\n'.join(problems))
     with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
         source, held_out = load_data(config)

@@ -113,7 +113,7 @@ def load_configs(anchor: Anchor, folder: Path, data: str) -> tuple[ConfigDict, l
     Raises:
       UserError: started where there are no configs, or something in them is wrong.
     """
-    from contrastive_jax import validate
+    from contrastive_jax.config.check import check
     from contrastive_jax.evaluate import protocols
 
     config = load_config(anchor.config, anchor.changes)
@@ -127,7 +127,7 @@ def load_configs(anchor: Anchor, folder: Path, data: str) -> tuple[ConfigDict, l
     judges = [load_config(f'eval.{number.protocol}', number.changes) for number in anchor.numbers]
     for judge in judges:
         judge.init = str(folder / PRETRAINING)
-    problems = validate.check(config, jax.device_count(), jax.process_count())
+    problems = check(config, jax.device_count(), jax.process_count())
     problems += [problem for judge in judges for problem in protocols.check(judge, jax.device_count())]
     if problems:
         raise UserError('\n'.join(problems))

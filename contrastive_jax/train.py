@@ -12,9 +12,9 @@ import optax
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.views import resident_batch, streamed_batch
+from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -83,7 +83,7 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
     """Makes the objects that a (checked) config describes.
 
     Args:
-      config: of the form of `recipe.base`.
+      config: of the form of `config.base.base_config`.
       num_examples: in the training split.
 
     Raises:
@@ -108,12 +108,12 @@ def build(config: ConfigDict, num_examples: int) -> Recipe:
         )
     known = {'num_examples': num_examples, 'steps_per_epoch': per_epoch, 'total_steps': total_steps}
     fields |= {name: value for name, value in known.items() if fields.get(name) == 0}
-    method = method_class(recipe.build_network(config), **fields)
+    method = method_class(build_network(config), **fields)
 
     optimizer, learning_rate = build_optimizer(config, per_epoch, total_steps)
     return Recipe(
         method=method,
-        policy=recipe.policy(config),
+        policy=build_policy(config),
         optimizer=optimizer,
         learning_rate=learning_rate,
         batch_size=config.batch_size,

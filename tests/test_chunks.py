@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import recipe, validate
+from contrastive_jax.config.build import build_network
+from contrastive_jax.config.check import check
 from contrastive_jax.distributed import collectives
 from contrastive_jax.methods import base
 from tests import runs
@@ -24,7 +25,7 @@ def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
     with jax.enable_x64(True):
         config = runs.load(name).unlock()
         config.update_from_flattened_dict({'chunks': chunks, **CHANGES[name]})
-        assert validate.check(config, devices) == []
+        assert check(config, devices) == []
         config.dtype = 'float64'
         run, _ = runs.build(config)
         method, B, rng = run.method, run.batch_size, np.random.default_rng(0)
@@ -61,7 +62,7 @@ def test_memory_is_that_of_a_chunk() -> None:
     found: dict[int, Any] = {}
     for chunks in (1, 8):
         config = runs.load(VIT, chunks=chunks, **NO_NORM)
-        network = recipe.build_network(config)
+        network = build_network(config)
         params, stats = base.init_network(network, jax.random.key(0), {'views': (x,)})
 
         def loss(params: Any) -> Any:

@@ -20,7 +20,7 @@ Variants also: `digits` (the embedded digits, in minutes on a CPU), `tiny` (the 
 
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants
 from contrastive_jax.evaluate import protocols
 
 
@@ -32,7 +32,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.learning_rate, c.optimizer.learning_rate_scaling = 0.1, 'sqrt'  # 6.4
     c.optimizer.weight_decay = 1e-4
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 20.0  # 5 %
-    return recipe.apply_variants(
+    return apply_variants(
         c, variant, {'self': lambda c: None, 'big_to_small': big_to_small, 'digits': digits, 'tiny': tiny}
     )
 

@@ -14,8 +14,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, recipe, train, validate
+from contrastive_jax import loop, train
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.config.base import base_config
+from contrastive_jax.config.check import check_optimizer, check_paths
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
@@ -187,7 +189,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
 
     images, rules = jnp.zeros((2, encoder.image_size, encoder.image_size, 3)), Rules(config)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), {'views': (images,)})
-    validate.paths(params, config, rules)
+    check_paths(params, config, rules)
     if rules.found:
         raise UserError('\n'.join(rules.found))
     optimizer, learning_rate = build_optimizer(config, per_epoch, total)
@@ -306,7 +308,7 @@ def fields(c: ConfigDict) -> None:
     c.distill.projector_layers = 0  # first layers of the student's projector that are kept, and trained
     c.distill.init_std = 0.0  # deviation of the classifier's first weights; 0: zeros
     training.run_fields(c, epochs=400.0)
-    like = recipe.base('simclr')  # see there for what they mean
+    like = base_config('simclr')  # see there for what they mean
     c.optimizer, c.schedule = like.optimizer, like.schedule
 
 
@@ -316,7 +318,7 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     for field in ('projector_layers', 'init_std'):
         rules.within(f'distill.{field}', 0)
     training.run_rules(c, devices, rules)
-    validate.training(c, rules)
+    check_optimizer(c, rules)
 
 
 def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.config.base import base_config, head_config
+from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.models.heads import MLP
@@ -165,7 +166,7 @@ def load_encoder(path: str | Path, weights: str = 'online', projector_layers: in
             )
         config = _begun_with(folder, config)
     try:
-        network, policy = recipe.build_network(config), recipe.policy(config)
+        network, policy = build_network(config), build_policy(config)
         problems = policy.problems()
         _check_layers(path, network.projector, projector_layers)
         size = config.data.image_size
@@ -251,12 +252,12 @@ def _of_file(file: Path, weights: str) -> Encoder:
     from contrastive_jax import convert  # which reads workdirs by `load_encoder`
 
     held = convert.load(file, network=weights)
-    config = recipe.base('moco')  # of its method nothing is known
-    config.encoder, config.projector = ConfigDict(held.config), recipe.head(1, 1, 1)
+    config = base_config('moco')  # of its method nothing is known
+    config.encoder, config.projector = ConfigDict(held.config), head_config(1, 1, 1)
     config.augment = ConfigDict(dataclasses.asdict(held.policy))
     config.data.source, config.data.image_size = '', held.image_size  # nor of its data
     stats = held.variables.get('batch_stats', {})
-    return Encoder(config, recipe.build_network(config), held.policy, held.variables['params'], stats, step=0)
+    return Encoder(config, build_network(config), held.policy, held.variables['params'], stats, step=0)
 
 
 def _put(tree: dict[str, Any], place: str, value: PyTree) -> None:

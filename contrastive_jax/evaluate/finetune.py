@@ -11,8 +11,9 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, recipe, train
+from contrastive_jax import loop, train
 from contrastive_jax.augment.mixing import mix
+from contrastive_jax.config.build import build_network
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
@@ -198,7 +199,7 @@ def network_of(encoder: Encoder, drop_path: float = 0.0) -> Network:
     c.bn_group_size, c.chunks = 0, 1
     if drop_path or 'drop_path' in c.encoder:
         c.encoder.drop_path = drop_path
-    return recipe.build_network(c)
+    return build_network(c)
 
 
 def start_of(encoder: Encoder) -> tuple[PyTree, PyTree]:

@@ -13,7 +13,8 @@ import jinja2
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import figures, loop, pictures, recipe, train
+from contrastive_jax import figures, loop, pictures, train
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
@@ -186,7 +187,7 @@ def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | No
 
 def sheet(config: ConfigDict, source: Source) -> dict[str, Any]:
     """What the augmentation makes of a few images."""
-    originals, views = pictures.augmented(source, recipe.policy(config), config.data.image_size, config.seed, rows=6)
+    originals, views = pictures.augmented(source, build_policy(config), config.data.image_size, config.seed, rows=6)
     columns = {'original': originals, **views}
     titles = [f'{title}\n{x.shape[2]} × {x.shape[1]}' for title, x in columns.items()]
     rows = [

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from contrastive_jax import convert, recipe
+from contrastive_jax import convert
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.convert import architecture, haiku_names, names, weights
 from contrastive_jax.errors import UserError
 from tests import goldens, runs
@@ -134,7 +135,7 @@ def test_features(tmp_path: Path, form: str, network: str, mapping: str) -> None
         'name': 'resnet50', 'stage_sizes': [1, 2, 1, 1], 'width': 8, 'stem': 'imagenet', 'padding': 'same',
         'bn_unbiased': False,
     }  # fmt: skip
-    assert weights.pixels(made.policy) == weights.pixels(recipe.policy(runs.load('byol')))
+    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('byol')))
     x = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
     with jax.default_matmul_precision('highest'):
         h = jax.jit(lambda v: made.encoder.apply(v, x, train=False))(made.variables)

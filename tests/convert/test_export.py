@@ -17,7 +17,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from contrastive_jax import convert, recipe
+from contrastive_jax import convert
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.convert import __main__ as command
 from contrastive_jax.convert import export, files, names, weights
 from contrastive_jax.errors import UserError
@@ -270,7 +271,7 @@ def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, made.variables, expected)
     assert made.image_size == 8 and 'step 3' in made.source
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    pixels = recipe.policy(get_config(name)).normalize(images)
+    pixels = build_policy(get_config(name)).normalize(images)
     np.testing.assert_array_equal(made.policy.normalize(images), pixels)
     assert run(tmp_path / 'run', tmp_path / 'x.pth') == (2 if name == 'cmc' else 0)
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import convert, recipe
+from contrastive_jax import convert
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.convert import architecture, names, published, weights
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import ConvStem, sincos_position
@@ -183,7 +184,7 @@ def test_cmc(tmp_path: Path) -> None:
     made = convert.load(published_files.write(tmp_path / 'x.pth', sections))
     assert made.config['name'] == 'split_resnet_tiny'
     assert made.config['stem_width'] == 16
-    assert weights.pixels(made.policy) == weights.pixels(recipe.policy(runs.load('cmc')))
+    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('cmc')))
     kernel = made.variables['params']['ab']['conv1']['kernel']
     np.testing.assert_array_equal(kernel, halves['ab_to_l.conv1.weight'].transpose(2, 3, 1, 0))
 

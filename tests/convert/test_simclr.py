@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from contrastive_jax import convert, recipe
+from contrastive_jax import convert
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.convert import architecture, names, simclr_names, tensorflow_files, weights
 from contrastive_jax.errors import UserError
 from tests import goldens, runs
@@ -159,7 +160,7 @@ def test_features(checkpoint: Callable[[Arrays], Path], name: str) -> None:
     assert said[0] == 'form: simclr, names base_model/*'
     assert any(line.startswith('left behind, beside the encoder: base_model/batch_norm') for line in said)
     assert made.config == {**config, 'padding': 'simclr', 'bn_unbiased': False}
-    assert weights.pixels(made.policy) == weights.pixels(recipe.policy(runs.load('simclrv2')))
+    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('simclrv2')))
     assert sum(np.size(v) for v in graph.variables.values()) == sum(v.size for v in made.flat.values())
     with jax.default_matmul_precision('highest'):
         h = jax.jit(lambda v: made.encoder.apply(v, x, train=False))(made.variables)

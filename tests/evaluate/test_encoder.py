@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import convert, recipe
+from contrastive_jax import convert
+from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.workdir.checkpoint import FOLDER
@@ -40,9 +41,9 @@ def test_features_are_those_of_the_saved_weights(name: str, mode: str, count: in
     config = get_config(name)
     state = saved.save(config, tmp_path, mode=mode, count=count)
     encoder = load_encoder(tmp_path)
-    assert encoder.step == 3 and encoder.module == recipe.build_network(config).encoder
+    assert encoder.step == 3 and encoder.module == build_network(config).encoder
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    x = recipe.policy(config).normalize(images)
+    x = build_policy(config).normalize(images)
     stats = state.method.batch_stats['online'].get('encoder', {})
     expected = encoder.module.apply({'params': state.params['encoder'], 'batch_stats': stats}, x, train=False)
     h = encoder(images)

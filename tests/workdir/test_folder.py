@@ -58,7 +58,7 @@ def test_the_same_config_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('name', ['mocov1:tiny', 'mocov3_vit:tiny', 'dictionary:memory_bank,tiny'])
 def test_every_field_is_free_or_refused(tmp_path: Path, name: str) -> None:
-    """All of them: a field that comes to `recipe.base` is refused unless someone says otherwise."""
+    """All of them: a field that comes to `config.base.base_config` is refused unless someone says otherwise."""
     config = runs.load(name).unlock()
     open_workdir(str(tmp_path), config)
     before = (tmp_path / 'config.json').read_bytes()

@@ -14,7 +14,8 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from contrastive_jax import cli, loop, main
+from contrastive_jax import loop, main
+from contrastive_jax.config import command_line
 from contrastive_jax.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -231,10 +232,10 @@ def test_overrides_reach_the_config(workdir: Path) -> None:
         '--config.method.symmetric',
         f'--workdir={workdir}',
     ]
-    config, path = cli.parse(['main.py', *args, TINY])  # in any order
+    config, path = command_line.parse(['main.py', *args, TINY])  # in any order
     assert (config.batch_size, config.method.temperature, config.method.symmetric) == (32, 0.5, True)
     assert path == str(CONFIGS / 'mocov2.py') and main.FLAGS.workdir == str(workdir)
-    config, _ = cli.parse(['main.py', TINY, '--noconfig.method.symmetric', f'--workdir={workdir}'])
+    config, _ = command_line.parse(['main.py', TINY, '--noconfig.method.symmetric', f'--workdir={workdir}'])
     assert (config.batch_size, config.method.symmetric) == (16, False), 'nothing is left of an earlier command'
     with pytest.raises(AttributeError):
         config.batchsize = 3
@@ -242,7 +243,7 @@ def test_overrides_reach_the_config(workdir: Path) -> None:
 
 def test_parsing_takes_what_it_is_given(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:
     monkeypatch.setattr(sys, 'argv', ['other', '--config.batch_size=8', '--config.metod.x=1'])
-    assert cli.parse(['main.py', TINY, f'--workdir={workdir}'])[0].batch_size == 16
+    assert command_line.parse(['main.py', TINY, f'--workdir={workdir}'])[0].batch_size == 16
 
 
 # ================================ data ================================
@@ -265,7 +266,7 @@ def test_imagenet_that_is_not_here(
     ):
         assert part in line
     assert hint.endswith(f': {IMAGENET}:digits')
-    assert cli.parse(['main.py', hint.split()[-1], f'--workdir={workdir}'])[0].data.source == 'digits'
+    assert command_line.parse(['main.py', hint.split()[-1], f'--workdir={workdir}'])[0].data.source == 'digits'
 
 
 def test_imagenet_with_tensorflow_datasets(
@@ -335,7 +336,7 @@ def test_an_existing_run_is_not_touched(
 ) -> None:
     """Whatever the mistake: `complaint` is for workdirs that do not exist yet."""
     workdir = tmp_path / 'run'
-    config, _ = cli.parse(['main.py', TINY, f'--workdir={workdir}'])
+    config, _ = command_line.parse(['main.py', TINY, f'--workdir={workdir}'])
     loop.open_workdir(str(workdir), config)
     (workdir / 'checkpoints' / '2').mkdir(parents=True)
     (workdir / 'checkpoints' / '2' / 'data').write_bytes(b'weights')

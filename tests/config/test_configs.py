@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe, train, validate
+from contrastive_jax import train
+from contrastive_jax.config.build import build_network, build_policy
+from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from tests import runs
@@ -92,7 +94,7 @@ def commands() -> Iterator[str]:
 def test_every_variant_is_right_and_can_be_built(name: str) -> None:
     config = runs.load(name)
     assert config.is_locked
-    assert validate.check(config, 8) == []
+    assert check(config, 8) == []
     run = train.build(config, EXAMPLES[config.data.name])
     assert isinstance(run.method, METHODS[config.method.name]) and run.total_steps > 0
     hash(run.method)  # a static argument of jit
@@ -103,7 +105,7 @@ def test_the_views_of_every_config() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 36, 3), np.uint8)
     keys = jax.random.split(jax.random.key(0), 2)
     # Operation by operation: the policies share nearly all of what is then compiled.
-    for policy in {recipe.policy(runs.load(name)) for name in commands()}:
+    for policy in {build_policy(runs.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
             policy = dataclasses.replace(policy, patches=dataclasses.replace(policy.patches, size=8, stride=4, crop=0))
@@ -471,7 +473,7 @@ def test_moco_v3_vit() -> None:
         runs.load('mocov3_vit:conv_small'), {**expected, 'encoder.name': 'vit_conv_small', 'optimizer.freeze': ()}
     )
     for name, width, depth in (('small', 384, 12), ('base', 768, 12), ('conv_small', 384, 11), ('conv_base', 768, 11)):
-        encoder: Any = recipe.build_network(runs.load(f'mocov3_vit:{name}')).encoder
+        encoder: Any = build_network(runs.load(f'mocov3_vit:{name}')).encoder
         assert (encoder.width, encoder.depth, encoder.num_heads) == (width, depth, 12)
 
 
@@ -789,7 +791,7 @@ def test_dino() -> None:
     two = {'epochs': 300.0, 'augment.crop_scale': (0.14, 1.0), 'augment.local_crops': 0, 'optimizer.clip_norm': 0.0}
     check_values(runs.load('dino:two_crops'), {**expected, **two, 'schedule.final': 1e-5})
     for name, width, heads in (('dino', 384, 6), ('dino:base', 768, 12)):
-        encoder: Any = recipe.build_network(runs.load(name)).encoder
+        encoder: Any = build_network(runs.load(name)).encoder
         assert (encoder.width, encoder.depth, encoder.num_heads, encoder.position) == (width, 12, heads, 'learned')
 
 
@@ -830,7 +832,7 @@ def test_cpc_v2() -> None:
         'optimizer.b2': 0.999,
     }
     check_values(config, expected)
-    patches = recipe.policy(config).patches
+    patches = build_policy(config).patches
     assert patches is not None and patches.jitter_probability == 0.8 and patches.grayscale == 0.25
     assert patches.color_drop > 0
     check_values(runs.load('cpc:r50'), {**expected, 'encoder.name': 'cpc_resnet50'})
@@ -854,9 +856,9 @@ def test_cpc_v1() -> None:
             'optimizer.learning_rate': 2e-4,
         },
     )
-    patches = recipe.policy(config).patches
+    patches = build_policy(config).patches
     assert patches is not None and (patches.crop, patches.color_drop, patches.warp) == (60, 0.0, 0.0)
-    assert recipe.policy(runs.load('cpc:v1,cifar10')).patches.crop == 7  # of 8
+    assert build_policy(runs.load('cpc:v1,cifar10')).patches.crop == 7  # of 8
 
 
 # facebookresearch/swav, scripts/swav_*.sh and deepclusterv2_*.sh: what all of them share

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe, train, validate
+from contrastive_jax import train
+from contrastive_jax.config.base import base_config, encoder_config, head_config
+from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
 from tests import runs
 
@@ -82,8 +84,8 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'projector.hidden_dim', 0, 'projector.hidden_dim 0 is out of range'),
     (MOCO, 'projector.output_dim', -3, 'projector.output_dim -3 is out of range'),
     (MOCO, 'projector.layers', 3, "projector has no field 'layers'"),
-    (MOCO, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but moco has none'),
-    (END, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but end_to_end has none'),
+    (MOCO, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but moco has none'),
+    (END, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but end_to_end has none'),
     *[(name, 'predictor', {}, f'predictor is empty -> {method} needs one')
       for name, method in ((VIT, 'mocov3'), (BYOL, 'byol'), (SIMSIAM, 'simsiam'))],
     (BYOL, 'predictor.output_dim', 9, 'predictor.output_dim 9 differs from projector.output_dim 8'),
@@ -104,7 +106,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MEMORY, 'bn_group_size', 4, 'bn_group_size 4 does not divide the 2 examples of a device, as simclr_memory needs'),
     (SIMCLR, 'bn_group_size', 16, 'bn_group_size 16 does not divide the 2 examples of a device, as simclr needs'),
     (SIMCLR, 'bn_group_size', 3, 'bn_group_size 3 does not fit 8 devices of 2 examples'),
-    (SIMCLR, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but simclr has none'),
+    (SIMCLR, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but simclr has none'),
     (SIMCLR, 'encoder.padding', 'valid', "padding 'valid' is unknown; use one of torch, same, simclr"),
     (SIMCLR, 'projector.kernel_init', 'zeros', "kernel_init 'zeros' is unknown; use one of torch, normal"),
     (MEMORY, 'encoder.sk_ratio', -0.5, 'sk_ratio -0.5 must be 0, or at most 1 and in bottleneck blocks'),
@@ -115,7 +117,7 @@ RULES: list[tuple[str, str, Any, str]] = [
       for field in ('student_temperature', 'teacher_temperature', 'warmup_teacher_temperature')],
     (DINO, 'method.momentum', 1.1, 'method.momentum 1.1 is out of range'),
     (DINO, 'method.center_momentum', -0.1, 'method.center_momentum -0.1 is out of range'),
-    (DINO, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but dino has none'),
+    (DINO, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but dino has none'),
     (DINO, 'optimizer.freeze_first', ('last_layers',), "'last_layers' matches no parameter; did you mean 'last_layer"),
     (DINO, 'encoder.drop_path', 1.0, 'ViT drop_path 1.0 is out of range; a probability below 1'),
     (DINO, 'augment.local_size', 5, 'augment.local_size 5 % encoder.patch_size 2 = 1 -> use 4 or 6'),
@@ -133,11 +135,11 @@ RULES: list[tuple[str, str, Any, str]] = [
     (CPC, 'method.offsets', (3,), 'method.offsets (3,) do not fit a grid of 3 rows -> use numbers from 1 to 2'),
     (CPC, 'method.offsets', (0, 1), 'method.offsets (0, 1) do not fit'),
     (CPC, 'method.offsets', (), 'method.offsets () do not fit'),
-    (CPC, 'encoder', dict(recipe.encoder('resnet_tiny')), "encoder.name 'resnet_tiny' sees whole images -> CPC needs"),
+    (CPC, 'encoder', dict(encoder_config('resnet_tiny')), "encoder.name 'resnet_tiny' sees whole images -> CPC needs"),
     (CPC, 'encoder.patch_stride', 0, 'encoder.patch_stride 0 is out of range'),
     (CPC, 'data.image_size', 9, 'image 9 is not filled by patches of 4 every 2 pixels; use 8 or 10'),
     (CPC, 'projector.last_batch_norm', True, 'projector.batch_norm would tell each patch about the others'),
-    (CPC, 'predictor', dict(recipe.head(2, 16, 8)), 'predictor is given, but cpc has none'),
+    (CPC, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but cpc has none'),
     (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
     (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1: a probability lies in [0, 1]'),
     (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco looks at whole images'),
@@ -228,7 +230,7 @@ RULES: list[tuple[str, str, Any, str]] = [
 @pytest.mark.usefixtures('nothing_compiled')
 @pytest.mark.parametrize(('name', 'field', 'value', 'line'), RULES, ids=lambda x: str(x)[:24])
 def test_each_rule_is_one_line(name: str, field: str, value: Any, line: str) -> None:
-    found = validate.check(change(name, **{field: value}), 8)
+    found = check(change(name, **{field: value}), 8)
     assert any(line in given for given in found), found
     # The batch size also decides the queue, and blur the number of views.
     more = (
@@ -257,13 +259,13 @@ def test_all_rules_at_once() -> None:
         'optimizer.constant',
     ):
         del chosen[field]
-    found = validate.check(change(MOCO, **chosen), 8)
+    found = check(change(MOCO, **chosen), 8)
     assert sorted(line.split()[0] for line in found) == sorted(chosen)
 
 
 def test_encoder_and_heads_are_judged_apart() -> None:
     fields = {'encoder.name': 'vit', 'projector': {}, 'predictor.layers': 3}
-    assert [line.split()[0] for line in validate.check(change(VIT, **fields), 8)] == [
+    assert [line.split()[0] for line in check(change(VIT, **fields), 8)] == [
         'encoder.name',
         'projector',
         'predictor',
@@ -277,18 +279,18 @@ def test_encoder_and_heads_are_judged_apart() -> None:
     ('batch', 'devices', 'nearest'), [(30, 8, '24 or 32'), (4, 8, '8'), (100, 64, '64 or 128'), (7, 2, '6 or 8')]
 )
 def test_the_nearest_batch_sizes_are_named(batch: int, devices: int, nearest: str) -> None:
-    found = validate.check(change(MOCO, batch_size=batch, bn_group_size=0), devices)
+    found = check(change(MOCO, batch_size=batch, bn_group_size=0), devices)
     assert f'batch_size {batch} is not divisible by {devices} devices -> use {nearest}' in found
     for proposed in map(int, nearest.split(' or ')):
         config = change(MOCO, **{'batch_size': proposed, 'bn_group_size': 0, 'method.queue_size': 4 * proposed})
-        assert validate.check(config, devices) == [], 'what is proposed is right'
+        assert check(config, devices) == [], 'what is proposed is right'
 
 
 def test_the_proposed_queue_sizes_are_right() -> None:
     for name, size in ((MOCO, -40), (MOCO, 0), (MOCO, 17), (SYMMETRIC, 1), (SYMMETRIC, 100)):
-        (line,) = validate.check(change(name, **{'method.queue_size': size}), 8)
+        (line,) = check(change(name, **{'method.queue_size': size}), 8)
         for proposed in map(int, line.split('-> use ')[1].split(' or ')):
-            assert proposed > 0 and validate.check(change(name, **{'method.queue_size': proposed}), 8) == []
+            assert proposed > 0 and check(change(name, **{'method.queue_size': proposed}), 8) == []
 
 
 @pytest.mark.parametrize('devices', [1, 2, 4, 8])
@@ -297,34 +299,34 @@ def test_bn_groups_that_fill_the_devices(devices: int) -> None:
     batch, local = 16, 16 // devices
     for group in (1, 2, 3, 4, 6, 8, 12, 16):
         fits = (local % group == 0) if group <= local else (group % local == 0 and batch % group == 0)
-        found = validate.check(change(MOCO, bn_group_size=group), devices)
+        found = check(change(MOCO, bn_group_size=group), devices)
         assert (found == []) == fits, (group, found)
 
 
 def test_chunks_divide_the_batch_and_hold_the_bn_groups() -> None:
     for local, chunks, nearest in ((12, 5, '4 or 6'), (12, 7, '6 or 12'), (12, 24, '12'), (7, 2, '1 or 7')):
-        (line,) = validate.check(change(VIT, batch_size=8 * local, chunks=chunks), 8)
+        (line,) = check(change(VIT, batch_size=8 * local, chunks=chunks), 8)
         assert line == f'chunks {chunks} does not divide the {local} examples of a device -> use {nearest}'
     for devices, group, fits in ((1, 2, True), (1, 4, True), (1, 8, False), (1, 0, False), (2, 2, True), (2, 4, False)):
-        found = validate.check(change(MOCO, chunks=4, bn_group_size=group), devices)
+        found = check(change(MOCO, chunks=4, bn_group_size=group), devices)
         assert (found == []) == fits, (devices, group, found)
     no_norm = {'projector.batch_norm': False, 'projector.last_batch_norm': False}
     no_norm |= {name.replace('projector', 'predictor'): value for name, value in no_norm.items()}
-    assert validate.check(change(VIT, chunks=2, **no_norm), 8) == [], 'without BN there is nothing to fit'
+    assert check(change(VIT, chunks=2, **no_norm), 8) == [], 'without BN there is nothing to fit'
 
 
 def test_hosts_share_the_evaluation_batch() -> None:
     config = change(MOCO, **{'eval.batch_size': 7})
-    assert validate.check(config, 8) == [], 'the extractor rounds up to the devices'
-    assert validate.check(config, 8, processes=2) == ['eval.batch_size 7 is not divisible by 2 hosts -> use a multiple']
+    assert check(config, 8) == [], 'the extractor rounds up to the devices'
+    assert check(config, 8, processes=2) == ['eval.batch_size 7 is not divisible by 2 hosts -> use a multiple']
 
 
 def test_length_of_training() -> None:
     for epochs in (0.0, -1.0, nan, inf):
-        (line,) = validate.check(change(MOCO, steps=0, epochs=epochs), 8)
+        (line,) = check(change(MOCO, steps=0, epochs=epochs), 8)
         assert line == f'epochs {epochs!r} is out of range -> it must be above 0'
-        assert validate.check(change(MOCO, steps=3, epochs=epochs), 8) == [], 'steps count then'
-    assert len(validate.check(change(MOCO, steps=-1, epochs=0.0), 8)) == 2
+        assert check(change(MOCO, steps=3, epochs=epochs), 8) == [], 'steps count then'
+    assert len(check(change(MOCO, steps=-1, epochs=0.0), 8)) == 2
     per_epoch = 1437 // 16
     for fields, steps in (({'steps': 7}, 7), ({'steps': 0, 'epochs': 0.5}, 45), ({'steps': 0, 'epochs': 1e-9}, 1)):
         assert train.build(change(MOCO, **fields), 1437).total_steps == steps
@@ -333,17 +335,17 @@ def test_length_of_training() -> None:
 
 def test_a_warm_up_longer_than_the_training() -> None:
     fields = {'schedule.warmup_epochs': 3.0, 'epochs': 2.0, 'steps': 0}
-    (line,) = validate.check(change(VIT, **fields), 8)
+    (line,) = check(change(VIT, **fields), 8)
     assert line.startswith('schedule.warmup_epochs 3 is longer than the training of 2 epochs')
     # In steps, it takes the size of the data to tell.
     config = change(VIT, **{**fields, 'steps': 200})
-    assert validate.check(config, 8) == []
+    assert check(config, 8) == []
     with pytest.raises(UserError) as error:
         train.build(config, 1437)
     assert str(error.value).startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200')
     config.steps = 267
     assert train.build(config, 1437).total_steps == 267
-    assert validate.check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
+    assert check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
 
 
 def test_a_bank_has_a_row_for_every_example() -> None:
@@ -369,31 +371,31 @@ def test_fewer_images_than_a_batch() -> None:
 def test_methods_compare_two_views(views: int) -> None:
     fields = {'augment.blur': (0.5,) * views, 'augment.solarize': (0.0,) * views}
     for name in (MOCO, SYMMETRIC, VIT, END, INVASPREAD, BYOL, SIMSIAM):
-        (line,) = validate.check(change(name, **fields), 8)
+        (line,) = check(change(name, **fields), 8)
         assert line.startswith(f'augment.blur has {views} views, ') and 'looks at 2 -> ' in line
     for name in (BANK, INSTDIS, CMC):
-        assert (validate.check(change(name, **fields), 8) == []) == (views == 1), 'a bank needs one'
+        assert (check(change(name, **fields), 8) == []) == (views == 1), 'a bank needs one'
 
 
 def test_local_views_only_where_a_method_has_use_for_them() -> None:
-    (line,) = validate.check(change(MOCO, **{'augment.local_crops': 2}), 8)
+    (line,) = check(change(MOCO, **{'augment.local_crops': 2}), 8)
     assert line == 'augment.local_crops 2 are given, but moco has no use for them -> use 0'
-    line = validate.check(change(VIT, **{'augment.local_crops': 2, 'augment.local_size': 6}), 8)[-1]
+    line = check(change(VIT, **{'augment.local_crops': 2, 'augment.local_size': 6}), 8)[-1]
     assert line == 'augment.local_size 6 % encoder.patch_size 4 = 2 -> use 4 or 8'
 
 
 def test_what_is_frozen() -> None:
     for freeze in (('encoder/patch_embed',), ('encoder',), ('encoder/blocks_0/attn', 'projector/linear_0/kernel'), ()):
-        assert validate.check(change(VIT, **{'optimizer.freeze': freeze}), 8) == []
-    found = validate.check(change(VIT, **{'optimizer.freeze': ('encoder', 'encodr', 'x')}), 8)
+        assert check(change(VIT, **{'optimizer.freeze': freeze}), 8) == []
+    found = check(change(VIT, **{'optimizer.freeze': ('encoder', 'encodr', 'x')}), 8)
     assert [line.split()[1] for line in found] == ["'encodr'", "'x'"]
 
 
 def test_a_config_that_is_not_made_from_the_base() -> None:
-    (line,) = validate.check(ConfigDict({'batch_size': 8, 'data': {'source': 'digits'}, 'encoder': 3}), 8)
+    (line,) = check(ConfigDict({'batch_size': 8, 'data': {'source': 'digits'}, 'encoder': 3}), 8)
     assert line.startswith('the config lacks ') and 'steps' in line and 'data.name' in line and 'encoder,' in line
     assert 'batch_size' not in line and 'data.source' not in line
-    for name, value in recipe.base('moco').items():
+    for name, value in base_config('moco').items():
         config = runs.load(MOCO).unlock()
         del config[name]
-        assert validate.check(config, 8)[0].startswith(f'the config lacks {name} -> start from recipe.base'), value
+        assert check(config, 8)[0].startswith(f'the config lacks {name} -> start from config.base.base_config'), value

@@ -140,9 +140,9 @@ def _impossible(config: ConfigDict | None) -> list[str]:
         from contrastive_jax.evaluate import protocols
 
         return protocols.check(config)
-    from contrastive_jax import validate
+    from contrastive_jax.config.check import check
 
-    return validate.check(config, devices=1)
+    return check(config, devices=1)
 
 
 def _one_line(error: BaseException) -> str:

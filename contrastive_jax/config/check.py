@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
+from contrastive_jax.config.base import DTYPES, OPTIMIZERS, SCHEDULES, base_config
+from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.methods import METHODS, Method
@@ -40,10 +41,12 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     """
     c, rules = config, Rules(config)
     if lacking := _lacking(c):
-        return [f'the config lacks {", ".join(lacking)} -> start from recipe.base(...), as the files in configs/ do']
+        return [
+            f'the config lacks {", ".join(lacking)} -> start from config.base.base_config(...), as the files in configs/ do'
+        ]
 
     rules.one_of('parallel', ('jit', 'pmap'))
-    rules.one_of('dtype', recipe.DTYPES)
+    rules.one_of('dtype', DTYPES)
     rules.one_of('data.source', ('digits', 'npz', 'folder', 'tfds'))
     for field in ('batch_size', 'chunks', 'log_every_steps', 'data.image_size', 'eval.knn_k', 'eval.batch_size'):
         rules.within(field, 1)
@@ -55,11 +58,11 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     if c.steps <= 0:
         rules.within('epochs', 0, open_low=True)
     rules.within('eval.knn_temperature', MIN_TEMPERATURE)
-    training(c, rules)
+    check_optimizer(c, rules)
     if c.batch_size >= 1:
         _batch(c, devices, processes, rules)
     _method(c, rules)
-    rules.found += recipe.policy(c).problems()
+    rules.found += build_policy(c).problems()
     _network(c, rules)
     if told := list(rules.found):
         # Paths are looked at all the same, where the network is right and the rest lets its variables be made.
@@ -74,7 +77,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
 def _lacking(config: ConfigDict) -> list[str]:
     """Fields that `base` has and this config has not: one of `encoder.name` as much as the whole section."""
     method = config.method.get('name') if isinstance(config.get('method'), ConfigDict) else None
-    model = recipe.base(method if method in METHODS else 'moco')
+    model = base_config(method if method in METHODS else 'moco')
     if method not in METHODS:
         model.method = ConfigDict({'name': ''})
     model.encoder = ConfigDict({'name': ''})  # its other fields have defaults
@@ -90,13 +93,13 @@ def _lacking(config: ConfigDict) -> list[str]:
     return lacking
 
 
-def training(c: ConfigDict, rules: Rules) -> None:
+def check_optimizer(c: ConfigDict, rules: Rules) -> None:
     """Adds to `rules` what is wrong with the values of the sections `optimizer` and `schedule`."""
     o, s = c.optimizer, c.schedule
-    rules.one_of('optimizer.name', recipe.OPTIMIZERS)
+    rules.one_of('optimizer.name', OPTIMIZERS)
     rules.one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
     rules.one_of('optimizer.mask', ('none', 'matrices'))
-    rules.one_of('schedule.name', recipe.SCHEDULES)
+    rules.one_of('schedule.name', SCHEDULES)
     rules.within('optimizer.learning_rate', 0, open_low=True)
     for field in ('learning_rate_batch', 'weight_decay', 'clip_norm', 'freeze_epochs', 'freeze_steps'):
         rules.within(f'optimizer.{field}', 0)
@@ -265,7 +268,7 @@ def _views(c: ConfigDict, method: type[Method], rules: Rules) -> None:
 
 def _network(c: ConfigDict, rules: Rules) -> None:
     """Names, fields and sizes of encoder and heads."""
-    common = {'dtype': c.dtype if c.dtype in recipe.DTYPES else recipe.DTYPES[0], 'bn_group_size': None}
+    common = {'dtype': c.dtype if c.dtype in DTYPES else DTYPES[0], 'bn_group_size': None}
     heads = ('projector', 'predictor') if c.predictor else ('projector',)
     builders: dict[str, Callable[..., Any]] = {head: partial(network.build_head, head) for head in heads}
     for section, make in {'encoder': network.build_encoder, **builders}.items():
@@ -297,7 +300,7 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
     def init() -> Any:
         images = jnp.zeros((c.batch_size, c.data.image_size, c.data.image_size, 3))
         views = tuple(images for _ in c.augment.blur)
-        return method(recipe.build_network(c), **fields).init(jax.random.key(0), {'views': views})
+        return method(build_network(c), **fields).init(jax.random.key(0), {'views': views})
 
     try:
         params, state = jax.eval_shape(init)
@@ -311,10 +314,10 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
             f'bn_group_size {group} does not fit chunks of {piece} examples: each would have its own BN statistics '
             f'-> use a divisor of {piece}, or an encoder and heads without BN'
         )
-    paths(params, c, rules)
+    check_paths(params, c, rules)
 
 
-def paths(params: Any, c: ConfigDict, rules: Rules) -> None:
+def check_paths(params: Any, c: ConfigDict, rules: Rules) -> None:
     """Adds to `rules` which paths in the section `optimizer` are not those of a parameter.
 
     Args:

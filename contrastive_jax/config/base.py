@@ -1,6 +1,6 @@
 """What config files import: the base config with a comment on every field, and ':variant' parsing.
 
-`validate.py` says what is wrong with a config.
+`check.py` says what is wrong with a config, `build.py` makes its objects.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
-from contrastive_jax.models import network
 from contrastive_jax.models.heads import MLP
 
 Change = Callable[[ConfigDict], None]
@@ -24,7 +23,7 @@ OPTIMIZERS = ('sgd', 'adam', 'adamw', 'lars', 'lars_simclr', 'larc')
 SCHEDULES = ('cosine', 'step', 'warmup_cosine', 'linspace_warmup_cosine', 'constant')
 
 
-def base(method: str) -> ConfigDict:
+def base_config(method: str) -> ConfigDict:
     """The fields that every config has. A recipe fills in its paper's values.
 
     Args:
@@ -57,7 +56,7 @@ def base(method: str) -> ConfigDict:
     c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
     c.data.workers = 0  # processes that decode images; 0: threads, which serve as well until there are many cores
 
-    c.encoder = encoder('resnet50')
+    c.encoder = encoder_config('resnet50')
     c.projector = ConfigDict()  # `head(...)`
     c.predictor = ConfigDict()  # likewise; empty: none
 
@@ -107,7 +106,7 @@ def base(method: str) -> ConfigDict:
     return c
 
 
-def encoder(name: str, **fields: Any) -> ConfigDict:
+def encoder_config(name: str, **fields: Any) -> ConfigDict:
     """The section `encoder`: a name of models.network.ENCODERS, what users may set, and what the recipe sets.
 
     Args:
@@ -125,7 +124,7 @@ def encoder(name: str, **fields: Any) -> ConfigDict:
     return ConfigDict({'name': name, **usual, 'remat': False, **fields})
 
 
-def head(num_layers: int, hidden_dim: int, output_dim: int, **fields: Any) -> ConfigDict:
+def head_config(num_layers: int, hidden_dim: int, output_dim: int, **fields: Any) -> ConfigDict:
     """The sections `projector` and `predictor`: a models.heads.MLP."""
     names = ('bias', 'batch_norm', 'last_batch_norm', 'last_batch_norm_affine')
     usual = {field.name: field.default for field in dataclasses.fields(MLP) if field.name in names}
@@ -133,7 +132,7 @@ def head(num_layers: int, hidden_dim: int, output_dim: int, **fields: Any) -> Co
     return ConfigDict({**sizes, **usual, **fields})
 
 
-def patches(encoder: ConfigDict, **fields: Any) -> ConfigDict:
+def patches_config(encoder: ConfigDict, **fields: Any) -> ConfigDict:
     """The section `augment.patches`, an augment.patches.Patches: images are cut as a CPC encoder cuts them."""
     usual = {field.name: field.default for field in dataclasses.fields(Patches)}
     return ConfigDict({**usual, 'size': encoder.patch_size, 'stride': encoder.patch_stride, **fields})
@@ -158,24 +157,3 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
         variants[name](config)
     config.lock()
     return config
-
-
-def policy(config: ConfigDict) -> Policy:
-    """The augmentation that `config.augment` describes."""
-    return Policy(**config.augment.to_dict())
-
-
-def build_network(config: ConfigDict) -> network.Network:
-    """The network that the sections `encoder`, `projector` and `predictor` describe.
-
-    Raises:
-      UserError: an unknown name or field.
-    """
-    return network.build(
-        config.encoder.to_dict(),
-        config.projector.to_dict(),
-        config.predictor.to_dict() or None,
-        dtype=config.dtype,
-        bn_group_size=config.bn_group_size or None,
-        chunks=config.chunks,
-    )
