@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax import figures
 from contrastive_jax.errors import UserError
+from contrastive_jax.plots import figures
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
 

@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     config, config_path = command_line.parse(argv)
     connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     enable_compilation_cache()
-    from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
+    from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
 
     try:
         if 'protocol' in config:
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 
             protocols.evaluate(config, FLAGS.workdir)
         else:
-            loop.fit(config, FLAGS.workdir)
+            fit(config, FLAGS.workdir)
     except UserError as error:
         raise command_line.with_hint(error, config, config_path) from error
     return 0

@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.anchors import ANCHORS, IMAGES, Anchor
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
 from contrastive_jax.errors import DataError, Interrupted, UserError
-from contrastive_jax.interrupt import Interrupt
+from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import about, metrics
 from contrastive_jax.workdir.folder import open_workdir
 
@@ -75,7 +75,7 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
       UserError: something that the user can mend, told before anything is compiled.
       Interrupted: a signal came; all that was done is saved.
     """
-    from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
+    from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
 
     config, judges = load_configs(anchor, folder, data)
     if jax.process_index() == 0:
@@ -93,7 +93,7 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
         heed()
         began = time.monotonic() - (read(folder / SECONDS) or 0)  # of earlier sittings
         try:
-            trained = loop.fit(config, str(folder / PRETRAINING))
+            trained = fit(config, str(folder / PRETRAINING))
             found = []
             for number, judge in zip(anchor.numbers, judges, strict=True):
                 heed()
@@ -148,9 +148,9 @@ def load_config(name: str, changes: Mapping[str, Any]) -> ConfigDict:
 
 def check_images(config: ConfigDict) -> None:
     """Raises DataError unless the data is there, and whole: of another set the reference says nothing."""
-    from contrastive_jax import loop
+    from contrastive_jax.training.fit import load_data
 
-    source, held_out = loop.load_data(config)
+    source, held_out = load_data(config)
     there = len(source), 0 if held_out is None else len(held_out)
     if there != IMAGES[config.data.name]:
         (n, m), (N, M) = there, IMAGES[config.data.name]

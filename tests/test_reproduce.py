@@ -12,13 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import compare, loop, reproduce
+from contrastive_jax import compare, reproduce
 from contrastive_jax.anchors import ANCHORS, Anchor, Number
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocols
 from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.methods import METHODS
+from contrastive_jax.training import fit as training
 from contrastive_jax.workdir import metrics
 from tests import whole_runs
 from tests.whole_runs import Cut, compiled, quick_runs  # noqa: F401 (fixtures)
@@ -116,7 +117,7 @@ def test_an_anchor_s_life(
     assert [re.search(rf'{x:.1f}', out) for x in (10.0, 2.0, number['ours'])].count(None) == 0
 
     with monkeypatch.context() as patch:  # again: nothing runs, nothing is recorded twice
-        patch.setattr(loop, 'fit', None)
+        patch.setattr(training, 'fit', None)
         patch.setattr(protocols, 'evaluate', None)
         code, again, _ = tell(capsys, 'easy', *argv)
     assert code == 0 and 'easy: pass' in again and results.read_text() == line + '\n'

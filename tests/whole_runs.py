@@ -1,4 +1,4 @@
-"""Whole runs, in this process through `loop.fit` or in others through the command, and what they leave behind."""
+"""Whole runs, in this process through `training.fit.fit` or in others through the command, and what they leave behind."""
 
 import functools
 import hashlib
@@ -18,11 +18,16 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from contrastive_jax import feed, loop, train
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted
-from contrastive_jax.interrupt import Interrupt
+from contrastive_jax.training import feed, loop
+from contrastive_jax.training import fit as training
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.fit import load_data
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import Checkpoints
 from tests.little import get_config
@@ -49,7 +54,7 @@ class Cut(Interrupt):
 
 
 # Equal configs share their recipe and its traced train step: what these tests are about is what happens between steps.
-RECIPES: dict[Any, train.Recipe] = {}
+RECIPES: dict[Any, Run] = {}
 PROGRAMS: dict[Any, Callable[..., Any]] = {}
 
 
@@ -67,7 +72,7 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     def nothing(*args: Any) -> None:
         pass
 
-    def build(config: ConfigDict, num_examples: int) -> train.Recipe:
+    def build(config: ConfigDict, num_examples: int) -> Run:
         key = config.to_json(), num_examples
         return RECIPES.setdefault(key, given_build(config, num_examples))
 
@@ -101,8 +106,8 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     given_survey = loop.Trainer.init_memory
     monkeypatch.setattr(loop.Trainer, 'init_memory', init_memory)
-    given_build, given_run = train.build, Devices.run
-    monkeypatch.setattr(train, 'build', build)
+    given_build, given_run = build_run, Devices.run
+    monkeypatch.setattr(training, 'build_run', build)
     monkeypatch.setattr(Devices, 'run', run)
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     set_cache = lambda folder, seconds: (  # noqa: E731
@@ -110,7 +115,7 @@ def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds),
         compilation_cache.reset_cache(),
     )
-    monkeypatch.setattr(loop, 'Interrupt', Cut)
+    monkeypatch.setattr(training, 'Interrupt', Cut)
     monkeypatch.setattr(loop.Trainer, 'draw_views', nothing)
     monkeypatch.setattr(loop.Trainer, 'draw', nothing)
     set_cache(str(compiled), 0)
@@ -126,27 +131,27 @@ def little(name: str, **changes: Any) -> ConfigDict:
 
 
 def fit(config: ConfigDict, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
-    """`loop.fit` on the first `count` devices; interrupted after step `at`, if given.
+    """`training.fit` on the first `count` devices; interrupted after step `at`, if given.
 
     Returns:
       The last evaluation, or what the interruption said.
     """
     Cut.at, Cut.done = at, 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, 'find_devices', lambda mode: find_devices(mode, count))
+        patch.setattr(training, 'find_devices', lambda mode: find_devices(mode, count))
         try:
-            return loop.fit(config, str(workdir))
+            return training.fit(config, str(workdir))
         except Interrupted as stop:
             return str(stop)
 
 
-def saved(config: ConfigDict, workdir: Path) -> tuple[int, train.TrainState]:
+def saved(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
     """The newest checkpoint, as numpy in the global layout."""
-    source, _ = loop.load_data(config)
-    run = train.build(config, len(source))
+    source, _ = load_data(config)
+    run = build_run(config, len(source))
     devices = find_devices('jit', 1)
     checkpoints = Checkpoints(workdir, devices, run.state_specs)
-    found = checkpoints.restore(jax.eval_shape(lambda: train.init_state(run)))
+    found = checkpoints.restore(jax.eval_shape(lambda: init_state(run)))
     checkpoints.close()
     assert found is not None
     return found.step, jax.device_get(found.state)

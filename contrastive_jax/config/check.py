@@ -41,9 +41,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
     """
     c, rules = config, Rules(config)
     if lacking := _lacking(c):
-        return [
-            f'the config lacks {", ".join(lacking)} -> start from config.base.base_config(...), as the files in configs/ do'
-        ]
+        return [f'the config lacks {", ".join(lacking)} -> start from config.base.base_config(...) as configs/ does']
 
     rules.one_of('parallel', ('jit', 'pmap'))
     rules.one_of('dtype', DTYPES)

@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, train
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.check import check_optimizer, check_paths
@@ -28,12 +27,14 @@ from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.finetune import FineTune
 from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.evaluate.protocol import Data, Protocol
-from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
 from contrastive_jax.optim.build import build_optimizer
-from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
+from contrastive_jax.training import loop
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.progress import Progress
+from contrastive_jax.training.run import Run
 from contrastive_jax.workdir.checkpoint import Restored, read_part
 from contrastive_jax.workdir.folder import read_config
 from contrastive_jax.workdir.metrics import MetricWriter
@@ -168,7 +169,7 @@ def describe(folder: str) -> dict[str, Any]:
 # ================================ the run ================================
 
 
-def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: int) -> train.Recipe:
+def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: int) -> Run:
     """The recipe of a (checked) config.
 
     Args:
@@ -193,7 +194,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
     if rules.found:
         raise UserError('\n'.join(rules.found))
     optimizer, learning_rate = build_optimizer(config, per_epoch, total)
-    return train.Recipe(
+    return Run(
         method=method,
         policy=policy,
         optimizer=optimizer,
@@ -238,7 +239,7 @@ class DistillTrainer(loop.Trainer):
         config: ConfigDict,
         workdir: Path,
         devices: Devices,
-        run: train.Recipe,
+        run: Run,
         source: sources.Source,
         encoder: Encoder,
         teacher: Teacher,

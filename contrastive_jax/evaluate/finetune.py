@@ -11,7 +11,6 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, train
 from contrastive_jax.augment.mixing import mix
 from contrastive_jax.config.build import build_network
 from contrastive_jax.data import sampler, sources
@@ -23,14 +22,16 @@ from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.evaluate.protocol import Data, Protocol
-from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import batch_factor
-from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
+from contrastive_jax.training import loop
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.progress import Progress
+from contrastive_jax.training.run import Run
 from contrastive_jax.workdir.checkpoint import Restored
 from contrastive_jax.workdir.metrics import MetricWriter
 
@@ -127,7 +128,7 @@ def classify(params: PyTree, h: Array) -> Array:
     return h @ params['weight'] + params['bias']
 
 
-def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> train.Recipe:
+def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> Run:
     """The recipe of a (checked) config.
 
     Args:
@@ -140,7 +141,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     total = max(1, round(config.epochs * per_epoch))
     f = config.finetune
     rate, optimizer = optimizer_of(config, per_epoch, total)
-    return train.Recipe(
+    return Run(
         method=FineTune(
             network_of(encoder, f.drop_path),
             num_classes,
@@ -236,7 +237,7 @@ class FineTuneTrainer(loop.Trainer):
         config: ConfigDict,
         workdir: Path,
         devices: Devices,
-        run: train.Recipe,
+        run: Run,
         source: sources.Source,
         encoder: Encoder,
         test: sources.Source,

@@ -16,7 +16,6 @@ import optax
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, train
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -27,11 +26,13 @@ from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.evaluate.protocol import Data, Protocol
-from contrastive_jax.interrupt import Interrupt
 from contrastive_jax.methods import base
 from contrastive_jax.optim import optimizers
-from contrastive_jax.progress import Progress
 from contrastive_jax.rules import Rules
+from contrastive_jax.training import loop
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.progress import Progress
+from contrastive_jax.training.run import Run
 from contrastive_jax.workdir.checkpoint import Restored
 from contrastive_jax.workdir.metrics import MetricWriter
 
@@ -103,7 +104,7 @@ def settings(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     return rates, decays
 
 
-def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> train.Recipe:
+def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> Run:
     """The recipe of a (checked) config.
 
     Args:
@@ -123,7 +124,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
             return optimizers.larc(scaled, momentum=o.momentum, weight_decay=decay)
         return optimizers.sgd(scaled, momentum=o.momentum, weight_decay=decay, nesterov=o.nesterov)
 
-    return train.Recipe(
+    return Run(
         method=LinearProbe(encoder.network, len(rates), num_classes, config.linear.init_std),
         policy=training.policy(config, encoder.policy),
         optimizer=optimizers.sweep(make, rates, decays),
@@ -163,7 +164,7 @@ class ProbeTrainer(loop.Trainer):
         config: ConfigDict,
         workdir: Path,
         devices: Devices,
-        run: train.Recipe,
+        run: Run,
         source: sources.Source,
         encoder: Encoder,
         selection: sources.Source | None,

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import train
 from contrastive_jax.config.base import base_config, encoder_config, head_config
 from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
+from contrastive_jax.training.build import build_run
 from tests import runs
 
 nan, inf = math.nan, math.inf
@@ -329,8 +329,8 @@ def test_length_of_training() -> None:
     assert len(check(change(MOCO, steps=-1, epochs=0.0), 8)) == 2
     per_epoch = 1437 // 16
     for fields, steps in (({'steps': 7}, 7), ({'steps': 0, 'epochs': 0.5}, 45), ({'steps': 0, 'epochs': 1e-9}, 1)):
-        assert train.build(change(MOCO, **fields), 1437).total_steps == steps
-    assert train.build(change(MOCO, steps=0, epochs=3.0), 1437).total_steps == 3 * per_epoch
+        assert build_run(change(MOCO, **fields), 1437).total_steps == steps
+    assert build_run(change(MOCO, steps=0, epochs=3.0), 1437).total_steps == 3 * per_epoch
 
 
 def test_a_warm_up_longer_than_the_training() -> None:
@@ -341,30 +341,30 @@ def test_a_warm_up_longer_than_the_training() -> None:
     config = change(VIT, **{**fields, 'steps': 200})
     assert check(config, 8) == []
     with pytest.raises(UserError) as error:
-        train.build(config, 1437)
+        build_run(config, 1437)
     assert str(error.value).startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200')
     config.steps = 267
-    assert train.build(config, 1437).total_steps == 267
+    assert build_run(config, 1437).total_steps == 267
     assert check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
 
 
 def test_a_bank_has_a_row_for_every_example() -> None:
-    assert train.build(change(BANK), 1437).method.num_examples == 1437
-    assert train.build(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
+    assert build_run(change(BANK), 1437).method.num_examples == 1437
+    assert build_run(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
     with pytest.raises(UserError, match=r'method.num_examples 10 is less than the 1437 images'):
-        train.build(change(BANK, **{'method.num_examples': 10}), 1437)
+        build_run(change(BANK, **{'method.num_examples': 10}), 1437)
 
 
 def test_no_more_clusters_than_images() -> None:
     config = change(DEEP, **{'method.num_prototypes': (12, 33)})
     with pytest.raises(UserError, match=r'method.num_prototypes 33 is more than the 32 images of an epoch'):
-        train.build(config, 40)
-    assert train.build(config, 48).method.num_examples == 48
+        build_run(config, 40)
+    assert build_run(config, 48).method.num_examples == 48
 
 
 def test_fewer_images_than_a_batch() -> None:
     with pytest.raises(UserError, match=r'8 images < global batch 16'):
-        train.build(change(MOCO), 8)
+        build_run(change(MOCO), 8)
 
 
 @pytest.mark.parametrize('views', [1, 3])

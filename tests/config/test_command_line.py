@@ -14,9 +14,11 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from contrastive_jax import loop, main
+from contrastive_jax import main
 from contrastive_jax.config import command_line
 from contrastive_jax.errors import UserError
+from contrastive_jax.training import loop
+from contrastive_jax.workdir.folder import open_workdir
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / 'configs'
@@ -337,7 +339,7 @@ def test_an_existing_run_is_not_touched(
     """Whatever the mistake: `complaint` is for workdirs that do not exist yet."""
     workdir = tmp_path / 'run'
     config, _ = command_line.parse(['main.py', TINY, f'--workdir={workdir}'])
-    loop.open_workdir(str(workdir), config)
+    open_workdir(str(workdir), config)
     (workdir / 'checkpoints' / '2').mkdir(parents=True)
     (workdir / 'checkpoints' / '2' / 'data').write_bytes(b'weights')
     (workdir / 'metrics.jsonl').write_text('{"step": 2}\n')

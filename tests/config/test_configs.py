@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import train
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
+from contrastive_jax.training.build import build_run
 from tests import runs
 
 FILES = (
@@ -95,7 +95,7 @@ def test_every_variant_is_right_and_can_be_built(name: str) -> None:
     config = runs.load(name)
     assert config.is_locked
     assert check(config, 8) == []
-    run = train.build(config, EXAMPLES[config.data.name])
+    run = build_run(config, EXAMPLES[config.data.name])
     assert isinstance(run.method, METHODS[config.method.name]) and run.total_steps > 0
     hash(run.method)  # a static argument of jit
 
@@ -418,7 +418,7 @@ def test_moco_v2_cifar10_demo() -> None:
             'eval.knn_temperature': 0.1,
         },
     )
-    run = train.build(runs.load('mocov2:cifar10'), 50_000)
+    run = build_run(runs.load('mocov2:cifar10'), 50_000)
     assert float(run.learning_rate(0)) == pytest.approx(0.06)
 
 
@@ -679,7 +679,7 @@ def test_simclr() -> None:
             'optimizer.weight_decay': 1e-4,
         },
     )
-    run = train.build(runs.load('simclr:cifar10'), 50_000)
+    run = build_run(runs.load('simclr:cifar10'), 50_000)
     assert float(run.learning_rate(10 * run.steps_per_epoch)) == pytest.approx(2.0)
 
 
@@ -994,7 +994,7 @@ def test_deepcluster_v2() -> None:
     ],
 )
 def test_learning_rates_of_the_papers(name: str, examples: int, points: list[tuple[int, float]]) -> None:
-    run = train.build(runs.load(name), examples)
+    run = build_run(runs.load(name), examples)
     for epoch, rate in points:
         assert float(run.learning_rate(epoch * run.steps_per_epoch)) == pytest.approx(rate, rel=1e-5, abs=1e-9)
     assert run.steps_per_epoch == examples // run.batch_size

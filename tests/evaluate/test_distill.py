@@ -10,14 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import train
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import distill, finetune, protocols
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
-from contrastive_jax.feed import ResidentFeed
+from contrastive_jax.training.feed import ResidentFeed
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir.checkpoint import read_part
 from tests import runs, saved
 from tests.evaluate.test_probe import evaluate
@@ -50,12 +51,12 @@ def given(folders: Path, **changes: Any) -> Any:
     return load('distill:tiny', init=str(folders / 'student'), teacher=str(folders / 'teacher'), **changes)
 
 
-def recipe_of(folders: Path, encoder: Encoder, teacher: distill.Teacher) -> train.Recipe:
+def recipe_of(folders: Path, encoder: Encoder, teacher: distill.Teacher) -> Run:
     return distill.build(given(folders), encoder, teacher, 1437)
 
 
-def start(recipe: train.Recipe, encoder: Encoder, teacher: distill.Teacher) -> train.TrainState:
-    state = jax.jit(lambda: train.init_state(recipe))()
+def start(recipe: Run, encoder: Encoder, teacher: distill.Teacher) -> TrainState:
+    state = jax.jit(lambda: init_state(recipe))()
     stats = {'online': {'encoder': encoder.stats}, 'target': teacher.stats}
     method = state.method.replace(target=teacher.params, batch_stats=stats)
     return dataclasses.replace(state, params={**state.params, 'encoder': encoder.params}, method=method)
@@ -139,7 +140,7 @@ def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_
     assert evaluate(config, tmp_path / 'cut') == found
 
     recipe = distill.build(config, encoder, distill.load_teacher(config.teacher), 100)
-    shapes = jax.eval_shape(lambda: train.init_state(recipe))
+    shapes = jax.eval_shape(lambda: init_state(recipe))
     shapes = {'params': shapes.params, 'method': {'batch_stats': shapes.method.batch_stats}}
     a, b = (read_part(tmp_path / name, shapes, ('params', 'method/batch_stats')) for name in ('whole', 'cut'))
     assert a[0] == b[0] == 4

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import train
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import finetune, protocols
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
-from contrastive_jax.feed import ResidentFeed
 from contrastive_jax.optim import optimizers
+from contrastive_jax.training.feed import ResidentFeed
+from contrastive_jax.training.run import Run
+from contrastive_jax.training.step import init_state, train_step
 from contrastive_jax.workdir.checkpoint import read_part
 from tests import runs, saved
 from tests.evaluate.test_probe import evaluate
@@ -75,9 +76,9 @@ AS_DEIT = {
 }
 
 
-def trained(workdir: Path, recipe: train.Recipe) -> tuple[int, PyTree]:
+def trained(workdir: Path, recipe: Run) -> tuple[int, PyTree]:
     """Steps, parameters and BN statistics of the newest checkpoint."""
-    shapes = jax.eval_shape(lambda: train.init_state(recipe))
+    shapes = jax.eval_shape(lambda: init_state(recipe))
     shapes = {'params': shapes.params, 'method': {'batch_stats': shapes.method.batch_stats}}
     return read_part(workdir, shapes, ('params', 'method/batch_stats'))
 
@@ -87,7 +88,7 @@ def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 2) -> t
     source = sources.load('digits')
     recipe = finetune.build(config, encoder, len(source), 10)
     devices = find_devices(mode, count)
-    state = jax.jit(lambda: train.init_state(recipe))()
+    state = jax.jit(lambda: init_state(recipe))()
     given, stats = finetune.start_of(encoder)
     method = state.method.replace(batch_stats={'online': stats})
     state = dataclasses.replace(state, params={**state.params, **given}, method=method)
@@ -130,7 +131,7 @@ def test_rates_of_encoder_and_classifier(encoder: Encoder) -> None:
     """The first step of SGD is minus rate x gradient, each with its own."""
     config = load('finetune:tiny', **{'optimizer.learning_rate': 0.5, 'optimizer.classifier_learning_rate': 3.0})
     recipe = finetune.build(config, encoder, 100, 10)
-    state = train.init_state(recipe)
+    state = init_state(recipe)
     grads = jax.tree.map(jnp.ones_like, state.params)
     updates, _ = recipe.optimizer.update(grads, state.opt_state, state.params)
     for part, rate in (('encoder', 0.5), ('classifier', 3.0)):
@@ -142,7 +143,7 @@ def test_lars_leaves_the_classifier_alone(simclrv2: Path) -> None:
     config = load('finetune:tiny', **{**FROM_THE_MIDDLE, 'schedule.name': 'step', 'optimizer.learning_rate': 0.5})
     recipe = finetune.build(config, load_encoder(simclrv2, projector_layers=1), 100, 10)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.normal(size=x.shape), jax.eval_shape(lambda: train.init_state(recipe)).params)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape), jax.eval_shape(lambda: init_state(recipe)).params)
     grads = [jax.tree.map(lambda x: rng.normal(size=x.shape), params) for _ in range(2)]
     held, state, update = params, recipe.optimizer.init(params), jax.jit(recipe.optimizer.update)
     for g in grads:
@@ -166,7 +167,7 @@ def test_lars_leaves_the_classifier_alone(simclrv2: Path) -> None:
 def test_what_deit_decays(vit: Encoder) -> None:
     """Without a gradient only weight decay moves a parameter: not norms, biases, the class token and the positions."""
     recipe = finetune.build(load('finetune:tiny', **AS_DEIT), vit, 100, 10)
-    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), jax.eval_shape(lambda: train.init_state(recipe)).params)
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), jax.eval_shape(lambda: init_state(recipe)).params)
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(recipe.optimizer.update)(zeros, recipe.optimizer.init(params), params)
     moved, rests = [], []
@@ -193,13 +194,13 @@ def test_batch_norm_is_over_the_whole_batch(encoder: Encoder) -> None:
 def test_every_kind_of_encoder_can_be_trained_on(name: str, tmp_path: Path) -> None:
     saved.save(get_config(name), tmp_path)
     recipe = finetune.build(load('finetune:tiny'), load_encoder(tmp_path), 100, 10)
-    shapes = jax.eval_shape(lambda: train.init_state(recipe))
+    shapes = jax.eval_shape(lambda: init_state(recipe))
     resident = {
         'images': jax.ShapeDtypeStruct((100, 8, 8, 3), jnp.uint8),
         'labels': jax.ShapeDtypeStruct((100,), jnp.int32),
         'order': jax.ShapeDtypeStruct((16,), jnp.int32),
     }
-    after, _ = jax.eval_shape(lambda s, b: train.train_step(s, b, run=recipe), shapes, resident)
+    after, _ = jax.eval_shape(lambda s, b: train_step(s, b, run=recipe), shapes, resident)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
 
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import train
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.evaluate import distill, finetune, probe, protocols, training
 from contrastive_jax.evaluate.encoder import Encoder, load_encoder
-from contrastive_jax.feed import ResidentFeed
+from contrastive_jax.training.feed import ResidentFeed
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import FOLDER, read_part
 from tests import runs, saved, whole_runs
@@ -67,9 +68,9 @@ def trained(workdir: Path, encoder: Encoder, settings: int = 4) -> tuple[int, Py
 # ================================ the method ================================
 
 
-def start(recipe: train.Recipe, encoder: Encoder) -> train.TrainState:
+def start(recipe: Run, encoder: Encoder) -> TrainState:
     """The state at step 0, with the encoder's weights."""
-    state = jax.jit(lambda: train.init_state(recipe))()
+    state = jax.jit(lambda: init_state(recipe))()
     weights = {'target': {'encoder': encoder.params}, 'batch_stats': {'target': {'encoder': encoder.stats}}}
     return dataclasses.replace(state, method=state.method.replace(**weights))
 

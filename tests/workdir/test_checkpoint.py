@@ -13,7 +13,7 @@ import pytest
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
-from contrastive_jax.train import TrainState
+from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.

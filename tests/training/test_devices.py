@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from contrastive_jax import feed, train
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
+from contrastive_jax.training import feed
+from contrastive_jax.training.run import Run
 from tests import runs
 
 STEPS = 4
@@ -81,7 +82,7 @@ def trained(name: str, mode: str, count: int, dtype: str) -> Result:
         )
 
 
-def differing(tree: PyTree, run: train.Recipe | None, devices: Devices) -> list[str]:
+def differing(tree: PyTree, run: Run | None, devices: Devices) -> list[str]:
     """Paths of leaves with a replicated spec whose copies are not the same bits on every device."""
     specs = REPLICATED if run is None else run.state_specs
     wrong = []

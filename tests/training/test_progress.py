@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from contrastive_jax import progress
-from contrastive_jax.progress import Progress, duration
+from contrastive_jax.training import progress
+from contrastive_jax.training.progress import Progress, duration
 
 
 class Terminal(io.StringIO):

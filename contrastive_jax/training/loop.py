@@ -11,19 +11,20 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax import feed, figures, train
-from contrastive_jax.config.check import check
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.distributed.devices import Devices, find_devices
-from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
+from contrastive_jax.distributed.devices import Devices
+from contrastive_jax.errors import Interrupted, NumericalError
 from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
-from contrastive_jax.interrupt import Interrupt
-from contrastive_jax.pictures import contact_sheet, neighbours
-from contrastive_jax.progress import Progress
+from contrastive_jax.plots import figures
+from contrastive_jax.plots.pictures import contact_sheet, neighbours
+from contrastive_jax.training import feed
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.progress import Progress
+from contrastive_jax.training.run import Run
+from contrastive_jax.training.step import init_memory_step, init_state, train_step
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
-from contrastive_jax.workdir.folder import open_workdir
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 
 # Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
@@ -31,41 +32,6 @@ from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 CALLS_AHEAD = 3
 
 PROFILE_AFTER = 100  # steps: compilation and the first, slower ones are not what a profile is for
-
-
-def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """Trains what the config describes; the same call again goes on where the last one stopped.
-
-    Args:
-      config: of the form of `config.base.base_config`.
-      workdir: folder of the run: config, checkpoints, metrics, pictures.
-
-    Returns:
-      The last evaluation.
-
-    Raises:
-      UserError: something in config, data or workdir that the user can mend; nothing was compiled or lost.
-      Interrupted: SIGINT or SIGTERM; the state is saved.
-    """
-    devices = find_devices(config.get('parallel', 'jit'))
-    if problems := check(config, devices.count, jax.process_count()):
-        raise UserError('\n'.join(problems))
-    with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
-        source, held_out = load_data(config)
-        run = train.build(config, len(source))
-        path = open_workdir(workdir, config, write=jax.process_index() == 0)
-        return Trainer(config, path, devices, run, source, held_out).fit(interrupt)
-
-
-def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
-    """The training split, and the held-out one if there is one."""
-    d = config.data
-    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
-    source = sources.load(d.source, split=d.split, **place)
-    try:
-        return source, sources.load(d.source, split=d.eval_split, **place)
-    except MissingSplitError:  # pre-training needs no labels and no held-out images
-        return source, None
 
 
 class Trainer:
@@ -90,7 +56,7 @@ class Trainer:
         config: ConfigDict,
         workdir: Path,
         devices: Devices,
-        run: train.Recipe,
+        run: Run,
         source: sources.Source,
         held_out: sources.Source | None,
     ):
@@ -216,7 +182,7 @@ class Trainer:
 
     def restore_or_init(self) -> Restored:
         """The state to start from."""
-        init, specs = lambda: train.init_state(self.run), self.run.state_specs
+        init, specs = lambda: init_state(self.run), self.run.state_specs
         shapes = jax.eval_shape(init)
         if restored := self.checkpoints.restore(shapes):
             return restored
@@ -227,9 +193,9 @@ class Trainer:
 
     def open_feed(self, init_memory: bool = False) -> feed.Feed:
         """Data on the device where it is in memory, otherwise off the host; of one epoch, for `init_memory`."""
-        c, run, step = self.config, self.run, train.train_step
+        c, run, step = self.config, self.run, train_step
         if init_memory:
-            run, step = dataclasses.replace(run, total_steps=run.steps_per_epoch), train.init_memory_step
+            run, step = dataclasses.replace(run, total_steps=run.steps_per_epoch), init_memory_step
         if self.source.array is not None and c.data.on_device:
             return feed.ResidentFeed(run, self.devices, self.source, c.log_every_steps, step)
         return feed.StreamFeed(run, self.devices, self.source, c.data.workers, step)
@@ -310,7 +276,7 @@ class Trainer:
     def draw_views(self, writer: MetricWriter) -> None:
         """What the augmentation makes of images."""
         png = self.workdir / 'augmentation.png'
-        contact_sheet(self.source, self.run, png)
+        contact_sheet(self.source, self.run.policy, self.run.image_size, self.run.seed, png)
         writer.write_image(0, 'augmentation', png)
 
     def draw(self, step: int, found: Neighbours, writer: MetricWriter) -> None:

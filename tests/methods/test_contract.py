@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import loop, train
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, find_devices
-from contrastive_jax.feed import ResidentFeed
 from contrastive_jax.methods import METHODS, MethodState, ema
 from contrastive_jax.models.network import ENCODERS
+from contrastive_jax.training import loop
+from contrastive_jax.training.feed import ResidentFeed
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state, train_step
 from tests import runs, whole_runs
 from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
 
@@ -26,7 +28,7 @@ FOLDER = Path(__file__).parents[1] / 'configs'
 METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(runs.CONFIGS)}.values())
 
 
-def abstract(run: train.Recipe) -> tuple[train.TrainState, dict]:
+def abstract(run: Run) -> tuple[TrainState, dict]:
     """Shapes of a state and of a batch as a method sees it; compiles nothing."""
     B, sizes = run.batch_size, run.policy.view_sizes(run.image_size)
     views = tuple(jax.ShapeDtypeStruct((B, s, s, 3), run.dtype) for s in sizes)
@@ -34,7 +36,7 @@ def abstract(run: train.Recipe) -> tuple[train.TrainState, dict]:
     batch = {'views': views, 'index': ids, 'label': ids}
     if run.method.shuffles:
         batch |= {'shuffle': ids, 'shuffled': views}
-    return jax.eval_shape(lambda: train.init_state(run)), batch
+    return jax.eval_shape(lambda: init_state(run)), batch
 
 
 def signature(tree):
@@ -87,7 +89,7 @@ def test_a_step_keeps_structure_shapes_and_dtypes(name):
         'labels': jax.ShapeDtypeStruct((n,), jnp.int32),
         'order': jax.ShapeDtypeStruct((run.batch_size,), jnp.int32),
     }
-    after, metrics = jax.eval_shape(lambda a, b: train.train_step(a, b, run=run), state, resident)
+    after, metrics = jax.eval_shape(lambda a, b: train_step(a, b, run=run), state, resident)
     assert signature(after) == signature(state)
     assert all(x.shape == () and x.dtype == np.float32 for x in metrics.values())
 
@@ -108,7 +110,7 @@ def small(name: str, **changes: Any) -> ConfigDict:
     return config
 
 
-def random_batch(run: train.Recipe) -> dict[str, Any]:
+def random_batch(run: Run) -> dict[str, Any]:
     """A global batch as a method sees it."""
     rng = np.random.default_rng(0)
     B = run.batch_size
@@ -133,7 +135,7 @@ class Step(NamedTuple):
 
 
 @functools.cache
-def start(name: str) -> tuple[train.Recipe, PyTree, MethodState, dict[str, Any]]:
+def start(name: str) -> tuple[Run, PyTree, MethodState, dict[str, Any]]:
     """Recipe, parameters, state and batch in float64; a target is pushed away from the online network."""
     with jax.enable_x64(True):
         run, _ = runs.build(small(name, dtype='float64'))
@@ -288,6 +290,6 @@ def test_frozen_parameters_stay_as_they_were():
 
 def test_the_dictionaries_start_from_the_same_encoder():
     names = [f'dictionary:{name},tiny' for name in ('end_to_end', 'memory_bank', 'moco')]
-    first, *others = [jax.jit(functools.partial(train.init_state, runs.build(runs.load(name))[0]))() for name in names]
+    first, *others = [jax.jit(functools.partial(init_state, runs.build(runs.load(name))[0]))() for name in names]
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, first.params, other.params)

@@ -9,22 +9,21 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax import figures
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.images import ImageError, center_crop
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbours, evenly_spaced
-from contrastive_jax.train import Recipe
+from contrastive_jax.plots import figures
 
 ROWS = 8
 DRAWS = 2  # of every view
 MAX_VIEWS = 4  # the first local views look like the others
 
 
-def contact_sheet(source: Source, run: Recipe, path: Path) -> None:
+def contact_sheet(source: Source, policy: Policy, image_size: int, seed: int, path: Path) -> None:
     """What the augmentation makes of a few images, a row each: what the method is told to call the same."""
-    images, views = augmented(source, run.policy, run.image_size, run.seed)
+    images, views = augmented(source, policy, image_size, seed)
     figures.contact_sheet(images, views, path)
 
 

@@ -10,12 +10,14 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax import figures, pictures, train
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data import sources
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbours
 from contrastive_jax.models.cpc import cut_patches
+from contrastive_jax.plots import figures, pictures
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.run import Run
 from tests import runs
 
 
@@ -39,8 +41,8 @@ def config() -> ConfigDict:
 
 
 @pytest.fixture(scope='module')
-def run(config: ConfigDict) -> train.Recipe:
-    return train.build(config, 1437)
+def run(config: ConfigDict) -> Run:
+    return build_run(config, 1437)
 
 
 @pytest.fixture
@@ -61,18 +63,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return calls
 
 
-def test_the_contact_sheet(tmp_path: Path, run: train.Recipe) -> None:
+def test_the_contact_sheet(tmp_path: Path, run: Run) -> None:
     path = tmp_path / 'augmentation.png'
-    pictures.contact_sheet(sources.load('digits'), run, path)
+    pictures.contact_sheet(sources.load('digits'), run.policy, run.image_size, run.seed, path)
     # Eight images; the original, and two draws of both views.
     assert size_of(path) == pytest.approx(sheet(pictures.ROWS, 1 + 2 * pictures.DRAWS), abs=1)
     assert os.listdir(tmp_path) == ['augmentation.png']
 
 
-def test_what_the_contact_sheet_shows(run: train.Recipe, folder: sources.Source, drawn: list[tuple]) -> None:
+def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, drawn: list[tuple]) -> None:
     digits = sources.load('digits')
-    pictures.contact_sheet(digits, run, Path('x.png'))
-    pictures.contact_sheet(folder, run, Path('y.png'))
+    pictures.contact_sheet(digits, run.policy, run.image_size, run.seed, Path('x.png'))
+    pictures.contact_sheet(folder, run.policy, run.image_size, run.seed, Path('y.png'))
     (images, views, path), (few, few_views, _) = drawn
     assert path == Path('x.png') and images.shape == (8, 8, 8, 3)
     np.testing.assert_array_equal(images[[0, -1]], digits.array[[0, -1]])

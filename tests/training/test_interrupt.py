@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from contrastive_jax import interrupt
 from contrastive_jax.errors import Interrupted
-from contrastive_jax.interrupt import Interrupt
+from contrastive_jax.training import interrupt
+from contrastive_jax.training.interrupt import Interrupt
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_the_exit_codes() -> None:
     """Of a whole process: nothing but the interrupt itself is imported, so this is quick."""
     code = textwrap.dedent("""
         import os, signal
-        from contrastive_jax.interrupt import Interrupt
+        from contrastive_jax.training.interrupt import Interrupt
         with Interrupt():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)

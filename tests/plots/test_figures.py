@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from contrastive_jax import figures
+from contrastive_jax.plots import figures
 
 HISTORY = [
     {'step': 0, 'eval/knn_top1': 0.5, 'baseline/knn_top1': 0.5, 'eval/feature_std': 0.3, 'eval/effective_rank': 3.0},
@@ -90,6 +90,6 @@ def test_neighbours_have_frames_by_correctness(tmp_path):
 
 
 def test_pyplot_stays_out():
-    code = 'import sys, contrastive_jax.figures; sys.exit("matplotlib.pyplot" in sys.modules)'
+    code = 'import sys, contrastive_jax.plots.figures; sys.exit("matplotlib.pyplot" in sys.modules)'
     root = Path(figures.__file__).parents[1]
     assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == 0

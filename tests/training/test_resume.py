@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from contrastive_jax import feed, loop, train
 from contrastive_jax.data import sampler
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import NumericalError
+from contrastive_jax.training import feed, loop
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.fit import load_data
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, whole_runs
 from tests.whole_runs import children, compiled, digest, fit, lines, little, quick_runs, saved  # noqa: F401
@@ -277,8 +279,8 @@ def test_on_other_devices_and_modes(name, mode, source, parts, data, uninterrupt
 def test_a_compiled_loop_of_many_steps(mode, data, monkeypatch):
     """The form that runs on accelerators: the same bits however it is cut, and the steps that single calls make."""
     config = load('mocov2', mode, 'resident', data)
-    source, _ = loop.load_data(config)
-    run = train.build(config, len(source))
+    source, _ = load_data(config)
+    run = build_run(config, len(source))
     devices = find_devices(mode, 2)
 
     def trained(max_steps: int, *cuts: int):

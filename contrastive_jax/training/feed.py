@@ -18,7 +18,8 @@ from contrastive_jax.data.loader import train_batches
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
-from contrastive_jax.train import Recipe, TrainState, train_step
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import train_step
 
 Metrics = list[dict[str, Array]]
 Step = Callable[..., tuple[TrainState, dict[str, Array]]]
@@ -53,7 +54,7 @@ class ResidentFeed:
       step: what is done with a batch, of the form of `train_step`.
     """
 
-    def __init__(self, run: Recipe, devices: Devices, source: Source, max_steps: int, step: Step = train_step):
+    def __init__(self, run: Run, devices: Devices, source: Source, max_steps: int, step: Step = train_step):
         assert source.array is not None
         self._run, self._devices, self._n = run, devices, len(source)
         self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
@@ -93,7 +94,7 @@ class StreamFeed:
 
     stride = 1
 
-    def __init__(self, run: Recipe, devices: Devices, source: Source, workers: int, step: Step = train_step):
+    def __init__(self, run: Run, devices: Devices, source: Source, workers: int, step: Step = train_step):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
         self._next = 0  # step that they are at
@@ -134,7 +135,7 @@ class StreamFeed:
 
 
 def one_step(
-    state: TrainState, batch: dict[str, Any], *, run: Recipe, axis_name: str | None, step: Step = train_step
+    state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None, step: Step = train_step
 ) -> tuple[TrainState, dict[str, Array]]:
     """`step`, with its metrics as sums over 'steps' steps: here one."""
     state, metrics = step(state, batch, run=run, axis_name=axis_name)
@@ -147,7 +148,7 @@ def run_steps(
     orders: Array,
     steps: Array,
     *,
-    run: Recipe,
+    run: Run,
     axis_name: str | None,
     step: Step = train_step,
 ) -> tuple[TrainState, dict[str, Array]]:
