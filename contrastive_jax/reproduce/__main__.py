@@ -4,7 +4,7 @@
     python -m contrastive_jax.reproduce mocov2_digits
     python -m contrastive_jax.reproduce mocov2_cifar10 --data=cifar10.npz
 
-Without a name, or with --list: the table of the anchors, which contrastive_jax/anchors.py holds. At the end it prints
+Without a name, or with --list: the table of the references (contrastive_jax/reproduce/references.py). At the end it prints
 reference, tolerance, ours and the verdict, and appends one line of JSON with all numbers, hardware, commit, time and
 command to the results file. Pretraining and each evaluation have a folder of their own in WORKDIR/NAME: the same
 command goes on where it was stopped, and nothing is run or recorded twice. On several hosts start it on each, with a
@@ -35,18 +35,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax.anchors import ANCHORS, IMAGES, Anchor
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
 from contrastive_jax.errors import DataError, Interrupted, UserError
+from contrastive_jax.reproduce.references import IMAGES, REFERENCES, Reference
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import about, metrics
 from contrastive_jax.workdir.folder import open_workdir
 
 MISSED = 7  # exit code
 
-PRETRAINING = 'pretraining'  # folder of an anchor's training
-SECONDS, RESULT = 'seconds.json', 'result.json'  # in an anchor's folder
-RESULTS = 'results.jsonl'  # of all anchors
+PRETRAINING = 'pretraining'  # folder of a reference's training
+SECONDS, RESULT = 'seconds.json', 'result.json'  # in a reference's folder
+RESULTS = 'results.jsonl'  # of all references
 
 # How data that nobody may download for others becomes a file.
 REMEDY = {
@@ -58,18 +58,18 @@ REMEDY = {
 }
 
 
-def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: str = '') -> dict[str, Any]:
-    """Runs what is not yet done of an anchor: its training, its evaluations.
+def reproduce(name: str, reference: Reference, folder: Path, data: str = '', command: str = '') -> dict[str, Any]:
+    """Runs what is not yet done of a reference: its training, its evaluations.
 
     Args:
-      name: of the anchor.
-      anchor: what is run.
-      folder: of this anchor.
+      name: of the reference.
+      reference: what is run.
+      folder: of this reference.
       data: an .npz file, or the data_dir of TFDS; empty for embedded data.
       command: for the result.
 
     Returns:
-      The result, which is also in the folder. Of an anchor that is finished, as it was.
+      The result, which is also in the folder. Of a reference that is finished, as it was.
 
     Raises:
       UserError: something that the user can mend, told before anything is compiled.
@@ -77,10 +77,10 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
     """
     from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
 
-    config, judges = load_configs(anchor, folder, data)
+    config, judges = load_configs(reference, folder, data)
     if jax.process_index() == 0:
-        evaluations = ', '.join(number.protocol for number in anchor.numbers)
-        print(f'{name}: trains {anchor.config}, then {evaluations}; expect {anchor.cost}', flush=True)
+        evaluations = ', '.join(number.protocol for number in reference.numbers)
+        print(f'{name}: trains {reference.config}, then {evaluations}; expect {reference.cost}', flush=True)
     with Interrupt() as interrupt:  # training and probes have their own; this is for what lies between
 
         def heed() -> None:
@@ -95,19 +95,24 @@ def reproduce(name: str, anchor: Anchor, folder: Path, data: str = '', command: 
         try:
             trained = fit(config, str(folder / PRETRAINING))
             found = []
-            for number, judge in zip(anchor.numbers, judges, strict=True):
+            for number, judge in zip(reference.numbers, judges, strict=True):
                 heed()
                 found.append(evaluate(judge, folder / number.protocol.replace(':', '_')))
         finally:
             seconds = round(time.monotonic() - began, 1)
             write(folder / SECONDS, seconds)
-    result = {'anchor': name, **verdict(anchor, trained, found), **environment(), 'seconds': seconds}
-    result |= {'config': anchor.config, 'changes': dict(anchor.changes), 'command': command, 'pretraining': trained}
+    result = {'anchor': name, **verdict(reference, trained, found), **environment(), 'seconds': seconds}
+    result |= {
+        'config': reference.config,
+        'changes': dict(reference.changes),
+        'command': command,
+        'pretraining': trained,
+    }
     write(folder / RESULT, result)
     return result
 
 
-def load_configs(anchor: Anchor, folder: Path, data: str) -> tuple[ConfigDict, list[ConfigDict]]:
+def load_configs(reference: Reference, folder: Path, data: str) -> tuple[ConfigDict, list[ConfigDict]]:
     """The config of the training, and those of its evaluations.
 
     Raises:
@@ -116,15 +121,15 @@ def load_configs(anchor: Anchor, folder: Path, data: str) -> tuple[ConfigDict, l
     from contrastive_jax.config.check import check
     from contrastive_jax.evaluate import protocols
 
-    config = load_config(anchor.config, anchor.changes)
+    config = load_config(reference.config, reference.changes)
     if config.data.source == 'digits':
         if data:
-            raise UserError(f'--data={data} is given, and {anchor.config} has embedded data -> leave it out')
+            raise UserError(f'--data={data} is given, and {reference.config} has embedded data -> leave it out')
     elif not data:
-        raise DataError(f'{anchor.config} needs data -> {REMEDY[config.data.name]}')
+        raise DataError(f'{reference.config} needs data -> {REMEDY[config.data.name]}')
     else:
         config.data.update({'source': 'npz'} if data.endswith('.npz') else {}, path=data)
-    judges = [load_config(f'eval.{number.protocol}', number.changes) for number in anchor.numbers]
+    judges = [load_config(f'eval.{number.protocol}', number.changes) for number in reference.numbers]
     for judge in judges:
         judge.init = str(folder / PRETRAINING)
     problems = check(config, jax.device_count(), jax.process_count())
@@ -171,21 +176,21 @@ def evaluate(judge: ConfigDict, folder: Path) -> dict[str, float]:
     return protocols.evaluate(judge, str(folder))
 
 
-def verdict(anchor: Anchor, trained: Mapping[str, float], found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def verdict(reference: Reference, trained: Mapping[str, float], found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What is measured beside what should be, in percent, and whether all of it is met."""
     numbers = []
-    for number, values in zip(anchor.numbers, found, strict=True):
+    for number, values in zip(reference.numbers, found, strict=True):
         ours = percent(values[f'eval/{number.metric}'])
         held = {'protocol': number.protocol, 'metric': number.metric, 'ours': ours, 'reference': number.reference}
         held |= {'tolerance': number.tolerance, 'source': number.source}
         numbers.append({**held, 'met': ours is not None and ours >= number.reference - number.tolerance})
     before, after = (percent(trained.get(f'{when}/knn_top1')) for when in ('baseline', 'eval'))
     gain = None if before is None or after is None else round(after - before, 2)
-    improved = not anchor.gain or (gain is not None and gain >= anchor.gain)
+    improved = not reference.gain or (gain is not None and gain >= reference.gain)
     return {
         'passed': improved and all(number['met'] for number in numbers),
         'numbers': numbers,
-        'gain': {'ours': gain, 'required': anchor.gain, 'met': improved},
+        'gain': {'ours': gain, 'required': reference.gain, 'met': improved},
     }
 
 
@@ -264,36 +269,36 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     return '\n'.join('  '.join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def table(chosen: Mapping[str, Anchor]) -> str:
-    """The anchors, a line a number."""
+def table(chosen: Mapping[str, Reference]) -> str:
+    """The references, a line a number."""
     lines = [('name', 'trains', 'judged by', 'reference', 'tolerance', 'cost', 'source of the reference')]
-    for name, anchor in chosen.items():
-        for number in anchor.numbers:
+    for name, reference in chosen.items():
+        for number in reference.numbers:
             numbers = points(number.reference), points(number.tolerance)
-            lines.append((name, anchor.config, number.protocol, *numbers, anchor.cost, number.source))
+            lines.append((name, reference.config, number.protocol, *numbers, reference.cost, number.source))
             name = ''
     return columns(lines)
 
 
-def choose(name: str) -> Anchor:
-    """The anchor of a name.
+def choose(name: str) -> Reference:
+    """The reference of a name.
 
     Raises:
       UserError: there is none.
     """
-    if name not in ANCHORS:
-        near = difflib.get_close_matches(name, ANCHORS, n=3)
+    if name not in REFERENCES:
+        near = difflib.get_close_matches(name, REFERENCES, n=3)
         meant = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise UserError(f'no anchor is called {name!r}{meant} -> --list shows all of them')
-    return ANCHORS[name]
+        raise UserError(f'no reference is called {name!r}{meant} -> --list shows all of them')
+    return REFERENCES[name]
 
 
 def run(given: argparse.Namespace, command: str) -> int:
     """The command; returns the exit code."""
     if given.list or not given.name:
-        print(table(ANCHORS))
+        print(table(REFERENCES))
         return 0
-    anchor = choose(given.name)
+    reference = choose(given.name)
     if '://' in given.workdir:
         raise UserError(f'--workdir {given.workdir} is not local -> mount the bucket and give the mounted folder')
     folder = Path(given.workdir).expanduser().absolute()
@@ -302,7 +307,7 @@ def run(given: argparse.Namespace, command: str) -> int:
         raise UserError(f'--results {file} is a folder -> name a file in it: {file / RESULTS}')
     connect(given.coordinator_address, given.num_processes, given.process_id)
     enable_compilation_cache()
-    result = reproduce(given.name, anchor, folder / given.name, given.data, command)
+    result = reproduce(given.name, reference, folder / given.name, given.data, command)
     if jax.process_index() == 0:
         record(result, file)
         print(f'\n{report(result)}\nrecorded in {file}', flush=True)
@@ -316,10 +321,10 @@ def main(argv: Sequence[str]) -> int:
     """Parses and runs; returns the exit code."""
     parser = argparse.ArgumentParser('contrastive_jax.reproduce', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('name', nargs='?', help='of the anchor')
-    parser.add_argument('--list', action='store_true', help='show the anchors, and run nothing')
+    parser.add_argument('name', nargs='?', help='of the reference')
+    parser.add_argument('--list', action='store_true', help='show the references, and run nothing')
     parser.add_argument('--data', default='', help='an .npz file, or the data_dir of TFDS; the digits are embedded')
-    parser.add_argument('--workdir', default='runs/reproduce', help='each anchor gets a folder in it')
+    parser.add_argument('--workdir', default='runs/reproduce', help='each reference gets a folder in it')
     parser.add_argument('--results', default='', help=f'a JSON object a line; default: WORKDIR/{RESULTS}')
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int)

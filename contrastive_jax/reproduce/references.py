@@ -31,7 +31,7 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True)
-class Anchor:
+class Reference:
     """One training, and the numbers measured on its encoder.
 
     Attributes:
@@ -58,20 +58,20 @@ REPOSITORY = 'official repository'
 PAPER = 'the paper'
 
 
-def digits(config: str, reference: float, *, runs: str = 'n = 1', gain: float = 5.0) -> Anchor:
+def digits(config: str, reference: float, *, runs: str = 'n = 1', gain: float = 5.0) -> Reference:
     """Embedded data and no paper's number: the reference is what we measured ourselves, with jax 0.10.2 and seed 0.
 
     An image is 0.28 points. The tolerance is for another machine's rounding: MoCo v2 was 95.3 on one, 93.3 on another.
     """
     number = Number('knn:digits', 'knn20_top1', reference, 3.0, f'{OURS}, {runs}')
-    return Anchor(config, (number,), '1 to 3 min on 2 CPU cores', gain=gain)
+    return Reference(config, (number,), '1 to 3 min on 2 CPU cores', gain=gain)
 
 
-def moco_demo(config: str, epochs: float, reference: float, *more: Number) -> Anchor:
+def moco_demo(config: str, epochs: float, reference: float, *more: Number) -> Reference:
     """The demo on CIFAR-10 of MoCo's authors; 26 s an epoch on a V100, twice that if symmetric."""
     number = Number('knn:cifar10', 'knn200_top1', reference, 1.0, 'official notebook')
     hours = epochs * 26 / 3600 * (2 if 'symmetric' in config else 1)
-    return Anchor(config, (number, *more), f'{hours:.0f} h on a V100', {'epochs': epochs})
+    return Reference(config, (number, *more), f'{hours:.0f} h on a V100', {'epochs': epochs})
 
 
 def linear(protocol: str, reference: float, source: str = REPOSITORY, **more: Any) -> Number:
@@ -93,7 +93,7 @@ SIMCLR_CIFAR10 = {'batch_size': 512, 'epochs': 100.0, 'optimizer.weight_decays':
 # The command of SimCLR's README, which has moved on to SimCLR v2's head, colours and weight decay.
 SIMCLR_README = {'epochs': 100.0, 'optimizer.learning_rate': 0.075, 'schedule.warmup_epochs': 10.0}
 
-ANCHORS = {
+REFERENCES = {
     # Handwritten digits, for every method
     'mocov2_digits': digits('mocov2:digits', 94.3, runs='n = 2: 95.3, 93.3'),
     'mocov1_digits': digits('mocov1:digits', 95.6),
@@ -122,47 +122,49 @@ ANCHORS = {
     'mocov2_cifar10_symmetric_800': moco_demo(
         'mocov2:cifar10,symmetric', 800.0, 89.7, linear('mocov2', 90.7, 'official notebook', tolerance=1.0)
     ),
-    'simclr_cifar10': Anchor(
+    'simclr_cifar10': Reference(
         'simclr:cifar10',
         (linear('simclr', 91.0, f'{REPOSITORY}: around 91', tolerance=1.0, changes=SIMCLR_CIFAR10),),
         '1000 epochs',
     ),
-    'instdis_cifar10': Anchor(
+    'instdis_cifar10': Reference(
         'instdis:cifar10', (Number('knn:cifar10', 'knn200_top1', 80.4, 1.0, PAPER),), '200 epochs'
     ),
-    'invaspread_cifar10': Anchor('invaspread', (Number('knn:cifar10', 'knn200_top1', 83.6, 1.0, PAPER),), '301 epochs'),
+    'invaspread_cifar10': Reference(
+        'invaspread', (Number('knn:cifar10', 'knn200_top1', 83.6, 1.0, PAPER),), '301 epochs'
+    ),
     # ImageNet
-    'mocov1_imagenet': Anchor('mocov1', (linear('mocov2', 60.6),), '53 h on 8 V100'),
-    'mocov2_imagenet': Anchor('mocov2', (linear('mocov2', 67.7),), '53 h on 8 V100'),
-    'mocov2_imagenet_800': Anchor('mocov2:long', (linear('mocov2', 71.1),), '9 days on 8 V100'),
-    'mocov3_r50_imagenet': Anchor('mocov3_r50', (linear('mocov3_r50', 68.9),), '100 epochs, 16 V100'),
-    'mocov3_r50_imagenet_300': Anchor('mocov3_r50:300', (linear('mocov3_r50', 72.8),), '300 epochs, 16 V100'),
-    'mocov3_r50_imagenet_1000': Anchor('mocov3_r50:1000', (linear('mocov3_r50', 74.6),), '1000 epochs, 16 V100'),
-    'mocov3_vit_small_imagenet': Anchor('mocov3_vit:small', (linear('mocov3_vit', 73.2),), '300 epochs, 32 V100'),
-    'mocov3_vit_base_imagenet': Anchor('mocov3_vit:base', (linear('mocov3_vit', 76.7),), '300 epochs, 64 V100'),
-    'end_to_end_imagenet': Anchor(
+    'mocov1_imagenet': Reference('mocov1', (linear('mocov2', 60.6),), '53 h on 8 V100'),
+    'mocov2_imagenet': Reference('mocov2', (linear('mocov2', 67.7),), '53 h on 8 V100'),
+    'mocov2_imagenet_800': Reference('mocov2:long', (linear('mocov2', 71.1),), '9 days on 8 V100'),
+    'mocov3_r50_imagenet': Reference('mocov3_r50', (linear('mocov3_r50', 68.9),), '100 epochs, 16 V100'),
+    'mocov3_r50_imagenet_300': Reference('mocov3_r50:300', (linear('mocov3_r50', 72.8),), '300 epochs, 16 V100'),
+    'mocov3_r50_imagenet_1000': Reference('mocov3_r50:1000', (linear('mocov3_r50', 74.6),), '1000 epochs, 16 V100'),
+    'mocov3_vit_small_imagenet': Reference('mocov3_vit:small', (linear('mocov3_vit', 73.2),), '300 epochs, 32 V100'),
+    'mocov3_vit_base_imagenet': Reference('mocov3_vit:base', (linear('mocov3_vit', 76.7),), '300 epochs, 64 V100'),
+    'end_to_end_imagenet': Reference(
         'dictionary:end_to_end', (linear('mocov2', 57.3, PAPER),), '200 epochs, 8 V100', {'batch_size': 1024}
     ),
-    'memory_bank_imagenet': Anchor('dictionary:memory_bank', (linear('mocov2', 58.0, PAPER),), '200 epochs, 8 V100'),
-    'simclr_imagenet': Anchor('simclr:long', (linear('simclr', 69.1),), '60 h on 32 TPU v3'),
-    'simclr_imagenet_100': Anchor(
+    'memory_bank_imagenet': Reference('dictionary:memory_bank', (linear('mocov2', 58.0, PAPER),), '200 epochs, 8 V100'),
+    'simclr_imagenet': Reference('simclr:long', (linear('simclr', 69.1),), '60 h on 32 TPU v3'),
+    'simclr_imagenet_100': Reference(
         'simclrv2',
         (linear('simclr', 64.5, f'{REPOSITORY}: around 64.5', tolerance=1.0),),
         '6 h on 32 TPU v3',
         SIMCLR_README,
     ),
-    'simclrv2_imagenet': Anchor('simclrv2', (linear('simclr', 71.7),), '48 h on 32 TPU v3'),
-    'byol_imagenet': Anchor('byol', (linear('byol', 74.4),), '8 h on 512 TPU v3'),
-    'simsiam_imagenet': Anchor('simsiam', (linear('simsiam', 68.1),), '100 epochs, 8 V100'),
-    'simsiam_imagenet_800': Anchor('simsiam:800', (linear('simsiam', 71.3, PAPER),), '800 epochs, 8 V100'),
-    'swav_imagenet': Anchor('swav', (linear('swav', 72.1),), '6 h on 64 V100'),
-    'swav_imagenet_200': Anchor('swav:200', (linear('swav', 73.9),), '12 h on 64 V100'),
-    'swav_imagenet_400': Anchor('swav:400', (linear('swav', 74.6),), '25 h on 64 V100'),
-    'swav_imagenet_800': Anchor('swav:800', (linear('swav', 75.3),), '49 h on 64 V100'),
-    'swav_small_batch_imagenet': Anchor('swav:small_batch', (linear('swav', 72.7),), '7 days on 4 V100'),
-    'deepcluster_imagenet': Anchor('deepcluster', (linear('swav', 74.3),), '22 h on 64 V100'),
-    'deepcluster_imagenet_800': Anchor('deepcluster:800', (linear('swav', 75.2),), '800 epochs, 64 V100'),
-    'dino_imagenet': Anchor('dino', teacher(69.3, 74.0), '42 h on 8 V100'),
-    'dino_imagenet_300': Anchor('dino:boost', teacher(73.3, 76.0), '62 h on 16 V100'),
-    'cmc_imagenet': Anchor('cmc:v3', (linear('cmc_v3', 68.4),), '240 epochs'),
+    'simclrv2_imagenet': Reference('simclrv2', (linear('simclr', 71.7),), '48 h on 32 TPU v3'),
+    'byol_imagenet': Reference('byol', (linear('byol', 74.4),), '8 h on 512 TPU v3'),
+    'simsiam_imagenet': Reference('simsiam', (linear('simsiam', 68.1),), '100 epochs, 8 V100'),
+    'simsiam_imagenet_800': Reference('simsiam:800', (linear('simsiam', 71.3, PAPER),), '800 epochs, 8 V100'),
+    'swav_imagenet': Reference('swav', (linear('swav', 72.1),), '6 h on 64 V100'),
+    'swav_imagenet_200': Reference('swav:200', (linear('swav', 73.9),), '12 h on 64 V100'),
+    'swav_imagenet_400': Reference('swav:400', (linear('swav', 74.6),), '25 h on 64 V100'),
+    'swav_imagenet_800': Reference('swav:800', (linear('swav', 75.3),), '49 h on 64 V100'),
+    'swav_small_batch_imagenet': Reference('swav:small_batch', (linear('swav', 72.7),), '7 days on 4 V100'),
+    'deepcluster_imagenet': Reference('deepcluster', (linear('swav', 74.3),), '22 h on 64 V100'),
+    'deepcluster_imagenet_800': Reference('deepcluster:800', (linear('swav', 75.2),), '800 epochs, 64 V100'),
+    'dino_imagenet': Reference('dino', teacher(69.3, 74.0), '42 h on 8 V100'),
+    'dino_imagenet_300': Reference('dino:boost', teacher(73.3, 76.0), '62 h on 16 V100'),
+    'cmc_imagenet': Reference('cmc:v3', (linear('cmc_v3', 68.4),), '240 epochs'),
 }
