@@ -13,6 +13,7 @@ from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.models.network import Network
 
 # Pairs of the uniformity and singular values of the rank: as many examples as tell them well and cost little.
@@ -71,7 +72,7 @@ class OnlineEvaluation:
             test, test_ids = self._extract(params, stats, self.test, self._test_ids)
         few = test[evenly_spaced(len(test), SIGNAL_EXAMPLES)]
         found = {
-            'eval/feature_std': float(signals.feature_std(few)),
+            'eval/feature_std': float(feature_std(few)),
             'eval/effective_rank': float(signals.effective_rank(few)),
             'eval/uniformity': float(signals.uniformity(few)) if len(few) > 1 else 0.0,
         }
