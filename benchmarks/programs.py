@@ -183,7 +183,7 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
     else:
         dictionary = ((mocov3, 'info_nce_in_batch_terms', positives),)
     return {
-        name_of_look_up(method): dictionary,
+        name_of_dictionary(method): dictionary,
         'EMA': ((ema, 'update', lambda target, online, momentum: jax.lax.stop_gradient(target)),),
         'metrics': (
             (base, 'contrast_metrics', lambda *_: {}),
@@ -224,8 +224,7 @@ def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Gen
 
         def loss_of(q: tuple[Array, Array]) -> Array:
             if queue:
-                found = info_nce_terms(q[0], k1, queue['keys'], temperature=T, axis_name=axis_name)
-                return jnp.mean(found.loss)
+                return jnp.mean(info_nce_terms(q[0], k1, queue['keys'], temperature=T, axis_name=axis_name).loss)
             in_batch = partial(info_nce_in_batch_terms, temperature=T, axis_name=axis_name)
             return jnp.mean(in_batch(q[0], k2).loss) + jnp.mean(in_batch(q[1], k1).loss)
 
@@ -238,23 +237,22 @@ def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Gen
 
     def metrics(count: Array, batch: PyTree, *, axis_name: str | None) -> tuple[Array, dict[str, Array]]:
         (q, _, _, k), queue, grads = batch
-        found = ContrastiveOutput(*(q[:, i] for i in range(3)))
+        terms = ContrastiveOutput(*(q[:, i] for i in range(3)))
         if queue:
             negative = jnp.mean(q @ collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name))
         else:
-            negative = mocov3.mean_negative_similarity(q, k, axis_name)
-        found_metrics = base.contrast_metrics(found, T, negative)
-        rest = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
-        return count + 1, {**found_metrics, **rest}
+            negative = base.mean_negative_similarity(q, k, axis_name)
+        others = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
+        return count + 1, {**base.contrast_metrics(terms, T, negative), **others}
 
     return {
         'augmentation alone': Program(augmentation, zero, batch),
-        name_of_look_up(method): Program(dictionary, queue, (q1, q2, k1, k2)),
+        name_of_dictionary(method): Program(dictionary, queue, (q1, q2, k1, k2)),
         'EMA': Program(average, state.method.target, online),
         'metrics': Program(metrics, zero, ((q1, q2, k1, k2), queue, state.params)),
     }
 
 
-def name_of_look_up(method: base.Method) -> str:
-    """MoCo v3 has no queue, but a look-up."""
+def name_of_dictionary(method: base.Method) -> str:
+    """The name, in the results, of the comparison with the keys: MoCo v3 has no queue."""
     return 'queue' if isinstance(method, MoCo) else 'look-up'

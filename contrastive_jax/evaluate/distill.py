@@ -78,7 +78,7 @@ class Distill(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         (x,) = batch['views']
         said = self.teacher.logits(state.target, state.batch_stats['target'], self.for_teacher(x))  # [b, C]

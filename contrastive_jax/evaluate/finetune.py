@@ -74,7 +74,7 @@ class FineTune(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del progress
         key_mix, key_path = jax.random.split(rng)
         wanted = optax.smooth_labels(jax.nn.one_hot(batch['label'], self.num_classes), self.label_smoothing)  # [b, C]

@@ -74,7 +74,7 @@ class LinearProbe(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         variables = {'params': state.target['encoder'], 'batch_stats': state.batch_stats['target']['encoder']}
         h: Any = self.network.encoder.apply(variables, batch['views'][0], train=False)

@@ -1,4 +1,4 @@
-"""The methods, one paper family a file. A new one is a file, a config, a test, and a line in METHODS."""
+"""The methods, one file for each family of papers. To add one, see base.py; METHODS maps `method.name` to a class."""
 
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL

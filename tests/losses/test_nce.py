@@ -91,7 +91,7 @@ def test_chunks_of_the_bank_change_no_result(arrays, monkeypatch, chunk: int):
         v, bank, index, drawn = map(jnp.asarray, arrays)
         expected = jax.jit(jax.value_and_grad(all_losses))(v, bank, index, drawn)
         monkeypatch.setattr(sys.modules['contrastive_jax.losses.nce'], 'CHUNK', chunk)
-        monkeypatch.setattr(memory, 'GATHERED', 3 * K * D)
+        monkeypatch.setattr(memory, 'MAX_GATHERED', 3 * K * D)
         actual = jax.jit(jax.value_and_grad(lambda *arrays: all_losses(*arrays)))(v, bank, index, drawn)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), actual, expected)
 
