@@ -23,10 +23,10 @@ from contrastive_jax.workdir.metrics import replace_file
 
 PROTOCOLS = {'knn': neighbours.KNN, 'linear': probe.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
-FOLDER = 'eval'  # of a workdir: a JSON file a protocol
+RESULTS_FOLDER = 'eval'  # of a workdir: a JSON file a protocol
 
 
-def base(protocol: str) -> ConfigDict:
+def protocol_config(protocol: str) -> ConfigDict:
     """The fields that every config of an evaluation has.
 
     Args:
@@ -51,16 +51,16 @@ def base(protocol: str) -> ConfigDict:
     return c
 
 
-def check(config: ConfigDict, devices: int = 1) -> list[str]:
+def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
     """Everything that is wrong with a config, one readable line each, found without compiling anything."""
-    model = base(config.protocol) if config.protocol in PROTOCOLS else None
+    model = protocol_config(config.protocol) if config.protocol in PROTOCOLS else None
     if model is None:
         return [f'protocol {config.protocol!r} is unknown -> choose from {", ".join(PROTOCOLS)}']
     lacking = [name for name in model if name not in config]
     for section in (name for name, value in model.items() if isinstance(value, ConfigDict)):
         lacking += [f'{section}.{name}' for name in model[section] if name not in config.get(section, {})]
     if lacking:
-        return [f'the config lacks {", ".join(lacking)} -> start from protocols.base(...), as configs/eval/ does']
+        return [f'the config lacks {", ".join(lacking)} -> start from protocols.run.protocol_config(...), as configs/eval/ does']
     rules = Rules(config)
     rules.rule(bool(config.init), 'init is empty -> name the workdir of a run: --config.init=runs/digits')
     rules.one_of('weights', tuple(WEIGHTS))
@@ -80,7 +80,7 @@ def check(config: ConfigDict, devices: int = 1) -> list[str]:
     return rules.found
 
 
-def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
+def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Judges an encoder: a line on the terminal, eval/PROTOCOL.json, metrics.jsonl and TensorBoard.
 
     Args:
@@ -95,7 +95,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     began = time.monotonic()
     devices = find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
-    if problems := check(config, devices.count):
+    if problems := check_protocol(config, devices.count):
         raise UserError('\n'.join(problems))
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
@@ -124,14 +124,14 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     }
     if 'teacher' in config:
         about['teacher'] = str(Path(config.teacher).expanduser().absolute())
-    _write(path / FOLDER / f'{config.protocol}.json', {**about, **found})
+    _write(path / RESULTS_FOLDER / f'{config.protocol}.json', {**about, **found})
     for name, value in found.items():
         if name.endswith(('top1', 'top5')):
             title = name.removeprefix('eval/')
             print(f'{title} on {len(data.test_ids)} held-out images of {data.test.name}: {value:.1%}')
     if unseen_classes := data.unseen_classes:
         print(f'{unseen_classes} of these are of classes without a training image: whatever is said of them is wrong')
-    print(f'numbers: {path / FOLDER / config.protocol}.json')
+    print(f'numbers: {path / RESULTS_FOLDER / config.protocol}.json')
     return found
 
 

@@ -4,8 +4,8 @@
     python -m contrastive_jax.reproduce mocov2_digits
     python -m contrastive_jax.reproduce mocov2_cifar10 --data=cifar10.npz
 
-Without a name, or with --list: the table of the references (contrastive_jax/reproduce/references.py). At the end it prints
-reference, tolerance, ours and the verdict, and appends one line of JSON with all numbers, hardware, commit, time and
+Without a name, or with --list: the table of the references (contrastive_jax/reproduce/references.py). At the end it
+prints reference, tolerance, ours and the verdict, and appends one line of JSON with all numbers, hardware, commit, time and
 command to the results file. Pretraining and each evaluation have a folder of their own in WORKDIR/NAME: the same
 command goes on where it was stopped, and nothing is run or recorded twice. On several hosts start it on each, with a
 WORKDIR that all of them see.
