@@ -15,9 +15,10 @@ import pytest
 from contrastive_jax import compare
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import protocols
-from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.methods import METHODS
+from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax.protocols import run as protocols_run
+from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.reproduce import __main__ as reproduce
 from contrastive_jax.reproduce.references import REFERENCES, Number, Reference
 from contrastive_jax.training import fit as training
@@ -119,7 +120,7 @@ def test_a_reference_s_life(
 
     with monkeypatch.context() as patch:  # again: nothing runs, nothing is recorded twice
         patch.setattr(training, 'fit', None)
-        patch.setattr(protocols, 'evaluate', None)
+        patch.setattr(protocols_run, 'run_protocol', None)
         code, again, _ = tell(capsys, 'easy', *argv)
     assert code == 0 and 'easy: pass' in again and results.read_text() == line + '\n'
 
@@ -149,8 +150,8 @@ class AfterTraining(reproduce.Interrupt):
 def test_an_evaluation_of_an_earlier_training_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = reproduce.load_config('eval.knn:digits', {'init': str(tmp_path / 'run')})
     calls = []
-    monkeypatch.setattr(protocols, 'evaluate', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
-    file = tmp_path / 'knn' / protocols.FOLDER / 'knn.json'
+    monkeypatch.setattr(protocols_run, 'run_protocol', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
+    file = tmp_path / 'knn' / RESULTS_FOLDER / 'knn.json'
     file.parent.mkdir(parents=True)
     for trained, judged, expected in ((7, 7, 0.9), (8, 7, 0.5)):
         (tmp_path / 'run').mkdir(exist_ok=True)
