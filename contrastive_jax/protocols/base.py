@@ -13,6 +13,7 @@ from contrastive_jax.errors import DataError, UserError
 from contrastive_jax.evaluate.knn import check_labels
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.rules import Rules
+from contrastive_jax.training.interrupt import Interrupt
 
 MAX_CLASSES = 100_000  # ImageNet has 21,841 at most: what is beyond is no number of a class
 
@@ -94,12 +95,13 @@ class Protocol:
       fields: adds to a config the fields of its own, a section with its name among them.
       rules: finds what is wrong with them, on so many devices.
       check: raises UserError where the encoder or the data does not serve, before anything is compiled.
-      run: returns the numbers, and leaves them in the metrics of the workdir.
+      run: returns the numbers, and leaves them in the metrics of the workdir. Its last argument makes what tells a
+        training whether it was asked to stop.
       labelled: whether training images need a label; otherwise all of them take part.
     """
 
     fields: Callable[[ConfigDict], None]
     rules: Callable[[ConfigDict, int, Rules], None]
     check: Callable[[ConfigDict, Encoder, Data], None]
-    run: Callable[[ConfigDict, Encoder, Data, Devices, Path], dict[str, float]]
+    run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
     labelled: bool = True

@@ -5,6 +5,8 @@ The student may be as large as its teacher, which then learns from unlabelled im
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +23,6 @@ from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, UserError
-from contrastive_jax.evaluate.features import FeatureExtractor
-from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
 from contrastive_jax.optim.build import build_optimizer
@@ -31,13 +31,10 @@ from contrastive_jax.protocols import finetune, training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
 from contrastive_jax.rules import Rules
-from contrastive_jax.training import loop
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run
-from contrastive_jax.workdir.checkpoint import Restored, read_part
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import read_config
-from contrastive_jax.workdir.metrics import MetricWriter
 
 TUNED = Path('eval/finetune.json')  # what a fine-tuning leaves in its workdir at its end
 
@@ -222,79 +219,66 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
     )
 
 
-class DistillTrainer(loop.Trainer):
-    """The loop, with the start of a student and of a teacher, and the student's accuracy as evaluation.
+class DistillEvaluator(finetune.FineTuneEvaluator):
+    """The student's accuracy on held-out images; makes sure that the teacher has not changed.
 
     Args:
-      config, workdir, devices, run, source: as for the loop.
-      encoder: where the student starts.
-      teacher: whose weights stay.
-      test: labelled images.
+      config: the config of the evaluation.
+      student: the encoder that the student starts from.
+      teacher: the teacher.
+      method: what is trained.
+      devices: the devices that the run uses.
+      test: labeled images.
     """
-
-    evaluated = 'eval/distill_top1'
 
     def __init__(
         self,
         config: ConfigDict,
-        workdir: Path,
-        devices: Devices,
-        run: Run,
-        source: sources.Source,
-        encoder: Encoder,
+        student: Encoder,
         teacher: Teacher,
+        method: Distill,
+        devices: Devices,
         test: sources.Source,
     ):
-        super().__init__(config, workdir, devices, run, source, None)
-        self.encoder, self.teacher, self.test = encoder, teacher, test
-        self._extract = FeatureExtractor(
-            run.method.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
-        )
+        super().__init__(config, student, method.student, devices, test, name='distill')
+        self._teacher = teacher
 
-    def open_evaluation(self) -> Any:
-        """None of the loop's own."""
-        return None
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        assert is_frozen(state, self._teacher, self._devices), 'the teacher has moved'
+        return super().__call__(step, state)
 
-    def restore_or_init(self) -> Restored:
-        """As the loop; at step 0 with the weights of student and teacher."""
-        start = super().restore_or_init()
-        if start.step > 0:
-            if not self.is_frozen(start.state):
-                raise UserError(
-                    f'the teacher {self.config.teacher} is another than that of {self.workdir} -> choose another '
-                    '--workdir'
-                )
-            return start
-        weights = *finetune.start_of(self.encoder), self.teacher.params, self.teacher.stats
-        given, online, target, held = self.devices.place(weights, REPLICATED)
-        batch_stats = {'online': online, 'target': held}
-        state = dataclasses.replace(
-            start.state,
-            params={**start.state.params, **given},
-            method=start.state.method.replace(target=target, batch_stats=batch_stats),
-        )
-        return start._replace(state=state)
 
-    def is_frozen(self, state: PyTree) -> bool:
-        """Whether the teacher is, to the last bit, the one that was given."""
-        held = self.devices.fetch((state.method.target, state.method.batch_stats['target']))
-        return all(jax.tree.leaves(jax.tree.map(np.array_equal, held, (self.teacher.params, self.teacher.stats))))
+def is_frozen(state: TrainState, teacher: Teacher, devices: Devices) -> bool:
+    """Whether the teacher of a state is, to the last bit, the one that was given."""
+    held = devices.fetch((state.method.target, state.method.batch_stats['target']))
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, held, (teacher.params, teacher.stats))))
 
-    def lacks_evaluation(self, start: int) -> bool:
-        return start > 0 and super().lacks_evaluation(start)
 
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """The student's accuracy on the test images."""
-        assert self.is_frozen(state), 'the teacher has moved'
-        stats = state.method.batch_stats['online']
-        h, ids = self._extract(state.params['encoder'], stats.get('encoder', {}), self.test, np.arange(len(self.test)))
-        assert self.test.labels is not None
-        params, stats = self.devices.fetch((state.params, stats))
-        assert isinstance(self.run.method, Distill)
-        logits = self.run.method.student.logits_of_features(params, stats, jnp.asarray(h))
-        accuracy = top_accuracies(logits, self.test.labels[ids])
-        writer.write(step, {f'eval/distill_{name}': value for name, value in accuracy.items()})
-        progress.say(f'step {step}: student top1 {accuracy["top1"]:.4g}  top5 {accuracy["top5"]:.4g}')
+def start(
+    state: TrainState,
+    step: int,
+    *,
+    config: ConfigDict,
+    encoder: Encoder,
+    teacher: Teacher,
+    devices: Devices,
+    workdir: Path,
+) -> TrainState:
+    """Puts the weights of student and teacher into the state at step 0. A checkpoint holds both.
+
+    Raises:
+      UserError: the checkpoint is about another teacher.
+    """
+    if step > 0:
+        if not is_frozen(state, teacher, devices):
+            raise UserError(
+                f'the teacher {config.teacher} is not the one that {workdir} began with -> choose another folder'
+            )
+        return state
+    state = finetune.start(state, step, encoder=encoder, devices=devices)
+    target, held = devices.place((teacher.params, teacher.stats), REPLICATED)
+    batch_stats = {**state.method.batch_stats, 'target': held}
+    return dataclasses.replace(state, method=state.method.replace(target=target, batch_stats=batch_stats))
 
 
 # ================================ the protocol ================================
@@ -332,14 +316,24 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
         )
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
+def run(
+    config: ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    devices: Devices,
+    workdir: Path,
+    interrupt: Callable[[], Interrupt],
+) -> dict[str, float]:
     teacher = load_teacher(config.teacher, encoder.image_size)
     given, test = sources.Subset(data.train, data.train_ids), sources.Subset(data.test, data.test_ids)
     student = untrained(encoder, config.seed) if config.distill.scratch else encoder
-    distilling = build(config, student, teacher, len(given))
-    with Interrupt() as interrupt:
-        trainer = DistillTrainer(config, workdir, devices, distilling, given, student, teacher, test)
-        return trainer.fit(interrupt)
+    run = build(config, student, teacher, len(given))
+    assert isinstance(run.method, Distill)
+    evaluator = DistillEvaluator(config, student, teacher, run.method, devices, test)
+    begin = partial(start, config=config, encoder=student, teacher=teacher, devices=devices, workdir=workdir)
+    trainer = training.build_trainer(config, run, given, evaluator, begin, workdir, devices)
+    with interrupt() as asked:
+        return trainer.fit(asked)
 
 
 DISTILL = Protocol(fields, rules, check, run, labelled=False)

@@ -1,6 +1,8 @@
 """Fine-tuning: the encoder of a run is trained on with a classifier on top, on all labels or a few of each class."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,9 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.rules import Rules
-from contrastive_jax.training import loop
+from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run
-from contrastive_jax.workdir.checkpoint import Restored
-from contrastive_jax.workdir.metrics import MetricWriter
+from contrastive_jax.training.run import Run, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,64 +220,53 @@ def labelled(labels: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-class FineTuneTrainer(loop.Trainer):
-    """The loop, with the start of a run's encoder, and the accuracy in place of its evaluation.
+class FineTuneEvaluator(Evaluator):
+    """The accuracy of encoder and classifier on held-out images.
 
     Args:
-      config, workdir, devices, run, source: as for the loop.
-      encoder: where training starts.
-      test: labelled images.
+      config: the config of the evaluation.
+      encoder: the encoder that training starts from; it gives image size and pixels.
+      method: what is trained.
+      devices: the devices that the run uses.
+      test: labeled images.
+      name: what the metrics are called: 'eval/NAME_top1'.
     """
 
-    evaluated = 'eval/finetune_top1'
+    at_start = False
 
     def __init__(
         self,
         config: ConfigDict,
-        workdir: Path,
-        devices: Devices,
-        run: Run,
-        source: sources.Source,
         encoder: Encoder,
+        method: FineTune,
+        devices: Devices,
         test: sources.Source,
+        name: str = 'finetune',
     ):
-        super().__init__(config, workdir, devices, run, source, None)
-        self.encoder, self.test = encoder, test
+        self.every_steps, self.name = config.eval_every_steps, name
+        self._method, self._devices, self._test = method, devices, test
         self._extract = FeatureExtractor(
-            run.method.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
+            method.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
         )
 
-    def open_evaluation(self) -> Any:
-        """None of the loop's own."""
-        return None
-
-    def restore_or_init(self) -> Restored:
-        """As the loop; at step 0 with the run's weights."""
-        start = super().restore_or_init()
-        if start.step > 0:
-            return start
-        given, online = self.devices.place(start_of(self.encoder), REPLICATED)
-        state = dataclasses.replace(
-            start.state,
-            params={**start.state.params, **given},
-            method=start.state.method.replace(batch_stats={'online': online}),
-        )
-        return start._replace(state=state)
-
-    def lacks_evaluation(self, start: int) -> bool:
-        return start > 0 and super().lacks_evaluation(start)
-
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """Accuracy on the test images."""
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         stats = state.method.batch_stats['online']
-        h, ids = self._extract(state.params['encoder'], stats.get('encoder', {}), self.test, np.arange(len(self.test)))
-        assert self.test.labels is not None
-        params, stats = self.devices.fetch((state.params, stats))
-        assert isinstance(self.run.method, FineTune)
-        logits = self.run.method.logits_of_features(params, stats, jnp.asarray(h))
-        accuracy = top_accuracies(logits, self.test.labels[ids])
-        writer.write(step, {f'eval/finetune_{name}': value for name, value in accuracy.items()})
-        progress.say(f'step {step}: fine-tuned top1 {accuracy["top1"]:.4g}  top5 {accuracy["top5"]:.4g}')
+        images = np.arange(len(self._test))
+        h, ids = self._extract(state.params['encoder'], stats.get('encoder', {}), self._test, images)
+        assert self._test.labels is not None
+        params, stats = self._devices.fetch((state.params, stats))
+        logits = self._method.logits_of_features(params, stats, jnp.asarray(h))
+        accuracy = top_accuracies(logits, self._test.labels[ids])
+        return {f'eval/{self.name}_{metric}': value for metric, value in accuracy.items()}
+
+
+def start(state: TrainState, step: int, *, encoder: Encoder, devices: Devices) -> TrainState:
+    """Puts the weights of the encoder, and of the projector's first layers, into the state at step 0."""
+    if step > 0:
+        return state
+    given, online = devices.place(start_of(encoder), REPLICATED)
+    method = state.method.replace(batch_stats={**state.method.batch_stats, 'online': online})
+    return dataclasses.replace(state, params={**state.params, **given}, method=method)
 
 
 # ================================ the protocol ================================
@@ -340,13 +328,22 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size)
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
+def run(
+    config: ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    devices: Devices,
+    workdir: Path,
+    interrupt: Callable[[], Interrupt],
+) -> dict[str, float]:
     given = training_images(config, data)
-    tuning = build(config, encoder, len(given), data.classes)
-    test = sources.Subset(data.test, data.test_ids)
-    with Interrupt() as interrupt:
-        trainer = FineTuneTrainer(config, workdir, devices, tuning, given, encoder, test)
-        return {**trainer.fit(interrupt), 'eval/finetune_images': len(given)}
+    run = build(config, encoder, len(given), data.classes)
+    assert isinstance(run.method, FineTune)
+    evaluator = FineTuneEvaluator(config, encoder, run.method, devices, sources.Subset(data.test, data.test_ids))
+    begin = partial(start, encoder=encoder, devices=devices)
+    trainer = training.build_trainer(config, run, given, evaluator, begin, workdir, devices)
+    with interrupt() as asked:
+        return {**trainer.fit(asked), 'eval/finetune_images': len(given)}
 
 
 def training_images(config: ConfigDict, data: Data) -> sources.Subset:

@@ -1,5 +1,6 @@
 """Weighted kNN as a protocol: all training images are the bank, and every held-out one is asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import readout
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.rules import Rules
+from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.metrics import MetricWriter
 
 
@@ -41,7 +43,15 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
         raise UserError(f'knn.k {most} is more than the {n} labelled training images -> use fewer neighbours')
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
+def run(
+    config: ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    devices: Devices,
+    workdir: Path,
+    interrupt: Callable[[], Interrupt],
+) -> dict[str, float]:
+    del interrupt  # nothing is trained, so nothing is saved: a signal ends the process
     extract = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
     )

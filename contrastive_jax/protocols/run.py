@@ -5,6 +5,7 @@ A protocol turns an encoder and labelled data into numbers. It goes by the name 
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.data import sources
-from contrastive_jax.distributed.devices import find_devices
+from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained.encoder import WEIGHTS, load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import load_data
 from contrastive_jax.rules import Rules
+from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.folder import open_workdir
 from contrastive_jax.workdir.metrics import replace_file
 
@@ -80,12 +82,20 @@ def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
     return rules.found
 
 
-def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """Judges an encoder: a line on the terminal, eval/PROTOCOL.json, metrics.jsonl and TensorBoard.
+def run_protocol(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    devices: Devices | None = None,
+    interrupt: Callable[[], Interrupt] = Interrupt,
+) -> dict[str, float]:
+    """Evaluates an encoder. The numbers go to the terminal, eval/PROTOCOL.json, metrics.jsonl and TensorBoard.
 
     Args:
-      config: of the form of `base`.
-      workdir: of the evaluation, not that of the run.
+      config: of the form of `protocol_config`.
+      workdir: the folder of the evaluation, another than that of the run.
+      devices: the devices to use; None: all of them, in the mode of `config.parallel`.
+      interrupt: makes what tells a training whether it was asked to stop.
 
     Returns:
       The numbers, such as 'eval/knn20_top1'.
@@ -94,7 +104,7 @@ def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: something in config, run or data that the user can mend; nothing was computed or lost.
     """
     began = time.monotonic()
-    devices = find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
+    devices = devices or find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
     if problems := check_protocol(config, devices.count):
         raise UserError('\n'.join(problems))
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
@@ -107,7 +117,7 @@ def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
     data = load_data(config, encoder, PROTOCOLS[config.protocol].labelled)
     PROTOCOLS[config.protocol].check(config, encoder, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)
-    found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path)
+    found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path, interrupt)
     if jax.process_index() != 0:
         return found
     about = {

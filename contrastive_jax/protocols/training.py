@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -11,9 +12,16 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.optim import schedules
 from contrastive_jax.rules import Rules
+from contrastive_jax.training.evaluators import Evaluator
+from contrastive_jax.training.feed import open_feed
+from contrastive_jax.training.fit import describe_data
+from contrastive_jax.training.loop import Cadence, Start, Trainer
+from contrastive_jax.training.run import Run
 
 
 def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:
@@ -75,6 +83,38 @@ def run_rules(c: ConfigDict, devices: int, rules: Rules) -> None:
         f'augment.crop_scale {scales!r} is out of range -> two areas with 0 < least <= greatest <= 1',
     )
     rules.within('augment.flip', 0, 1)
+
+
+def build_trainer(
+    config: ConfigDict,
+    run: Run,
+    source: Source,
+    evaluator: Evaluator,
+    start: Start,
+    workdir: Path,
+    devices: Devices,
+) -> Trainer:
+    """The trainer of a protocol.
+
+    Args:
+      config: the config of the evaluation.
+      run: what is constant in the run.
+      source: the images that it is trained on.
+      evaluator: what is measured.
+      start: puts the weights of the encoder into the state at step 0.
+      workdir: the folder of the evaluation; it exists.
+      devices: the devices that the run uses.
+    """
+    return Trainer(
+        run,
+        open_feed(run, devices, source, data=config.data, max_steps=config.log_every_steps),
+        [evaluator],
+        start,
+        workdir,
+        devices=devices,
+        cadence=Cadence.of(config),
+        data=describe_data(source, None),
+    )
 
 
 def schedule(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedule:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from ml_collections import ConfigDict
 
 from contrastive_jax.data import sampler
 from contrastive_jax.data.loader import train_batches
@@ -39,6 +40,24 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """Ends threads and workers, if there are any."""
+
+
+def open_feed(
+    run: Run, devices: Devices, source: Source, *, data: ConfigDict, max_steps: int, step: Step = train_step
+) -> Feed:
+    """The feed for a data set: from the device if the data is in memory, otherwise off the host.
+
+    Args:
+      run: what is constant in the run.
+      devices: the devices that the run uses.
+      source: training images.
+      data: the section `data` of a config: `on_device`, `workers`.
+      max_steps: the most steps that one call of the device runs.
+      step: what is done with a batch, of the form of `train_step`.
+    """
+    if source.array is not None and data.on_device:
+        return ResidentFeed(run, devices, source, max_steps, step)
+    return StreamFeed(run, devices, source, data.workers, step)
 
 
 class ResidentFeed:

@@ -17,7 +17,7 @@ from PIL import Image
 from contrastive_jax import main
 from contrastive_jax.config import command_line
 from contrastive_jax.errors import UserError
-from contrastive_jax.training import loop
+from contrastive_jax.training import fit
 from contrastive_jax.workdir.folder import open_workdir
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def run(*args: str, code: int = 2) -> list[str]:
         # The trainer is what compiles; every mistake here is found before.
-        monkeypatch.setattr(loop, 'Trainer', lambda *_: pytest.fail('the run would have begun'))
+        monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
         monkeypatch.setattr(sys, 'argv', ['main.py', *args])
         with pytest.raises(SystemExit) as stop:
             main.main()
@@ -349,7 +349,7 @@ def test_an_existing_run_is_not_touched(
         return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
     before = content()
-    monkeypatch.setattr(loop, 'Trainer', lambda *_: pytest.fail('the run would have begun'))
+    monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
     for wrong, code, line in (
         ('--config.batch_size=x', 2, 'invalid literal'),
         ('--config.batch_size=-1', 2, 'out of range'),
@@ -367,7 +367,7 @@ def test_a_workdir_that_cannot_be_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / 'file').write_text('mine')
-    monkeypatch.setattr(loop, 'Trainer', lambda *_: pytest.fail('the run would have begun'))
+    monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
     for workdir in (tmp_path / 'file', tmp_path / 'file' / 'run', Path('/proc/run')):
         monkeypatch.setattr(sys, 'argv', ['main.py', TINY, f'--workdir={workdir}'])
         with pytest.raises(SystemExit) as stop:

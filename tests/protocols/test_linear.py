@@ -16,8 +16,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.pretrained.encoder import Encoder, load_encoder
-from contrastive_jax.protocols import distill, finetune, linear, training
-from contrastive_jax.protocols import run as protocols_run
+from contrastive_jax.protocols import linear, training
 from contrastive_jax.protocols.run import run_protocol
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
@@ -45,14 +44,11 @@ def encoder(run: Path) -> Encoder:
 def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
     """On the first `count` devices; interrupted after step `at`, if given. With `quick_runs` only."""
     whole_runs.Cut.at, whole_runs.Cut.done = at, 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocols_run, 'find_devices', lambda mode: find_devices(mode, count))
-        for protocol in (linear, finetune, distill):
-            patch.setattr(protocol, 'Interrupt', whole_runs.Cut)
-        try:
-            return run_protocol(config, str(workdir))
-        except Interrupted as stop:
-            return str(stop)
+    devices = whole_runs.SharedDevices.of(config.parallel, count)
+    try:
+        return run_protocol(config, str(workdir), devices=devices, interrupt=whole_runs.Cut)
+    except Interrupted as stop:
+        return str(stop)
 
 
 def trained(workdir: Path, encoder: Encoder, settings: int = 4) -> tuple[int, PyTree]:

@@ -12,7 +12,10 @@ from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
-from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation, evenly_spaced, nearest, number_of_classes
+from contrastive_jax.evaluate.online import Neighbours, OnlineFeatures, evenly_spaced, nearest, number_of_classes
+from contrastive_jax.methods import MethodState
+from contrastive_jax.training.evaluators import Context, build_evaluators
+from contrastive_jax.training.run import TrainState
 from tests import runs
 from tests.evaluate import linen
 
@@ -26,8 +29,26 @@ def evaluate(
     settings = {'data.image_size': linen.SIZE, 'eval.batch_size': 16, 'eval.knn_k': 3}
     config = runs.load('mocov2:tiny', **{**settings, **{f'eval.{name}': value for name, value in fields.items()}})
     devices = find_devices(mode, count)
-    evaluation = OnlineEvaluation(config, linen.NETWORK, linen.POLICY, devices, train, test)
-    return evaluation(*(devices.place(tree, REPLICATED) for tree in (linen.PARAMS, linen.STATS)))
+    features = OnlineFeatures(
+        linen.NETWORK,
+        linen.POLICY,
+        devices,
+        train,
+        test,
+        image_size=linen.SIZE,
+        batch_size=16,
+        max_train=config.eval.max_train,
+        max_test=config.eval.max_test,
+    )
+    params, stats = (devices.place(tree, REPLICATED) for tree in (linen.PARAMS, linen.STATS))
+    method = MethodState(target={}, batch_stats={'online': {'encoder': stats}}, memory={})
+    state = TrainState(0, {'encoder': params}, {}, method)
+    context = Context(config, None, devices, train, test, features)
+    found: dict[str, float] = {}
+    for evaluator in build_evaluators(context):
+        found |= evaluator(1, state)
+    given = features.at(1, params, stats)
+    return found, nearest(given.train, given.train_ids, given.test, given.test_ids)
 
 
 def labels(n: int, classes: int = 3) -> np.ndarray:
