@@ -373,7 +373,7 @@ def test_a_workdir_that_cannot_be_made(
         with pytest.raises(SystemExit) as stop:
             main.main()
         assert stop.value.code == 2
-        assert f'cannot write to --workdir {workdir}: ' in capsys.readouterr().err
+        assert f'cannot write to workdir {workdir}: ' in capsys.readouterr().err
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
