@@ -36,7 +36,7 @@ class Feed(Protocol):
     stride: int
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
-        """Runs steps start..stop-1, and donates the state (in the devices' layout). It does not wait for the metrics."""
+        """Runs steps start..stop-1 and donates the state (in the devices' layout); does not wait for the metrics."""
 
     def close(self) -> None:
         """Stops threads and worker processes, if there are any."""
