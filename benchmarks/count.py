@@ -15,7 +15,9 @@ import jax
 import numpy as np
 
 from benchmarks import flops, programs
-from contrastive_jax import train
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.run import TrainState
+from contrastive_jax.training.step import init_state
 
 EXAMPLES, CLASSES = 1_281_167, 1000
 
@@ -40,12 +42,12 @@ def count(path: str, batch_size: int = 2) -> tuple[float, float]:
     config.batch_size, config.bn_group_size = batch_size, 0
     if config.method.get('queue_size'):
         config.method.queue_size = config.method.queue_size // batch_size * batch_size
-    run = programs.without_augmentation(train.build(config, EXAMPLES))
+    run = programs.without_augmentation(build_run(config, EXAMPLES))
     crops = programs.crops(run, CLASSES, np.random.default_rng(0))
     steps: list[Any] = [programs.step(run)]
 
-    def start() -> tuple[train.TrainState, train.TrainState]:
-        state = train.init_state(run)
+    def start() -> tuple[TrainState, TrainState]:
+        state = init_state(run)
         step, supervised = programs.supervised(run, CLASSES, state)
         steps.append(step)
         return state, supervised

@@ -24,7 +24,8 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import ContrastiveOutput, info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import BYOL, MethodState, MoCo, MoCoV3, SimCLR, SimSiam, base, ema, memory, moco, mocov3
-from contrastive_jax.train import Recipe, TrainState, train_step
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import train_step
 
 RESIDENT_IMAGES = 4096
 
@@ -62,7 +63,7 @@ class Program:
 # ================================ data ================================
 
 
-def crops(run: Recipe, classes: int, rng: np.random.Generator) -> dict[str, Any]:
+def crops(run: Run, classes: int, rng: np.random.Generator) -> dict[str, Any]:
     """A batch as the host's loader sends it: {'crops': (uint8[B, s, s, 3], ...), 'index', 'label'}."""
     B = run.batch_size
     return {
@@ -72,7 +73,7 @@ def crops(run: Recipe, classes: int, rng: np.random.Generator) -> dict[str, Any]
     }
 
 
-def resident(run: Recipe, classes: int, rng: np.random.Generator) -> dict[str, Any]:
+def resident(run: Run, classes: int, rng: np.random.Generator) -> dict[str, Any]:
     """A batch of images that live on the device: {'images': uint8[n, s, s, 3], 'labels', 'order': int32[B]}."""
     n, s = max(RESIDENT_IMAGES, run.batch_size), run.image_size
     return {
@@ -85,7 +86,7 @@ def resident(run: Recipe, classes: int, rng: np.random.Generator) -> dict[str, A
 # ================================ steps ================================
 
 
-def without_augmentation(run: Recipe) -> Recipe:
+def without_augmentation(run: Run) -> Run:
     """The recipe whose crops are only normalised: what has probability 0 is not computed."""
     none = (0.0,) * len(run.policy.blur)
     policy = dataclasses.replace(
@@ -94,12 +95,12 @@ def without_augmentation(run: Recipe) -> Recipe:
     return dataclasses.replace(run, policy=policy)
 
 
-def step(run: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+def step(run: Run) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """The product's train step."""
     return partial(train_step, run=run)
 
 
-def supervised(run: Recipe, classes: int, state: TrainState) -> tuple[Callable[..., Any], TrainState]:
+def supervised(run: Run, classes: int, state: TrainState) -> tuple[Callable[..., Any], TrainState]:
     """The bare supervised step of the method's encoder, with its optimizer: one view, a linear layer, cross-entropy.
 
     Args:
@@ -144,7 +145,7 @@ def supervised(run: Recipe, classes: int, state: TrainState) -> tuple[Callable[.
     return supervised_step, jax.jit(start)(state.params['encoder'], stats)
 
 
-def forward(run: Recipe, state: TrainState, batch: dict[str, Any]) -> Program:
+def forward(run: Run, state: TrainState, batch: dict[str, Any]) -> Program:
     """The encoder's pass over one view in training mode, without a gradient, as the keys need it."""
 
     def forward_step(stats: PyTree, batch: PyTree, *, axis_name: str | None) -> tuple[PyTree, dict[str, Array]]:
@@ -192,7 +193,7 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
     }
 
 
-def alone(run: Recipe, state: TrainState, batch: dict[str, Any], rng: np.random.Generator) -> dict[str, Program]:
+def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Generator) -> dict[str, Program]:
     """The augmentation and the same parts as programs of their own, on arrays of the step's shapes.
 
     Args:

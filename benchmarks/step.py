@@ -22,9 +22,12 @@ from ml_collections import ConfigDict
 from benchmarks import flops, programs
 from benchmarks.measure import Spread, Timed, interleave
 from benchmarks.programs import Program
-from contrastive_jax import train, validate
+from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import MoCo, MoCoV3
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.run import Run
+from contrastive_jax.training.step import init_state
 
 GOAL = 1.15  # measured ratio / counted ratio
 
@@ -115,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             json.dump(result, file, indent=2)
 
 
-def build(path: str, preset: Preset, batch_size: int, dtype: str) -> train.Recipe:
+def build(path: str, preset: Preset, batch_size: int, dtype: str) -> Run:
     """The recipe of a config such as 'mocov2:cifar10', at another batch size.
 
     Raises:
@@ -127,12 +130,12 @@ def build(path: str, preset: Preset, batch_size: int, dtype: str) -> train.Recip
     config.bn_group_size = min(config.bn_group_size, batch_size)
     if config.method.get('queue_size') and batch_size > 0:
         config.method.queue_size = max(config.method.queue_size // batch_size, 1) * batch_size
-    if problems := validate.check(config, devices=1):
+    if problems := check(config, devices=1):
         raise UserError('\n'.join(problems))
-    return train.build(config, preset.examples)
+    return build_run(config, preset.examples)
 
 
-def measure(run: train.Recipe, preset: Preset, windows: int, steps: int, parts: str) -> dict[str, Any]:
+def measure(run: Run, preset: Preset, windows: int, steps: int, parts: str) -> dict[str, Any]:
     """Times everything about one method.
 
     Returns:
@@ -140,7 +143,7 @@ def measure(run: train.Recipe, preset: Preset, windows: int, steps: int, parts: 
       step; 'over_passes', the ratio to the encoder passes of a step; 'shares' of the step with augmentation.
     """
     rng = np.random.default_rng(0)
-    state = jax.jit(partial(train.init_state, run))()
+    state = jax.jit(partial(init_state, run))()
     crops = programs.crops(run, preset.classes, rng)
     batch = programs.resident(run, preset.classes, rng) if preset.on_device else crops
     bare = programs.without_augmentation(run)

@@ -15,17 +15,18 @@ tests run), `bfloat16`.
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config import base
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('byol')
+    c = base_config('byol')
     c.batch_size = 4096
     c.epochs = 1000.0
     c.bn_group_size = 0  # synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50', padding='same', bn_unbiased=False)  # Haiku's
+    c.encoder = encoder_config('resnet50', padding='same', bn_unbiased=False)  # Haiku's
     c.projector = head(4096, 256)
     c.predictor = head(4096, 256)
 
@@ -45,7 +46,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1.5e-6
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 10.0
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -67,10 +68,10 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def head(hidden_dim: int, output_dim: int) -> ConfigDict:
-    return recipe.head(2, hidden_dim, output_dim, bias=True, last_bias=False, bn_unbiased=False)
+    return head_config(2, hidden_dim, output_dim, bias=True, last_bias=False, bn_unbiased=False)
 
 
-def preset(epochs: int, *, learning_rate: float, weight_decay: float, momentum: float) -> recipe.Change:
+def preset(epochs: int, *, learning_rate: float, weight_decay: float, momentum: float) -> base.Change:
     """A shorter training: byol/configs/byol.py, _LR_PRESETS and its neighbours."""
 
     def change(c: ConfigDict) -> None:

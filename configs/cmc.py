@@ -14,17 +14,17 @@ grey: there both encoders see the lightness, which shows that all of it works, n
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('cmc')
+    c = base_config('cmc')
     c.batch_size = 128
     c.epochs = 240.0
     c.bn_group_size = 32  # the images of a GPU: 4 GPUs, not synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.projector = recipe.head(1, 1024, 128, bias=True)  # of each half
+    c.projector = head_config(1, 1024, 128, bias=True)  # of each half
     v1(c)
 
     c.method.num_negatives = 16384
@@ -43,7 +43,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
     c.schedule.name, c.schedule.milestones = 'step', (120, 160, 200)
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -62,15 +62,15 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def v1(c: ConfigDict) -> None:
-    c.encoder = recipe.encoder('split_resnet50', width=32, stem_width=64)
+    c.encoder = encoder_config('split_resnet50', width=32, stem_width=64)
 
 
 def v2(c: ConfigDict) -> None:
-    c.encoder = recipe.encoder('split_resnet50', width=64, stem_width=64)
+    c.encoder = encoder_config('split_resnet50', width=64, stem_width=64)
 
 
 def v3(c: ConfigDict) -> None:
-    c.encoder = recipe.encoder('split_resnet50', width=128, stem_width=64)
+    c.encoder = encoder_config('split_resnet50', width=128, stem_width=64)
 
 
 def lab(c: ConfigDict) -> None:
@@ -96,7 +96,7 @@ def cifar10(c: ConfigDict) -> None:
     variants.cifar10(c)
     c.bn_group_size = 0
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 390, 3900, 3900
-    c.encoder = recipe.encoder('split_resnet18', stem='cifar')
+    c.encoder = encoder_config('split_resnet18', stem='cifar')
     c.method.update(num_negatives=4096, temperature=0.1)
     c.augment.update(crop_scale=(0.2, 1.0), **augment)
     c.optimizer.weight_decay = 5e-4
@@ -106,8 +106,8 @@ def digits(c: ConfigDict) -> None:
     """The softmax over all images, as in InstDis' recipe for so few."""
     variants.digits(c)
     c.bn_group_size = 0
-    c.encoder = recipe.encoder('split_resnet_tiny', stem='cifar')
-    c.projector = recipe.head(1, 128, 64, bias=True)
+    c.encoder = encoder_config('split_resnet_tiny', stem='cifar')
+    c.projector = head_config(1, 128, 64, bias=True)
     c.method.update(objective='softmax', num_negatives=0, temperature=0.1)
     c.augment.update(color_space='rgb', blur=(0.0,), solarize=(0.0,))
     c.schedule.milestones = (60, 80)
@@ -116,7 +116,7 @@ def digits(c: ConfigDict) -> None:
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
     c.bn_group_size = 0
-    c.encoder = recipe.encoder('split_resnet_tiny', stem='cifar', width=4, stage_sizes=(1, 1))
-    c.projector = recipe.head(1, 16, 8, bias=True)
+    c.encoder = encoder_config('split_resnet_tiny', stem='cifar', width=4, stage_sizes=(1, 1))
+    c.projector = head_config(1, 16, 8, bias=True)
     c.method.num_negatives = 32
     c.augment.update(color_space='rgb', mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376))

@@ -19,18 +19,18 @@ The probe of both papers is trained on the mean over the grid, which is what is 
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config, patches_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('cpc')
+    c = base_config('cpc')
     c.batch_size = 512
     c.epochs = 200.0
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.data.image_size = 260
-    c.encoder = recipe.encoder('cpc_resnet161', patch_size=80, patch_stride=36, norm='layer')
-    c.projector = recipe.head(1, 64, 64, bias=True, batch_norm=False)  # targets; the hidden width is not used
+    c.encoder = encoder_config('cpc_resnet161', patch_size=80, patch_stride=36, norm='layer')
+    c.projector = head_config(1, 64, 64, bias=True, batch_norm=False)  # targets; the hidden width is not used
 
     c.method.directions = ('down', 'up', 'right', 'left')
     c.method.offsets = (3,)  # the first patch that shares no pixel with those of the context
@@ -42,7 +42,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.augment.crop_scale, c.augment.crop_ratio = (0.75, 0.75), (1.0, 1.0)
     c.augment.jitter, c.augment.grayscale = (0.0, 0.0, 0.0, 0.0), 0.0  # of each patch instead
     c.augment.blur, c.augment.solarize = (0.0,), (0.0,)  # a single view
-    c.augment.patches = recipe.patches(
+    c.augment.patches = patches_config(
         c.encoder,
         flip=0.5,
         warp=0.2,
@@ -57,7 +57,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.b1, c.optimizer.b2 = 0.8, 0.999
     c.schedule.name = 'constant'
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -75,13 +75,13 @@ def get_config(variant: str = '') -> ConfigDict:
 
 def v1(c: ConfigDict) -> None:
     """arXiv 1807.03748, section 3.2."""
-    c.encoder = recipe.encoder('cpc_resnet101', norm='none')
-    c.projector = recipe.head(1, 1024, 1024, bias=False, batch_norm=False)  # with the predictors: the paper's W
+    c.encoder = encoder_config('cpc_resnet101', norm='none')
+    c.projector = head_config(1, 1024, 1024, bias=False, batch_norm=False)  # with the predictors: the paper's W
     # The paper's figure 4 predicts from the second row below on, and the text up to five rows.
     c.method.update(directions=('down',), offsets=(2, 3, 4, 5), scale=1.0)
     c.augment.crop_scale = (0.73, 0.73)  # 256 of 300 px
     c.augment.grayscale = 0.25  # the paper: 'converted to greyscale'; how often is v2's
-    c.augment.patches = recipe.patches(c.encoder)
+    c.augment.patches = patches_config(c.encoder)
     grid(c, image=256, patch=64, stride=32)
     c.augment.patches.crop = 60  # put back into the middle of 64
     c.optimizer.update(learning_rate=2e-4, b1=0.9)
@@ -95,7 +95,7 @@ def cifar10(c: ConfigDict) -> None:
     """The grid of lightning-bolts' CPC: 7x7 patches of 8 px that overlap by half."""
     norm = c.encoder.norm
     variants.cifar10(c)
-    c.encoder = recipe.encoder('cpc_small', stem='cifar', norm=norm)
+    c.encoder = encoder_config('cpc_small', stem='cifar', norm=norm)
     c.method.offsets = (2, 3, 4)
     grid(c, image=32, patch=8, stride=4)
     c.augment.crop_scale = (0.6, 1.0)
@@ -105,7 +105,7 @@ def stl10(c: ConfigDict) -> None:
     """The grid of lightning-bolts' CPC: 7x7 patches of 16 px out of 64, of STL-10's 100,000 unlabelled images."""
     norm = c.encoder.norm
     c.data.update(source='tfds', name='stl10', split='unlabelled')
-    c.encoder = recipe.encoder('cpc_small', stem='cifar', norm=norm)
+    c.encoder = encoder_config('cpc_small', stem='cifar', norm=norm)
     c.method.offsets = (2, 3, 4)
     grid(c, image=64, patch=16, stride=8)
     c.augment.crop_scale = (0.3, 1.0)
@@ -114,7 +114,7 @@ def stl10(c: ConfigDict) -> None:
 def digits(c: ConfigDict) -> None:
     norm = c.encoder.norm
     variants.digits(c)
-    c.encoder = recipe.encoder('cpc_tiny', stem='cifar', norm=norm)
+    c.encoder = encoder_config('cpc_tiny', stem='cifar', norm=norm)
     c.projector.output_dim = 32
     c.method.update(offsets=(2,), context_blocks=2, context_dim=64)
     grid(c, image=8, patch=4, stride=2)  # 3x3 patches
@@ -126,7 +126,7 @@ def digits(c: ConfigDict) -> None:
 def tiny(c: ConfigDict) -> None:
     norm = c.encoder.norm
     variants.tiny(c)
-    c.encoder = recipe.encoder('cpc_tiny', stem='cifar', norm=norm, bottlenecks=(2, 4, 8), channels=(8, 8, 16))
+    c.encoder = encoder_config('cpc_tiny', stem='cifar', norm=norm, bottlenecks=(2, 4, 8), channels=(8, 8, 16))
     c.method.update(offsets=(2,), context_blocks=1, context_dim=8)
     grid(c, image=8, patch=4, stride=2)
     c.projector.output_dim = 8

@@ -16,11 +16,11 @@ Further variants: `bfloat16`, `cifar10` (solo-learn's sizes), `digits`, `folder`
 from ml_collections import ConfigDict
 
 from configs import swav, variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('deepcluster')
+    c = base_config('deepcluster')
     swav.large_batch(c)
     c.epochs = 400.0
     c.data.image_size = 160
@@ -29,7 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.method.kmeans_iterations = 10
     c.augment.crop_scale = (0.08, 1.0)
     c.augment.local_crops = 4
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {

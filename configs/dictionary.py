@@ -13,7 +13,7 @@ Further variants, after the dictionary: `digits`, `cifar10`, `folder`, `tiny`, a
 from ml_collections import ConfigDict
 
 from configs import mocov1, variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config
 
 DICTIONARIES = ('end_to_end', 'memory_bank', 'moco')
 
@@ -25,11 +25,11 @@ def get_config(variant: str = 'moco') -> ConfigDict:
     if dictionary not in DICTIONARIES:  # a data set alone: the paper's own dictionary
         dictionary, rest = 'moco', variant
     changes = {'digits': mocov1.digits, 'cifar10': mocov1.cifar10, 'folder': variants.folder, 'tiny': mocov1.tiny}
-    recipe.apply_variants(c, rest, changes).unlock()
+    apply_variants(c, rest, changes).unlock()
 
     moco = c.method
     if dictionary != 'moco':
-        c.method = recipe.base(dictionary).method
+        c.method = base_config(dictionary).method
         c.method.temperature = moco.temperature
     if dictionary == 'memory_bank':
         c.method.num_negatives = moco.queue_size  # as many keys as the queue has

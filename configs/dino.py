@@ -14,19 +14,19 @@ Variants: `boost` (300 epochs, rising teacher temperature, trained gain), `base`
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('dino')
+    c = base_config('dino')
     c.batch_size = 512
     c.epochs = 100.0
     c.bn_group_size = 0  # synchronised, where there is BN
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('dino_small', patch_size=16, drop_path=0.1)
+    c.encoder = encoder_config('dino_small', patch_size=16, drop_path=0.1)
     # The bottleneck; the last layer, to method.output_dim, is the method's. There is no BN in a ViT, and none here.
-    c.projector = recipe.head(3, 2048, 256, bias=True, batch_norm=False, activation='gelu', kernel_init='trunc_normal')
+    c.projector = head_config(3, 2048, 256, bias=True, batch_norm=False, activation='gelu', kernel_init='trunc_normal')
 
     c.method.output_dim = 65536
     c.method.train_gain = False  # the official norm_last_layer=True
@@ -50,7 +50,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.freeze_first, c.optimizer.freeze_epochs = ('last_layer',), 1.0
     c.schedule.name, c.schedule.warmup_epochs, c.schedule.final = 'linspace_warmup_cosine', 10.0, 1e-6
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -86,7 +86,7 @@ def base(c: ConfigDict) -> None:
 
 def resnet50(c: ConfigDict) -> None:
     """The repository's ResNet-50 run."""
-    c.encoder = recipe.encoder('resnet50')
+    c.encoder = encoder_config('resnet50')
     c.augment.update(crop_scale=(0.14, 1.0), local_scale=(0.05, 0.14))
     c.optimizer.name, c.optimizer.learning_rate = 'sgd', 0.03
     c.optimizer.weight_decay, c.optimizer.final_weight_decay = 1e-4, -1.0
@@ -128,7 +128,7 @@ def tiny(c: ConfigDict) -> None:
     vit = 'patch_size' in c.encoder
     variants.tiny(c)
     if vit:
-        c.encoder = recipe.encoder('dino_tiny', patch_size=2, width=16, depth=2, num_heads=2, drop_path=0.1)
+        c.encoder = encoder_config('dino_tiny', patch_size=2, width=16, depth=2, num_heads=2, drop_path=0.1)
     c.projector.update(hidden_dim=16, output_dim=8)
     c.method.output_dim = 32
     c.augment.update(local_crops=3, local_size=4)

@@ -15,18 +15,18 @@ the paper's proximal term, which the official code has not.
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('instdis')
+    c = base_config('instdis')
     c.batch_size = 256
     c.epochs = 200.0
     c.bn_group_size = 0  # the number of GPUs, over which it is not synchronised, is not said
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet18')
-    c.projector = recipe.head(1, 512, 128, bias=True)
+    c.encoder = encoder_config('resnet18')
+    c.projector = head_config(1, 512, 128, bias=True)
 
     c.method.num_negatives = 4096
     c.method.objective = 'nce'
@@ -45,7 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
     c.schedule.name, c.schedule.milestones = 'step', (120, 160)
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -80,13 +80,13 @@ def digits(c: ConfigDict) -> None:
     """The softmax over all images, as for CIFAR-10. With NCE they collapsed here: an epoch of 11 steps is short."""
     variants.digits(c)
     c.augment.blur = c.augment.solarize = (0.0,)
-    c.projector = recipe.head(1, 128, 64, bias=True)
+    c.projector = head_config(1, 128, 64, bias=True)
     c.method.update(objective='softmax', num_negatives=0, temperature=0.1)
     c.schedule.milestones = (60, 80)
 
 
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
-    c.projector = recipe.head(1, 16, 8, bias=True)
+    c.projector = head_config(1, 16, 8, bias=True)
     if c.method.num_negatives:
         c.method.num_negatives = 32

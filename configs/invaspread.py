@@ -18,17 +18,17 @@ the tests run).
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('invaspread')
+    c = base_config('invaspread')
     cifar10(c)
     c.batch_size = 128
     c.epochs = 301.0
     c.bn_group_size = 0  # both views of the batch together
 
-    c.projector = recipe.head(1, 512, 128, bias=True)
+    c.projector = head_config(1, 512, 128, bias=True)
 
     c.method.temperature = 0.1
 
@@ -46,7 +46,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
     c.eval.knn_temperature = 0.1
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -71,17 +71,17 @@ def stl10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.projector = recipe.head(1, 128, 64, bias=True)
+    c.projector = head_config(1, 128, 64, bias=True)
     c.schedule.milestones, c.schedule.factors = (60, 80), ()
 
 
 def folder(c: ConfigDict) -> None:
     variants.folder(c)
     c.data.image_size = 224
-    c.encoder = recipe.encoder('resnet18')
+    c.encoder = encoder_config('resnet18')
     c.augment.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
-    c.projector = recipe.head(1, 16, 8, bias=True)
+    c.projector = head_config(1, 16, 8, bias=True)

@@ -11,18 +11,18 @@ Variants: `digits`, `cifar10`, `symmetric`, `folder`, `tiny`, `r18`; see configs
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('moco')
+    c = base_config('moco')
     c.batch_size = 256  # with 128: learning_rate 0.015, which the linear scaling below gives
     c.epochs = 200.0
     c.bn_group_size = 32  # the images of a GPU: 8 GPUs, not synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50')
-    c.projector = recipe.head(1, 2048, 128, bias=True)  # one linear layer; the hidden width is not used
+    c.encoder = encoder_config('resnet50')
+    c.projector = head_config(1, 2048, 128, bias=True)  # one linear layer; the hidden width is not used
 
     c.method.queue_size = 65536
     c.method.momentum = 0.999
@@ -40,7 +40,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
     c.schedule.name, c.schedule.milestones, c.schedule.factor = 'step', (120, 160), 0.1
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {

@@ -14,18 +14,18 @@ The official demo on CIFAR-10 reaches kNN 82.6 / 86.3 / 88.7 after 200 / 400 / 8
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('moco')
+    c = base_config('moco')
     c.batch_size = 256
     c.epochs = 200.0
     c.bn_group_size = 32  # the images of a GPU: 8 GPUs, not synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50')
-    c.projector = recipe.head(2, 2048, 128, bias=True, batch_norm=False)
+    c.encoder = encoder_config('resnet50')
+    c.projector = head_config(2, 2048, 128, bias=True, batch_norm=False)
 
     c.method.queue_size = 65536
     c.method.momentum = 0.999
@@ -42,7 +42,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
     c.schedule.name = 'cosine'  # per epoch
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -62,7 +62,7 @@ def cifar10(c: ConfigDict) -> None:
     variants.cifar10(c)
     c.batch_size = 512
     c.bn_group_size = 64  # 8 splits
-    c.projector = recipe.head(1, 512, 128, bias=True)
+    c.projector = head_config(1, 512, 128, bias=True)
     c.method.update(queue_size=4096, temperature=0.1, momentum=0.99)
     c.augment.update(crop_scale=(0.08, 1.0), blur=(0.0, 0.0))
     c.optimizer.weight_decay = 5e-4
@@ -72,7 +72,7 @@ def cifar10(c: ConfigDict) -> None:
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
     c.bn_group_size = 32
-    c.projector = recipe.head(2, 128, 64, bias=True, batch_norm=False)
+    c.projector = head_config(2, 128, 64, bias=True, batch_norm=False)
     c.method.update(queue_size=1024, momentum=0.99)
     c.optimizer.learning_rate = 0.12
 
@@ -80,5 +80,5 @@ def digits(c: ConfigDict) -> None:
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
     c.bn_group_size = 8
-    c.projector = recipe.head(2, 16, 8, bias=True, batch_norm=False)
+    c.projector = head_config(2, 16, 8, bias=True, batch_norm=False)
     c.method.queue_size = 64

@@ -12,19 +12,19 @@ Variants: `300`, `1000`, `cifar10`, `digits`, `folder`, `tiny`, `r18`, and `bflo
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('mocov3')
+    c = base_config('mocov3')
     c.batch_size = 4096
     c.epochs = 100.0
     c.bn_group_size = 0  # synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50', zero_init_residual=True)
-    c.projector = recipe.head(2, 4096, 256, last_batch_norm=True)
-    c.predictor = recipe.head(2, 4096, 256)
+    c.encoder = encoder_config('resnet50', zero_init_residual=True)
+    c.projector = head_config(2, 4096, 256, last_batch_norm=True)
+    c.predictor = head_config(2, 4096, 256)
 
     c.method.temperature = 1.0
     c.method.momentum = 0.99  # rises to 1
@@ -39,7 +39,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-6
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 10.0
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -79,14 +79,14 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.projector = recipe.head(2, 256, 64, last_batch_norm=True)
-    c.predictor = recipe.head(2, 256, 64)
+    c.projector = head_config(2, 256, 64, last_batch_norm=True)
+    c.predictor = head_config(2, 256, 64)
     c.method.temperature = 0.2
     c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = 'sgd', 0.1, 1e-4
 
 
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
-    c.projector = recipe.head(2, 16, 8, last_batch_norm=True)
-    c.predictor = recipe.head(2, 16, 8)
+    c.projector = head_config(2, 16, 8, last_batch_norm=True)
+    c.predictor = head_config(2, 16, 8)
     c.schedule.warmup_epochs = 0.0

@@ -14,21 +14,21 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 FREEZE_PATCH_PROJECTION = ('encoder/patch_embed',)  # at its random initialisation: what keeps the training stable
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('mocov3')
+    c = base_config('mocov3')
     c.batch_size = 4096
     c.epochs = 300.0
     c.bn_group_size = 0  # synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('vit_small', patch_size=16)
-    c.projector = recipe.head(3, 4096, 256, last_batch_norm=True)
-    c.predictor = recipe.head(2, 4096, 256, last_batch_norm=True)
+    c.encoder = encoder_config('vit_small', patch_size=16)
+    c.projector = head_config(3, 4096, 256, last_batch_norm=True)
+    c.predictor = head_config(2, 4096, 256, last_batch_norm=True)
 
     c.method.temperature = 0.2
     c.method.momentum = 0.99  # rises to 1
@@ -44,7 +44,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.freeze = FREEZE_PATCH_PROJECTION
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 40.0
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -76,23 +76,23 @@ def cifar10(c: ConfigDict) -> None:
     """Our own sizes: patches of 4 pixels, 64 tokens."""
     variants.cifar10(c)
     c.batch_size = 512
-    c.encoder = recipe.encoder('vit_tiny', patch_size=4)
+    c.encoder = encoder_config('vit_tiny', patch_size=4)
     c.augment.update(crop_scale=(0.2, 1.0), blur=(0.0, 0.0))
     c.optimizer.learning_rate = 5e-4
 
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.encoder = recipe.encoder('vit_tiny', patch_size=2, width=64, depth=4, num_heads=4)
-    c.projector = recipe.head(3, 256, 64, last_batch_norm=True)
-    c.predictor = recipe.head(2, 256, 64, last_batch_norm=True)
+    c.encoder = encoder_config('vit_tiny', patch_size=2, width=64, depth=4, num_heads=4)
+    c.projector = head_config(3, 256, 64, last_batch_norm=True)
+    c.predictor = head_config(2, 256, 64, last_batch_norm=True)
     c.optimizer.learning_rate = 2e-3
     c.schedule.warmup_epochs = 10.0
 
 
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
-    c.encoder = recipe.encoder('vit_tiny', patch_size=4, width=16, depth=2, num_heads=2)
-    c.projector = recipe.head(3, 16, 8, last_batch_norm=True)
-    c.predictor = recipe.head(2, 16, 8, last_batch_norm=True)
+    c.encoder = encoder_config('vit_tiny', patch_size=4, width=16, depth=2, num_heads=2)
+    c.projector = head_config(3, 16, 8, last_batch_norm=True)
+    c.predictor = head_config(2, 16, 8, last_batch_norm=True)
     c.schedule.warmup_epochs = 0.0

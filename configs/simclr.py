@@ -16,17 +16,17 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('simclr')
+    c = base_config('simclr')
     c.batch_size = 4096
     c.epochs = 100.0
     c.bn_group_size = 0  # global
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50', zero_init_residual=True, padding='simclr', bn_unbiased=False)
+    c.encoder = encoder_config('resnet50', zero_init_residual=True, padding='simclr', bn_unbiased=False)
     c.projector = head(2, 2048, 128)
 
     c.method.temperature = 0.1
@@ -44,7 +44,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.weight_decay = 1e-6  # the paper's, and once the README's; its newer 1e-4 is v2's
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 10.0
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -62,7 +62,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 def head(num_layers: int, hidden_dim: int, output_dim: int) -> ConfigDict:
     """The official projection head: hidden layers as wide as the features, and a last norm with no offset."""
-    return recipe.head(
+    return head_config(
         num_layers,
         hidden_dim,
         output_dim,
@@ -89,7 +89,7 @@ def cifar10(c: ConfigDict) -> None:
     variants.cifar10(c)
     c.batch_size = 512
     c.epochs = 1000.0
-    c.encoder = recipe.encoder('resnet18', stem='cifar', zero_init_residual=True, bn_unbiased=False)
+    c.encoder = encoder_config('resnet18', stem='cifar', zero_init_residual=True, bn_unbiased=False)
     c.projector = head(2, 512, 128)
     c.method.temperature = 0.5
     c.augment.update(jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.0, 0.0), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

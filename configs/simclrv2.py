@@ -14,7 +14,7 @@ Further variants: `digits` (embedded, minutes on a CPU), `cifar10`, `folder` (yo
 from ml_collections import ConfigDict
 
 from configs import simclr, variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -29,7 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.weight_decay = 1e-4
     c.schedule.warmup_epochs = 40.0  # 5 %
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -55,7 +55,7 @@ def selective_kernels(c: ConfigDict) -> None:
 def memory(c: ConfigDict) -> None:
     """A memory of the last 16 batches of views, which are 64K in the paper, from a network that moves slowly."""
     queue_size, temperature = 16 * c.batch_size, c.method.temperature
-    c.method = recipe.base('simclr_memory').method
+    c.method = base_config('simclr_memory').method
     c.method.update(queue_size=queue_size, momentum=0.999, temperature=temperature)
 
 

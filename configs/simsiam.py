@@ -12,19 +12,19 @@ Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the paper's: linear 
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('simsiam')
+    c = base_config('simsiam')
     c.batch_size = 512
     c.epochs = 100.0
     c.bn_group_size = 0  # synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50', zero_init_residual=True)
-    c.projector = recipe.head(3, 2048, 2048, last_batch_norm=True)  # the official last layer has a bias, not trained
-    c.predictor = recipe.head(2, 512, 2048, last_bias=True)  # a bottleneck
+    c.encoder = encoder_config('resnet50', zero_init_residual=True)
+    c.projector = head_config(3, 2048, 2048, last_batch_norm=True)  # the official last layer has a bias, not trained
+    c.predictor = head_config(2, 512, 2048, last_bias=True)  # a bottleneck
 
     c.augment.crop_scale = (0.2, 1.0)  # as in MoCo v2
     c.augment.jitter = (0.4, 0.4, 0.4, 0.1)
@@ -38,7 +38,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.constant = ('predictor',)  # --fix-pred-lr: it should follow the latest representations
     c.schedule.name = 'cosine'  # per epoch, no warm-up
 
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -66,12 +66,12 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.projector = recipe.head(2, 128, 128, last_batch_norm=True)
-    c.predictor = recipe.head(2, 32, 128, last_bias=True)
+    c.projector = head_config(2, 128, 128, last_batch_norm=True)
+    c.predictor = head_config(2, 32, 128, last_bias=True)
     c.optimizer.learning_rate = 0.1
 
 
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
-    c.projector = recipe.head(3, 16, 16, last_batch_norm=True)
-    c.predictor = recipe.head(2, 4, 16, last_bias=True)
+    c.projector = head_config(3, 16, 16, last_batch_norm=True)
+    c.predictor = head_config(2, 4, 16, last_bias=True)

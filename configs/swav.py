@@ -19,16 +19,16 @@ one).
 from ml_collections import ConfigDict
 
 from configs import variants
-from contrastive_jax import recipe
+from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = recipe.base('swav')
+    c = base_config('swav')
     large_batch(c)
     c.method.num_prototypes = 3000
     c.method.temperature = 0.1
     c.method.epsilon, c.method.iterations = 0.05, 3
-    return recipe.apply_variants(
+    return apply_variants(
         c,
         variant,
         {
@@ -57,8 +57,8 @@ def large_batch(c: ConfigDict) -> None:
     c.bn_group_size = 0  # synchronised
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = recipe.encoder('resnet50')
-    c.projector = recipe.head(2, 2048, 128, bias=True)
+    c.encoder = encoder_config('resnet50')
+    c.projector = head_config(2, 2048, 128, bias=True)
 
     c.augment.crop_scale = (0.14, 1.0)
     c.augment.jitter = (0.8, 0.8, 0.8, 0.2)
@@ -143,7 +143,7 @@ def cifar10(c: ConfigDict) -> None:
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
     c.augment.update(local_crops=2, local_size=6, local_scale=(0.25, 0.5), local_blur=0.0)
-    c.projector = recipe.head(2, 128, 64, bias=True)
+    c.projector = head_config(2, 128, 64, bias=True)
     c.optimizer.learning_rate = 2.0
     c.schedule.update(warmup_epochs=5.0, warmup_start=0.1, final=0.0)
     if c.method.name == 'swav':
@@ -154,7 +154,7 @@ def digits(c: ConfigDict) -> None:
 def tiny(c: ConfigDict) -> None:
     variants.tiny(c)
     c.augment.update(local_crops=2, local_size=6, local_scale=(0.25, 0.5))
-    c.projector = recipe.head(2, 16, 8, bias=True)
+    c.projector = head_config(2, 16, 8, bias=True)
     c.schedule.warmup_epochs = 0.0
     if c.method.name == 'swav':
         c.method.num_prototypes = 12

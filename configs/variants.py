@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
+from contrastive_jax.config.base import encoder_config
 
 
 def cifar10(c: ConfigDict) -> None:
     """CIFAR-10 from TFDS; from an .npz with --config.data.source=npz --config.data.path=cifar10.npz."""
     c.data.update(source='tfds', name='cifar10', image_size=32)
-    c.encoder = recipe.encoder('resnet18', stem='cifar')
+    c.encoder = encoder_config('resnet18', stem='cifar')
     c.augment.update(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 97, 970, 970  # an epoch of batches of 512: 97
 
@@ -20,7 +20,7 @@ def digits(c: ConfigDict) -> None:
     c.batch_size = 128
     c.epochs = 100.0
     c.data.update(source='digits', name='digits', image_size=8)
-    c.encoder = recipe.encoder('resnet_tiny', stem='cifar')
+    c.encoder = encoder_config('resnet_tiny', stem='cifar')
     c.augment.update(
         crop_scale=(0.5, 1.0), flip=0.0, jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0,
         blur=(0.0, 0.0), solarize=(0.0, 0.0), mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376),
@@ -39,7 +39,7 @@ def tiny(c: ConfigDict) -> None:
     c.batch_size = 16
     c.steps = 2
     c.data.update(source='digits', name='digits', image_size=8)
-    c.encoder = recipe.encoder('resnet_tiny', stem='cifar', width=4)
+    c.encoder = encoder_config('resnet_tiny', stem='cifar', width=4)
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 1, 2, 2
     c.eval.update(knn_k=5, max_train=64, max_test=32, batch_size=32)
 

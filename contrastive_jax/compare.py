@@ -20,8 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax import figures, metrics, workdir
 from contrastive_jax.errors import UserError
+from contrastive_jax.plots import figures
+from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.folder import CONFIG_FILE
 
 CONFIGS = Path('configs')
 NO_METHODS = ('variants', 'dictionary')  # what recipes share; MoCo v1's own comparison
@@ -83,7 +85,7 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
 
 def read(config: str, run: Path) -> Row:
     """The row of a finished run, from its workdir."""
-    about = json.loads((run / workdir.FILE).read_text(encoding='utf-8'))
+    about = json.loads((run / CONFIG_FILE).read_text(encoding='utf-8'))
     lines = metrics.read(run)
     last = {name: value for line in lines for name, value in line.items() if value is not None}
     rates = [line['images_per_second'] for line in lines if line.get('images_per_second') is not None]

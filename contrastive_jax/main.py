@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from contrastive_jax import cli
+from contrastive_jax.config import command_line
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
 from contrastive_jax.errors import Interrupted, UserError
 
@@ -25,20 +25,20 @@ flags.DEFINE_bool('verbose_errors', False, "Show the traceback of errors that ar
 
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
-    config, config_path = cli.parse(argv)
+    config, config_path = command_line.parse(argv)
     connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     enable_compilation_cache()
-    from contrastive_jax import loop  # after the hosts are connected: jax finds its devices once
+    from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
 
     try:
         if 'protocol' in config:
-            from contrastive_jax.evaluate import protocols
+            from contrastive_jax.protocols.run import run_protocol
 
-            protocols.evaluate(config, FLAGS.workdir)
+            run_protocol(config, FLAGS.workdir)
         else:
-            loop.fit(config, FLAGS.workdir)
+            fit(config, FLAGS.workdir)
     except UserError as error:
-        raise cli.with_hint(error, config, config_path) from error
+        raise command_line.with_hint(error, config, config_path) from error
     return 0
 
 

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import feed, train
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.methods import METHODS
+from contrastive_jax.training import feed
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_memory_step, init_state
 
 SURVEYED = 56  # three batches of 16 an epoch, and some that are left out
 
@@ -50,33 +53,33 @@ def load(name: str, **changes: Any) -> ConfigDict:
     return config
 
 
-def build(config: ConfigDict) -> tuple[train.Recipe, sources.Source]:
+def build(config: ConfigDict) -> tuple[Run, sources.Source]:
     source = sources.load('digits')
     if METHODS[config.method.name].initializes_memory:  # all of the data, in each test: a few
         source = sources.ArraySource(source.array[:SURVEYED], source.labels[:SURVEYED], name=source.name)
-    return train.build(config, len(source)), source
+    return build_run(config, len(source)), source
 
 
-def start(run: train.Recipe, devices: Devices, dtype: str = 'float32') -> PyTree:
+def start(run: Run, devices: Devices, dtype: str = 'float32') -> PyTree:
     """The state at step 0 in the devices' layout, its floating-point numbers in `dtype`."""
 
     def init() -> PyTree:
-        state = train.init_state(run)
+        state = init_state(run)
         return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
 
     return devices.place(jax.jit(init)(), run.state_specs)
 
 
-def surveyed(run: train.Recipe, source: sources.Source, devices: Devices, state: PyTree) -> PyTree:
+def surveyed(run: Run, source: sources.Source, devices: Devices, state: PyTree) -> PyTree:
     """The state after the pass over the data that some methods make before step 0."""
     if not run.method.initializes_memory:
         return state
-    return feed.ResidentFeed(run, devices, source, 1, train.init_memory_step).advance(state, 0, run.steps_per_epoch)[0]
+    return feed.ResidentFeed(run, devices, source, 1, init_memory_step).advance(state, 0, run.steps_per_epoch)[0]
 
 
 def steps(
-    run: train.Recipe, source: sources.Source, devices: Devices, count: int
-) -> tuple[train.TrainState, list[dict[str, np.ndarray]]]:
+    run: Run, source: sources.Source, devices: Devices, count: int
+) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
     """The state after `count` steps in the global layout, as numpy, and the metrics of each."""
     data = feed.ResidentFeed(run, devices, source, 1)
     state, metrics = data.advance(surveyed(run, source, devices, start(run, devices)), 0, count)

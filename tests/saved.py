@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import train
-from contrastive_jax.checkpoint import Checkpoints
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.step import init_state
+from contrastive_jax.workdir.checkpoint import Checkpoints
+from contrastive_jax.workdir.folder import open_workdir
 
 
 def save(config: ConfigDict, workdir: Path, steps: tuple[int, ...] = (3,), mode: str = 'jit', count: int = 1) -> PyTree:
     """Writes checkpoints of `steps`, from so many devices; returns the state of the last, as numpy."""
-    run = train.build(config, 64)
-    shapes = jax.eval_shape(lambda: train.init_state(run))
+    run = build_run(config, 64)
+    shapes = jax.eval_shape(lambda: init_state(run))
     devices = find_devices(mode, count)
     checkpoints = Checkpoints(open_workdir(str(workdir), config), devices, run.state_specs)
     for step in steps:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from benchmarks import count, flops, measure, programs, step
-from contrastive_jax import train
 from contrastive_jax.methods import ema
 from contrastive_jax.models import network
+from contrastive_jax.training.step import init_state
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_flops_of_control_flow() -> None:
 def test_parts_are_left_out(title: str) -> None:
     preset = step.PRESETS['tiny']
     run = programs.without_augmentation(step.build(preset.methods[title], preset, 16, 'float32'))
-    state = jax.eval_shape(partial(train.init_state, run))
+    state = jax.eval_shape(partial(init_state, run))
     batch = programs.crops(run, 10, np.random.default_rng(0))
 
     def traced(replaced: programs.Replaced = ()) -> tuple[int, str, set[str]]:

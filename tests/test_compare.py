@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from contrastive_jax import compare, figures, metrics
+from contrastive_jax import compare
+from contrastive_jax.plots import figures
+from contrastive_jax.workdir import metrics
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 

@@ -20,19 +20,19 @@ Variants also: `digits` (the embedded digits, in minutes on a CPU), `tiny` (the 
 
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
-from contrastive_jax.evaluate import protocols
+from contrastive_jax.config.base import apply_variants
+from contrastive_jax.protocols.run import protocol_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = protocols.base('distill')
+    c = protocol_config('distill')
     c.batch_size, c.epochs = 4096, 400.0
     c.distill.temperature = 0.1
     c.optimizer.name = 'lars_simclr'
     c.optimizer.learning_rate, c.optimizer.learning_rate_scaling = 0.1, 'sqrt'  # 6.4
     c.optimizer.weight_decay = 1e-4
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 20.0  # 5 %
-    return recipe.apply_variants(
+    return apply_variants(
         c, variant, {'self': lambda c: None, 'big_to_small': big_to_small, 'digits': digits, 'tiny': tiny}
     )
 

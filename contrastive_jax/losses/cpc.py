@@ -33,7 +33,7 @@ def cpc_grid(
     scale: float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """The loss of each offset on a grid of patches, predicted downwards; see `rotate_to_direction` for other directions.
+    """The loss of each offset on a grid of patches, predicted downwards; see `rotate_to_direction` for the others.
 
     Gradients flow into c, z and W.
 

@@ -15,7 +15,7 @@ def build_optimizer(
     """What makes updates of gradients, and its learning rate, for the log.
 
     Args:
-      config: of the form of `recipe.base`, checked.
+      config: of the form of `config.base.base_config`, checked.
       steps_per_epoch: whole batches in an epoch.
       total_steps: length of the run.
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.metrics import replace_file
+from contrastive_jax.workdir.metrics import replace_file
 
 FILE = 'report.html'
 

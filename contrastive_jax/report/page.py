@@ -13,16 +13,19 @@ import jinja2
 import numpy as np
 from ml_collections import ConfigDict
 
-from contrastive_jax import figures, loop, pictures, recipe, train
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.encoder import Encoder, load_encoder
 from contrastive_jax.evaluate.online import evenly_spaced
+from contrastive_jax.plots import figures, pictures
+from contrastive_jax.pretrained.encoder import Encoder, load_encoder
 from contrastive_jax.report import charts, images, look
 from contrastive_jax.report import staleness as stale
 from contrastive_jax.report.facts import facts
 from contrastive_jax.report.run import Run
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.fit import load_data
 
 FEW = 20  # classes whose confusion matrix can be read as a table
 LISTED = 12  # confused pairs, and classes that are told worst
@@ -87,7 +90,7 @@ class Parts:
         self.left_out: list[str] = []
         self.step = 0
         self.which = 'held-out images'
-        data = self.attempt('augmentation, neighbours, map and confusion matrix', lambda: loop.load_data(run.config))
+        data = self.attempt('augmentation, neighbours, map and confusion matrix', lambda: load_data(run.config))
         encoder = self.attempt('all that takes the encoder', lambda: load_encoder(run.workdir))
         self.data_name = data[0].name if data else run.known.get('data') or run.config.data.source
         self.staleness = self.sheet = self.neighbours = self.maps = self.confusion = self.attention = self.cells = None
@@ -174,7 +177,7 @@ def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | No
         raise UserError(
             f'batch_size {c.batch_size} is not divisible by {devices.count} devices -> use a number that is'
         )
-    recipe = train.build(c, len(source))
+    recipe = build_run(c, len(source))
     found = stale.measure(run.workdir, recipe, source, devices, c.data.on_device, c.data.workers)
     if found is None:
         return None
@@ -186,7 +189,7 @@ def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | No
 
 def sheet(config: ConfigDict, source: Source) -> dict[str, Any]:
     """What the augmentation makes of a few images."""
-    originals, views = pictures.augmented(source, recipe.policy(config), config.data.image_size, config.seed, rows=6)
+    originals, views = pictures.augmented(source, build_policy(config), config.data.image_size, config.seed, rows=6)
     columns = {'original': originals, **views}
     titles = [f'{title}\n{x.shape[2]} × {x.shape[1]}' for title, x in columns.items()]
     rows = [

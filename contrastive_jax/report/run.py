@@ -9,10 +9,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from contrastive_jax import about, metrics, recipe, workdir
+from contrastive_jax.config.base import base_config
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.protocols import FOLDER
 from contrastive_jax.methods import METHODS
+from contrastive_jax.protocols.run import RESULTS_FOLDER
+from contrastive_jax.workdir import about, metrics
+from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +91,16 @@ def read(path: str, elsewhere: Sequence[str] = ()) -> Run:
     if not folder.is_dir():
         what = 'is a file' if folder.is_file() else 'does not exist'
         raise UserError(f'--workdir {folder} {what} -> give the folder of a run')
-    config = workdir.read_config(folder)
+    config = read_config(folder)
     if 'protocol' in config:
         raise UserError(
             f'--workdir {folder} is that of an evaluation -> give the run that it judges: '
             f'--workdir={config.get("init", "")}'
         )
-    lacking = [name for name in recipe.base('moco') if name not in config]
+    lacking = [name for name in base_config('moco') if name not in config]
     if lacking or config.method.get('name') not in METHODS:
         what = f'lacks {", ".join(lacking[:3])}' if lacking else f'has the method {config.method.get("name")!r}'
-        raise UserError(f'{folder / workdir.FILE} is no config of a run: it {what} -> give the workdir of one')
+        raise UserError(f'{folder / CONFIG_FILE} is no config of a run: it {what} -> give the workdir of one')
     for other in elsewhere:
         if not Path(other).expanduser().is_dir():
             raise UserError(f'--evaluations {other} is no folder -> give the folder that holds their workdirs')
@@ -113,7 +115,7 @@ def _evaluations(run: Path, folders: Sequence[Path]) -> Iterator[Evaluation]:
         file.resolve(): None
         for folder in folders
         for form in ('', '*/')
-        for file in folder.glob(f'{form}{FOLDER}/*.json')
+        for file in folder.glob(f'{form}{RESULTS_FOLDER}/*.json')
     }
     for file in sorted(files):
         try:

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from contrastive_jax import feed, train
-from contrastive_jax.checkpoint import read_part
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import MethodState, memory
+from contrastive_jax.training import feed
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import augment, init_state, keys_of
+from contrastive_jax.workdir.checkpoint import read_part
 
 AGES = 12  # that are measured, a batch each
 
@@ -51,7 +53,7 @@ class Staleness:
 
 def measure(
     workdir: Path,
-    run: train.Recipe,
+    run: Run,
     source: Source,
     devices: Devices,
     on_device: bool = True,
@@ -69,7 +71,7 @@ def measure(
     Raises:
       CheckpointError: no checkpoint, or one of another model.
     """
-    shapes = jax.eval_shape(lambda: train.init_state(run))
+    shapes = jax.eval_shape(lambda: init_state(run))
     kind = kind_of(shapes.method.memory)
     if kind is None:
         return None
@@ -83,7 +85,7 @@ def measure(
     steps = looked_at(now, kind, shapes.method.memory, run)
     if not len(steps):
         return None
-    state = train.TrainState(jnp.zeros((), jnp.int32), part['params'], {}, MethodState(**part['method']))
+    state = TrainState(jnp.zeros((), jnp.int32), part['params'], {}, MethodState(**part['method']))
     state = devices.place(state, run.state_specs)
     data: feed.Feed
     if source.array is not None and on_device:
@@ -116,7 +118,7 @@ def kind_of(held: PyTree) -> str | None:
     return 'bank' if any(name == 'bank' or name.startswith('bank_') for name in held) else None
 
 
-def entries_of(held: PyTree, run: train.Recipe) -> int:
+def entries_of(held: PyTree, run: Run) -> int:
     """Keys in a queue, rows of a bank that belong to examples."""
     if 'queue' in held:
         return int(np.prod(held['queue']['keys'].shape[:2]))
@@ -125,7 +127,7 @@ def entries_of(held: PyTree, run: train.Recipe) -> int:
     return int(run.method.num_examples)  # type: ignore[attr-defined]
 
 
-def looked_at(now: int, kind: str, held: PyTree, run: train.Recipe) -> np.ndarray:
+def looked_at(now: int, kind: str, held: PyTree, run: Run) -> np.ndarray:
     """Some of the steps that made what is held after `now` steps, evenly spaced, the oldest first.
 
     Of a bank those of the epoch that is going on, or else of the last: no row was written twice in it.
@@ -140,22 +142,22 @@ def looked_at(now: int, kind: str, held: PyTree, run: train.Recipe) -> np.ndarra
     return np.unique(np.linspace(first, now - 1, min(AGES, max(now - first, 0))).astype(np.int64))
 
 
-def batches_a_step(run: train.Recipe) -> int:
+def batches_a_step(run: Run) -> int:
     """Batches of keys that a step puts into the queue."""
     both = getattr(run.method, 'symmetric', run.method.concat_views)  # MoCo's, if so; SimCLR's memory has both views
     return 2 if both else 1
 
 
 def recall_step(
-    state: train.TrainState, batch: dict[str, Any], *, run: train.Recipe, axis_name: str | None = None
-) -> tuple[train.TrainState, dict[str, Array]]:
+    state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
     """In place of `train_step`: shows the step number `state.step` again; nothing learns, nothing is remembered.
 
     Returns:
       The state, a step on, and the mean cosine of old and new entries, of the 'same' view and of any 'other'.
     """
-    key_views, key_method = train.keys_of(run, state.step)
-    batch = train.augment(key_views, batch, run, axis_name)
+    key_views, key_method = keys_of(run, state.step)
+    batch = augment(key_views, batch, run, axis_name)
     old = dict(state.method.memory)
     if 'queue' in old:
         slots = old['queue']['keys'].shape[0]
@@ -174,7 +176,7 @@ def recall_step(
 
 
 def _entries(
-    old: PyTree, new: PyTree, index: Array, step: Array, run: train.Recipe, axis_name: str | None
+    old: PyTree, new: PyTree, index: Array, step: Array, run: Run, axis_name: str | None
 ) -> list[tuple[Array, Array]]:
     """What the step has put in the place of what: pairs of [b, D]."""
     if 'queue' in old:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from contrastive_jax import feed
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import spherical_kmeans
 from contrastive_jax.methods import DeepCluster, MethodState
+from contrastive_jax.training import feed
 from tests import goldens, whole_runs
 from tests.methods.multi_crop import same
 from tests.methods.torch_names import network

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax import train
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 from contrastive_jax.methods.dino import last_layer, teacher_temperature
 from contrastive_jax.models import MLP
 from contrastive_jax.optim import optimizers, schedules
+from contrastive_jax.training.step import init_state
 from tests import goldens, runs
 from tests.models.test_vit import dino
 
@@ -172,7 +172,7 @@ def test_golden_multi_crop(case: goldens.Case) -> None:
 def first_loss(name: str, progress: float = 0.0, **changes: Any) -> Any:
     """Method, parameters, state, batch, and a compiled loss of a config."""
     run, _ = runs.build(runs.load(name, **changes))
-    state = jax.jit(lambda: train.init_state(run))()
+    state = jax.jit(lambda: init_state(run))()
     rng = np.random.default_rng(0)
     sizes = run.policy.view_sizes(run.image_size)
     views = tuple(jnp.asarray(rng.normal(size=(run.batch_size, s, s, 3)), jnp.float32) for s in sizes)
@@ -231,7 +231,7 @@ def test_the_last_layer_rests_in_the_first_epoch() -> None:
     config = runs.load('dino:tiny')
     assert config.optimizer.freeze_first == ('last_layer',)
     run, _ = runs.build(config)
-    state = jax.jit(lambda: train.init_state(run))()
+    state = jax.jit(lambda: init_state(run))()
     grads = jax.tree.map(jnp.ones_like, state.params)
     updates, _ = run.optimizer.update(grads, state.opt_state, state.params)
     assert not np.any(updates['last_layer']['kernel'])

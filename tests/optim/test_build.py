@@ -9,7 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import recipe
+from contrastive_jax.config.base import OPTIMIZERS, base_config
 from contrastive_jax.methods import ema
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import base_rate, build_optimizer
@@ -20,7 +20,7 @@ STEPS, PER_EPOCH = 6, 2
 
 
 def config_of(**fields: Any) -> ConfigDict:
-    config = recipe.base('moco')
+    config = base_config('moco')
     config.update_from_flattened_dict(fields)
     return config
 
@@ -124,7 +124,7 @@ def test_gradients_are_clipped_first(problem: Any) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), clipped, small)
 
 
-@pytest.mark.parametrize('name', recipe.OPTIMIZERS)
+@pytest.mark.parametrize('name', OPTIMIZERS)
 def test_every_optimizer_moves_and_freezes(problem: Any, name: str) -> None:
     params, grads = problem
     config = config_of(**{'optimizer.name': name, 'optimizer.freeze': ('bias',), 'optimizer.weight_decay': 0.1})

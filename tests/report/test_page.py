@@ -11,11 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax import about, metrics
 from contrastive_jax.data import sources
 from contrastive_jax.report import __main__ as command
 from contrastive_jax.report import charts
 from contrastive_jax.report.facts import duration
+from contrastive_jax.workdir import about, metrics
 from tests import saved
 from tests.little import get_config
 

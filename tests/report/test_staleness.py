@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contrastive_jax import train
-from contrastive_jax.checkpoint import Checkpoints
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.report import staleness
-from contrastive_jax.workdir import open_workdir
+from contrastive_jax.training.build import build_run
+from contrastive_jax.workdir.checkpoint import Checkpoints
+from contrastive_jax.workdir.folder import open_workdir
 from tests import runs
 from tests.little import get_config
 
@@ -63,10 +63,10 @@ def test_a_method_without_a_dictionary(tmp_path: Path) -> None:
 def test_the_steps_that_a_queue_holds(now: int, steps: list[int]) -> None:
     config = get_config('mocov2')
     config.method.queue_size = 64
-    run = train.build(config, 100)
+    run = build_run(config, 100)
     held = {'queue': {'keys': np.zeros((4, 16, 8))}}
     assert staleness.looked_at(now, 'queue', held, run).tolist() == steps
-    both = train.build(get_config('simclrv2,memory'), 100)  # two batches of keys a step
+    both = build_run(get_config('simclrv2,memory'), 100)  # two batches of keys a step
     assert staleness.looked_at(70, 'queue', held, both).tolist() == [68, 69]
     many = {'queue': {'keys': np.zeros((400, 16, 8))}}
     spread = staleness.looked_at(1000, 'queue', many, run)

@@ -1,0 +1,202 @@
+"""Brings data to the train step: from an array that lives on the device, or from a stream of crops off the host.
+
+Both advance a state by many steps without waiting for the device.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from ml_collections import ConfigDict
+
+from contrastive_jax.data import sampler
+from contrastive_jax.data.loader import train_batches
+from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import train_step
+
+Metrics = list[dict[str, Array]]
+Step = Callable[..., tuple[TrainState, dict[str, Array]]]
+
+
+class Feed(Protocol):
+    """Runs train steps on a data set.
+
+    Attributes:
+      stride: steps that one call of the device makes; a signal is heeded between two of them.
+    """
+
+    stride: int
+
+    def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
+        """Steps start..stop-1. The state (in the devices' layout) is donated; metrics are not waited for."""
+
+    def close(self) -> None:
+        """Ends threads and workers, if there are any."""
+
+
+def open_feed(
+    run: Run, devices: Devices, source: Source, *, data: ConfigDict, max_steps: int, step: Step = train_step
+) -> Feed:
+    """The feed for a data set: from the device if the data is in memory, otherwise off the host.
+
+    Args:
+      run: what is constant in the run.
+      devices: the devices that the run uses.
+      source: training images.
+      data: the section `data` of a config: `on_device`, `workers`.
+      max_steps: the most steps that one call of the device runs.
+      step: what is done with a batch, of the form of `train_step`.
+    """
+    if source.array is not None and data.on_device:
+        return ResidentFeed(run, devices, source, max_steps, step)
+    return StreamFeed(run, devices, source, data.workers, step)
+
+
+class ResidentFeed:
+    """All images live on every device; sampling, augmentation and step run inside one compiled loop of many steps.
+
+    On CPU a call is one step: XLA runs convolutions inside a loop on a single thread there (measured 7 times slower).
+
+    Args:
+      run: the recipe.
+      devices: of the run.
+      source: with `source.array`.
+      max_steps: the most steps that one call runs.
+      step: what is done with a batch, of the form of `train_step`.
+    """
+
+    def __init__(self, run: Run, devices: Devices, source: Source, max_steps: int, step: Step = train_step):
+        assert source.array is not None
+        self._run, self._devices, self._n = run, devices, len(source)
+        self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
+        labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
+        self._data = devices.place({'images': source.array, 'labels': labels}, REPLICATED)
+        r = REPLICATED
+        loop = partial(run_steps, run=run, axis_name=AXIS, step=step)
+        self._call = devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
+
+    def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
+        metrics = []
+        for first in range(start, stop, self.stride):
+            last = min(first + self.stride, stop)
+            orders = sampler.chunk_index(self._run.seed, first, last, self._n, self._run.batch_size)
+            # One shape, and so one program, whatever the number of steps: the same bits however a run is cut.
+            padded = np.zeros((self.stride, self._run.batch_size), np.int32)
+            padded[: last - first] = orders
+            given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, REPLICATED)
+            state, sums = self._call(state, self._data, given['orders'], given['steps'])
+            metrics.append(sums)
+        return state, metrics
+
+    def close(self) -> None:
+        self._data = None
+
+
+class StreamFeed:
+    """A loader decodes images and cuts crops on the host; the rest of the augmentation runs inside the step.
+
+    Args:
+      run: the recipe.
+      devices: of the run.
+      source: any.
+      workers: processes of the loader; 0: threads.
+      step: what is done with a batch, of the form of `train_step`.
+    """
+
+    stride = 1
+
+    def __init__(self, run: Run, devices: Devices, source: Source, workers: int, step: Step = train_step):
+        self._run, self._devices, self._source, self._workers = run, devices, source, workers
+        self._batches: Iterator[dict[str, Any]] | None = None
+        self._next = 0  # step that they are at
+        call = partial(one_step, run=run, axis_name=AXIS, step=step)
+        specs = (run.state_specs, SHARDED)
+        self._call = devices.run(call, specs, (run.state_specs, REPLICATED), donate=(0,))
+
+    def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
+        if self._batches is None or start != self._next:
+            self.close()
+            run, policy = self._run, self._run.policy
+            self._batches = train_batches(
+                self._source,
+                seed=run.seed,
+                batch_size=run.batch_size,
+                image_size=policy.view_sizes(run.image_size),
+                num_views=policy.num_views,
+                crop_scale=policy.view_scales,
+                crop_ratio=policy.crop_ratio,
+                interpolation=policy.interpolation,
+                style=policy.style,
+                start_step=start,
+                stop_step=run.total_steps,
+                num_workers=self._workers,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+        metrics: Metrics = []
+        for batch in itertools.islice(self._batches, stop - start):
+            state, sums = self._call(state, self._devices.place_rows(batch))
+            metrics.append(sums)
+        self._next = stop
+        return state, metrics
+
+    def close(self) -> None:
+        if self._batches is not None and hasattr(self._batches, 'close'):
+            self._batches.close()
+
+
+def one_step(
+    state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None, step: Step = train_step
+) -> tuple[TrainState, dict[str, Array]]:
+    """`step`, with its metrics as sums over 'steps' steps: here one."""
+    state, metrics = step(state, batch, run=run, axis_name=axis_name)
+    return state, {**metrics, 'steps': jnp.ones(())}
+
+
+def run_steps(
+    state: TrainState,
+    data: dict[str, Array],
+    orders: Array,
+    steps: Array,
+    *,
+    run: Run,
+    axis_name: str | None,
+    step: Step = train_step,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The first `steps` of the given steps, in one compiled loop.
+
+    Args:
+      state: before the first of them.
+      data: {'images': uint8[n, H, W, 3], 'labels': int32[n]}.
+      orders: int32[S, B] examples of each step.
+      steps: how many of the S are run, at least 1.
+      run: the recipe.
+      axis_name: the mapped device axis.
+      step: what is done with a batch.
+
+    Returns:
+      The state, and the sums of the metrics over the steps with their number under 'steps'.
+    """
+
+    def number(i: Array | int, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        return one_step(state, {**data, 'order': orders[i]}, run=run, axis_name=axis_name, step=step)
+
+    if orders.shape[0] == 1:
+        return number(0, state)
+
+    def body(i: Array, carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
+        state, sums = carry
+        state, metrics = number(i, state)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    shapes = jax.eval_shape(partial(number, 0), state)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return lax.fori_loop(0, steps, body, (state, zeros))

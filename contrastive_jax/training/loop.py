@@ -1,0 +1,327 @@
+"""The loop: trains, evaluates, logs and saves until the end of a run, or goes on with one that was stopped."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.distributed.devices import Devices
+from contrastive_jax.errors import Interrupted, NumericalError
+from contrastive_jax.training.evaluators import Evaluator
+from contrastive_jax.training.feed import Feed, Metrics
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.progress import Progress
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state
+from contrastive_jax.workdir.about import About
+from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
+from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
+
+# Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
+# crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
+CALLS_AHEAD = 3
+
+PROFILE_AFTER = 100  # steps: the profile leaves out compilation and the first, slower steps
+
+# Given the initial or restored state (in the devices' layout) and its step, returns the state that training starts
+# from: at step 0 perhaps with given weights put in. Raises UserError where a restored state belongs to other weights.
+Start = Callable[[TrainState, int], TrainState]
+
+
+def from_scratch(state: TrainState, step: int) -> TrainState:
+    """The start of a run that begins with its own initial weights."""
+    del step
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """How often the loop does what it does besides training, in steps.
+
+    Attributes:
+      log: steps between two lines of metrics.
+      checkpoint: steps between two checkpoints.
+      profile: number of steps to profile; 0: none.
+    """
+
+    log: int
+    checkpoint: int
+    profile: int = 0
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> 'Cadence':
+        return cls(config.log_every_steps, config.checkpoint_every_steps, config.profile_steps)
+
+
+class Trainer:
+    """Trains one run. `fit` runs it from its start to its end; the other methods are the parts of `fit`.
+
+    Args:
+      run: what is constant in the run.
+      feed: brings data to the train step.
+      evaluators: what is measured and drawn on the way.
+      start: the state that training starts from, given the initial or the restored one.
+      workdir: the folder of the run; it exists.
+      devices: the devices that the run uses.
+      cadence: how often the loop logs, saves and profiles.
+      data: facts about the data, for `about.json` and the first line: 'data' (its name), 'train_images' and perhaps
+        'held_out_images'.
+      open_first_pass: opens the feed of one epoch for methods that fill their memory before step 0; else None.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        feed: Feed,
+        evaluators: Sequence[Evaluator],
+        start: Start,
+        workdir: Path,
+        *,
+        devices: Devices,
+        cadence: Cadence,
+        data: Mapping[str, Any],
+        open_first_pass: Callable[[], Feed] | None = None,
+    ):
+        self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
+        self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
+        self.open_first_pass = open_first_pass
+        self.first_process = jax.process_index() == 0
+        self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+
+    def fit(self, interrupt: Interrupt) -> dict[str, float]:
+        """Trains to the end, or to a signal.
+
+        Args:
+          interrupt: tells whether the run was asked to stop.
+
+        Returns:
+          The last value of every 'eval/' and 'baseline/' metric.
+
+        Raises:
+          Interrupted: the run was asked to stop; the state is saved.
+          NumericalError: the loss is not finite.
+        """
+        total = self.run.total_steps
+        start, state, unlogged = self.restore_or_init()
+        progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
+        writer = MetricWriter(self.workdir, start, enabled=self.first_process)
+        goes_on = self.first_process and start < total
+        about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
+        try:
+            with progress:
+                if start >= total:
+                    progress.say(f'already complete at step {start} of {total}')
+                else:
+                    self.introduce(state, start, progress)
+                self.leave_early(start, interrupt)
+                with progress.paused():
+                    if self.lacks_evaluation(start):
+                        self.evaluate(start, state, writer, progress)
+                if start == 0 and self.open_first_pass is not None:
+                    state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
+                self.leave_early(start, interrupt)
+                self.train(start, state, unlogged, progress, writer, about, interrupt)
+                return self.summarize(max(start, total), progress)
+        finally:
+            self.feed.close()
+            writer.close()
+            self.checkpoints.close()
+
+    def train(
+        self,
+        step: int,
+        state: PyTree,
+        unlogged: dict[str, float],
+        progress: Progress,
+        writer: MetricWriter,
+        about: About,
+        interrupt: Interrupt,
+    ) -> None:
+        """From `step` to the end. The device always has the next steps queued while the host logs the last ones.
+
+        Which lines the log has, and over which steps each is a mean, follows from the steps alone, not from
+        interruptions: sums over steps that were not yet logged (`unlogged`) are kept with the checkpoint.
+        """
+        cadence, total, start = self.cadence, self.run.total_steps, step
+        evaluations = {e.every_steps for e in self.evaluators if e.every_steps}
+        profile_from = start + min(PROFILE_AFTER, (total - start) // 2)
+        profile_to = min(profile_from + cadence.profile, total) if cadence.profile else profile_from
+        running: Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
+        while step < total:
+            stops = [(step // n + 1) * n for n in (cadence.log, cadence.checkpoint, *evaluations)] + [total]
+            stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
+            if running and step % cadence.log == 0:  # just enough to keep the device busy while the host logs
+                stops.append(step + CALLS_AHEAD * self.feed.stride)
+            before, stop = step, min(stops)
+            if cadence.profile and step == profile_from:
+                jax.profiler.start_trace(str(self.workdir / 'profile'))
+            state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
+            if before == start:
+                jax.block_until_ready(metrics)
+                progress.untimed(step)
+            if running and before % cadence.log == 0:
+                self.log(before, self.sums(before, unlogged, running), progress, writer)
+                unlogged, running = {}, []
+            running += metrics
+            if cadence.profile and step == profile_to:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+
+            asked = self.agree(interrupt)
+            at_eval = bool(self.due(step))
+            due = step == total or at_eval or step % cadence.checkpoint == 0
+            if asked or due:
+                unlogged, running = self.sums(step, unlogged, running), []
+                if due or step % cadence.log == 0:
+                    self.log(step, unlogged, progress, writer)
+                    unlogged = {}
+                with progress.paused():
+                    self.checkpoints.save(step, state, unlogged)
+                    if step == total or (at_eval and not asked):
+                        self.evaluate(step, state, writer, progress)
+                about.update(step)
+            if asked and step < total:
+                self.checkpoints.wait()
+                raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
+
+    def advance(
+        self, feed: Feed, state: PyTree, step: int, stop: int, interrupt: Interrupt
+    ) -> tuple[PyTree, Metrics, int]:
+        """Goes on to step `stop`, or less far if a signal comes: state, metrics, and the step that was reached."""
+        metrics: Metrics = []
+        for first in range(step, stop, feed.stride):
+            step = min(first + feed.stride, stop)
+            state, new = feed.advance(state, first, step)
+            metrics += new
+            if len(metrics) > CALLS_AHEAD:
+                jax.block_until_ready(metrics[-1 - CALLS_AHEAD])
+            if interrupt.requested and jax.process_count() == 1:  # several have to agree on a step: at `stop`
+                break
+        return state, metrics, step
+
+    def leave_early(self, start: int, interrupt: Interrupt) -> None:
+        """Stops before the first step if a signal came: there is nothing new to save."""
+        if start < self.run.total_steps and (asked := self.agree(interrupt)):
+            where = f'at step {start} of {self.run.total_steps}, already saved' if start else 'before the first step'
+            raise Interrupted(f'{asked} {where}; the same command goes on from there')
+
+    def restore_or_init(self) -> Restored:
+        """The newest checkpoint, or the state at step 0."""
+        init, specs = lambda: init_state(self.run), self.run.state_specs
+        shapes = jax.eval_shape(init)
+        found = self.checkpoints.restore(shapes)
+        if found is None:
+            # Runs once: on CPU fast code for it takes longer to compile than it saves.
+            options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+            state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
+            found = Restored(0, self.devices.place(state, specs), {})
+        return found._replace(state=self.start(found.state, found.step))
+
+    def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
+        """Shows the untrained network one epoch, which fills the memory of a method. A run stopped here starts anew."""
+        steps = self.run.steps_per_epoch
+        progress.say(f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one')
+        try:
+            return self.advance(feed, state, 0, steps, interrupt)[0]
+        finally:
+            feed.close()
+
+    def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
+        """Says what is about to run."""
+        run, d = self.run, self.devices
+        shapes = jax.eval_shape(lambda s: d.collect(s, run.state_specs), state)
+        progress.say(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
+        kind = jax.devices()[0].device_kind
+        progress.say(
+            f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '
+            f'batch {run.batch_size}, {run.total_steps} steps ({run.total_steps / run.steps_per_epoch:.1f} epochs) '
+            f'on {d.count} x {kind} ({d.mode})' + (f', going on at step {start}' if start else '')
+        )
+
+    def described(self) -> dict[str, Any]:
+        """What the config does not say about a run, for `about.json`."""
+        lengths = {'total_steps': self.run.total_steps, 'steps_per_epoch': self.run.steps_per_epoch}
+        return {**self.data, **lengths}
+
+    def sums(self, step: int, unlogged: dict[str, float], running: Metrics) -> dict[str, float]:
+        """Sums of the metrics of the steps not yet logged, up to `step`; makes sure that the loss is finite.
+
+        Waits for them, while the device has later ones to do. In float64, the order of adding hardly matters.
+        """
+        host = [unlogged] if unlogged else []
+        host += [self.devices.fetch(metrics) for metrics in running]
+        sums = {name: float(np.sum([metrics[name] for metrics in host], dtype=np.float64)) for name in host[0]}
+        if not math.isfinite(sums['loss']):
+            raise NumericalError(
+                f'the loss is {sums["loss"] / sums["steps"]} before step {step} -> lower optimizer.learning_rate or '
+                f'lengthen the warm-up; the checkpoints in {self.workdir / FOLDER} are from before'
+            )
+        return sums
+
+    def log(self, step: int, sums: dict[str, float], progress: Progress, writer: MetricWriter) -> None:
+        """Writes the means over the steps since the last log."""
+        means = {name: x / sums['steps'] for name, x in sums.items() if name != 'steps'}
+        rate = progress.update(step, means['loss'])
+        writer.write(step, {**means, 'images_per_second': rate})
+
+    def due(self, step: int) -> list[Evaluator]:
+        """The evaluators that are due at a step."""
+        return [evaluator for evaluator in self.evaluators if evaluator.due(step, self.run.total_steps)]
+
+    def lacks_evaluation(self, start: int) -> bool:
+        """Whether step `start` is due and was not evaluated: a run may end between a checkpoint and its evaluation."""
+        due = any(evaluator.measures for evaluator in self.due(start))
+        done = any(
+            line['step'] == start and any(name.startswith('eval/') for name in line) for line in read(self.workdir)
+        )
+        return due and self.same_everywhere(not done)
+
+    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
+        """Runs the evaluators that are due: measures first, then draws."""
+        due, shown = self.due(step), list[str]()
+        metrics: dict[str, float] = {}
+        for evaluator in due:
+            found = evaluator(step, state)
+            metrics |= found
+            shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        if metrics:
+            baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
+            writer.write(step, {**metrics, **baseline})
+            values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown)
+            progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
+        if self.first_process:
+            for evaluator in due:
+                for name, png in evaluator.draw(step, self.workdir).items():
+                    writer.write_image(step, name, png)
+
+    def summarize(self, step: int, progress: Progress) -> dict[str, float]:
+        """The last lines of a run that is at `step`: where things are, and what the evaluators conclude."""
+        self.checkpoints.wait()
+        last: dict[str, float] = {}
+        for line in read(self.workdir) if self.first_process else []:
+            last |= {name: x for name, x in line.items() if name.startswith(('eval/', 'baseline/'))}
+        for evaluator in self.evaluators:
+            for conclusion in evaluator.conclusions(last):
+                progress.say(conclusion)
+        pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
+        progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
+        return last
+
+    def agree(self, interrupt: Interrupt) -> str | None:
+        """Whether any process was asked to stop; all of them must save the same step."""
+        if jax.process_count() == 1:
+            return interrupt.requested
+        flags = multihost_utils.process_allgather(np.array(interrupt.requested is not None))
+        return (interrupt.requested or 'a signal to another host') if flags.any() else None
+
+    def same_everywhere(self, flag: bool) -> bool:
+        """The first process's answer: it alone writes to the workdir, which others may not even see."""
+        return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(flag)))

@@ -1,0 +1,88 @@
+"""The pure train step: augment, differentiate, average over the devices, update."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from contrastive_jax.augment.views import resident_batch, streamed_batch
+from contrastive_jax.distributed import collectives
+from contrastive_jax.training.run import Run, TrainState
+
+
+def init_state(run: Run) -> TrainState:
+    """The state at step 0, in the global layout; jit it."""
+    key = jax.random.fold_in(jax.random.key(run.seed), 0)
+    sizes = run.policy.view_sizes(run.image_size)
+    views = tuple(jnp.zeros((run.batch_size, s, s, 3), run.dtype) for s in sizes)
+    params, method_state = run.method.init(key, {'views': views})
+    return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method_state)
+
+
+def train_step(
+    state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step on one device's part of a batch. Pure.
+
+    Args:
+      state: replicated, but for the memory, of which each device has its part.
+      batch: either {'images': uint8[n, H, W, 3], 'labels': int32[n], 'order': int32[B]}, the data of a device that
+        holds it all, or {'crops': (uint8[b, s, s, 3], ...), 'index': int32[b], 'label': int32[b]} from the host.
+      run: what is constant in the run.
+      axis_name: the mapped device axis; None when the whole batch is here.
+
+    Returns:
+      The new state and metrics, scalars that are the same on all devices.
+    """
+    key_views, key_method = keys_of(run, state.step)
+    batch = augment(key_views, batch, run, axis_name)
+    method_state = state.method
+    if run.method.initializes_memory:
+        key_method, key_epoch = jax.random.split(key_method)
+        prepare = partial(run.method.before_epoch, rng=key_epoch, axis_name=axis_name)
+        method_state = lax.cond(state.step % run.steps_per_epoch == 0, prepare, lambda same: same, method_state)
+
+    progress = state.step / run.total_steps
+    loss_of = lambda params: run.method.loss(  # noqa: E731
+        params, method_state, batch, rng=key_method, progress=progress, axis_name=axis_name
+    )
+    (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    grads, metrics = collectives.pmean((grads, {'loss': loss, **metrics}), axis_name)
+
+    updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, method_state = run.method.after_update(params, method_state, progress=progress)
+    metrics |= {'learning_rate': run.learning_rate(state.step), 'grad_norm': optax.tree.norm(grads)}
+    metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+    return TrainState(state.step + 1, params, opt_state, method_state), metrics
+
+
+def init_memory_step(
+    state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """In place of `train_step`, before training, for methods that `initializes_memory`: nothing learns.
+
+    The images are those of the first epoch, in its order, otherwise distorted. `state.step` counts them, and is back at
+    0 after the last.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 2), state.step)
+    batch = augment(key, batch, run, axis_name)
+    method_state = run.method.init_memory(state.params, state.method, batch, axis_name=axis_name)
+    return dataclasses.replace(state, step=(state.step + 1) % run.steps_per_epoch, method=method_state), {}
+
+
+def keys_of(run: Run, step: Array | int) -> Array:
+    """The two keys of a step, that of its views and that of the method."""
+    return jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 1), step))
+
+
+def augment(key: Array, batch: dict[str, Any], run: Run, axis_name: str | None) -> dict[str, Any]:
+    """What a step is given as a batch that a method sees."""
+    common = {'policy': run.policy, 'shuffles': run.method.shuffles, 'dtype': run.dtype, 'axis_name': axis_name}
+    if 'order' in batch:
+        return resident_batch(key, batch['images'], batch['labels'], batch['order'], size=run.image_size, **common)
+    return streamed_batch(key, batch['crops'], batch['index'], batch['label'], **common)

@@ -1,0 +1,133 @@
+"""Where and with what a run was trained: `about.json` in its workdir, a session for each time that it was started.
+
+Nothing reads it to train: a run without the file, or with one that cannot be read, goes on all the same.
+"""
+
+import datetime
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from contrastive_jax.errors import UserError
+from contrastive_jax.workdir.metrics import replace_file
+
+FILE = 'about.json'
+
+
+class About:
+    """Keeps `about.json` of a workdir.
+
+    What a kill has lost is taken back here as in `metrics.jsonl`: a run that goes on from step s has no session that
+    began at s or later, and none that ends after it.
+
+    Args:
+      workdir: of the run; it exists.
+      start: the step that this session begins with.
+      run: what else there is to know about the run, plain data.
+      mode: of `config.parallel`.
+      enabled: False makes every method do nothing: only one process of a run may write.
+
+    Raises:
+      UserError: from here or from `update`, when the file cannot be written.
+    """
+
+    def __init__(self, workdir: Path, start: int, run: Mapping[str, Any], mode: str, enabled: bool = True):
+        self._file, self._enabled, self._began = workdir / FILE, enabled, time.monotonic()
+        before = [session for session in sessions(read(workdir)) if session['from_step'] < start]
+        for session in before:
+            session['to_step'] = min(session['to_step'], start)
+        self._session = {
+            'from_step': start,
+            'to_step': start,
+            'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+            'seconds': 0.0,
+            **environment(),
+            'parallel': mode,
+        }
+        self._content = {'run': dict(run), 'sessions': [*before, self._session]}
+        self.update(start)
+
+    def update(self, step: int) -> None:
+        """Says how far the session has come."""
+        if not self._enabled:
+            return
+        self._session |= {'to_step': step, 'seconds': round(time.monotonic() - self._began, 1)}
+        try:
+            replace_file(self._file, json.dumps(self._content, indent=2).encode() + b'\n')
+        except OSError as error:
+            raise UserError(f'cannot write {self._file}: {error.strerror} -> choose another --workdir') from error
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """What the file says; {} where it is missing or not ours."""
+    try:
+        found = json.loads((workdir / FILE).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def run(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `read` found about the run as a whole."""
+    given = found.get('run')
+    return given if isinstance(given, dict) else {}
+
+
+def sessions(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sessions that `read` found, in order, those that are whole."""
+    given = found.get('sessions')
+    given = given if isinstance(given, list) else []
+    return [x for x in given if isinstance(x, dict) and all(isinstance(x.get(k), kind) for k, kind in _KINDS.items())]
+
+
+_KINDS: dict[str, Any] = {
+    'from_step': int,
+    'to_step': int,
+    'started': str,
+    'seconds': int | float,
+    'devices': int,
+    'device_kind': str,
+    'hosts': int,
+    'jax': str,
+    'commit': str | None,
+    'parallel': str,
+}
+
+
+def environment() -> dict[str, Any]:
+    """Devices, version of jax, and commit of this code (None outside of a git checkout)."""
+    return {
+        'devices': jax.device_count(),
+        'device_kind': jax.devices()[0].device_kind,
+        'hosts': jax.process_count(),
+        'jax': jax.__version__,
+        'commit': commit(),
+    }
+
+
+def commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """The commit of a checkout, with a '+' behind it where tracked files were changed.
+
+    Args:
+      root: the folder of the checkout; by default the one that holds this package.
+
+    Returns:
+      None where `root` is no git checkout, as in an installed wheel.
+    """
+    if not (root / '.git').exists():  # a repository further up is another one
+        return None
+
+    def git(*args: str) -> str:
+        command = ['git', '-C', str(root), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        changed = git('status', '--porcelain', '--untracked-files=no')
+        return git('rev-parse', 'HEAD') + ('+' if changed else '')
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,98 @@
+"""The folder of a run: its config, and whether a new command may go on in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from contrastive_jax.errors import UserError
+from contrastive_jax.workdir.metrics import replace_file
+
+CONFIG_FILE = 'config.json'
+
+# What may change when a run goes on; everything else makes another run.
+FREE = (
+    'log_every_steps',
+    'eval_every_steps',
+    'checkpoint_every_steps',
+    'profile_steps',
+    'parallel',
+    'epochs',
+    'steps',
+    'eval.',
+    'data.path',
+    'data.eval_split',
+    'data.workers',
+    'data.on_device',
+)
+
+
+def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
+    """Makes the folder, or checks that the config is the one its run was started with.
+
+    Args:
+      path: of the workdir; ~ and relative paths are resolved.
+      config: of this run.
+      write: whether this process writes `config.json`.
+
+    Raises:
+      UserError: the folder is not local, cannot be made, or holds a run of another config.
+    """
+    if '://' in path:
+        raise UserError(f'--workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
+    workdir = Path(path).expanduser().absolute()
+    file = workdir / CONFIG_FILE
+    new = _flat(json.loads(config.to_json()))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            old = json.loads(file.read_text(encoding='utf-8'))
+            if not isinstance(old, dict):
+                raise ValueError('it holds no config')
+            _compare(_flat(old), new, workdir)
+        if write:
+            replace_file(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
+    except OSError as error:
+        raise UserError(f'cannot write to --workdir {workdir}: {error.strerror} -> choose another') from error
+    except ValueError as error:
+        raise UserError(f'{file} is not the JSON of a run ({error}) -> choose another --workdir') from error
+    return workdir
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of a run, from the JSON in its folder.
+
+    Raises:
+      UserError: there is none.
+    """
+    file = workdir / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text(encoding='utf-8'))
+        if not isinstance(config, dict):
+            raise ValueError('it holds no config')
+        return ConfigDict(config)
+    except OSError as error:
+        raise UserError(f'cannot read {file}: {error.strerror} -> give the workdir of a run') from error
+    except ValueError as error:
+        raise UserError(f'{file} is not the JSON of a run ({error}) -> give another workdir') from error
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
+    changed = [
+        f'{name}: {old.get(name, "(none)")} -> {new.get(name, "(none)")}'
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name) and not any(name == free or name.startswith(free) for free in FREE)
+    ]
+    if changed:
+        raise UserError(
+            f'--workdir {workdir} holds a run of another config ({"; ".join(changed)}) '
+            '-> choose another --workdir, or give these fields their old values'
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,401 @@
+"""What is wrong with a config: each rule of `check` alone and all at once, and rules of several fields."""
+
+import math
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from contrastive_jax.config.base import base_config, encoder_config, head_config
+from contrastive_jax.config.check import check
+from contrastive_jax.errors import UserError
+from contrastive_jax.training.build import build_run
+from tests import runs
+
+nan, inf = math.nan, math.inf
+
+
+def change(name: str, **fields: Any) -> ConfigDict:
+    """The config of 'file:variants' with fields that a config file could set, of other types too."""
+    config = runs.load(name).unlock()
+    for path, value in fields.items():
+        section, _, field = path.rpartition('.')
+        holder = config
+        for part in filter(None, section.split('.')):
+            holder = holder[part]
+        with holder.ignore_type():
+            holder[field] = ConfigDict(value) if isinstance(value, dict) else value
+    return config
+
+
+# ================================ each rule alone ================================
+
+MOCO, SYMMETRIC, VIT = 'mocov2:tiny', 'mocov2:tiny,symmetric', 'mocov3_vit:tiny'
+R50, BANK, END = 'mocov3_r50:tiny', 'dictionary:memory_bank,tiny', 'dictionary:end_to_end,tiny'
+INSTDIS, INVASPREAD, CMC = 'instdis:tiny', 'invaspread:tiny', 'cmc:tiny'
+BYOL, SIMSIAM, DINO = 'byol:tiny', 'simsiam:tiny', 'dino:tiny'
+SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
+CPC = 'cpc:tiny'
+BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
+SWAV, DEEP = 'swav:tiny', 'deepcluster:tiny'
+
+RULES: list[tuple[str, str, Any, str]] = [
+    # batch, devices, length
+    (MOCO, 'batch_size', 0, 'batch_size 0 is out of range -> it must be at least 1'),
+    (MOCO, 'batch_size', -8, 'batch_size -8 is out of range'),
+    (MOCO, 'steps', -1, 'steps -1 is out of range -> it must be at least 0'),
+    (MOCO, 'seed', -1, 'seed -1 is out of range'),
+    (MOCO, 'seed', 2**31, 'seed 2147483648 is out of range'),
+    (MOCO, 'bn_group_size', -1, 'bn_group_size -1 is out of range -> it must be at least 0'),
+    (MOCO, 'bn_group_size', 3, 'bn_group_size 3 does not fit 8 devices of 2 examples -> use a divisor of 2'),
+    (MOCO, 'bn_group_size', 6, 'bn_group_size 6 does not fit 8 devices of 2 examples'),
+    (MOCO, 'bn_group_size', 32, 'bn_group_size 32 is larger than batch_size 16 -> use 0'),
+    (MOCO, 'chunks', 0, 'chunks 0 is out of range -> it must be at least 1'),
+    (MOCO, 'chunks', 3, 'chunks 3 does not divide the 2 examples of a device -> use 2'),
+    (MOCO, 'chunks', 2, 'bn_group_size 8 does not fit chunks of 1 examples: each would have its own BN'),
+    (DINO, 'chunks', 2, 'encoder.drop_path 0.1 draws by the position in the batch -> use 0, or chunks 1'),
+    (VIT, 'chunks', 2, 'bn_group_size 0 does not fit chunks of 1 examples'),
+    (MOCO, 'dtype', 'float16', "dtype 'float16' is unknown; did you mean 'bfloat16'? -> choose from float32, bfloat16"),
+    (MOCO, 'parallel', 'pmapp', "parallel 'pmapp' is unknown; did you mean 'pmap'? -> choose from jit, pmap"),
+    (MOCO, 'log_every_steps', 0, 'log_every_steps 0 is out of range'),
+    (MOCO, 'eval_every_steps', -1, 'eval_every_steps -1 is out of range'),
+    (MOCO, 'checkpoint_every_steps', 0, 'checkpoint_every_steps 0 is out of range'),
+    (MOCO, 'profile_steps', -1, 'profile_steps -1 is out of range'),
+    # data
+    (MOCO, 'data.source', 'foldr', "data.source 'foldr' is unknown; did you mean 'folder'?"),
+    (MOCO, 'data.image_size', 0, 'data.image_size 0 is out of range'),
+    (MOCO, 'data.workers', -1, 'data.workers -1 is out of range'),
+    (VIT, 'data.image_size', 10, 'data.image_size 10 % encoder.patch_size 4 = 2 -> use 8 or 12'),
+    (VIT, 'data.image_size', 3, 'data.image_size 3 % encoder.patch_size 4 = 3 -> use 4'),
+    # encoder and heads
+    (MOCO, 'encoder.name', 'resnt50', "encoder.name 'resnt50' is unknown; did you mean resnet50"),
+    (MOCO, 'encoder.nmae', 'x', "has no field 'nmae'"),
+    (MOCO, 'encoder.depth', 3, "encoder (resnet_tiny) has no field 'depth'"),
+    (MOCO, 'encoder.stem', 'imagnet', "stem 'imagnet' is unknown; use imagenet or cifar"),
+    (MOCO, 'encoder.width', 0, 'encoder.width 0 is out of range -> it must be at least 1'),
+    (MOCO, 'encoder.width_multiplier', -1, 'encoder.width_multiplier -1 is out of range'),
+    (VIT, 'encoder.patch_size', 0, 'encoder.patch_size 0 is out of range'),
+    (VIT, 'encoder.patch_size', -4, 'encoder.patch_size -4 is out of range'),
+    (VIT, 'encoder.depth', 0, 'encoder.depth 0 is out of range'),
+    (VIT, 'encoder.num_heads', 3, 'width 16 % num_heads 3 = 1'),
+    (VIT, 'encoder.name', 'vit_conv_small', 'it needs patch_size 16'),
+    (MOCO, 'projector', {}, 'projector lacks num_layers, hidden_dim, output_dim'),
+    (MOCO, 'projector.num_layers', 0, 'projector.num_layers 0 is out of range'),
+    (MOCO, 'projector.hidden_dim', 0, 'projector.hidden_dim 0 is out of range'),
+    (MOCO, 'projector.output_dim', -3, 'projector.output_dim -3 is out of range'),
+    (MOCO, 'projector.layers', 3, "projector has no field 'layers'"),
+    (MOCO, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but moco has none'),
+    (END, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but end_to_end has none'),
+    *[(name, 'predictor', {}, f'predictor is empty -> {method} needs one')
+      for name, method in ((VIT, 'mocov3'), (BYOL, 'byol'), (SIMSIAM, 'simsiam'))],
+    (BYOL, 'predictor.output_dim', 9, 'predictor.output_dim 9 differs from projector.output_dim 8'),
+    (VIT, 'predictor.output_dim', 9, 'predictor.output_dim 9 differs from projector.output_dim 8'),
+    # method
+    (MOCO, 'method.name', 'mocov4', "method.name 'mocov4' is unknown -> choose from moco, mocov3, "),
+    *[(name, 'method.temperature', t, f'method.temperature {t!r} is out of range -> it must be above 0')
+      for name in (MOCO, VIT, BANK, END, SIMCLR, MEMORY, SWAV, DEEP, INSTDIS, INVASPREAD, CMC)
+      for t in (0.0, -0.1, nan, inf)],
+    *[(name, 'method.momentum', m, f'method.momentum {m!r} is out of range -> it must be at least 0 and at most 1')
+      for name in (MOCO, VIT, BANK, BYOL, MEMORY, INSTDIS, CMC) for m in (-0.1, 1.1, nan)],
+    (MOCO, 'method.queue_size', 0, 'method.queue_size 0 is not a positive multiple of the batch size 16 -> use 16'),
+    (MOCO, 'method.queue_size', -16, 'is not a positive multiple of the batch size 16 -> use 16'),
+    (MOCO, 'method.queue_size', 8, 'is not a positive multiple of the batch size 16 -> use 16'),
+    (MOCO, 'method.queue_size', 100, 'is not a positive multiple of the batch size 16 -> use 96 or 112'),
+    (SYMMETRIC, 'method.queue_size', 48, 'the batch size 32 (both views of the batch) -> use 32 or 64'),
+    (MEMORY, 'method.queue_size', 48, 'the batch size 32 (both views of the batch) -> use 32 or 64'),
+    (MEMORY, 'bn_group_size', 4, 'bn_group_size 4 does not divide the 2 examples of a device, as simclr_memory needs'),
+    (SIMCLR, 'bn_group_size', 16, 'bn_group_size 16 does not divide the 2 examples of a device, as simclr needs'),
+    (SIMCLR, 'bn_group_size', 3, 'bn_group_size 3 does not fit 8 devices of 2 examples'),
+    (SIMCLR, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but simclr has none'),
+    (SIMCLR, 'encoder.padding', 'valid', "padding 'valid' is unknown; use one of torch, same, simclr"),
+    (SIMCLR, 'projector.kernel_init', 'zeros', "kernel_init 'zeros' is unknown; use one of torch, normal"),
+    (MEMORY, 'encoder.sk_ratio', -0.5, 'sk_ratio -0.5 must be 0, or at most 1 and in bottleneck blocks'),
+    (MEMORY, 'encoder.block', 'basic', 'sk_ratio 0.0625 must be 0, or at most 1 and in bottleneck blocks'),
+    (DINO, 'method.output_dim', 1, 'method.output_dim 1 is out of range -> it must be at least 2'),
+    (DINO, 'method.teacher_warmup_epochs', -1, 'method.teacher_warmup_epochs -1 is out of range'),
+    *[(DINO, f'method.{field}', 0.0, f'method.{field} 0.0 is out of range -> it must be above 0')
+      for field in ('student_temperature', 'teacher_temperature', 'warmup_teacher_temperature')],
+    (DINO, 'method.momentum', 1.1, 'method.momentum 1.1 is out of range'),
+    (DINO, 'method.center_momentum', -0.1, 'method.center_momentum -0.1 is out of range'),
+    (DINO, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but dino has none'),
+    (DINO, 'optimizer.freeze_first', ('last_layers',), "'last_layers' matches no parameter; did you mean 'last_layer"),
+    (DINO, 'encoder.drop_path', 1.0, 'ViT drop_path 1.0 is out of range; a probability below 1'),
+    (DINO, 'augment.local_size', 5, 'augment.local_size 5 % encoder.patch_size 2 = 1 -> use 4 or 6'),
+    (DINO, 'data.image_size', 7, 'data.image_size 7 % encoder.patch_size 2 = 1 -> use 6 or 8'),
+    (VIT, 'encoder.drop_path', 0.1, 'encoder.drop_path 0.1 is given, but mocov3 does not use it -> use 0'),
+    (BANK, 'method.num_negatives', 0, 'method.num_negatives 0 is out of range'),
+    (BANK, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
+    (CPC, 'method.scale', 0.0, 'method.scale 0.0 is out of range -> it must be above 0'),
+    (CPC, 'method.context_blocks', 0, 'method.context_blocks 0 is out of range'),
+    (CPC, 'method.context_dim', 0, 'method.context_dim 0 is out of range'),
+    (CPC, 'method.candidates', 'all', "method.candidates 'all' is unknown -> choose from global, batch, image"),
+    (CPC, 'method.directions', ('down', 'down'), "('down', 'down') -> give some of down, up, right, left, each once"),
+    (CPC, 'method.directions', (), 'method.directions () -> give some of'),
+    (CPC, 'method.directions', ('north',), "method.directions ('north',) -> give some of"),
+    (CPC, 'method.offsets', (3,), 'method.offsets (3,) do not fit a grid of 3 rows -> use numbers from 1 to 2'),
+    (CPC, 'method.offsets', (0, 1), 'method.offsets (0, 1) do not fit'),
+    (CPC, 'method.offsets', (), 'method.offsets () do not fit'),
+    (CPC, 'encoder', dict(encoder_config('resnet_tiny')), "encoder.name 'resnet_tiny' sees whole images -> CPC needs"),
+    (CPC, 'encoder.patch_stride', 0, 'encoder.patch_stride 0 is out of range'),
+    (CPC, 'data.image_size', 9, 'image 9 is not filled by patches of 4 every 2 pixels; use 8 or 10'),
+    (CPC, 'projector.last_batch_norm', True, 'projector.batch_norm would tell each patch about the others'),
+    (CPC, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but cpc has none'),
+    (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
+    (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1: a probability lies in [0, 1]'),
+    (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco looks at whole images'),
+    (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),
+    (SWAV, 'method.queue_size', 40, 'method.queue_size 40 is not a multiple of the batch size 16 -> use 0 or 32 or 48'),
+    (SWAV, 'method.queue_from_epoch', -1, 'method.queue_from_epoch -1 is out of range'),
+    (SWAV, 'method.num_prototypes', 1, 'method.num_prototypes 1 is out of range -> it must be at least 2'),
+    (SWAV, 'method.epsilon', 0.0, 'method.epsilon 0.0 is out of range -> it must be above 0'),
+    (SWAV, 'method.iterations', 0, 'method.iterations 0 is out of range'),
+    (DEEP, 'method.num_prototypes', (), 'method.num_prototypes () is out of range -> give the clusters of each head'),
+    (DEEP, 'method.num_prototypes', (5, 1), 'method.num_prototypes (5, 1) is out of range'),
+    (DEEP, 'method.kmeans_iterations', 0, 'method.kmeans_iterations 0 is out of range'),
+    (DEEP, 'method.num_examples', -1, 'method.num_examples -1 is out of range'),
+    *[(name, 'method.num_examples', -1, 'method.num_examples -1 is out of range') for name in (INSTDIS, CMC)],
+    *[(name, 'method.num_negatives', -1, 'method.num_negatives -1 is out of range') for name in (INSTDIS, CMC)],
+    *[(name, 'method.num_negatives', 0, 'method.num_negatives 0 is the softmax over all examples -> set method.objecti')
+      for name in (INSTDIS, CMC)],
+    *[(name, 'method.objective', 'nec', "method.objective 'nec' is unknown; did you mean 'nce'? -> choose from nce, so")
+      for name in (INSTDIS, CMC)],
+    (INSTDIS, 'method.proximal', -1.0, 'method.proximal -1.0 is out of range -> it must be at least 0'),
+    (INVASPREAD, 'bn_group_size', 4, 'bn_group_size 4 does not divide the 2 examples of a device, as invaspread needs'),
+    (CMC, 'encoder.name', 'resnet_tiny', "encoder.name 'resnet_tiny' has no halves -> cmc, and no other method, takes"),
+    (MOCO, 'encoder.name', 'split_resnet_tiny', "encoder.name 'split_resnet_tiny' has two halves -> cmc, and no other"),
+    # augmentation
+    (MOCO, 'augment.crop_scale', (0.2,), 'augment.crop_scale is (0.2,): two areas'),
+    (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2): two areas'),
+    (MOCO, 'augment.crop_scale', (0.2, 1.5), 'augment.crop_scale is (0.2, 1.5): two areas'),
+    (MOCO, 'augment.crop_scale', (nan, 1.0), 'augment.crop_scale is (nan, 1.0): two areas'),
+    (MOCO, 'augment.crop_ratio', (1.0, 1.0, 1.0), 'augment.crop_ratio is (1.0, 1.0, 1.0): two ratios'),
+    (MOCO, 'augment.jitter', (0.4, 0.4, 0.4), 'augment.jitter is (0.4, 0.4, 0.4): four strengths'),
+    (MOCO, 'augment.jitter', (0.4, 0.4, 0.4, 0.6), 'the hue at most 0.5'),
+    (MOCO, 'augment.jitter_probability', 1.1, 'augment.jitter_probability is 1.1: a probability lies in [0, 1]'),
+    (MOCO, 'augment.flip', nan, 'augment.flip is nan: a probability'),
+    (MOCO, 'augment.grayscale', -0.1, 'augment.grayscale is -0.1: a probability'),
+    (MOCO, 'augment.blur', (), 'augment.blur is (): give a probability in [0, 1] for each view'),
+    (MOCO, 'augment.blur_sigma', (0.0, 2.0), 'augment.blur_sigma is (0.0, 2.0): two widths'),
+    (MOCO, 'augment.solarize', (0.0,), 'augment.solarize is (0.0,): as many views as augment.blur'),
+    (MOCO, 'augment.interpolation', 'lanczos', "augment.interpolation is 'lanczos': one of"),
+    (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide values in grey levels by 255'),
+    (MOCO, 'augment.std', (0.2, 0.2), 'augment.std is (0.2, 0.2): three deviations'),
+    # optimizer and schedule
+    (MOCO, 'optimizer.name', 'adamv', "optimizer.name 'adamv' is unknown; did you mean 'adam'?"),
+    (MOCO, 'optimizer.learning_rate_scaling', 'log', "learning_rate_scaling 'log' is unknown -> choose from linear, "),
+    (MOCO, 'optimizer.learning_rate', 0.0, 'optimizer.learning_rate 0.0 is out of range -> it must be above 0'),
+    (MOCO, 'optimizer.learning_rate', -0.1, 'optimizer.learning_rate -0.1 is out of range'),
+    (MOCO, 'optimizer.learning_rate', nan, 'optimizer.learning_rate nan is out of range'),
+    (MOCO, 'optimizer.learning_rate_batch', -1, 'optimizer.learning_rate_batch -1 is out of range'),
+    (MOCO, 'optimizer.momentum', 1.1, 'optimizer.momentum 1.1 is out of range'),
+    *[(VIT, f'optimizer.{b}', x, f'optimizer.{b} {x!r} is out of range')
+      for b in ('b1', 'b2') for x in (-0.1, 1.0, nan)],
+    (MOCO, 'optimizer.weight_decay', -1e-4, 'optimizer.weight_decay -0.0001 is out of range'),
+    (MOCO, 'optimizer.final_weight_decay', -0.4, 'optimizer.final_weight_decay -0.4 is out of range'),
+    (MOCO, 'optimizer.mask', 'matrix', "optimizer.mask 'matrix' is unknown; did you mean 'matrices'?"),
+    (R50, 'optimizer.mask', 'matrices', "optimizer.mask 'matrices' is of SGD and Adam, not of lars -> use none"),
+    (MOCO, 'optimizer.clip_norm', -1.0, 'optimizer.clip_norm -1.0 is out of range'),
+    (MOCO, 'optimizer.freeze_epochs', -1.0, 'optimizer.freeze_epochs -1.0 is out of range'),
+    (MOCO, 'optimizer.freeze_steps', -1, 'optimizer.freeze_steps -1 is out of range'),
+    (MOCO, 'optimizer.freeze_first', ('prototypes',), "optimizer.freeze_first 'prototypes' matches no parameter"),
+    *[
+        (MOCO, 'optimizer.rate_factors', factors, 'give pairs of a path and a factor above 0')
+        for factors in (('projector', 2.0), (('projector', 0.0),), (('projector', nan),), ((1.0, 'projector'),))
+    ],
+    (MOCO, 'optimizer.rate_factors', (('projecter', 2.0),), "rate_factors 'projecter' matches no parameter; did you"),
+    (MOCO, 'optimizer.constant', ('projecter',), "optimizer.constant 'projecter' matches no parameter; did you mean"),
+    (VIT, 'optimizer.freeze', ('encoder/patch_embd',), "'encoder/patch_embd' matches no parameter; did you mean"),
+    (VIT, 'optimizer.freeze', ('encoder/patch_embed/',), "did you mean 'encoder/patch_embed'?"),
+    (VIT, 'optimizer.freeze', ('patch_embed',), "optimizer.freeze 'patch_embed' matches no parameter"),
+    (VIT, 'optimizer.freeze', ('encoder/patch', ), "optimizer.freeze 'encoder/patch' matches no parameter"),
+    (MOCO, 'optimizer.freeze', ('encoder/patch_embed',), "optimizer.freeze 'encoder/patch_embed' matches no parameter"),
+    (MOCO, 'schedule.name', 'cosin', "schedule.name 'cosin' is unknown; did you mean 'cosine'?"),
+    (MOCO, 'schedule.warmup_epochs', -1.0, 'schedule.warmup_epochs -1.0 is out of range'),
+    (MOCO, 'schedule.factor', 0.0, 'schedule.factor 0.0 is out of range'),
+    (MOCO, 'schedule.milestones', (120, -1), 'schedule.milestones (120, -1) is out of range'),
+    (MOCO, 'schedule.factors', (0.1, 0.0), 'schedule.factors (0.1, 0.0) is out of range -> they are all above 0'),
+    (MOCO, 'schedule.factors', (0.1,), 'schedule.factors has 1 values for 2 milestones -> give as many, or none'),
+    (MOCO, 'schedule.final', -1e-6, 'schedule.final -1e-06 is out of range'),
+    (MOCO, 'schedule.warmup_start', nan, 'schedule.warmup_start nan is out of range'),
+    # evaluation
+    (MOCO, 'eval.knn_k', 0, 'eval.knn_k 0 is out of range'),
+    (MOCO, 'eval.knn_temperature', 0.0, 'eval.knn_temperature 0.0 is out of range'),
+    (MOCO, 'eval.knn_temperature', 0.001, 'eval.knn_temperature 0.001 is out of range -> it must be at least 0.012'),
+    (MOCO, 'eval.max_train', 0, 'eval.max_train 0 is out of range'),
+    (MOCO, 'eval.max_test', -1, 'eval.max_test -1 is out of range'),
+    (MOCO, 'eval.batch_size', 0, 'eval.batch_size 0 is out of range'),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize(('name', 'field', 'value', 'line'), RULES, ids=lambda x: str(x)[:24])
+def test_each_rule_is_one_line(name: str, field: str, value: Any, line: str) -> None:
+    found = check(change(name, **{field: value}), 8)
+    assert any(line in given for given in found), found
+    # The batch size also decides the queue, and blur the number of views.
+    more = (
+        1
+        if field in ('augment.blur', 'augment.solarize') or (field, value) == ('encoder.name', 'vit_conv_small')
+        else 0
+    )
+    assert len(found) <= 1 + more, found
+    assert all('\n' not in given and ('->' in given or ':' in given or ';' in given) for given in found)
+
+
+def test_all_rules_at_once() -> None:
+    chosen: dict[str, Any] = {}
+    for name, field, value, _ in RULES:
+        if name == MOCO:
+            chosen.setdefault(field, value)
+    # What is wrong only beside an encoder, a batch or a section that is right.
+    aside = ('predictor', 'projector', 'encoder.name', 'encoder.nmae', 'encoder.depth', 'encoder.stem', 'method.name')
+    for field in (
+        *aside,
+        'projector.layers',
+        'bn_group_size',
+        'method.queue_size',
+        'optimizer.freeze',
+        'optimizer.freeze_first',
+        'optimizer.constant',
+    ):
+        del chosen[field]
+    found = check(change(MOCO, **chosen), 8)
+    assert sorted(line.split()[0] for line in found) == sorted(chosen)
+
+
+def test_encoder_and_heads_are_judged_apart() -> None:
+    fields = {'encoder.name': 'vit', 'projector': {}, 'predictor.layers': 3}
+    assert [line.split()[0] for line in check(change(VIT, **fields), 8)] == [
+        'encoder.name',
+        'projector',
+        'predictor',
+    ]
+
+
+# ================================ rules of several fields ================================
+
+
+@pytest.mark.parametrize(
+    ('batch', 'devices', 'nearest'), [(30, 8, '24 or 32'), (4, 8, '8'), (100, 64, '64 or 128'), (7, 2, '6 or 8')]
+)
+def test_the_nearest_batch_sizes_are_named(batch: int, devices: int, nearest: str) -> None:
+    found = check(change(MOCO, batch_size=batch, bn_group_size=0), devices)
+    assert f'batch_size {batch} is not divisible by {devices} devices -> use {nearest}' in found
+    for proposed in map(int, nearest.split(' or ')):
+        config = change(MOCO, **{'batch_size': proposed, 'bn_group_size': 0, 'method.queue_size': 4 * proposed})
+        assert check(config, devices) == [], 'what is proposed is right'
+
+
+def test_the_proposed_queue_sizes_are_right() -> None:
+    for name, size in ((MOCO, -40), (MOCO, 0), (MOCO, 17), (SYMMETRIC, 1), (SYMMETRIC, 100)):
+        (line,) = check(change(name, **{'method.queue_size': size}), 8)
+        for proposed in map(int, line.split('-> use ')[1].split(' or ')):
+            assert proposed > 0 and check(change(name, **{'method.queue_size': proposed}), 8) == []
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4, 8])
+def test_bn_groups_that_fill_the_devices(devices: int) -> None:
+    """By brute force: a group lies within one device, or on whole devices that share with nobody else."""
+    batch, local = 16, 16 // devices
+    for group in (1, 2, 3, 4, 6, 8, 12, 16):
+        fits = (local % group == 0) if group <= local else (group % local == 0 and batch % group == 0)
+        found = check(change(MOCO, bn_group_size=group), devices)
+        assert (found == []) == fits, (group, found)
+
+
+def test_chunks_divide_the_batch_and_hold_the_bn_groups() -> None:
+    for local, chunks, nearest in ((12, 5, '4 or 6'), (12, 7, '6 or 12'), (12, 24, '12'), (7, 2, '1 or 7')):
+        (line,) = check(change(VIT, batch_size=8 * local, chunks=chunks), 8)
+        assert line == f'chunks {chunks} does not divide the {local} examples of a device -> use {nearest}'
+    for devices, group, fits in ((1, 2, True), (1, 4, True), (1, 8, False), (1, 0, False), (2, 2, True), (2, 4, False)):
+        found = check(change(MOCO, chunks=4, bn_group_size=group), devices)
+        assert (found == []) == fits, (devices, group, found)
+    no_norm = {'projector.batch_norm': False, 'projector.last_batch_norm': False}
+    no_norm |= {name.replace('projector', 'predictor'): value for name, value in no_norm.items()}
+    assert check(change(VIT, chunks=2, **no_norm), 8) == [], 'without BN there is nothing to fit'
+
+
+def test_hosts_share_the_evaluation_batch() -> None:
+    config = change(MOCO, **{'eval.batch_size': 7})
+    assert check(config, 8) == [], 'the extractor rounds up to the devices'
+    assert check(config, 8, processes=2) == ['eval.batch_size 7 is not divisible by 2 hosts -> use a multiple']
+
+
+def test_length_of_training() -> None:
+    for epochs in (0.0, -1.0, nan, inf):
+        (line,) = check(change(MOCO, steps=0, epochs=epochs), 8)
+        assert line == f'epochs {epochs!r} is out of range -> it must be above 0'
+        assert check(change(MOCO, steps=3, epochs=epochs), 8) == [], 'steps count then'
+    assert len(check(change(MOCO, steps=-1, epochs=0.0), 8)) == 2
+    per_epoch = 1437 // 16
+    for fields, steps in (({'steps': 7}, 7), ({'steps': 0, 'epochs': 0.5}, 45), ({'steps': 0, 'epochs': 1e-9}, 1)):
+        assert build_run(change(MOCO, **fields), 1437).total_steps == steps
+    assert build_run(change(MOCO, steps=0, epochs=3.0), 1437).total_steps == 3 * per_epoch
+
+
+def test_a_warm_up_longer_than_the_training() -> None:
+    fields = {'schedule.warmup_epochs': 3.0, 'epochs': 2.0, 'steps': 0}
+    (line,) = check(change(VIT, **fields), 8)
+    assert line.startswith('schedule.warmup_epochs 3 is longer than the training of 2 epochs')
+    # In steps, it takes the size of the data to tell.
+    config = change(VIT, **{**fields, 'steps': 200})
+    assert check(config, 8) == []
+    with pytest.raises(UserError) as error:
+        build_run(config, 1437)
+    assert str(error.value).startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200')
+    config.steps = 267
+    assert build_run(config, 1437).total_steps == 267
+    assert check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
+
+
+def test_a_bank_has_a_row_for_every_example() -> None:
+    assert build_run(change(BANK), 1437).method.num_examples == 1437
+    assert build_run(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
+    with pytest.raises(UserError, match=r'method.num_examples 10 is less than the 1437 images'):
+        build_run(change(BANK, **{'method.num_examples': 10}), 1437)
+
+
+def test_no_more_clusters_than_images() -> None:
+    config = change(DEEP, **{'method.num_prototypes': (12, 33)})
+    with pytest.raises(UserError, match=r'method.num_prototypes 33 is more than the 32 images of an epoch'):
+        build_run(config, 40)
+    assert build_run(config, 48).method.num_examples == 48
+
+
+def test_fewer_images_than_a_batch() -> None:
+    with pytest.raises(UserError, match=r'8 images < global batch 16'):
+        build_run(change(MOCO), 8)
+
+
+@pytest.mark.parametrize('views', [1, 3])
+def test_methods_compare_two_views(views: int) -> None:
+    fields = {'augment.blur': (0.5,) * views, 'augment.solarize': (0.0,) * views}
+    for name in (MOCO, SYMMETRIC, VIT, END, INVASPREAD, BYOL, SIMSIAM):
+        (line,) = check(change(name, **fields), 8)
+        assert line.startswith(f'augment.blur has {views} views, ') and 'looks at 2 -> ' in line
+    for name in (BANK, INSTDIS, CMC):
+        assert (check(change(name, **fields), 8) == []) == (views == 1), 'a bank needs one'
+
+
+def test_local_views_only_where_a_method_has_use_for_them() -> None:
+    (line,) = check(change(MOCO, **{'augment.local_crops': 2}), 8)
+    assert line == 'augment.local_crops 2 are given, but moco has no use for them -> use 0'
+    line = check(change(VIT, **{'augment.local_crops': 2, 'augment.local_size': 6}), 8)[-1]
+    assert line == 'augment.local_size 6 % encoder.patch_size 4 = 2 -> use 4 or 8'
+
+
+def test_what_is_frozen() -> None:
+    for freeze in (('encoder/patch_embed',), ('encoder',), ('encoder/blocks_0/attn', 'projector/linear_0/kernel'), ()):
+        assert check(change(VIT, **{'optimizer.freeze': freeze}), 8) == []
+    found = check(change(VIT, **{'optimizer.freeze': ('encoder', 'encodr', 'x')}), 8)
+    assert [line.split()[1] for line in found] == ["'encodr'", "'x'"]
+
+
+def test_a_config_that_is_not_made_from_the_base() -> None:
+    (line,) = check(ConfigDict({'batch_size': 8, 'data': {'source': 'digits'}, 'encoder': 3}), 8)
+    assert line.startswith('the config lacks ') and 'steps' in line and 'data.name' in line and 'encoder,' in line
+    assert 'batch_size' not in line and 'data.source' not in line
+    for name, value in base_config('moco').items():
+        config = runs.load(MOCO).unlock()
+        del config[name]
+        assert check(config, 8)[0].startswith(f'the config lacks {name} -> start from config.base.base_config'), value

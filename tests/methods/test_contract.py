@@ -1,0 +1,299 @@
+"""What every method and every config promises the loop: one parametrised walk over the registry and over configs/."""
+
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, find_devices
+from contrastive_jax.methods import METHODS, MethodState, ema
+from contrastive_jax.models.network import ENCODERS
+from contrastive_jax.training.feed import ResidentFeed
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state, train_step
+from tests import runs, whole_runs
+from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
+
+FOLDER = Path(__file__).parents[2] / 'configs'
+METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(runs.CONFIGS)}.values())
+
+
+def abstract(run: Run) -> tuple[TrainState, dict]:
+    """Shapes of a state and of a batch as a method sees it; compiles nothing."""
+    B, sizes = run.batch_size, run.policy.view_sizes(run.image_size)
+    views = tuple(jax.ShapeDtypeStruct((B, s, s, 3), run.dtype) for s in sizes)
+    ids = jax.ShapeDtypeStruct((B,), jnp.int32)
+    batch = {'views': views, 'index': ids, 'label': ids}
+    if run.method.shuffles:
+        batch |= {'shuffle': ids, 'shuffled': views}
+    return jax.eval_shape(lambda: init_state(run)), batch
+
+
+def signature(tree):
+    """What jit tells programs apart by; a weak type, as of jnp.full((), 1.0), is another than float32."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+def test_every_method_and_every_config_is_walked():
+    loaded = [runs.load(name) for name in runs.CONFIGS]
+    assert {config.method.name for config in loaded} == set(METHODS)
+    recipes = {path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'variants'}
+    assert {name.partition(':')[0] for name in runs.CONFIGS} == recipes
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_fields_of_the_method_are_those_of_the_config(name):
+    config = runs.load(name)
+    run, source = runs.build(config)
+    method = run.method
+    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    del fields['network']
+    given = config.method.to_dict()
+    del given['name']
+    n = len(source)
+    filled = {'num_examples': n, 'steps_per_epoch': n // config.batch_size, 'total_steps': config.steps}
+    given |= {name: value for name, value in filled.items() if given.get(name) == 0}
+    assert fields == given
+    assert hash(method) == hash(runs.build(config)[0].method)
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_a_step_keeps_structure_shapes_and_dtypes(name):
+    run, _ = runs.build(runs.load(name))
+    state, batch = abstract(run)
+    assert 'encoder' in state.params
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves((state.params, state.method.target)))
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    loss, (after, metrics) = jax.eval_shape(
+        lambda p, m, b, k: run.method.loss(p, m, b, rng=k, progress=0.5), state.params, state.method, batch, key
+    )
+    assert loss.shape == () and all(x.shape == () for x in metrics.values())
+    assert signature(after) == signature(state.method)
+    moved = jax.eval_shape(lambda p, m: run.method.after_update(p, m, progress=0.5), state.params, after)
+    assert signature(moved) == signature((state.params, state.method))
+
+    n, s = 32, run.image_size
+    resident = {
+        'images': jax.ShapeDtypeStruct((n, s, s, 3), jnp.uint8),
+        'labels': jax.ShapeDtypeStruct((n,), jnp.int32),
+        'order': jax.ShapeDtypeStruct((run.batch_size,), jnp.int32),
+    }
+    after, metrics = jax.eval_shape(lambda a, b: train_step(a, b, run=run), state, resident)
+    assert signature(after) == signature(state)
+    assert all(x.shape == () and x.dtype == np.float32 for x in metrics.values())
+
+
+# ================================ the loss alone, on a network of one block ================================
+
+
+def small(name: str, **changes: Any) -> ConfigDict:
+    """A config with an encoder of one block and without colour: what is checked is the method, and compiles quickly."""
+    config = runs.load(name, **changes)
+    _, module = ENCODERS[config.encoder.name]
+    fields = {field.name for field in dataclasses.fields(module)}
+    with config.unlocked():
+        config.encoder.update({name: x for name, x in {'depth': 1, 'stage_sizes': (1,)}.items() if name in fields})
+        off = {'jitter_probability': 0.0, 'grayscale': 0.0, 'local_blur': 0.0}
+        off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
+        config.augment.update(off)
+    return config
+
+
+def random_batch(run: Run) -> dict[str, Any]:
+    """A global batch as a method sees it."""
+    rng = np.random.default_rng(0)
+    B = run.batch_size
+    sizes = run.policy.view_sizes(run.image_size)
+    views = tuple(rng.normal(size=(B, s, s, 3)).astype(run.dtype) for s in sizes)
+    index, shuffle = (rng.permutation(n)[:B].astype(np.int32) for n in (1437, B))
+    batch = {'views': views, 'index': index, 'label': np.zeros(B, np.int32)}
+    if run.method.shuffles:
+        batch |= {'shuffle': shuffle, 'shuffled': tuple(view[shuffle] for view in views)}
+    return batch
+
+
+class Step(NamedTuple):
+    """What a method was given and what came of it, as numpy in the global layout."""
+
+    progress: float
+    before: MethodState
+    loss: np.ndarray
+    gradient: PyTree
+    metrics: dict[str, np.ndarray]
+    after: MethodState
+
+
+@functools.cache
+def start(name: str) -> tuple[Run, PyTree, MethodState, dict[str, Any]]:
+    """Recipe, parameters, state and batch in float64; a target is pushed away from the online network."""
+    with jax.enable_x64(True):
+        run, _ = runs.build(small(name, dtype='float64'))
+        state = jax.device_get(runs.start(run, find_devices('jit', 1), 'float64'))
+        away = jax.tree.map(lambda x: 1.5 * x + 0.1, state.method.target)
+        return run, state.params, state.method.replace(target=away), random_batch(run)
+
+
+@functools.cache
+def two_steps(name: str, count: int) -> list[Step]:
+    """The first step of a training and one in its middle, with the same parameters, on `count` devices.
+
+    In float64, where rounding does not hide a mistake; the program is the same.
+    """
+    run, params, state, batch = start(name)
+    axis_name = None if count == 1 else AXIS
+
+    def step(state: MethodState, batch: dict[str, Any], progress: jax.Array) -> tuple[Any, ...]:
+        loss_of = lambda p: run.method.loss(  # noqa: E731
+            p, state, batch, rng=jax.random.key(7), progress=progress, axis_name=axis_name
+        )
+        (loss, (after, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return after, collectives.pmean((loss, grads, metrics), axis_name)
+
+    found = []
+    with jax.enable_x64(True):
+        r, spec = REPLICATED, run.state_specs.method
+        specs = {name: r if name == 'shuffle' else SHARDED for name in batch}
+        call = find_devices('jit', count).run(step, (spec, specs, r), (spec, r)) if axis_name else jax.jit(step)
+        for progress in (0.0, 0.5):
+            after, (loss, grads, metrics) = jax.device_get(call(state, batch, progress))
+            found.append(Step(progress, state, loss, grads, metrics, after))
+            state = after
+    return found
+
+
+@pytest.mark.parametrize(
+    ('name', 'count'), [(name, n) for name in runs.CONFIGS for n in ((2, 4, 8) if name in METHODS_ONCE else (8,))]
+)
+def test_loss_and_gradient_on_more_devices(name, count):
+    """And with them the metrics, and all that the method remembers."""
+    for one, many in zip(two_steps(name, 1), two_steps(name, count), strict=True):
+        np.testing.assert_allclose(many.loss, one.loss, rtol=1e-5)
+        leaves = zip(jax.tree.leaves(many.gradient), jax.tree.leaves(one.gradient), strict=True)
+        scale = max(np.linalg.norm(g) for g in jax.tree.leaves(one.gradient))
+        for a, b in leaves:
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-10 * scale
+        for part in ('target', 'batch_stats', 'memory'):
+            assert runs.relative_error(getattr(many.after, part), getattr(one.after, part)) < 1e-5, part
+        assert many.metrics.keys() == one.metrics.keys()
+        for metric in one.metrics:
+            np.testing.assert_allclose(many.metrics[metric], one.metrics[metric], rtol=1e-5, atol=1e-6, err_msg=metric)
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_the_target_is_a_moving_average(name):
+    """Of the parameters before the optimizer's step (MoCo) or after it (BYOL, DINO), to the last digit."""
+    run, params, _, _ = start(name)
+    *_, step = two_steps(name, 1)
+    if not step.before.target:
+        pytest.skip('has no target')
+    with jax.enable_x64(True):
+        trained = jax.tree.map(lambda w, g: w - 0.1 * g, params, step.gradient)
+        trained, after = run.method.after_update(trained, step.after, progress=step.progress)
+        expected = [
+            {part: ema.update(target, online[part], m) for part, target in step.before.target.items()}
+            for online in (params, trained)
+            for m in (run.method.momentum, ema.cosine_momentum(step.progress, run.method.momentum))
+        ]
+        errors = [runs.relative_error(after.target, jax.device_get(tree)) for tree in expected]
+    assert min(errors) < 1e-14
+    assert jax.tree.structure(after) == jax.tree.structure(step.before)
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_no_gradient_reaches_the_target_or_the_memory(name):
+    with jax.enable_x64(True):
+        run, params, state, batch = start(name)
+
+        def loss(target, memory):
+            replaced = state.replace(target=target, memory=memory)
+            return run.method.loss(params, replaced, batch, rng=jax.random.key(7), progress=0.5)[0]
+
+        floats, others = partition(state.memory)
+        gradient = jax.jit(jax.grad(lambda t, m: loss(t, merge(m, others)), argnums=(0, 1)))(state.target, floats)
+    assert any(np.any(g) for g in jax.tree.leaves(two_steps(name, 1)[0].gradient['encoder']))
+    assert not any(np.any(g) for g in jax.tree.leaves(gradient))
+
+
+def partition(tree):
+    """The leaves that can be differentiated, and the rest."""
+    floats = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
+    return floats, jax.tree.map(lambda x: None if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def merge(floats, others):
+    return jax.tree.map(lambda a, b: jnp.asarray(b) if a is None else a, floats, others, is_leaf=lambda x: x is None)
+
+
+# ================================ whole steps ================================
+
+
+@pytest.mark.parametrize('name', METHODS_ONCE)
+def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs):  # noqa: F811
+    """Through a checkpoint, on two devices; and no step but the first of all is compiled."""
+    changes = {
+        'eval.evaluators': (),
+        'steps': 4,
+        'log_every_steps': 1,
+        'eval_every_steps': 0,
+        'checkpoint_every_steps': 4,
+    }
+    config = small(name, **changes)
+    before = set(whole_runs.PROGRAMS)
+    fit(config, tmp_path / 'whole')
+    assert fit(config, tmp_path / 'cut', at=2).startswith('SIGTERM at step 2 of 4, saved')
+    fit(config, tmp_path / 'cut')
+    whole, cut = (saved(config, tmp_path / workdir) for workdir in ('whole', 'cut'))
+    assert whole[0] == cut[0] == 4
+    assert digest(whole[1]) == digest(cut[1])
+    assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
+    assert {whole_runs.PROGRAMS[key]._cache_size() for key in set(whole_runs.PROGRAMS) - before} == {1}
+
+
+@pytest.mark.parametrize('name', runs.CONFIGS)
+def test_online_and_target_share_no_buffer(name):
+    run, _ = runs.build(small(name))
+    state = runs.start(run, find_devices('jit', 1))
+    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
+    assert len(set(pointers)) == len(pointers)
+
+
+@pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('jit', 4), ('pmap', 4)])
+def test_later_steps_are_not_compiled_again(mode, count, caplog):
+    run, source = runs.build(runs.load('mocov2:tiny', steps=8))
+    devices = find_devices(mode, count)
+    feed = ResidentFeed(run, devices, source, 1)
+    state, _ = feed.advance(runs.start(run, devices), 0, 1)
+    with caplog.at_level(logging.WARNING, 'jax'), jax.log_compiles():
+        feed.advance(state, 1, 3)
+    assert not [record.message for record in caplog.records if 'ompiling' in record.message]
+
+
+def test_frozen_parameters_stay_as_they_were():
+    run, source = runs.build(runs.load('mocov3_vit:tiny', steps=3))
+    devices = find_devices('jit', 1)
+    before = jax.device_get(runs.start(run, devices).params)
+    state, _ = runs.steps(run, source, devices, 3)
+    for leaf, old in zip(
+        jax.tree.leaves(state.params['encoder']['patch_embed']),
+        jax.tree.leaves(before['encoder']['patch_embed']),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(leaf, old)
+    assert np.any(state.params['encoder']['blocks_0']['attn']['proj']['bias'])
+
+
+def test_the_dictionaries_start_from_the_same_encoder():
+    names = [f'dictionary:{name},tiny' for name in ('end_to_end', 'memory_bank', 'moco')]
+    first, *others = [jax.jit(functools.partial(init_state, runs.build(runs.load(name))[0]))() for name in names]
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first.params, other.params)

@@ -1,0 +1,163 @@
+"""The pictures of a run: whole PNGs of the sizes that their sheets promise, and pixels that are the data's."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.data import sources
+from contrastive_jax.errors import DataError
+from contrastive_jax.evaluate.online import Neighbours
+from contrastive_jax.models.cpc import cut_patches
+from contrastive_jax.plots import figures, pictures
+from contrastive_jax.training.build import build_run
+from contrastive_jax.training.run import Run
+from tests import runs
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a PNG that opens, and whose pixels are all there."""
+    with Image.open(path) as image:
+        assert image.format == 'PNG'
+        assert np.asarray(image.convert('RGB')).std() > 0
+        return image.size
+
+
+def sheet(rows: int, columns: int) -> tuple[int, int]:
+    """Width and height in pixels of a sheet of figures.py."""
+    return round((figures.CELL * columns + 0.2) * figures.DPI), round((figures.CELL * rows + 0.5) * figures.DPI)
+
+
+@pytest.fixture(scope='module')
+def config() -> ConfigDict:
+    # Without jitter and blur: what is tested is the sheet.
+    return runs.load('mocov2:tiny', **{'augment.jitter_probability': 0.0, 'augment.blur': (0.0, 0.0)})
+
+
+@pytest.fixture(scope='module')
+def run(config: ConfigDict) -> Run:
+    return build_run(config, 1437)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> sources.Source:
+    """Images of different sizes, which a sheet has to bring to one."""
+    (tmp_path / 'images').mkdir()
+    for i in range(3):
+        Image.new('RGB', (9 + 4 * i, 12), (80 * i, 20, 30)).save(tmp_path / 'images' / f'{i}.png')
+    return sources.load('folder', path=str(tmp_path / 'images'), image_size=8)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """The arguments of figures.py's functions instead of their pictures."""
+    calls: list[tuple] = []
+    for name in ('contact_sheet', 'nearest_neighbours'):
+        monkeypatch.setattr(figures, name, lambda *given: calls.append(given))
+    return calls
+
+
+def test_the_contact_sheet(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / 'augmentation.png'
+    pictures.contact_sheet(sources.load('digits'), run.policy, run.image_size, run.seed, path)
+    # Eight images; the original, and two draws of both views.
+    assert size_of(path) == pytest.approx(sheet(pictures.ROWS, 1 + 2 * pictures.DRAWS), abs=1)
+    assert os.listdir(tmp_path) == ['augmentation.png']
+
+
+def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, drawn: list[tuple]) -> None:
+    digits = sources.load('digits')
+    pictures.contact_sheet(digits, run.policy, run.image_size, run.seed, Path('x.png'))
+    pictures.contact_sheet(folder, run.policy, run.image_size, run.seed, Path('y.png'))
+    (images, views, path), (few, few_views, _) = drawn
+    assert path == Path('x.png') and images.shape == (8, 8, 8, 3)
+    np.testing.assert_array_equal(images[[0, -1]], digits.array[[0, -1]])
+    assert list(views) == [f'view {view}, draw {draw}' for draw in (1, 2) for view in (1, 2)]
+    views, few_views = list(views.values()), list(few_views.values())
+    assert all(view.shape == (8, 8, 8, 3) for view in views)
+    assert all(view.min() >= 0 and view.max() <= 1 for view in views)
+    for i in range(8):
+        assert len({view[i].tobytes() for view in views}) == 4, 'no two draws are the same'
+    assert few.shape == (3, 8, 8, 3) and few_views[0].shape == (3, 8, 8, 3)
+
+
+def test_small_crops_are_named_as_such() -> None:
+    policy = Policy(local_crops=6, local_size=4, jitter_probability=0.0, blur=(0.0, 0.0), local_blur=0.0)
+    _, views = pictures.augmented(sources.load('digits'), policy, 8, seed=0)
+    assert list(views)[2:5] == ['local view 1, draw 1', 'local view 2, draw 1', 'view 1, draw 2']
+    assert [x.shape for x in views.values()] == 2 * [(8, 8, 8, 3), (8, 8, 8, 3), (8, 4, 4, 3), (8, 4, 4, 3)]
+
+
+def test_an_image_that_cannot_be_read_is_not_shown(tmp_path: Path, folder: sources.Source) -> None:
+    Path(folder.file_name(0)).write_bytes(b'no image')
+    images, views = pictures.augmented(folder, Policy(jitter_probability=0.0, blur=(0.0, 0.0)), 8, seed=0)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [80, 160])
+    assert all(len(view) == 2 for view in views.values())
+    for i in range(1, 3):
+        Path(folder.file_name(i)).write_bytes(b'no image')
+    with pytest.raises(DataError, match='none of 8 images of images can be read'):
+        pictures.few_images(folder, 8, 8)
+
+
+def test_patches_are_shown_side_by_side(rng: np.random.Generator) -> None:
+    images = rng.uniform(size=(2, 6, 9, 3)).astype(np.float32)
+    np.testing.assert_array_equal(pictures.tiled(cut_patches(images, 3, 3)), images)
+    assert pictures.tiled(cut_patches(images, 3, 1)).shape == (2, 12, 21, 3)
+    assert pictures.tiled(images) is images
+
+
+def test_neighbours(tmp_path: Path, config: ConfigDict, folder: sources.Source) -> None:
+    digits, test = sources.load('digits'), sources.load('digits', split='test')
+    rng = np.random.default_rng(0)
+    found = Neighbours(rng.permutation(360)[:8], rng.integers(0, 1437, (8, 8)))
+    pictures.neighbours(digits, test, found, config, tmp_path / 'neighbours.png')
+    assert size_of(tmp_path / 'neighbours.png') == pytest.approx(sheet(8, 9), abs=1)
+    pictures.neighbours(folder, folder, Neighbours(np.array([0]), np.array([[2, 1]])), config, tmp_path / 'few.png')
+    assert size_of(tmp_path / 'few.png') == pytest.approx(sheet(1, 3), abs=1)
+
+
+def test_what_neighbours_show(config: ConfigDict, folder: sources.Source, drawn: list[tuple]) -> None:
+    digits, test = sources.load('digits'), sources.load('digits', split='test')
+    found = Neighbours(np.array([3, 359]), np.array([[5, 0, 1436], [1, 2, 3]]))
+    pictures.neighbours(digits, test, found, config, Path('x.png'))
+    pictures.neighbours(folder, folder, Neighbours(np.array([0]), np.array([[2, 1]])), config, Path('y.png'))
+    (queries, near, _, query_labels, near_labels, names), (flat, flat_near, _, *labels, _) = drawn
+    for i, query in enumerate(found.queries):
+        np.testing.assert_array_equal(queries[i], test.array[query])
+        assert query_labels[i] == test.labels[query]
+        for j, example in enumerate(found.nearest[i]):
+            np.testing.assert_array_equal(near[i, j], digits.array[example])
+            assert near_labels[i, j] == digits.labels[example]
+    assert names == tuple('0123456789')
+    assert flat.shape == (1, 8, 8, 3) and flat_near.shape == (1, 2, 8, 8, 3) and labels == [None, None]
+    np.testing.assert_array_equal(flat_near[0, 0, 0, 0], [160, 20, 30])
+
+
+@pytest.mark.parametrize('policy', [Policy(), Policy(mean=(0.305,) * 3, std=(0.376,) * 3)])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_to_pixels_inverts_the_normalisation(policy: Policy, dtype: jnp.dtype) -> None:
+    images = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
+    pixels = pictures.to_pixels(policy.normalize(jnp.asarray(images), dtype), policy)
+    np.testing.assert_allclose(pixels, images / 255, atol=1e-6 if dtype == jnp.float32 else 0.004)
+    assert pixels.min() >= 0 and pixels.max() <= 1
+
+
+def test_to_pixels_clips_what_no_image_has() -> None:
+    pixels = pictures.to_pixels(np.array([[[-99.0, 0.0, 99.0]]]), Policy())
+    np.testing.assert_allclose(pixels, [[[0.0, 0.456, 1.0]]])
+
+
+def test_to_pixels_inverts_a_whole_view() -> None:
+    """A view without any distortion but the crop of everything is the image."""
+    policy = Policy(
+        crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter_probability=0.0, grayscale=0.0, blur=(0.0, 0.0)
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    view = policy(jax.random.split(jax.random.key(0), 2), jnp.asarray(images), 0, 6)
+    np.testing.assert_allclose(pictures.to_pixels(view, policy), images / 255, atol=1e-6)

@@ -1,0 +1,141 @@
+"""N devices train what one device trains: loss, gradient, queue and metrics, under jit(shard_map) and under pmap."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
+from contrastive_jax.training import feed
+from contrastive_jax.training.run import Run
+from tests import runs
+
+STEPS = 4
+METHODS = ('mocov1:tiny', 'mocov2:tiny', 'mocov3_r50:tiny', 'mocov3_vit:tiny')
+DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
+FEW = [('jit', 8), ('pmap', 2)]
+RELATED = (
+    'mocov2:tiny,symmetric', 'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'cmc:tiny',
+    'dino:tiny', 'deepcluster:tiny',
+)  # fmt: skip
+# The other files: what their losses do on more devices is looked at in test_contract.py, here that they train.
+REST = (
+    'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny',
+    'swav:tiny,queue',
+)  # fmt: skip
+CASES = [(name, *devices) for name in METHODS for devices in DEVICES[1:]]
+CASES_FLOAT64 = [(name, *devices) for name in METHODS + RELATED for devices in FEW]
+CASES_FLOAT64 += [(name, 'pmap', 2) for name in REST]
+
+
+class Result(NamedTuple):
+    """What a run came to, as numpy in the global layout."""
+
+    gradient: PyTree  # of the first step
+    losses: np.ndarray
+    metrics: list[dict[str, np.ndarray]]
+    memory: PyTree
+    target: PyTree
+    stats: PyTree
+    differing: list[str]  # leaves that are to be the same on all devices, and are not
+
+
+def first_gradient(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer, which also keeps the gradient of step 0."""
+
+    def init(params):
+        return optimizer.init(params), jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32)
+
+    def update(grads, state, params):
+        inner, first, step = state
+        updates, inner = optimizer.update(grads, inner, params)
+        return updates, (inner, jax.tree.map(lambda a, b: jnp.where(step == 0, a, b), grads, first), step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+@functools.cache
+def trained(name: str, mode: str, count: int, dtype: str) -> Result:
+    """Some steps of a config. In float64 the program is the same, and rounding no longer hides a mistake."""
+    with jax.enable_x64(dtype == 'float64'):
+        run, source = runs.build(runs.load(name, dtype=dtype, steps=STEPS))
+        run = dataclasses.replace(run, optimizer=first_gradient(run.optimizer))
+        devices = find_devices(mode, count)
+        data = feed.ResidentFeed(run, devices, source, 1)
+        state = runs.surveyed(run, source, devices, runs.start(run, devices, dtype))
+        state, metrics = data.advance(state, 0, STEPS)
+        host = jax.device_get(devices.collect(state, run.state_specs))
+        return Result(
+            host.opt_state[1],
+            np.array([devices.fetch(m)['loss'] for m in metrics]),
+            [devices.fetch(m) for m in metrics],
+            host.method.memory,
+            host.method.target,
+            host.method.batch_stats,
+            differing(state, run, devices) + differing(metrics, None, devices),
+        )
+
+
+def differing(tree: PyTree, run: Run | None, devices: Devices) -> list[str]:
+    """Paths of leaves with a replicated spec whose copies are not the same bits on every device."""
+    specs = REPLICATED if run is None else run.state_specs
+    wrong = []
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(devices.shardings(tree, specs)), strict=True
+    ):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(copies) == devices.count
+        if sharding.spec == REPLICATED and any(c.tobytes() != copies[0].tobytes() for c in copies):
+            wrong.append(jax.tree_util.keystr(path))
+    return wrong
+
+
+@pytest.mark.parametrize(('name', 'mode', 'count'), CASES)
+def test_more_devices_train_what_one_device_trains(name, mode, count):
+    one, many = trained(name, 'jit', 1, 'float32'), trained(name, mode, count, 'float32')
+    np.testing.assert_allclose(many.losses[0], one.losses[0], rtol=1e-6)
+    np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
+    assert runs.relative_error(many.gradient, one.gradient) < 1e-5
+    assert runs.relative_error(many.memory, one.memory) < 1e-5
+    assert runs.relative_error(many.target, one.target) < 1e-5
+    assert runs.relative_error(many.stats, one.stats) < 5e-5  # AdamW amplifies the rounding of gradients near 0
+    for at_many, at_one in zip(many.metrics, one.metrics, strict=True):
+        assert at_many.keys() == at_one.keys()
+        for metric in at_one:  # similarities pass through 0: to 1e-5 of their range
+            np.testing.assert_allclose(at_many[metric], at_one[metric], rtol=1e-5, atol=1e-5, err_msg=metric)
+
+
+def test_every_config_is_trained_in_both_modes():
+    """By what is below: under jit on one device, and under pmap."""
+    files = {name.partition(':')[0] for name in runs.CONFIGS}
+    assert {name.partition(':')[0] for name, mode, _ in CASES_FLOAT64 if mode == 'pmap'} == files
+
+
+@pytest.mark.parametrize(('name', 'mode', 'count'), CASES_FLOAT64)
+def test_in_float64_it_is_the_same_training(name, mode, count):
+    one, many = trained(name, 'jit', 1, 'float64'), trained(name, mode, count, 'float64')
+    assert jax.tree.leaves(one.gradient)[0].dtype == np.float64
+    np.testing.assert_allclose(many.losses, one.losses, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(many.gradient), jax.tree.leaves(one.gradient), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(b) + 1e-12  # each leaf by itself
+    assert runs.relative_error(many.memory, one.memory) < 1e-6
+    assert runs.relative_error(many.target, one.target) < 1e-6
+
+
+@pytest.mark.parametrize(('name', 'mode', 'count'), CASES)
+def test_replicated_leaves_are_the_same_bits_on_every_device(name, mode, count):
+    assert trained(name, mode, count, 'float32').differing == []
+
+
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+def test_the_queue_stays_in_parts_on_its_devices(mode):
+    run, _ = runs.build(runs.load('mocov2:tiny'))
+    devices = find_devices(mode, 8)
+    keys = runs.start(run, devices).method.memory['queue']['keys']
+    assert keys.addressable_shards[0].data.size * 8 == run.method.queue_size * run.method.network.projector.output_dim

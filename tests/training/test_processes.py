@@ -1,0 +1,129 @@
+"""Two processes that find each other over the loopback interface train what one process trains."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from contrastive_jax.data import sources
+from contrastive_jax.workdir.checkpoint import FOLDER
+from tests import runs, whole_runs
+from tests import saved as workdirs
+from tests.protocols.test_linear import evaluate
+from tests.protocols.test_run import load as protocol
+from tests.whole_runs import children, compiled, ended, fit, lines, little, quick_runs, saved  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures('quick_runs')
+
+DEVICES = 4  # two in each process
+CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0}
+
+
+def free_address() -> str:
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        return f'localhost:{s.getsockname()[1]}'
+
+
+@pytest.fixture
+def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:  # noqa: F811
+    """Starts the command in two processes; they do not outlive the test."""
+
+    def start(workdir: Path, **changes) -> list[subprocess.Popen[str]]:
+        address = free_address()
+        fields = [f'--config.{field}={value}' for field, value in {**CADENCES, **changes}.items()]
+        for i in range(2):
+            where = [f'--coordinator_address={address}', '--num_processes=2', f'--process_id={i}']
+            children.append(whole_runs.start('mocov2', workdir, compiled, *fields, *where))
+        return children[-2:]
+
+    return start
+
+
+def assert_same_training(config: ConfigDict, workdir: Path, whole: Path, step: int) -> None:
+    reached, state = saved(config, workdir)
+    assert reached == step
+    assert runs.relative_error(state, saved(config, whole)[1]) < 1e-5
+    for line, expected in zip(lines(workdir), lines(whole), strict=True):
+        assert line.keys() == expected.keys() and line['step'] == expected['step']
+        assert line.get('loss', 0.0) == pytest.approx(expected.get('loss', 0.0), rel=1e-5)
+
+
+def test_two_processes(pair, tmp_path):
+    """Under pmap, then under jit: both end well, one of them writes, and one process does the same.
+
+    In between, the newest checkpoint is damaged where only one of them reads: both go back to the one before.
+    """
+    for mode, steps in (('pmap', 3), ('jit', 6)):
+        # The queue is large enough for files of its own, one for each process.
+        changes = {'parallel': mode, 'steps': steps, 'checkpoint_every_steps': 2, 'method.queue_size': 2048}
+        config = little('mocov2', **CADENCES, **changes)
+        fit(config, tmp_path / 'whole', DEVICES)
+        (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in pair(tmp_path / 'two', **changes))
+        assert (code0, code1) == (0, 0), err0 + err1
+        assert f'on 4 x cpu ({mode})' in out0 and f'step {steps}/{steps}' in out0
+        assert (out1, err1) == ('', ''), 'one process speaks for both'
+        assert_same_training(config, tmp_path / 'two', tmp_path / 'whole', steps)
+        if mode == 'pmap':
+            assert err0 == ''
+            for workdir, process in ((tmp_path / 'two', 1), (tmp_path / 'whole', 0)):
+                values = (workdir / FOLDER / '3' / 'default' / f'ocdbt.process_{process}' / 'd').iterdir()
+                os.truncate(max(values, key=lambda file: file.stat().st_size), 1000)
+    assert len(err0.splitlines()) == 1 and 'the checkpoint of step 3 cannot be used' in err0
+    assert 'going on at step 2' in out0
+    assert len(list((tmp_path / 'two').glob('events.*'))) == 2, 'one for each start'
+
+
+def test_two_processes_judge_as_one(children, compiled, tmp_path):  # noqa: F811
+    """A linear probe of two settings on photos in a folder, one of which cannot be read."""
+    workdirs.save(little('mocov2'), tmp_path / 'run')
+    digits = sources.load('digits')
+    for i in range(40):
+        file = tmp_path / 'photos' / ('train' if i < 32 else 'test') / str(digits.labels[i] % 2) / f'{i:02}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.array[i]).save(file)
+    file.write_bytes(b'no image')
+    fields = {'init': str(tmp_path / 'run'), 'data.source': 'folder', 'data.path': str(tmp_path / 'photos')}
+    fields |= {'batch_size': 8, 'epochs': 0.5, 'optimizer.learning_rates': (0.1,)}
+    one = evaluate(protocol('linear:tiny', **fields), tmp_path / 'one', DEVICES)
+
+    given = [f'--config.{field}={value}' for field, value in fields.items()]
+    where = [f'--coordinator_address={free_address()}', '--num_processes=2']
+    for i in range(2):
+        args = (*given, *where, f'--process_id={i}')
+        children.append(whole_runs.start('tiny', tmp_path / 'two', compiled, *args, file='configs/eval/linear.py'))
+    (code0, out0, err0), (code1, out1, err1) = map(ended, children)
+    assert (code0, code1, out1) == (0, 0, ''), err0 + err1
+    assert 'on 4 x cpu (jit)' in out0 and 'cannot read image' in err0 + err1
+    two = json.loads((tmp_path / 'two' / 'eval' / 'linear.json').read_text())
+    assert {name: two[name] for name in one} == pytest.approx(one, abs=1.5 / 7)  # one image may be on the edge
+
+
+def test_a_signal_to_one_of_two(pair, tmp_path):
+    """Both save the same step; one process alone goes on from there, with the same examples."""
+    changes = {'data.on_device': False, 'steps': 40, 'checkpoint_every_steps': 40}
+    config = little('mocov2', **CADENCES, **changes)
+    fit(config, tmp_path / 'whole', DEVICES)
+
+    workdir = tmp_path / 'two'
+    two = pair(workdir, **{**changes, 'checkpoint_every_steps': 1})  # slow: the signal comes long before the end
+    whole_runs.wait_for_step(workdir, 2, *two)
+    two[1].send_signal(signal.SIGTERM)
+    (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in two)
+    assert (code0, code1) == (42, 42), err0 + err1
+    assert (err0, err1) == ('', '')
+    step = out1.split('SIGTERM at step ')[1].split()[0]
+    tail = f'at step {step} of 40, saved; the same command goes on from there'
+    assert out1 == f'contrastive_jax: SIGTERM {tail}\n'
+    assert out0.splitlines()[-1] == f'contrastive_jax: a signal to another host {tail}'
+    assert max(int(p.name) for p in (workdir / FOLDER).iterdir()) == int(step)
+
+    assert isinstance(fit(config, workdir, DEVICES), dict)
+    assert_same_training(config, workdir, tmp_path / 'whole', 40)

@@ -1,0 +1,371 @@
+"""Checkpoints alone: what is saved comes back, on any devices, whatever happens to the files."""
+
+import resource
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from contrastive_jax.distributed.devices import REPLICATED, find_devices
+from contrastive_jax.errors import CheckpointError, NumericalError, UserError
+from contrastive_jax.methods import MethodState, memory
+from contrastive_jax.training.run import TrainState
+from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints
+
+# A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+R = REPLICATED
+SPECS = TrainState(step=R, params=R, opt_state=R, method=MethodState(R, R, {'queue': memory.QUEUE_SPEC}))
+
+
+def make_state(step: int, width: int = 6) -> TrainState:
+    """A state of the form of a real one, in the global layout; its values follow from the step."""
+    rng = np.random.default_rng(step)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    params = {'encoder': {'conv1': {'kernel': draw(3, 3, 3, width)}}, 'projector': {'bias': draw(width)}}
+    return TrainState(
+        step=np.int32(step),
+        params=params,
+        opt_state=(optax.EmptyState(), optax.TraceState(jax.tree.map(lambda x: draw(*x.shape), params))),
+        method=MethodState(
+            target=jax.tree.map(lambda x: draw(*x.shape), params),
+            batch_stats={'online': {}, 'target': {}},
+            memory={'queue': {'keys': draw(4, 16, 64), 'slot': np.int32(step % 4)}},
+        ),
+    )
+
+
+def shapes(width: int = 6) -> TrainState:
+    return jax.eval_shape(lambda: make_state(0, width))
+
+
+class Run:
+    """The checkpoints of a folder, on some devices, given and taken as numpy in the global layout."""
+
+    def __init__(self, workdir: Path, mode: str = 'jit', count: int = 1, width: int = 6, keep: int = 2):
+        self.devices = find_devices(mode, count)
+        self.checkpoints = Checkpoints(workdir, self.devices, SPECS, keep=keep)
+        self.width = width
+
+    def save(self, step: int) -> None:
+        self.checkpoints.save(step, self.devices.place(make_state(step, self.width), SPECS))
+        self.checkpoints.wait()
+
+    def restore(self) -> tuple[int, TrainState] | None:
+        found = self.checkpoints.restore(shapes(self.width))
+        return found and (found.step, jax.device_get(self.devices.collect(found.state, SPECS)))
+
+
+def assert_restores(run: Run, step: int) -> None:
+    found = run.restore()
+    assert found is not None and found[0] == step
+    jax.tree.map(np.testing.assert_array_equal, found[1], make_state(step, run.width))
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory) -> Path:
+    """A folder with the checkpoints of steps 3 and 6; copied, never changed."""
+    workdir = tmp_path_factory.mktemp('two')
+    run = Run(workdir)
+    run.save(3)
+    run.save(6)
+    run.checkpoints.close()
+    return workdir
+
+
+@pytest.fixture
+def workdir(two, tmp_path) -> Path:
+    shutil.copytree(two / FOLDER, tmp_path / FOLDER)
+    return tmp_path
+
+
+def files(workdir: Path, step: int) -> list[Path]:
+    return sorted(p for p in (workdir / FOLDER / str(step)).rglob('*') if p.is_file())
+
+
+LAYOUTS = [(('jit', 8), ('jit', 1)), (('jit', 2), ('jit', 4)), (('jit', 4), ('pmap', 8)), (('pmap', 4), ('jit', 2)),
+           (('pmap', 8), ('pmap', 2))]  # fmt: skip
+
+
+@pytest.mark.parametrize(('before', 'after'), LAYOUTS)
+def test_a_checkpoint_fits_any_devices(before, after, tmp_path):
+    Run(tmp_path, *before).save(5)
+    run = Run(tmp_path, *after)
+    assert_restores(run, 5)
+    state = run.checkpoints.restore(shapes()).state
+    keys = state.method.memory['queue']['keys'].addressable_shards
+    assert len(keys) == after[1]
+    assert keys[0].data.size == 4 * 16 * 64 // after[1], 'a device holds its part of the queue only'
+
+
+def test_without_checkpoints_there_is_nothing_to_restore(tmp_path):
+    assert Run(tmp_path).restore() is None
+
+
+def test_two_are_kept_and_others_files_stay(tmp_path):
+    run = Run(tmp_path)
+    (tmp_path / FOLDER / 'notes.txt').write_text('mine')
+    (tmp_path / FOLDER / 'best').mkdir()
+    for step in (2, 4, 6, 6, 8):
+        run.save(step)
+    assert run.checkpoints.steps == [6, 8]
+    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == ['6', '8', 'best', 'notes.txt']
+
+
+def test_metrics_not_yet_logged_travel_along(tmp_path):
+    run = Run(tmp_path)
+    sums = {'loss': 1 / 3 + 2.0**-40, 'steps': 2.0}
+    run.checkpoints.save(1, run.devices.place(make_state(1), SPECS), sums)
+    run.checkpoints.close()
+    run = Run(tmp_path)
+    assert run.checkpoints.restore(shapes()).unlogged == sums
+
+
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+def test_the_state_may_be_donated_right_after(mode, tmp_path):
+    run = Run(tmp_path, mode, 4)
+    ruin = run.devices.run(
+        lambda state: jax.tree.map(lambda x: (x * 0 - 1).astype(x.dtype), state), (SPECS,), SPECS, donate=(0,)
+    )
+    compiled = ruin(run.devices.place(make_state(1), SPECS))  # compiling here would give the save all the time it needs
+    state = run.devices.place(make_state(7), SPECS)
+    run.checkpoints.save(7, state)
+    for _ in range(20):
+        state = ruin(state)
+    jax.block_until_ready((state, compiled))
+    run.checkpoints.close()
+    assert_restores(Run(tmp_path, mode, 4), 7)
+
+
+# ================================ damage ================================
+
+
+def flip(data: bytes, position: int, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[position] ^= 1 << bit
+    return bytes(changed)
+
+
+DAMAGE = {
+    'deleted': None,
+    'emptied': lambda data, rng: b'',
+    'truncated': lambda data, rng: data[: len(data) // 2],
+    'garbage': lambda data, rng: rng.bytes(len(data)),
+    'zeros': lambda data, rng: bytes(len(data)),
+}
+
+
+def check_survives(workdir: Path, what: str, caplog) -> bool:
+    """The newest checkpoint, exactly, or with a warning the older one. Returns whether it fell back."""
+    caplog.clear()
+    run = Run(workdir)
+    found = run.restore()
+    assert found is not None, what
+    step, state = found
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, err_msg=what), state, make_state(step))
+    warned = [r.getMessage() for r in caplog.records if 'set aside' in r.getMessage()]
+    assert len(warned) == (step == 3), (what, caplog.text)
+    if step == 3:
+        assert 'step 6' in warned[0] and str(workdir / FOLDER / '6.damaged') in warned[0]
+        assert '\n' not in warned[0]
+    run.checkpoints.close()
+    return step == 3
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_any_damaged_file_falls_back(kind, two, tmp_path, rng, caplog):
+    fell_back = []
+    for i, file in enumerate(files(two, 6)):
+        workdir = tmp_path / str(i)
+        shutil.copytree(two / FOLDER, workdir / FOLDER)
+        target = workdir / file.relative_to(two)
+        if DAMAGE[kind] is None:
+            target.unlink()
+        else:
+            target.write_bytes(DAMAGE[kind](target.read_bytes(), rng))
+        name = str(file.relative_to(two / FOLDER / '6'))
+        if check_survives(workdir, f'{kind} {name}', caplog):
+            fell_back.append(name)
+    # The checksum and the arrays are what a checkpoint cannot do without; of Orbax's other files some are spare.
+    assert '_CHECKPOINT_METADATA' in fell_back
+    assert any('/d/' in name for name in fell_back)
+
+
+def test_a_flipped_bit_in_the_arrays_is_found(two, tmp_path, rng, caplog):
+    """Orbax alone gives nearly all of these back as if they were right."""
+    file = max(files(two, 6), key=lambda file: file.stat().st_size)
+    found = 0
+    for i in range(25):
+        workdir = tmp_path / str(i)
+        shutil.copytree(two / FOLDER, workdir / FOLDER)
+        data, position, bit = file.read_bytes(), int(rng.integers(file.stat().st_size)), int(rng.integers(8))
+        (workdir / file.relative_to(two)).write_bytes(flip(data, position, bit))
+        found += check_survives(workdir, f'bit {bit} of byte {position} of {file.name}', caplog)
+    assert found > 20, 'nearly all of this file is values'
+
+
+@pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16, np.int32, np.uint8])
+def test_a_checksum_tells_apart(dtype):
+    """One changed element, two swapped ones, and another order of the same values."""
+    from contrastive_jax.workdir.checkpoint import _checksum
+
+    x = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    others = [x.copy() for _ in range(3)]
+    others[0][1, 2, 3] += 1
+    others[1][0, 0, 1], others[1][1, 0, 0] = x[1, 0, 0], x[0, 0, 1]
+    others[2] = np.ascontiguousarray(x[::-1])
+    sums = [int(_checksum(jnp.asarray(y), jnp)) for y in (x, *others)]
+    assert len(set(sums)) == 4
+    assert [int(_checksum(y, np)) for y in (x, *others)] == sums
+    scalar = np.asarray(x[0, 0, 3])
+    assert int(_checksum(scalar, np)) == int(_checksum(jnp.asarray(scalar), jnp))
+
+
+def test_an_empty_or_foreign_folder_in_place_of_the_newest(workdir, caplog):
+    shutil.rmtree(workdir / FOLDER / '6')
+    (workdir / FOLDER / '6').mkdir()
+    assert check_survives(workdir, 'empty', caplog)
+
+
+def test_a_damaged_step_is_saved_again(workdir):
+    """Training goes on from the older one, passes the steps again, and saves the damaged one anew."""
+    for file in files(workdir, 6):
+        file.write_bytes(b'')
+    run = Run(workdir)
+    assert_restores(run, 3)
+    assert run.checkpoints.steps == [3]
+    for step in (5, 6):
+        run.save(step)
+    assert run.checkpoints.steps == [5, 6]
+    run.checkpoints.close()
+    run = Run(workdir)
+    assert_restores(run, 6)
+    assert (workdir / FOLDER / '6.damaged').is_dir(), 'nothing is deleted that a person might still want'
+
+
+def test_damaged_twice(workdir):
+    for name in ('6.damaged', '6.damaged.1'):
+        for file in files(workdir, 6):
+            file.write_bytes(b'')
+        run = Run(workdir)
+        assert_restores(run, 3)
+        assert (workdir / FOLDER / name).is_dir()
+        run.save(6)
+        run.checkpoints.close()
+
+
+def test_all_damaged_is_an_error_and_nothing_moves(workdir):
+    for step in (3, 6):
+        for file in files(workdir, step):
+            file.write_bytes(b'')
+    for _ in range(2):  # a second try must not start from scratch either
+        with pytest.raises(CheckpointError, match=r'no checkpoint .* can be used .*step 6: .*step 3: .* -> ') as caught:
+            Run(workdir).restore()
+        assert caught.value.exit_code == 5
+        assert '\n' not in str(caught.value)
+    assert sorted(p.name for p in (workdir / FOLDER).iterdir()) == ['3', '6']
+
+
+def test_another_architecture_is_named(workdir):
+    with pytest.raises(CheckpointError) as caught:
+        Run(workdir, width=8).restore()
+    message = str(caught.value)
+    assert 'holds another model' in message and '\n' not in message and len(message) < 1500
+    assert 'params/encoder/conv1/kernel is float32[3, 3, 3, 6] there and float32[3, 3, 3, 8] here' in message
+    assert 'and 1 more' in message
+    assert sorted(p.name for p in (workdir / FOLDER).iterdir()) == ['3', '6']
+
+
+def test_missing_and_surplus_leaves_are_named(workdir):
+    params = {'encoder': shapes().params['encoder'], 'predictor': {'bias': jax.ShapeDtypeStruct((2,), np.float32)}}
+    with pytest.raises(CheckpointError) as caught:
+        Run(workdir).checkpoints.restore(shapes().replace(params=params))
+    assert 'params/predictor/bias is missing there and float32[2] here' in str(caught.value)
+    assert 'params/projector/bias is float32[6] there and missing here' in str(caught.value)
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    run = Run(tmp_path)
+    run.save(1)
+    state = make_state(2)
+    state.params['projector']['bias'][3] = np.nan
+    state.method.memory['queue']['keys'][0, 0, 0] = np.inf
+    with pytest.raises(NumericalError) as caught:
+        run.checkpoints.save(2, run.devices.place(state, SPECS))
+    assert 'params/projector/bias, method/memory/queue/keys' in str(caught.value)
+    assert run.checkpoints.steps == [1]
+
+
+# ================================ kills and disks ================================
+
+
+def test_leftovers_of_a_killed_save_are_swept(workdir):
+    folder = workdir / FOLDER
+    shutil.copytree(folder / '6', folder / '9.orbax-checkpoint-tmp')
+    shutil.copytree(folder / '6' / 'default', folder / '9.orbax-checkpoint-tmp' / 'default.orbax-checkpoint-tmp')
+    shutil.copytree(folder / '3', folder / '6.orbax-checkpoint-tmp')
+    run = Run(workdir)
+    assert_restores(run, 6)
+    run.save(9)
+    assert_restores(run, 9)
+    run.checkpoints.close()
+    assert sorted(p.name for p in folder.iterdir()) == ['6', '9']
+
+
+def test_a_kill_while_the_old_one_is_deleted(workdir):
+    for file in files(workdir, 3)[::2]:
+        file.unlink()
+    run = Run(workdir)
+    assert_restores(run, 6)
+    run.save(9)
+    assert run.checkpoints.steps == [6, 9]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / FOLDER).write_text('a file')
+    with pytest.raises(UserError, match=r'cannot write checkpoints to .* -> choose another --workdir'):
+        Run(tmp_path)
+
+
+@pytest.fixture
+def file_limit():
+    """Files of this process end at 256 KiB, as if the disk were full there."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full(tmp_path, file_limit):
+    """Arrays are written in the background: the error comes at the latest when the run waits for them."""
+    run = Run(tmp_path)
+    run.save(3)
+    large = Run(tmp_path, width=20_000)
+    with pytest.raises(CheckpointError, match=r'cannot write a checkpoint to .* -> make room') as caught:
+        large.save(6)
+    assert '\n' not in str(caught.value) and caught.value.exit_code == 5
+    file_limit()
+    run = Run(tmp_path)
+    assert_restores(run, 3)
+    run.save(6)
+    assert_restores(run, 6)
+    run.checkpoints.close()
+    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == ['3', '6']
+
+
+def test_a_disk_that_is_gone(workdir):
+    run = Run(workdir)
+    assert_restores(run, 6)
+    shutil.move(workdir / FOLDER, workdir / 'elsewhere')
+    (workdir / FOLDER).write_text('in the way')
+    with pytest.raises(CheckpointError, match=r'cannot write a checkpoint to .* -> ') as caught:
+        run.save(9)
+    assert '\n' not in str(caught.value) and caught.value.exit_code == 5
+    (workdir / FOLDER).unlink()
+    shutil.move(workdir / 'elsewhere', workdir / FOLDER)
+    assert_restores(Run(workdir), 6)
