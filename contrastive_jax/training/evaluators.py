@@ -20,6 +20,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import online, signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
 from contrastive_jax.plots.pictures import contact_sheet, neighbours
 from contrastive_jax.training.run import Run, TrainState
@@ -170,7 +171,7 @@ class Signals(Evaluator):
         test = features_at(self._features, step, state).test
         few = test[online.evenly_spaced(len(test), SIGNAL_EXAMPLES)]
         return {
-            'eval/feature_std': float(signals.feature_std(few)),
+            'eval/feature_std': float(feature_std(few)),
             'eval/effective_rank': float(signals.effective_rank(few)),
             'eval/uniformity': float(signals.uniformity(few)) if len(few) > 1 else 0.0,
         }

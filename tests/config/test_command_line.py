@@ -156,7 +156,7 @@ def test_a_mistake_in_a_config_file_names_its_line(
         (['--nope=3'], 'unknown option --nope=3 -> --help lists'),
         (['--wrkdir=x'], 'unknown option --wrkdir=x; did you mean --workdir?'),
         (['--num_processes=x'], "flag --num_processes=x: invalid literal for int() with base 10: 'x'"),
-        (['--process_id=1'], 'give all of --coordinator_address, --num_processes and --process_id, or none'),
+        (['--process_id=1'], 'give all of coordinator_address, num_processes, process_id, or none'),
         (['--config.steps=-1'], 'steps -1 is out of range -> it must be at least 0'),
         (['--config.seed=1', '--config.seed=-2'], 'seed -2 is out of range'),  # the last one counts
     ],

@@ -13,6 +13,7 @@ from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.evaluate.online import Neighbours, OnlineFeatures, evenly_spaced, nearest, number_of_classes
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.methods import MethodState
 from contrastive_jax.training.evaluators import Context, build_evaluators
 from contrastive_jax.training.run import TrainState
@@ -64,8 +65,8 @@ def test_numbers_are_those_of_features_taken_by_hand(mode: str, count: int) -> N
     given = (h, labels(37), h_test, labels(19), 3)
     assert found['eval/knn_top1'] == pytest.approx(knn_accuracy(*given, k=3, temperature=0.07)['top1'])
     assert found['eval/probe_top1'] == pytest.approx(linear_probe(*given)['top1'], abs=1 / 19 + 1e-6)
-    for name in ('feature_std', 'effective_rank', 'uniformity'):
-        assert found[f'eval/{name}'] == pytest.approx(float(getattr(signals, name)(h_test)), rel=1e-3)
+    for measure in (feature_std, signals.effective_rank, signals.uniformity):
+        assert found[f'eval/{measure.__name__}'] == pytest.approx(float(measure(h_test)), rel=1e-3)
     assert all(isinstance(x, float) for x in found.values())
     assert neighbours.queries.shape == (8,) and neighbours.nearest.shape == (8, 8)
 
