@@ -15,6 +15,7 @@ from contrastive_jax import feed, figures, train, validate
 from contrastive_jax.about import About
 from contrastive_jax.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted, MissingSplitError, NumericalError, UserError
@@ -60,9 +61,9 @@ def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None
     """The training split, and the held-out one if there is one."""
     d = config.data
     place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
-    source = sources.load(d.source, split=d.split, **place)
+    source = open_source(d.source, split=d.split, **place)
     try:
-        return source, sources.load(d.source, split=d.eval_split, **place)
+        return source, open_source(d.source, split=d.eval_split, **place)
     except MissingSplitError:  # pre-training needs no labels and no held-out images
         return source, None
 

@@ -14,7 +14,7 @@ import pytest
 
 from contrastive_jax import compare, loop, metrics, reproduce
 from contrastive_jax.anchors import ANCHORS, Anchor, Number
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import protocols
 from contrastive_jax.evaluate.encoder import load_encoder
@@ -56,7 +56,7 @@ def tell(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
     """Accuracy in percent, image by image."""
     encoder = load_encoder(workdir)
-    splits = [sources.load('digits', split=split) for split in ('train', 'test')]
+    splits = [open_source('digits', split=split) for split in ('train', 'test')]
     train, test = (np.asarray(encoder(split.array), np.float64) for split in splits)
     train, test = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (train, test))
     hits = []

@@ -361,7 +361,7 @@ def test_no_more_clusters_than_images() -> None:
 
 
 def test_fewer_images_than_a_batch() -> None:
-    with pytest.raises(UserError, match=r'8 images < global batch 16'):
+    with pytest.raises(UserError, match=r'8 images are fewer than batch_size 16'):
         train.build(change(MOCO), 8)
 
 
