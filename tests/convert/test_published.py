@@ -320,9 +320,9 @@ def test_another_architecture(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth', r)
     with pytest.raises(UserError, match=r'is no resnet50: .*is missing.*and \d+ more'):
         convert.load(path, encoder={'name': 'resnet50'})
-    with pytest.raises(UserError, match=r"encoder\.name 'resnet51' is unknown; did you mean resnet50"):
+    with pytest.raises(UserError, match=r"encoder\.name 'resnet51' is unknown; did you mean 'resnet50'"):
         convert.load(path, encoder={'name': 'resnet51'})
-    with pytest.raises(UserError, match="no field 'heads'; did you mean num_heads"):
+    with pytest.raises(UserError, match="no field 'heads'; did you mean 'num_heads'"):
         convert.load(path, encoder={'name': 'vit_small', 'heads': 6})
 
 

@@ -444,7 +444,10 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
     [
         ({'features.projector_layers': 4}, 'projector_layers 4: the projector of .* has 3 -> use 0 to 3'),
         ({'features.last_blocks': 3}, 'the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'),
-        ({'data.image_size': 9}, 'images of 9 pixels for vit_tiny: image 9 % patch 4 = 1; use 8 or 12'),
+        (
+            {'data.image_size': 9},
+            'images of 9 pixels for vit_tiny: image size 9 is not divisible by patch_size 4; use 8 or 12',
+        ),
     ],
 )
 def test_an_encoder_that_does_not_serve(changes: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
