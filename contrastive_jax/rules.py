@@ -2,10 +2,21 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+
+
+def did_you_mean(given: object, choices: Iterable[str]) -> str:
+    """The part of an error message that suggests a name: "; did you mean 'x'?", or '' if no choice is similar.
+
+    Args:
+      given: the name that is not one of the choices; other types are compared as their `str`.
+      choices: the legal names; the most similar one is suggested.
+    """
+    near = difflib.get_close_matches(str(given), list(choices), n=1)
+    return f'; did you mean {near[0]!r}?' if near else ''
 
 
 class Rules:
@@ -28,9 +39,8 @@ class Rules:
     def one_of(self, field: str, legal: Sequence[str]) -> None:
         """The field, such as 'optimizer.name', is one of these names."""
         value = self.value(field)
-        near = difflib.get_close_matches(str(value), legal, n=1)
-        meant = f'; did you mean {near[0]!r}?' if near else ''
-        self.rule(value in legal, f'{field} {value!r} is unknown{meant} -> choose from {", ".join(legal)}')
+        line = f'{field} {value!r} is unknown{did_you_mean(value, legal)} -> choose from {", ".join(legal)}'
+        self.rule(value in legal, line)
 
     def within(self, field: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
         """The field is a finite number of [low, high], or of (low, high]."""
