@@ -38,7 +38,7 @@ def count(path: str, batch_size: int = 2) -> tuple[float, float]:
     embeddings grow with `batch_size`; at 4096 they are 12.6 MFLOP an image in SimCLR.
     """
     name, _, variant = path.partition(':')
-    config = importlib.import_module(f'configs.{name}').get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.{name}').get_config(variant)
     config.batch_size, config.bn_group_size = batch_size, 0
     if config.method.get('queue_size'):
         config.method.queue_size = config.method.queue_size // batch_size * batch_size

@@ -125,7 +125,7 @@ def build(path: str, preset: Preset, batch_size: int, dtype: str) -> Run:
       UserError: the batch size does not suit the recipe.
     """
     name, _, variant = path.partition(':')
-    config: ConfigDict = importlib.import_module(f'configs.{name}').get_config(variant)
+    config: ConfigDict = importlib.import_module(f'contrastive_jax.configs.{name}').get_config(variant)
     config.dtype, config.batch_size = dtype, batch_size
     config.bn_group_size = min(config.bn_group_size, batch_size)
     if config.method.get('queue_size') and batch_size > 0:

@@ -14,9 +14,9 @@ tests run), `bfloat16`.
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config import base
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -13,8 +13,8 @@ grey: there both encoders see the lightness, which shows that all of it works, n
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -18,8 +18,8 @@ The probe of both papers is trained on the mean over the grid, which is what is 
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config, patches_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -15,8 +15,8 @@ Further variants: `bfloat16`, `cifar10` (solo-learn's sizes), `digits`, `folder`
 
 from ml_collections import ConfigDict
 
-from configs import swav, variants
 from contrastive_jax.config.base import apply_variants, base_config
+from contrastive_jax.configs import swav, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -12,8 +12,8 @@ Further variants, after the dictionary: `digits`, `cifar10`, `folder`, `tiny`, a
 
 from ml_collections import ConfigDict
 
-from configs import mocov1, variants
 from contrastive_jax.config.base import apply_variants, base_config
+from contrastive_jax.configs import mocov1, variants
 
 DICTIONARIES = ('end_to_end', 'memory_bank', 'moco')
 

@@ -13,8 +13,8 @@ Variants: `boost` (300 epochs, rising teacher temperature, trained gain), `base`
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -10,8 +10,8 @@ Variants: `digits`, `cifar10`, `symmetric`, `folder`, `tiny`, `r18`; see configs
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

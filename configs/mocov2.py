@@ -13,8 +13,8 @@ The official demo on CIFAR-10 reaches kNN 82.6 / 86.3 / 88.7 after 200 / 400 / 8
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

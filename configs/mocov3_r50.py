@@ -11,8 +11,8 @@ Variants: `300`, `1000`, `cifar10`, `digits`, `folder`, `tiny`, `r18`, and `bflo
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

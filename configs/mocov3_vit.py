@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 FREEZE_PATCH_PROJECTION = ('encoder/patch_embed',)  # at its random initialisation: what keeps the training stable
 

@@ -13,8 +13,8 @@ Further variants: `digits` (embedded, minutes on a CPU), `cifar10`, `folder` (yo
 
 from ml_collections import ConfigDict
 
-from configs import simclr, variants
 from contrastive_jax.config.base import apply_variants, base_config
+from contrastive_jax.configs import simclr, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:

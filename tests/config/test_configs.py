@@ -53,7 +53,7 @@ EXAMPLES = {
 
 def variants_of(file: str) -> list[str]:
     """Names as the error about an unknown one lists them; of dictionary.py also the dictionaries."""
-    module = importlib.import_module(f'configs.{file}')
+    module = importlib.import_module(f'contrastive_jax.configs.{file}')
     with pytest.raises(UserError) as error:
         module.get_config('moco,?' if file == 'dictionary' else '?')
     return [*getattr(module, 'DICTIONARIES', ()), *str(error.value).split('choose from ')[1].split(', ')]
@@ -65,7 +65,7 @@ def commands() -> Iterator[str]:
         variants = variants_of(file)
         yield from (f'{file}:{variant}' for variant in variants)
         if file == 'dictionary':
-            dictionaries = importlib.import_module(f'configs.{file}').DICTIONARIES
+            dictionaries = importlib.import_module(f'contrastive_jax.configs.{file}').DICTIONARIES
             rest = [variant for variant in variants if variant not in dictionaries]
             yield from (f'{file}:{a},{b}' for a, b in itertools.product(dictionaries, rest))
     yield 'cmc:v3,ycbcr,softmax'
@@ -120,15 +120,15 @@ def test_the_views_of_every_config() -> None:
 @pytest.mark.parametrize('file', FILES)
 def test_variants_are_documented(file: str) -> None:
     """Every name in a docstring exists, and every variant is named."""
-    doc = importlib.import_module(f'configs.{file}').__doc__
+    doc = importlib.import_module(f'contrastive_jax.configs.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     named |= set(re.findall(rf'configs/{file}\.py:(\w+)', doc))
     assert named == set(variants_of(file))
 
 
 def test_there_are_no_other_configs() -> None:
-    folder = Path(importlib.import_module('configs').__file__).parent
-    assert {file.stem for file in folder.glob('[!_]*.py')} == {*FILES, 'variants'}
+    (folder,) = importlib.import_module('contrastive_jax.configs').__path__
+    assert {file.stem for file in Path(folder).glob('[!_]*.py')} == {*FILES, 'variants'}
 
 
 def test_an_unknown_variant() -> None:
