@@ -25,8 +25,8 @@ from contrastive_jax.data import sources
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.encoder import WEIGHTS, Encoder, load_encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
+from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, load_encoder
 
 
 def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_size: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from contrastive_jax import features
 from contrastive_jax.data import sources
-from contrastive_jax.evaluate.encoder import load_encoder
+from contrastive_jax.pretrained.encoder import load_encoder
 from tests import saved
 from tests.little import get_config
 

@@ -11,9 +11,9 @@ import pytest
 from nbclient import NotebookClient
 from sklearn.neighbors import KNeighborsClassifier
 
-from contrastive_jax.convert import load
 from contrastive_jax.data import sources
-from contrastive_jax.evaluate.encoder import load_encoder
+from contrastive_jax.pretrained import load
+from contrastive_jax.pretrained.encoder import load_encoder
 
 REPOSITORY = Path(__file__).parents[1]
 NOTEBOOK = REPOSITORY / 'examples' / 'digits.ipynb'

@@ -12,13 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import compare, reproduce
-from contrastive_jax.anchors import ANCHORS, Anchor, Number
+from contrastive_jax import compare
 from contrastive_jax.data import sources
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import protocols
-from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.methods import METHODS
+from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax.protocols import run as protocols_run
+from contrastive_jax.protocols.run import RESULTS_FOLDER
+from contrastive_jax.reproduce import __main__ as reproduce
+from contrastive_jax.reproduce.references import REFERENCES, Number, Reference
 from contrastive_jax.training import fit as training
 from contrastive_jax.workdir import metrics
 from tests import whole_runs
@@ -35,16 +37,16 @@ CHANGES = {
 }
 
 
-def tiny(reference: float) -> Anchor:
+def tiny(reference: float) -> Reference:
     number = Number('knn:digits', 'knn20_top1', reference, 2.0, 'a guess')
-    return Anchor('mocov2:tiny', (number,), 'seconds', CHANGES)
+    return Reference('mocov2:tiny', (number,), 'seconds', CHANGES)
 
 
 @pytest.fixture
-def little_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+def little_references(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is easily met, and one that cannot be."""
     held = {'easy': tiny(10.0), 'hard': tiny(110.0)}
-    monkeypatch.setattr(reproduce, 'ANCHORS', held)
+    monkeypatch.setattr(reproduce, 'REFERENCES', held)
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'left as it is')
 
@@ -73,9 +75,9 @@ def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
 # ================================ the command ================================
 
 
-def test_an_anchor_s_life(
+def test_a_reference_s_life(
     tmp_path: Path,
-    little_anchors: None,
+    little_references: None,
     quick_runs: None,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -118,7 +120,7 @@ def test_an_anchor_s_life(
 
     with monkeypatch.context() as patch:  # again: nothing runs, nothing is recorded twice
         patch.setattr(training, 'fit', None)
-        patch.setattr(protocols, 'evaluate', None)
+        patch.setattr(protocols_run, 'run_protocol', None)
         code, again, _ = tell(capsys, 'easy', *argv)
     assert code == 0 and 'easy: pass' in again and results.read_text() == line + '\n'
 
@@ -148,8 +150,8 @@ class AfterTraining(reproduce.Interrupt):
 def test_an_evaluation_of_an_earlier_training_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = reproduce.load_config('eval.knn:digits', {'init': str(tmp_path / 'run')})
     calls = []
-    monkeypatch.setattr(protocols, 'evaluate', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
-    file = tmp_path / 'knn' / protocols.FOLDER / 'knn.json'
+    monkeypatch.setattr(protocols_run, 'run_protocol', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
+    file = tmp_path / 'knn' / RESULTS_FOLDER / 'knn.json'
     file.parent.mkdir(parents=True)
     for trained, judged, expected in ((7, 7, 0.9), (8, 7, 0.5)):
         (tmp_path / 'run').mkdir(exist_ok=True)
@@ -174,9 +176,9 @@ def test_an_evaluation_of_an_earlier_training_is_not_believed(tmp_path: Path, mo
 )
 def test_verdict(ours: float, gained: float | None, passed: bool) -> None:
     """The tolerance counts downwards only; what was not measured, or is not finite, is no pass."""
-    anchor = Anchor('mocov2:digits', (Number('knn:digits', 'knn20_top1', 90.0, 3.0, ''),), '', gain=5.0)
+    reference = Reference('mocov2:digits', (Number('knn:digits', 'knn20_top1', 90.0, 3.0, ''),), '', gain=5.0)
     trained = {} if gained is None else {'baseline/knn_top1': 0.5, 'eval/knn_top1': 0.5 + gained}
-    result = reproduce.verdict(anchor, trained, [{'eval/knn20_top1': ours}])
+    result = reproduce.verdict(reference, trained, [{'eval/knn20_top1': ours}])
     assert result['passed'] is passed
     json.dumps(result, allow_nan=False)
     text = reproduce.report({'anchor': 'x', **result})
@@ -187,7 +189,7 @@ def test_all_numbers_have_to_be_met() -> None:
     numbers = tuple(Number('knn:digits', f'knn{k}_top1', 90.0, 1.0, '') for k in (1, 20))
     for found in ((0.95, 0.8), (0.8, 0.95)):
         values = [{f'eval/knn{k}_top1': x} for k, x in zip((1, 20), found, strict=True)]
-        assert not reproduce.verdict(Anchor('mocov2', numbers, ''), {}, values)['passed']
+        assert not reproduce.verdict(Reference('mocov2', numbers, ''), {}, values)['passed']
 
 
 def test_records_are_appended_to_what_is_there(tmp_path: Path) -> None:
@@ -204,8 +206,8 @@ def test_records_are_appended_to_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('argv', 'code', 'said'),
     [
-        (['mocov2_digit'], 2, "no anchor is called 'mocov2_digit'; did you mean mocov2_digits"),
-        (['zzz'], 2, "no anchor is called 'zzz' -> --list shows all of them"),
+        (['mocov2_digit'], 2, "no reference is called 'mocov2_digit'; did you mean mocov2_digits"),
+        (['zzz'], 2, "no reference is called 'zzz' -> --list shows all of them"),
         (['mocov2_digits', '--data=x.npz'], 2, 'mocov2:digits has embedded data -> leave it out'),
         (['mocov2_cifar10'], 3, 'mocov2:cifar10 needs data -> --data=cifar10.npz, written by np.savez'),
         (['mocov1_imagenet'], 3, 'mocov1 needs data -> --data=DIR'),
@@ -247,40 +249,40 @@ def test_started_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = tell(capsys, *argv)
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 1 + sum(len(anchor.numbers) for anchor in ANCHORS.values())
+    assert code == 0 and len(lines) == 1 + sum(len(reference.numbers) for reference in REFERENCES.values())
     (row,) = [line.split() for line in lines if line.startswith('mocov1_imagenet ')]
     assert row[:5] == ['mocov1_imagenet', 'mocov1', 'linear:mocov2', '60.6', '0.5']
 
 
-# ================================ the anchors ================================
+# ================================ the references ================================
 
 
 @pytest.mark.usefixtures('nothing_compiled')
-@pytest.mark.parametrize('name', ANCHORS)
-def test_an_anchor_is_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('name', REFERENCES)
+def test_a_reference_is_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its configs load and are valid with what it changes, and its protocols write the metrics that it looks at."""
-    anchor = ANCHORS[name]
+    reference = REFERENCES[name]
     data = '' if name.endswith('_digits') else str(tmp_path)
-    config, judges = reproduce.load_configs(anchor, tmp_path, data)
+    config, judges = reproduce.load_configs(reference, tmp_path, data)
     assert config.data.path == data and config.data.name in reproduce.IMAGES and config.steps == 0
     assert {'digits': '_digits', 'cifar10': '_cifar10', 'imagenet2012': '_imagenet'}[config.data.name] in name
-    for number, judge in zip(anchor.numbers, judges, strict=True):
+    for number, judge in zip(reference.numbers, judges, strict=True):
         written = {'knn': [f'knn{k}_top1' for k in judge.knn.k] if 'knn' in judge else [], 'linear': ['linear_top1']}
         assert number.metric in written[judge.protocol]
         assert 50 < number.reference < 100 and 0 < number.tolerance <= 3 and number.source
-    assert (anchor.gain > 0) == name.endswith('_digits')
+    assert (reference.gain > 0) == name.endswith('_digits')
 
 
-def test_every_method_has_an_anchor_on_digits() -> None:
-    configs = [anchor.config for name, anchor in ANCHORS.items() if name.endswith('_digits')]
+def test_every_method_has_a_reference_on_digits() -> None:
+    configs = [reference.config for name, reference in REFERENCES.items() if name.endswith('_digits')]
     assert {reproduce.load_config(config, {}).method.name for config in configs} == set(METHODS)
     assert {config.replace('configs/', '').replace('.py', '') for config in compare.every_method()} <= set(configs)
 
 
-@pytest.mark.parametrize('name', [name for name in ANCHORS if not name.endswith('_digits')])
+@pytest.mark.parametrize('name', [name for name in REFERENCES if not name.endswith('_digits')])
 def test_references_are_those_of_the_configs(name: str) -> None:
     """The head of a config says what its paper reports."""
-    anchor = ANCHORS[name]
-    said = importlib.import_module(f'contrastive_jax.configs.{anchor.config.partition(":")[0]}').__doc__
-    for number in anchor.numbers:
+    reference = REFERENCES[name]
+    said = importlib.import_module(f'contrastive_jax.configs.{reference.config.partition(":")[0]}').__doc__
+    for number in reference.numbers:
         assert re.search(rf'(?<!\d){number.reference:g}(?!\d)', said), f'{number.reference} is not in {said}'

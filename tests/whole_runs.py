@@ -1,4 +1,4 @@
-"""Whole runs, in this process through `training.fit.fit` or in others through the command, and what they leave behind."""
+"""Whole runs, in this process by `training.fit` or in other processes by the command, and the files that they leave."""
 
 import functools
 import hashlib

@@ -21,11 +21,11 @@ Variants also: `digits` (the embedded digits, in minutes on a CPU), `tiny` (the 
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import apply_variants
-from contrastive_jax.evaluate import protocols
+from contrastive_jax.protocols.run import protocol_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = protocols.base('distill')
+    c = protocol_config('distill')
     c.batch_size, c.epochs = 4096, 400.0
     c.distill.temperature = 0.1
     c.optimizer.name = 'lars_simclr'

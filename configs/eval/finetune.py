@@ -37,11 +37,11 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import apply_variants
-from contrastive_jax.evaluate import protocols
+from contrastive_jax.protocols.run import protocol_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = protocols.base('finetune')
+    c = protocol_config('finetune')
     return apply_variants(
         c,
         variant,

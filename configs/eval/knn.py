@@ -17,11 +17,11 @@ Variants: `instdis` (the default), `dino`, `projection`, `cifar10`, `digits` (k 
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import apply_variants
-from contrastive_jax.evaluate import protocols
+from contrastive_jax.protocols.run import protocol_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = protocols.base('knn')
+    c = protocol_config('knn')
     c.knn.k = (200,)
     c.knn.temperature = 0.07
     variants = {

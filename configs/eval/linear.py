@@ -23,11 +23,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import apply_variants
-from contrastive_jax.evaluate import protocols
+from contrastive_jax.protocols.run import protocol_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    c = protocols.base('linear')
+    c = protocol_config('linear')
     return apply_variants(
         c,
         variant,

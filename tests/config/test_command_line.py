@@ -20,7 +20,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.training import loop
 from contrastive_jax.workdir.folder import open_workdir
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / 'configs'
 TINY = f'--config={CONFIGS}/mocov2.py:tiny'
 VIT = f'--config={CONFIGS}/mocov3_vit.py:tiny'

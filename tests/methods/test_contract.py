@@ -24,7 +24,7 @@ from contrastive_jax.training.step import init_state, train_step
 from tests import runs, whole_runs
 from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
 
-FOLDER = Path(__file__).parents[1] / 'configs'
+FOLDER = Path(__file__).parents[2] / 'configs'
 METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(runs.CONFIGS)}.values())
 
 

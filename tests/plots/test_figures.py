@@ -91,5 +91,5 @@ def test_neighbours_have_frames_by_correctness(tmp_path):
 
 def test_pyplot_stays_out():
     code = 'import sys, contrastive_jax.plots.figures; sys.exit("matplotlib.pyplot" in sys.modules)'
-    root = Path(figures.__file__).parents[1]
+    root = Path(figures.__file__).parents[2]
     assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == 0

@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
 
 from contrastive_jax.data import sources
-from contrastive_jax.evaluate.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder, load_encoder
 from contrastive_jax.report import look
 from tests import saved
 from tests.little import get_config

@@ -16,8 +16,8 @@ from contrastive_jax.data import sources
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, whole_runs
 from tests import saved as workdirs
-from tests.evaluate.test_probe import evaluate
-from tests.evaluate.test_protocols import load as protocol
+from tests.protocols.test_linear import evaluate
+from tests.protocols.test_run import load as protocol
 from tests.whole_runs import children, compiled, ended, fit, lines, little, quick_runs, saved  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('quick_runs')

@@ -1,0 +1,1 @@
+"""Trains and evaluates what a published number was measured on, and compares."""
