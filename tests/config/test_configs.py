@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.config.check import check
+from contrastive_jax.config.find import variants_of
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.training.build import build_run
@@ -49,14 +50,6 @@ EXAMPLES = {
 
 
 # ================================ every variant of every config ================================
-
-
-def variants_of(file: str) -> list[str]:
-    """Names as the error about an unknown one lists them; of dictionary.py also the dictionaries."""
-    module = importlib.import_module(f'contrastive_jax.configs.{file}')
-    with pytest.raises(UserError) as error:
-        module.get_config('moco,?' if file == 'dictionary' else '?')
-    return [*getattr(module, 'DICTIONARIES', ()), *str(error.value).split('choose from ')[1].split(', ')]
 
 
 def commands() -> Iterator[str]:
@@ -136,6 +129,8 @@ def test_an_unknown_variant() -> None:
         runs.load('mocov2:digit')
     with pytest.raises(UserError, match=r"unknown variant 'zzz' -> choose from"):
         runs.load('dictionary:zzz')
+    with pytest.raises(UserError, match=r'variants moco and memory_bank exclude each other -> give one dictionary'):
+        runs.load('dictionary:moco,digits,memory_bank')
 
 
 # ================================ the papers' numbers, written out ================================
