@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import ContrastiveOutput
-from contrastive_jax.losses.nce import log_partition, look_up_logits, look_up_rows, nce
+from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax_terms, sampled_softmax_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.rules import Rules
@@ -154,12 +154,14 @@ def contrast(
       axis_name: the mapped device axis.
     """
     if not drawn.shape[1]:
-        found = look_up_rows(f, bank, index, num_examples=num_examples, temperature=temperature, axis_name=axis_name)
+        found = non_parametric_softmax_terms(
+            f, bank, index, num_examples=num_examples, temperature=temperature, axis_name=axis_name
+        )
         mean = memory.bank_mean(lax.stop_gradient(bank), num_examples, axis_name)
         return Contrast(jnp.mean(found.loss), log_Z, found, jnp.mean(f @ mean))
     rows = jnp.concatenate([index[:, None], drawn], axis=1)  # [b, 1 + K]
     logits = memory.bank_similarities(bank, f, rows, axis_name) / temperature
-    found = look_up_logits(logits)
+    found = sampled_softmax_terms(logits)
     if objective == 'nce':
         estimate = log_partition(logits, num_examples, axis_name).astype(log_Z.dtype)
         log_Z = jnp.where(jnp.isneginf(log_Z), estimate, log_Z)

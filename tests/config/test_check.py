@@ -342,7 +342,7 @@ def test_a_warm_up_longer_than_the_training() -> None:
     assert check(config, 8) == []
     with pytest.raises(UserError) as error:
         build_run(config, 1437)
-    assert str(error.value).startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200')
+    assert str(error.value).startswith('schedule.warmup_epochs 3 (267 steps) is longer than the training of 200 steps')
     config.steps = 267
     assert build_run(config, 1437).total_steps == 267
     assert check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'

@@ -17,7 +17,7 @@ from PIL import Image
 from contrastive_jax import main
 from contrastive_jax.config import command_line
 from contrastive_jax.errors import UserError
-from contrastive_jax.training import loop
+from contrastive_jax.training import fit
 from contrastive_jax.workdir.folder import open_workdir
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def run(*args: str, code: int = 2) -> list[str]:
         # The trainer is what compiles; every mistake here is found before.
-        monkeypatch.setattr(loop, 'Trainer', lambda *_: pytest.fail('the run would have begun'))
+        monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
         monkeypatch.setattr(sys, 'argv', ['main.py', *args])
         with pytest.raises(SystemExit) as stop:
             main.main()
@@ -156,7 +156,7 @@ def test_a_mistake_in_a_config_file_names_its_line(
         (['--nope=3'], 'unknown option --nope=3 -> --help lists'),
         (['--wrkdir=x'], 'unknown option --wrkdir=x; did you mean --workdir?'),
         (['--num_processes=x'], "flag --num_processes=x: invalid literal for int() with base 10: 'x'"),
-        (['--process_id=1'], 'give all of --coordinator_address, --num_processes and --process_id, or none'),
+        (['--process_id=1'], 'give all of coordinator_address, num_processes, process_id, or none'),
         (['--config.steps=-1'], 'steps -1 is out of range -> it must be at least 0'),
         (['--config.seed=1', '--config.seed=-2'], 'seed -2 is out of range'),  # the last one counts
     ],
@@ -349,7 +349,7 @@ def test_an_existing_run_is_not_touched(
         return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
     before = content()
-    monkeypatch.setattr(loop, 'Trainer', lambda *_: pytest.fail('the run would have begun'))
+    monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
     for wrong, code, line in (
         ('--config.batch_size=x', 2, 'invalid literal'),
         ('--config.batch_size=-1', 2, 'out of range'),
@@ -367,13 +367,13 @@ def test_a_workdir_that_cannot_be_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / 'file').write_text('mine')
-    monkeypatch.setattr(loop, 'Trainer', lambda *_: pytest.fail('the run would have begun'))
+    monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
     for workdir in (tmp_path / 'file', tmp_path / 'file' / 'run', Path('/proc/run')):
         monkeypatch.setattr(sys, 'argv', ['main.py', TINY, f'--workdir={workdir}'])
         with pytest.raises(SystemExit) as stop:
             main.main()
         assert stop.value.code == 2
-        assert f'cannot write to --workdir {workdir}: ' in capsys.readouterr().err
+        assert f'cannot write to workdir {workdir}: ' in capsys.readouterr().err
     assert (tmp_path / 'file').read_text() == 'mine'
 
 

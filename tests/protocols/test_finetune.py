@@ -18,6 +18,7 @@ from contrastive_jax.optim import optimizers
 from contrastive_jax.pretrained.encoder import Encoder, load_encoder
 from contrastive_jax.protocols import finetune
 from contrastive_jax.protocols.run import run_protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_state, train_step
@@ -207,9 +208,9 @@ def test_every_kind_of_encoder_can_be_trained_on(name: str, tmp_path: Path) -> N
 
 def test_labels_of_each_class() -> None:
     labels = np.array([0] * 200 + [1] * 30 + [2])
-    chosen = finetune.labelled(labels, 0.1)
+    chosen = stratified(labels, 0.1)
     assert [int(chosen[labels == label].sum()) for label in range(3)] == [20, 3, 1]
-    assert finetune.labelled(labels, 1.0).all()
+    assert stratified(labels, 1.0).all()
 
 
 @pytest.mark.usefixtures('quick_runs')

@@ -16,9 +16,9 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.pretrained.encoder import Encoder, load_encoder
-from contrastive_jax.protocols import distill, finetune, linear, training
-from contrastive_jax.protocols import run as protocols_run
+from contrastive_jax.protocols import linear, training
 from contrastive_jax.protocols.run import run_protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
@@ -45,14 +45,11 @@ def encoder(run: Path) -> Encoder:
 def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
     """On the first `count` devices; interrupted after step `at`, if given. With `quick_runs` only."""
     whole_runs.Cut.at, whole_runs.Cut.done = at, 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocols_run, 'find_devices', lambda mode: find_devices(mode, count))
-        for protocol in (linear, finetune, distill):
-            patch.setattr(protocol, 'Interrupt', whole_runs.Cut)
-        try:
-            return run_protocol(config, str(workdir))
-        except Interrupted as stop:
-            return str(stop)
+    devices = whole_runs.SharedDevices.of(config.parallel, count)
+    try:
+        return run_protocol(config, str(workdir), devices=devices, interrupt=whole_runs.Cut)
+    except Interrupted as stop:
+        return str(stop)
 
 
 def trained(workdir: Path, encoder: Encoder, settings: int = 4) -> tuple[int, PyTree]:
@@ -136,9 +133,9 @@ def test_one_step_by_hand(encoder: Encoder) -> None:
 
 def test_held_out_images_of_each_class() -> None:
     labels = np.array([0] * 20 + [1] * 3 + [2])
-    chosen = linear.held_out(labels, 0.1)
+    chosen = stratified(labels, 0.1, leave=1)
     assert [int(chosen[labels == label].sum()) for label in range(3)] == [2, 1, 0]
-    np.testing.assert_array_equal(chosen, linear.held_out(labels, 0.1))
+    np.testing.assert_array_equal(chosen, stratified(labels, 0.1, leave=1))
 
 
 def test_augmentation_keeps_what_the_run_saw(encoder: Encoder) -> None:
@@ -164,7 +161,7 @@ def test_what_is_written_and_said(
     jax.tree.map(np.testing.assert_array_equal, state['method']['batch_stats']['target']['encoder'], encoder.stats)
 
     train_split, test = sources.load('digits'), sources.load('digits', split='test')
-    chosen = linear.held_out(train_split.labels, 0.1)
+    chosen = stratified(train_split.labels, 0.1, leave=1)
     logits = [np.asarray(linear.classify(state['params'], encoder(x))) for x in (train_split.array[chosen], test.array)]
     selection = (logits[0].argmax(2) == train_split.labels[chosen]).mean(1)
     best = int(selection.argmax())

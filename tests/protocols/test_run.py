@@ -78,7 +78,7 @@ def test_every_variant_is_right_and_documented(file: str) -> None:
         config = load(name, **named)
         assert config.is_locked and check_protocol(config) == []
         del named['init']
-        lacks = 'init is empty -> name the workdir of a run: --config.init=runs/digits'
+        lacks = 'init is empty -> set it to the workdir of a run, such as runs/digits, or to a file of weights'
         assert check_protocol(load(name, **named)) == [lacks]
     doc = importlib.import_module(f'contrastive_jax.configs.eval.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
@@ -430,7 +430,7 @@ def test_a_config_that_lacks_fields() -> None:
         ({'train_labels': np.zeros(30, int)}, 'all training images of few are of one class'),
         ({'train_labels': np.arange(30) * 10**7}, 'the labels of few go up to 290000000 -> number the classes from 0'),
         ({'test_labels': np.full(8, 37)}, 'have labels 37 to 37, the training images 0 to 9, and none in common'),
-        ({}, 'knn.k 200 is more than the 30 labelled training images'),
+        ({}, 'knn.k 200 is more than the 30 labeled training images'),
     ],
 )
 def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
@@ -497,10 +497,10 @@ def test_a_file_of_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     file = tmp_path / 'encoder.safetensors'
     pretrained.save(file, pretrained.load(run))
     config = load('knn:digits', init=str(file))
-    with pytest.raises(UserError, match='is a file of weights, which says nothing of data -> name some'):
+    with pytest.raises(UserError, match=r'is a file of weights, which does not record its data -> set data\.source'):
         run_protocol(config, str(tmp_path / 'knn'))
     assert features.main([f'--workdir={file}', str(tmp_path / 'x.npz')]) == 2
-    assert 'is a file of weights, which says nothing of data' in capsys.readouterr().err
+    assert 'is a file of weights, which does not record its data' in capsys.readouterr().err
     config.data.source = 'digits'
     found = run_protocol(config, str(tmp_path / 'knn'))
     assert found == run_protocol(load('knn:digits', init=str(run)), str(tmp_path / 'of_run'))
