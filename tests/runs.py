@@ -49,7 +49,7 @@ CONFIGS = (
 def load(name: str, **changes: Any) -> ConfigDict:
     """The config of 'file:variants', with dotted fields changed."""
     file, _, variant = name.partition(':')
-    config = importlib.import_module(f'configs.{file}').get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(variant)
     config.update_from_flattened_dict(changes)
     return config
 

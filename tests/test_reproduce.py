@@ -283,6 +283,6 @@ def test_every_method_has_a_reference_on_digits() -> None:
 def test_references_are_those_of_the_configs(name: str) -> None:
     """The head of a config says what its paper reports."""
     reference = REFERENCES[name]
-    said = importlib.import_module(f'configs.{reference.config.partition(":")[0]}').__doc__
+    said = importlib.import_module(f'contrastive_jax.configs.{reference.config.partition(":")[0]}').__doc__
     for number in reference.numbers:
         assert re.search(rf'(?<!\d){number.reference:g}(?!\d)', said), f'{number.reference} is not in {said}'

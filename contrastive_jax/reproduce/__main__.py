@@ -143,7 +143,7 @@ def load_config(name: str, changes: Mapping[str, Any]) -> ConfigDict:
     """'mocov2:digits' -> configs/mocov2.py:digits, with fields changed."""
     file, _, variant = name.partition(':')
     try:
-        module = importlib.import_module(f'configs.{file}')
+        module = importlib.import_module(f'contrastive_jax.configs.{file}')
     except ModuleNotFoundError as error:
         raise UserError(f'no configs/{file.replace(".", "/")}.py here -> start in the repository') from error
     config = module.get_config(variant)

@@ -34,7 +34,7 @@ FILES = sorted(path.stem for path in (REPOSITORY / 'configs' / 'eval').glob('[!_
 
 def load(name: str, **changes: Any) -> ConfigDict:
     file, _, variant = name.partition(':')
-    config = importlib.import_module(f'configs.eval.{file}').get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.eval.{file}').get_config(variant)
     config.update_from_flattened_dict(changes)
     return config
 
@@ -80,7 +80,7 @@ def test_every_variant_is_right_and_documented(file: str) -> None:
         del named['init']
         lacks = 'init is empty -> set it to the workdir of a run, such as runs/digits, or to a file of weights'
         assert check_protocol(load(name, **named)) == [lacks]
-    doc = importlib.import_module(f'configs.eval.{file}').__doc__
+    doc = importlib.import_module(f'contrastive_jax.configs.eval.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     assert named == set(variants)
     assert {load(file).protocol for file in FILES} == set(PROTOCOLS)
@@ -216,7 +216,7 @@ def test_fine_tuning_protocols(name: str) -> None:
 
 def test_simclr_s_distillation() -> None:
     """recipes.md, section 8: batch, optimizer and schedule are those of pre-training."""
-    pretraining = importlib.import_module('configs.simclrv2').get_config()
+    pretraining = importlib.import_module('contrastive_jax.configs.simclrv2').get_config()
     for name, temperature, scratch in (('', 0.1, False), ('big_to_small', 1.0, True)):
         config = load(f'distill:{name}')
         assert (config.distill.temperature, config.distill.scratch, config.epochs) == (temperature, scratch, 400.0)
