@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax.data import sources
+from contrastive_jax.data import digits, sources
 from contrastive_jax.data.open import open_source
 from contrastive_jax.report import __main__ as command
 from contrastive_jax.report import charts
