@@ -1,11 +1,14 @@
 """Rules that a config keeps: each that it breaks becomes one readable line with the value, the rule and the remedy."""
 
 import difflib
+import importlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from contrastive_jax.errors import UserError
 
 
 def did_you_mean(given: object, choices: Iterable[str]) -> str:
@@ -17,6 +20,33 @@ def did_you_mean(given: object, choices: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(given), list(choices), n=1)
     return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def import_named(field: str, name: str) -> Any:
+    """Imports what a config field names as 'package.module:Name'.
+
+    Args:
+      field: the field, for messages.
+      name: the Python module, a colon, and a name in it.
+
+    Raises:
+      UserError: the module cannot be imported, or has no such name.
+    """
+    module_name, _, attribute = name.partition(':')
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the code of the module runs here and may raise anything
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        raise UserError(
+            f'{field} {name!r} cannot be imported ({reason}) -> make `import {module_name}` work in Python'
+        ) from error
+    if not hasattr(module, attribute):
+        defined = [key for key in vars(module) if not key.startswith('_')]
+        raise UserError(
+            f'{field} {name!r}: {module_name} has no {attribute!r}{did_you_mean(attribute, defined)} -> name something '
+            'that the module defines'
+        )
+    return getattr(module, attribute)
 
 
 class Rules:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from contrastive_jax.data import digits, folder, npz, tfds
+from contrastive_jax.data import digits, folder, npz, objects, tfds
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
 from contrastive_jax.rules import did_you_mean
@@ -15,7 +15,8 @@ def open_source(source: str, name: str = '', path: str = '', split: str = 'train
     """Opens one split of a data set. It reads only what is on this machine and never downloads.
 
     Args:
-      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files) or 'tfds' (prepared by TensorFlow Datasets).
+      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets), or
+        'package.module:Class' for data of your own, see data/objects.py.
       name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. For 'npz' and 'folder' the name in logs
         and messages, by default that of the file or folder.
       path: the file or folder; for 'tfds' the data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -26,6 +27,8 @@ def open_source(source: str, name: str = '', path: str = '', split: str = 'train
       UserError: an unknown source, data set or split.
       DataError: the data is missing or damaged, or lacks the split.
     """
+    if ':' in source:
+        return objects.load(source, path, split)
     if source not in SOURCES:
         raise UserError(
             f'data.source {source!r} is unknown{did_you_mean(source, SOURCES)} -> choose from {", ".join(SOURCES)}'
