@@ -22,6 +22,7 @@ from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
 from contrastive_jax.plots.pictures import contact_sheet, neighbours
+from contrastive_jax.rules import did_you_mean, import_named
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.metrics import read
 
