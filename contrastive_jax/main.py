@@ -32,9 +32,9 @@ def run(argv: list[str]) -> int:
 
     try:
         if 'protocol' in config:
-            from contrastive_jax.evaluate import protocols
+            from contrastive_jax.protocols.run import run_protocol
 
-            protocols.evaluate(config, FLAGS.workdir)
+            run_protocol(config, FLAGS.workdir)
         else:
             fit(config, FLAGS.workdir)
     except UserError as error:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from contrastive_jax import compare
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate import protocols
-from contrastive_jax.evaluate.encoder import load_encoder
 from contrastive_jax.methods import METHODS
+from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax.protocols import run as protocols_run
+from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.reproduce import __main__ as reproduce
 from contrastive_jax.reproduce.references import REFERENCES, Number, Reference
 from contrastive_jax.training import fit as training
@@ -59,7 +60,7 @@ def tell(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
     """Accuracy in percent, image by image."""
     encoder = load_encoder(workdir)
-    splits = [sources.load('digits', split=split) for split in ('train', 'test')]
+    splits = [open_source('digits', split=split) for split in ('train', 'test')]
     train, test = (np.asarray(encoder(split.array), np.float64) for split in splits)
     train, test = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (train, test))
     hits = []
@@ -119,7 +120,7 @@ def test_a_reference_s_life(
 
     with monkeypatch.context() as patch:  # again: nothing runs, nothing is recorded twice
         patch.setattr(training, 'fit', None)
-        patch.setattr(protocols, 'evaluate', None)
+        patch.setattr(protocols_run, 'run_protocol', None)
         code, again, _ = tell(capsys, 'easy', *argv)
     assert code == 0 and 'easy: pass' in again and results.read_text() == line + '\n'
 
@@ -149,8 +150,8 @@ class AfterTraining(reproduce.Interrupt):
 def test_an_evaluation_of_an_earlier_training_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = reproduce.load_config('eval.knn:digits', {'init': str(tmp_path / 'run')})
     calls = []
-    monkeypatch.setattr(protocols, 'evaluate', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
-    file = tmp_path / 'knn' / protocols.FOLDER / 'knn.json'
+    monkeypatch.setattr(protocols_run, 'run_protocol', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
+    file = tmp_path / 'knn' / RESULTS_FOLDER / 'knn.json'
     file.parent.mkdir(parents=True)
     for trained, judged, expected in ((7, 7, 0.9), (8, 7, 0.5)):
         (tmp_path / 'run').mkdir(exist_ok=True)
@@ -282,6 +283,6 @@ def test_every_method_has_a_reference_on_digits() -> None:
 def test_references_are_those_of_the_configs(name: str) -> None:
     """The head of a config says what its paper reports."""
     reference = REFERENCES[name]
-    said = importlib.import_module(f'configs.{reference.config.partition(":")[0]}').__doc__
+    said = importlib.import_module(f'contrastive_jax.configs.{reference.config.partition(":")[0]}').__doc__
     for number in reference.numbers:
         assert re.search(rf'(?<!\d){number.reference:g}(?!\d)', said), f'{number.reference} is not in {said}'

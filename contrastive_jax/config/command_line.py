@@ -137,9 +137,9 @@ def _impossible(config: ConfigDict | None) -> list[str]:
     if config is None:
         return []
     if 'protocol' in config:
-        from contrastive_jax.evaluate import protocols
+        from contrastive_jax.protocols.run import check_protocol
 
-        return protocols.check(config)
+        return check_protocol(config)
     from contrastive_jax.config.check import check
 
     return check(config, devices=1)

@@ -11,13 +11,13 @@ from jax import Array
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import REPLICATED, Devices
-from contrastive_jax.evaluate.encoder import Encoder
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.linear import predictions
 from contrastive_jax.evaluate.online import Neighbours, evenly_spaced, nearest, number_of_classes
 from contrastive_jax.models.cpc import CPCEncoder
 from contrastive_jax.models.split import Split
 from contrastive_jax.models.vit import VisionTransformer
+from contrastive_jax.pretrained.encoder import Encoder
 
 POINTS = 2000  # of a map: t-SNE takes ten seconds for these
 TSNE_DIMENSIONS = 50  # that t-SNE is given, by PCA, as its authors do

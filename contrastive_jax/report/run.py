@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import base_config
 from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.protocols import FOLDER
 from contrastive_jax.methods import METHODS
+from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.workdir import about, metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
 
@@ -115,7 +115,7 @@ def _evaluations(run: Path, folders: Sequence[Path]) -> Iterator[Evaluation]:
         file.resolve(): None
         for folder in folders
         for form in ('', '*/')
-        for file in folder.glob(f'{form}{FOLDER}/*.json')
+        for file in folder.glob(f'{form}{RESULTS_FOLDER}/*.json')
     }
     for file in sorted(files):
         try:

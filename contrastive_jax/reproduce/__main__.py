@@ -4,9 +4,9 @@
     python -m contrastive_jax.reproduce mocov2_digits
     python -m contrastive_jax.reproduce mocov2_cifar10 --data=cifar10.npz
 
-Without a name, or with --list: the table of the references (contrastive_jax/reproduce/references.py). At the end it prints
-reference, tolerance, ours and the verdict, and appends one line of JSON with all numbers, hardware, commit, time and
-command to the results file. Pretraining and each evaluation have a folder of their own in WORKDIR/NAME: the same
+Without a name, or with --list: the table of the references (contrastive_jax/reproduce/references.py). At the end it
+prints reference, tolerance, ours and the verdict, and appends one line of JSON with all numbers, hardware, commit, time
+and command to the results file. Pretraining and each evaluation have a folder of their own in WORKDIR/NAME: the same
 command goes on where it was stopped, and nothing is run or recorded twice. On several hosts start it on each, with a
 WORKDIR that all of them see.
 
@@ -119,7 +119,7 @@ def load_configs(reference: Reference, folder: Path, data: str) -> tuple[ConfigD
       UserError: started where there are no configs, or something in them is wrong.
     """
     from contrastive_jax.config.check import check
-    from contrastive_jax.evaluate import protocols
+    from contrastive_jax.protocols.run import check_protocol
 
     config = load_config(reference.config, reference.changes)
     if config.data.source == 'digits':
@@ -133,7 +133,7 @@ def load_configs(reference: Reference, folder: Path, data: str) -> tuple[ConfigD
     for judge in judges:
         judge.init = str(folder / PRETRAINING)
     problems = check(config, jax.device_count(), jax.process_count())
-    problems += [problem for judge in judges for problem in protocols.check(judge, jax.device_count())]
+    problems += [problem for judge in judges for problem in check_protocol(judge, jax.device_count())]
     if problems:
         raise UserError('\n'.join(problems))
     return config, judges
@@ -143,7 +143,7 @@ def load_config(name: str, changes: Mapping[str, Any]) -> ConfigDict:
     """'mocov2:digits' -> configs/mocov2.py:digits, with fields changed."""
     file, _, variant = name.partition(':')
     try:
-        module = importlib.import_module(f'configs.{file}')
+        module = importlib.import_module(f'contrastive_jax.configs.{file}')
     except ModuleNotFoundError as error:
         raise UserError(f'no configs/{file.replace(".", "/")}.py here -> start in the repository') from error
     config = module.get_config(variant)
@@ -167,13 +167,13 @@ def check_images(config: ConfigDict) -> None:
 
 def evaluate(judge: ConfigDict, folder: Path) -> dict[str, float]:
     """What a protocol measures, or has measured on this encoder."""
-    from contrastive_jax.evaluate import protocols
+    from contrastive_jax.protocols.run import RESULTS_FOLDER, run_protocol
 
-    done = read(folder / protocols.FOLDER / f'{judge.protocol}.json')
+    done = read(folder / RESULTS_FOLDER / f'{judge.protocol}.json')
     if done is not None and done['step'] == metrics.read(Path(judge.init))[-1]['step']:
         open_workdir(str(folder), judge, write=False)  # were these its settings?
         return {key: value for key, value in done.items() if key.startswith('eval/')}
-    return protocols.evaluate(judge, str(folder))
+    return run_protocol(judge, str(folder))
 
 
 def verdict(reference: Reference, trained: Mapping[str, float], found: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -1,6 +1,0 @@
-"""Weights in and out: published checkpoints into our encoders, and our encoders to where they are used."""
-
-from contrastive_jax.convert.load import load
-from contrastive_jax.convert.weights import Weights, save
-
-__all__ = ['Weights', 'load', 'save']

@@ -1,0 +1,124 @@
+"""Files of arrays by name, told apart by what they hold: PyTorch, safetensors, `.npz`, pickles and TensorFlow.
+
+None runs code.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from contrastive_jax.errors import UserError
+from contrastive_jax.pretrained import pickles, tensorflow_files, torch_files
+
+MAX_EXPANSION = 20  # of a compressed file: weights are not that regular
+SMALL = 2**26  # bytes that any file may expand to
+
+
+class Source(NamedTuple):
+    """What a file holds, before its numbers are read.
+
+    Attributes:
+      content: a dict, of dicts, of whatever `read` takes.
+      read: reads one array.
+      metadata: texts that a safetensors file says about itself.
+    """
+
+    content: Any
+    read: Callable[[Any], np.ndarray]
+    metadata: Mapping[str, str] = {}
+
+    def array(self, leaf: Any) -> np.ndarray:
+        """The numbers of a leaf of `content`.
+
+        Raises:
+          UserError: they are damaged, or no numbers.
+        """
+        x = self.read(leaf)
+        if x.dtype.kind not in 'fiub' and x.dtype != ml_dtypes.bfloat16:
+            raise UserError(f'it holds an array of {x.dtype}, where real numbers should be')
+        return x
+
+
+def read(path: Path) -> Source:
+    """Opens a file.
+
+    Raises:
+      UserError: it is missing, damaged, of no known kind, or asks for more than numbers.
+    """
+    try:
+        if checkpoint := tensorflow_files.find(path):
+            names, array = tensorflow_files.read(checkpoint)
+            return Source({name: name for name in names}, array)
+        with path.open('rb') as file:
+            head = file.read(512)
+        if head.startswith(b'\x93NUMPY'):
+            raise UserError('it is one array without a name -> give a file of arrays by name')
+        if head.startswith(b'PK') and _holds_arrays(path):
+            return _npz(path)
+        if head[8:9] == b'{':
+            return _safetensors(path)
+        if path.suffix == '.pkl':
+            return Source(pickles.read(io.BytesIO(path.read_bytes())), _numpy)
+        if head.startswith((b'PK', b'\x80')) or head[257:262] == b'ustar':
+            opened = torch_files.read(path)
+            return Source(opened.content, opened.array)
+        kind = 'is empty' if not head else 'is text' if head.isascii() and b'\0' not in head else 'is of no known kind'
+        raise UserError(f'it {kind} -> give a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow')
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror or error} -> give the file of weights') from error
+    except UserError as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+
+
+def _safetensors(path: Path) -> Source:
+    try:
+        file = safe_open(path, framework='numpy')
+        return Source({name: name for name in file.keys()}, file.get_tensor, file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f'it is damaged: {error}') from error
+
+
+def _numpy(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, pickles.NumpyArray):
+        raise UserError(f'it holds a {type(leaf).__name__} where an array should be')
+    return leaf.array
+
+
+# ================================ npz ================================
+
+
+def _holds_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(name.endswith('.npy') for name in archive.namelist())
+    except torch_files.ZIP_ERRORS:
+        return False
+
+
+def _npz(path: Path) -> Source:
+    """Each array's size is compared with its header before it is read: numpy would believe the header."""
+    archive = zipfile.ZipFile(path)
+    total, most = sum(member.file_size for member in archive.infolist()), path.stat().st_size * MAX_EXPANSION
+    if total > max(SMALL, most):
+        raise UserError(f'it would expand to {total} bytes, which weights do not')
+
+    def array(name: str) -> np.ndarray:
+        try:
+            with archive.open(name) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, fortran, dtype = read_header[version](file)
+                if dtype.hasobject:
+                    raise UserError(f'{name} holds Python objects, which may be code: it is not read')
+                numbers = file.read()
+            return np.frombuffer(numbers, dtype).reshape(shape, order='F' if fortran else 'C')
+        except (ValueError, KeyError, *torch_files.ZIP_ERRORS) as error:
+            raise UserError(f'{name} is damaged: {error}') from error
+
+    return Source({name.removesuffix('.npy'): name for name in archive.namelist()}, array)

@@ -1,0 +1,112 @@
+"""The contract of an evaluation protocol, and the labeled data that it uses."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES, open_source
+from contrastive_jax.distributed.devices import Devices
+from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.evaluate.knn import check_labels
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.rules import Rules
+from contrastive_jax.training.interrupt import Interrupt
+
+MAX_CLASSES = 100_000  # ImageNet has 21,841 at most: larger labels are ids, not class numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Labeled images. Images without a label are left out, unless training needs no labels.
+
+    Attributes:
+      train: training images.
+      test: held-out images.
+      train_ids: int64[n], the training images that are used.
+      test_ids: int64[m], the held-out images that are used.
+      classes: number of classes.
+      unseen_classes: number of held-out images whose class has no training image.
+    """
+
+    train: sources.Source
+    test: sources.Source
+    train_ids: np.ndarray
+    test_ids: np.ndarray
+    classes: int
+    unseen_classes: int
+
+
+def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Data:
+    """The training and the held-out split of an evaluation.
+
+    Args:
+      config: the config of the evaluation.
+      encoder: the encoder that is evaluated; its run's data is used unless the config names other data.
+      labeled: whether training images need a label; False: all of them are used.
+
+    Raises:
+      UserError: the data is missing, or it has no labels, or one class only.
+    """
+    d = config.data if config.data.source else encoder.config.data
+    if not d.source:
+        raise UserError(
+            f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
+            f'{", ".join(SOURCES)}'
+        )
+    train, test = (
+        open_source(d.source, d.name, d.path, split, encoder.image_size)
+        for split in (config.data.split, config.data.eval_split)
+    )
+    ids, classes = [], 0
+    for source, what in ((train, 'training'), (test, 'held-out')):
+        labels = np.full(len(source), -1) if source.labels is None else source.labels
+        if not labeled and source is train:
+            ids.append(np.arange(len(train)))
+            continue
+        if (labels < 0).all():
+            raise DataError(f'the {what} images of {source.name} have no labels -> evaluate on data that has them')
+        ids.append(np.flatnonzero(labels >= 0))
+        classes = max(classes, int(labels.max()) + 1)
+    assert test.labels is not None
+    if classes > MAX_CLASSES:
+        raise DataError(f'the labels of {train.name} go up to {classes - 1} -> number the classes from 0')
+    unseen_classes = 0
+    if labeled:
+        assert train.labels is not None
+        taught, asked = np.unique(train.labels[ids[0]]), np.unique(test.labels[ids[1]])
+        if len(taught) < 2:
+            raise DataError(
+                f'all training images of {train.name} are of one class -> use data with two classes or more'
+            )
+        if not np.isin(asked, taught).any():
+            raise DataError(
+                f'the held-out images of {train.name} have labels {asked[0]} to {asked[-1]}, the training images '
+                f'{taught[0]} to {taught[-1]}, and no class in common -> number the classes the same way in both splits'
+            )
+        unseen_classes = int((~np.isin(test.labels[ids[1]], taught)).sum())
+    check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
+    return Data(train, test, ids[0], ids[1], classes, unseen_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How an encoder is evaluated. Each protocol is one file of protocols/; PROTOCOLS in run.py lists them by name.
+
+    Attributes:
+      fields: adds the protocol's own fields to a config, among them a section with its name.
+      rules: adds what is wrong with these fields to the rules, for a given number of devices.
+      check: raises UserError where encoder or data do not fit the protocol, before anything is compiled.
+      run: evaluates; returns the numbers and writes them to the metrics of the workdir. Its last argument makes the
+        object that tells a training whether it was asked to stop.
+      labeled: whether training images need a label; False: all of them are used.
+    """
+
+    fields: Callable[[ConfigDict], None]
+    rules: Callable[[ConfigDict, int, Rules], None]
+    check: Callable[[ConfigDict, Encoder, Data], None]
+    run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
+    labeled: bool = True

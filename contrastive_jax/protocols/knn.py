@@ -1,0 +1,74 @@
+"""The kNN protocol: weighted kNN over all training images, for every held-out image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from contrastive_jax.distributed.devices import REPLICATED, Devices
+from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate.features import FeatureExtractor
+from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.protocols import readout
+from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.rules import Rules
+from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.workdir.metrics import MetricWriter
+
+
+def fields(c: ConfigDict) -> None:
+    """Adds the fields of the protocol."""
+    c.knn = ConfigDict()
+    c.knn.k = (20,)  # numbers of neighbors; each is evaluated
+    c.knn.temperature = 0.07  # the weight of a neighbor is exp(cosine / temperature)
+    readout.fields(c)
+
+
+def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+    del devices
+    rules.rule(
+        len(c.knn.k) > 0 and all(isinstance(k, int) and k >= 1 for k in c.knn.k),
+        f'knn.k {c.knn.k!r} is out of range -> give numbers of neighbors of at least 1, such as (20, 200)',
+    )
+    rules.within('knn.temperature', MIN_TEMPERATURE)
+    readout.rules(c, rules)
+
+
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+    del encoder
+    n, most = len(data.train_ids), max(config.knn.k)
+    if most > n:
+        raise UserError(f'knn.k {most} is more than the {n} labeled training images -> use fewer neighbors')
+
+
+def run(
+    config: ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    devices: Devices,
+    workdir: Path,
+    interrupt: Callable[[], Interrupt],
+) -> dict[str, float]:
+    del interrupt  # nothing is trained, so nothing is saved: a signal ends the process
+    extract = FeatureExtractor(
+        encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
+    )
+    params, stats = devices.place((encoder.params, encoder.stats), REPLICATED)
+    train, train_ids = extract(params, stats, data.train, data.train_ids)
+    test, test_ids = extract(params, stats, data.test, data.test_ids)
+    assert data.train.labels is not None and data.test.labels is not None
+    given = (train, data.train.labels[train_ids], test, data.test.labels[test_ids], data.classes)
+    found: dict[str, float] = {}
+    for k in config.knn.k:
+        accuracy = knn_accuracy(*given, k=min(k, len(train)), temperature=config.knn.temperature)
+        found |= {f'eval/knn{k}_{name}': value for name, value in accuracy.items()}
+    # A repeated evaluation replaces its metrics.
+    writer = MetricWriter(workdir, encoder.step - 1, enabled=jax.process_index() == 0)
+    writer.write(encoder.step, found)
+    writer.close()
+    return found
+
+
+KNN = Protocol(fields, rules, check, run)

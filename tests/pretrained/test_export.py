@@ -1,0 +1,307 @@
+"""Weights out and in again: the same bits, under the names that torchvision, timm and Detectron2 expect."""
+
+import json
+import pickle
+import pickletools
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from contrastive_jax import convert as command
+from contrastive_jax import pretrained
+from contrastive_jax.config.build import build_policy
+from contrastive_jax.errors import UserError
+from contrastive_jax.models.vit import sincos_position
+from contrastive_jax.pretrained import export, files, names, weights
+from tests import saved
+from tests.little import get_config
+
+VIT = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}
+CONFIGS: dict[str, dict[str, Any]] = {
+    'resnet': {'name': 'resnet_tiny', 'width': 8, 'stem': 'imagenet'},
+    'cifar': {'name': 'resnet_tiny', 'width': 8, 'stem': 'cifar'},
+    'bottleneck': {'name': 'resnet50', 'stage_sizes': [1, 1, 1, 1], 'width': 8, 'stem': 'imagenet'},
+    'mocov3': {'name': 'vit_small', **VIT},
+    'conv': {'name': 'vit_conv_small', 'width': 32, 'depth': 2, 'num_heads': 2},
+    'dino': {'name': 'dino_small', **VIT},
+}
+
+
+def random_weights(config: dict[str, Any], image_size: int = 32) -> pretrained.Weights:
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.uniform(0.5, 1, shape) for name, shape in weights.shapes(config, image_size).items()}
+    return weights.make(config, arrays, image_size, 'seed 0')
+
+
+def assert_same(a: pretrained.Weights, b: pretrained.Weights) -> None:
+    assert set(a.flat) == set(b.flat)
+    for name, x in a.flat.items():
+        np.testing.assert_array_equal(x, b.flat[name], err_msg=name)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_our_file(tmp_path: Path, name: str) -> None:
+    made = random_weights(CONFIGS[name])
+    pretrained.save(tmp_path / 'x.safetensors', made)
+    again = pretrained.load(tmp_path / 'x.safetensors')
+    assert (again.config, again.image_size) == (made.config, 32)
+    assert_same(made, again)
+    with pytest.raises(UserError, match='is ours, and says what it is'):
+        pretrained.load(tmp_path / 'x.safetensors', form='moco')
+
+
+@pytest.mark.parametrize('file', ['x.pth', 'x.pt', 'x.safetensors'])
+@pytest.mark.parametrize('name', CONFIGS)
+def test_round_trip_under_torch_s_names(tmp_path: Path, name: str, file: str) -> None:
+    made = random_weights(CONFIGS[name])
+    export.write(tmp_path / file, made, Path(file).suffix, 'torch', say=print)
+    encoder = None if 'resnet' in made.config['name'] else made.config  # heads are not in the file
+    again = pretrained.load(tmp_path / file, encoder=encoder)
+    assert_same(made, again)
+    if encoder is None:
+        assert again.encoder == made.encoder
+    elif name != 'conv':
+        assert again.image_size == 32
+
+
+def test_names_and_layouts_of_torchvision() -> None:
+    made = random_weights(CONFIGS['bottleneck'])
+    state, notes = export.torch_state(made)
+    block = {'conv1.weight': (8, 32, 1, 1), 'conv2.weight': (8, 8, 3, 3), 'conv3.weight': (32, 8, 1, 1)}
+    block |= {f'bn1.{leaf}': (8,) for leaf in ('weight', 'bias', 'running_mean', 'running_var')}
+    block['bn1.num_batches_tracked'] = ()
+    block['downsample.0.weight'] = (32, 8, 1, 1)
+    block['downsample.1.running_var'] = (32,)
+    block['conv1.weight'] = (8, 8, 1, 1)
+    for name, shape in block.items():
+        assert state[f'layer1.0.{name}'].shape == shape, name
+    assert state['conv1.weight'].shape == (8, 3, 7, 7)
+    kernel = made.variables['params']['conv1']['kernel']
+    assert state['conv1.weight'][2, 1, 5, 6] == kernel[5, 6, 1, 2]
+    assert state['bn1.num_batches_tracked'].dtype == np.int64
+    norms = sum(name.endswith('running_var') for name in state)
+    assert len(state) == len(made.flat) + norms
+    assert notes == ['torchvision: set model.fc = torch.nn.Identity()']
+
+
+def test_names_and_layouts_of_timm() -> None:
+    made = random_weights(CONFIGS['mocov3'])
+    state, notes = export.torch_state(made)
+    params = made.variables['params']
+    assert state['patch_embed.proj.weight'][3, 2, 5, 7] == params['patch_embed']['proj']['kernel'][5, 7, 2, 3]
+    qkv = state['blocks.1.attn.qkv.weight']
+    assert qkv.shape == (144, 48)
+    assert qkv[100, 7] == params['blocks_1']['attn']['qkv']['kernel'][7, 100]
+    assert state['blocks.0.mlp.fc1.weight'].shape == (192, 48)
+    assert {'cls_token', 'norm.weight', 'norm.bias', 'blocks.0.norm2.bias', 'blocks.0.attn.proj.bias'} < set(state)
+    np.testing.assert_array_equal(state['pos_embed'][0], sincos_position(4, 4, 48).astype(np.float32))
+    assert notes == ['timm: num_classes=0, num_heads=3, img_size=32']
+    dino, _ = export.torch_state(random_weights(CONFIGS['dino']))
+    assert set(dino) == set(state)
+
+
+def test_the_pth_is_what_torch_load_reads_as_weights_only(tmp_path: Path) -> None:
+    """The names that torch's own restricted unpickler knows, and no others; members as torch.save names them."""
+    export.write(tmp_path / 'x.pth', random_weights(CONFIGS['resnet']), '.pth', 'torch', say=print)
+    with zipfile.ZipFile(tmp_path / 'x.pth') as archive:
+        members = archive.namelist()
+        program = archive.read('archive/data.pkl')
+    assert {'archive/data.pkl', 'archive/byteorder', 'archive/version', 'archive/data/0'} < set(members)
+    asked = {str(argument) for opcode, argument, _ in pickletools.genops(program) if opcode.name == 'GLOBAL'}
+    assert asked == {
+        'collections OrderedDict', 'torch._utils _rebuild_tensor_v2', 'torch FloatStorage', 'torch LongStorage',
+    }  # fmt: skip
+
+
+def test_detectron2(tmp_path: Path) -> None:
+    made = random_weights(CONFIGS['bottleneck'])
+    said: list[str] = []
+    export.write(tmp_path / 'x.pkl', made, '.pkl', 'detectron2', say=said.append)
+    assert b'numpy.core.multiarray' in (tmp_path / 'x.pkl').read_bytes(), 'the name that numpy 1 and 2 know'
+    held = pickle.loads((tmp_path / 'x.pkl').read_bytes())
+    assert (held['__author__'], held['matching_heuristics']) == ('contrastive_jax', True)
+    model, params = held['model'], made.variables['params']
+    np.testing.assert_array_equal(model['stem.conv1.weight'], params['conv1']['kernel'].transpose(3, 2, 0, 1))
+    np.testing.assert_array_equal(model['stem.conv1.norm.weight'], params['bn1']['scale'])
+    statistics = made.variables['batch_stats']['layer2_0']
+    np.testing.assert_array_equal(model['res3.0.conv2.norm.running_var'], statistics['bn2']['var'])
+    np.testing.assert_array_equal(model['res3.0.shortcut.norm.running_mean'], statistics['downsample_bn']['mean'])
+    assert model['res5.0.shortcut.weight'].dtype == np.float32
+    assert len(model) == len(made.flat)
+    assert any('STRIDE_IN_1X1 False' in line for line in said)
+    with pytest.raises(UserError, match='is no ResNet'):
+        export.write(tmp_path / 'x.pkl', random_weights(CONFIGS['dino']), '.pkl', 'detectron2', say=print)
+
+
+@pytest.mark.parametrize(
+    ('config', 'line'),
+    [
+        ({'name': 'resnet_tiny', 'padding': 'same'}, "has padding 'same', as no ResNet of torchvision has"),
+        ({'name': 'resnet50', 'stage_sizes': [1], 'width': 8, 'sk_ratio': 0.0625}, 'has selective kernels'),
+        ({'name': 'split_resnet_tiny', 'width': 4}, 'has no counterpart in torchvision or timm'),
+        ({'name': 'cpc_tiny', 'patch_size': 16, 'patch_stride': 8}, 'has no counterpart'),
+    ],
+)
+def test_what_torchvision_does_not_have(config: dict[str, Any], line: str, tmp_path: Path) -> None:
+    made = random_weights(config)
+    with pytest.raises(UserError, match=line):
+        export.torch_state(made)
+    pretrained.save(tmp_path / 'x.safetensors', made)
+    assert_same(pretrained.load(tmp_path / 'x.safetensors'), made)
+
+
+def test_notes() -> None:
+    _, notes = export.torch_state(random_weights({**CONFIGS['cifar'], 'bn_epsilon': 1e-3}))
+    assert any('3x3 convolution of stride 1 without max-pool' in note for note in notes)
+    assert any('eps=0.001' in note for note in notes)
+
+
+@pytest.mark.parametrize('change', ['encoder', 'size', 'pixels', 'color', 'missing', 'another'])
+def test_a_file_of_ours_that_is_not_what_it_says(tmp_path: Path, change: str) -> None:
+    path = tmp_path / 'x.safetensors'
+    pretrained.save(path, random_weights(CONFIGS['resnet']))
+    arrays = load_file(path)
+    with safe_open(path, framework='numpy') as file:
+        about = dict(file.metadata())
+    if change == 'encoder':
+        about['encoder'] = '[]'
+    elif change == 'size':
+        about['image_size'] = str(2**40)
+    elif change == 'pixels':
+        del about['pixels']
+    elif change == 'color':
+        about['pixels'] = about['pixels'].replace('rgb', 'cmyk')
+    elif change == 'missing':
+        del arrays['params/conv1/kernel']
+    else:
+        about['encoder'] = json.dumps({'name': 'resnet18'})
+    save_file(arrays, path, metadata=about)
+    with pytest.raises(UserError, match=r'does not say what it holds|is missing|instead of'):
+        pretrained.load(path)
+
+
+def test_bfloat16_and_float16_become_float32(tmp_path: Path) -> None:
+    made = random_weights(CONFIGS['resnet'])
+    state, _ = export.torch_state(made)
+    for dtype in (jnp.bfloat16, np.float16, np.float64):
+        half = {name: x.astype(dtype) if x.ndim else x for name, x in state.items()}
+        for file in ('x.safetensors', 'x.npz'):
+            if file == 'x.npz' and dtype == jnp.bfloat16:
+                continue  # numpy's files do not have it
+            path = tmp_path / file
+            save_file({n: np.ascontiguousarray(x) for n, x in half.items()}, path) if file.endswith('s') else np.savez(
+                path, **half
+            )
+            again = pretrained.load(path)
+            assert again.flat['params/conv1/kernel'].dtype == np.float32
+            expected = np.asarray(made.flat['params/conv1/kernel'].astype(dtype), np.float32)
+            np.testing.assert_array_equal(again.flat['params/conv1/kernel'], expected)
+
+
+# ================================ the command ================================
+
+
+def run(*args: str | Path) -> int:
+    return command.main([str(arg) for arg in args])
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = random_weights(CONFIGS['bottleneck'])
+    export.write(tmp_path / 'in.pth', made, '.pth', 'torch', say=print)
+    assert run(tmp_path / 'in.pth', tmp_path / 'ours.safetensors') == 0
+    out = capsys.readouterr().out
+    assert 'form: plain' in out and 'parameters' in out and 'wrote' in out
+    for target in ('a.pth', 'b.pkl'):
+        assert run(tmp_path / 'ours.safetensors', tmp_path / target) == 0
+    assert run(tmp_path / 'ours.safetensors', tmp_path / 'c.safetensors', '--names=torch') == 0
+    for file in ('a.pth', 'c.safetensors'):
+        assert_same(pretrained.load(tmp_path / file), made)
+    assert set(load_file(tmp_path / 'c.safetensors')) == set(files.read(tmp_path / 'a.pth').content)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'a.pth', 'b.pkl', 'c.safetensors', 'in.pth', 'ours.safetensors',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('args', 'line'),
+    [
+        (['nothing.pth', 'x.safetensors'], 'cannot read .*nothing.pth: No such file'),
+        (['in.pth', 'x.h5'], r'OUT .*x.h5 ends in .h5 -> choose from .safetensors, .pth'),
+        (['in.pth', 'x'], 'ends in nothing'),
+        (['in.pth', 'x.tar', '--names=torch'], 'ends in .tar'),
+        (['in.pth', 'x.pth', '--names=ours'], '--names=ours is not for .pth'),
+        (['in.pth', 'missing/x.pth'], 'cannot write to .*missing: No such file'),
+        (['in.pth', 'x.pth', '--encoder=resnet50'], r'is no resnet50: .*and \d+ more'),
+        (['in.pth', 'x.pth', '--encoder=resnet51'], "did you mean 'resnet50'"),
+        (['in.pth', 'x.pth', '--form=moco'], 'not of the form of a moco checkpoint'),
+    ],
+)
+def test_command_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export.write(tmp_path / 'in.pth', random_weights(CONFIGS['resnet']), '.pth', 'torch', say=print)
+    assert run(*args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('contrastive_jax: error: ') and error.count('\n') == 1
+    assert re.search(line, error)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.pth']
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'simclr', 'cmc'])
+def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
+    state = saved.save(get_config(name), tmp_path / 'run')
+    assert run(tmp_path / 'run', tmp_path / 'x.safetensors') == 0
+    made = pretrained.load(tmp_path / 'x.safetensors')
+    expected = {'params': state.params['encoder']}
+    if stats := state.method.batch_stats['online'].get('encoder'):
+        expected['batch_stats'] = stats
+    assert jax.tree.structure(made.variables) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, made.variables, expected)
+    assert made.image_size == 8 and 'step 3' in made.source
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    pixels = build_policy(get_config(name)).normalize(images)
+    np.testing.assert_array_equal(made.policy.normalize(images), pixels)
+    assert run(tmp_path / 'run', tmp_path / 'x.pth') == (2 if name == 'cmc' else 0)
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_the_target_of_a_run(tmp_path: Path) -> None:
+    state = saved.save(get_config('mocov2'), tmp_path / 'run')
+    assert run(tmp_path / 'run', tmp_path / 'x.safetensors', '--network=target') == 0
+    variables = pretrained.load(tmp_path / 'x.safetensors').variables
+    jax.tree.map(np.testing.assert_array_equal, variables['params'], state.method.target['encoder'])
+    assert run(tmp_path / 'x.safetensors', tmp_path / 'y.pth', '--network=target') == 2
+    assert run(tmp_path, tmp_path / 'y.pth') == 2  # a folder, but of no run
+
+
+def test_command_needs_no_torch() -> None:
+    code = 'import sys; import contrastive_jax.convert; print("torch" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'False'
+
+
+def test_features_survive(tmp_path: Path) -> None:
+    made = random_weights(CONFIGS['dino'])
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    export.write(tmp_path / 'x.pth', made, '.pth', 'torch', say=print)
+    again = pretrained.load(tmp_path / 'x.pth', encoder=made.config)
+    h, h_again = (w.encoder.apply(w.variables, x, train=False) for w in (made, again))
+    np.testing.assert_array_equal(h, h_again)
+
+
+def test_names_are_one_to_one() -> None:
+    for config in CONFIGS.values():
+        paths = weights.shapes(config, 32)
+        assert len(set(names.torch_names(paths).values())) == len(paths)

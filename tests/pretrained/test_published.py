@@ -1,0 +1,357 @@
+"""Checkpoints of exactly the published forms give the features that PyTorch gave with the same numbers (golden)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from contrastive_jax import pretrained
+from contrastive_jax.config.build import build_policy
+from contrastive_jax.errors import UserError
+from contrastive_jax.models.vit import ConvStem, sincos_position
+from contrastive_jax.pretrained import architecture, names, published, weights
+from tests import goldens, runs
+from tests.pretrained import published_files
+from tests.pretrained.published_files import prefixed
+
+State = dict[str, np.ndarray]
+
+RESNET, MOCOV3, DINO = (
+    goldens.cases(kind, type_)[0].values[0]
+    for kind, type_ in (('resnet', 'resnet'), ('mocov3_vit', 'vit'), ('dino_vit', 'vit'))
+)
+VIT_FIELDS = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}  # of both ViTs
+
+
+def state_of(case: goldens.Case) -> State:
+    """A golden state dict as torch would have it: float32, with the counters of batch norms, without head."""
+    state = {name: x.astype(np.float32) for name, x in case.tree(case.fields['parameters']).items()}
+    counters = {
+        name.replace('running_var', 'num_batches_tracked'): np.array(7)
+        for name in state
+        if name.endswith('running_var')
+    }
+    return {name: x for name, x in {**state, **counters}.items() if not name.startswith(('fc.', 'head.'))}
+
+
+def moco_vit() -> State:
+    """MoCo v3 keeps its fixed positions in the file."""
+    return {'pos_embed': MOCOV3.key('pos_embed').astype(np.float32), **state_of(MOCOV3)}
+
+
+def noise(state: State) -> State:
+    """Another network of the same shapes."""
+    return {name: np.full_like(x, 3) for name, x in state.items()}
+
+
+def features(made: pretrained.Weights, x: np.ndarray) -> np.ndarray:
+    images = x.transpose(0, 2, 3, 1).astype(np.float32)
+    with jax.default_matmul_precision('highest'):
+        return np.asarray(jax.jit(lambda v: made.encoder.apply(v, images, train=False))(made.variables))
+
+
+def check_resnet(made: pretrained.Weights, case: goldens.Case) -> None:
+    state = case.tree(case.fields['parameters'])
+    h = features(made, case.key(case.fields['input']))
+    y = h @ state['fc.weight'].T + state['fc.bias']
+    goldens.assert_close(y, case.key(case.fields['modes']['eval']['output']), case.tolerances['float32'])
+
+
+def check_vit(made: pretrained.Weights) -> None:
+    x, expected = (MOCOV3.key(MOCOV3.fields[name]) for name in ('input', 'features'))
+    goldens.assert_close(features(made, x), expected, MOCOV3.tolerances['float32'])
+
+
+def check_dino(made: pretrained.Weights) -> None:
+    for image in DINO.fields['images']:
+        h = features(made, DINO.key(image['input']))
+        goldens.assert_close(h, DINO.key(image['output']), DINO.tolerances['float32'])
+
+
+def linear(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+r = state_of(RESNET)
+MLP = {f'{i}.{leaf}': linear(4, 4) for i in (0, 2) for leaf in ('weight', 'bias')}
+QUEUE = {'module.queue': linear(4, 8), 'module.queue_ptr': np.zeros(1, np.int64)}
+OPTIMIZER = {'state': {}, 'param_groups': [{'lr': 0.03, 'params': [0, 1]}]}
+
+RESNET_FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    'moco v1': ('moco', {'epoch': 200, 'arch': 'resnet50', 'state_dict': {
+        **prefixed('module.encoder_q.', {**r, 'fc.weight': linear(4, 4), 'fc.bias': linear(4)}),
+        **prefixed('module.encoder_k.', noise(r)), **QUEUE,
+    }, 'optimizer': OPTIMIZER}),
+    'moco v2': ('moco', {'epoch': 800, 'arch': 'resnet50', 'state_dict': {
+        **prefixed('module.encoder_q.', {**r, **prefixed('fc.', MLP)}),
+        **prefixed('module.encoder_k.', {**noise(r), **prefixed('fc.', MLP)}), **QUEUE,
+    }}),
+    'moco v3': ('mocov3', {'epoch': 1000, 'arch': 'resnet50', 'state_dict': {
+        **prefixed('module.base_encoder.', {**r, 'fc.0.weight': linear(4, 4), 'fc.1.running_mean': linear(4)}),
+        **prefixed('module.momentum_encoder.', {**noise(r), 'fc.0.weight': linear(4, 4)}),
+        'module.predictor.0.weight': linear(4, 4),
+    }}),
+    'simsiam': ('simsiam', {'epoch': 100, 'arch': 'resnet50', 'state_dict': {
+        **prefixed('module.encoder.', {**r, **prefixed('fc.', MLP)}), 'module.predictor.0.weight': linear(4, 4),
+    }}),
+    'swav': ('swav', {
+        **prefixed('module.', r),
+        'module.projection_head.0.weight': linear(4, 4), 'module.prototypes.weight': linear(4),
+    }),
+    'deepcluster-v2': ('swav', {'epoch': 800, 'state_dict': {
+        **prefixed('module.', r), 'module.projection_head.0.weight': linear(4, 4),
+        'module.prototypes.prototypes0.weight': linear(4),
+    }}),
+    'dino resnet': ('dino', {
+        'student': prefixed('module.backbone.', noise(r)),
+        'teacher': {**prefixed('module.backbone.', r), 'module.head.last_layer.weight_g': linear(4)},
+        'epoch': 800, 'args': b'cargparse\nNamespace\n)\x81}(U\x02lrK\x01ub',
+    }),
+    'instdis': ('instdis', {'epoch': 199, 'arch': 'resnet50', 'state_dict': {
+        **prefixed('module.', r), 'module.fc.weight': linear(4, 4), 'module.fc.bias': linear(4),
+    }, 'lemniscate': b'clib.NCEAverage\nNCEAverage\n)\x81}(U\x06paramsK\x01ub', 'best_prec1': 0.5}),
+    'torchvision': ('plain', {**r, 'fc.weight': linear(4, 4), 'fc.bias': linear(4)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
+@pytest.mark.parametrize('name', RESNET_FILES)
+def test_resnet(tmp_path: Path, name: str, legacy: bool) -> None:
+    form, sections = RESNET_FILES[name]
+    said: list[str] = []
+    made = pretrained.load(published_files.write(tmp_path / 'x.pth.tar', sections, legacy), say=said.append)
+    assert said[0].startswith(f'form: {form}')
+    assert 'is taken to see rgb less (0.485, 0.456, 0.406) over (0.229, 0.224, 0.225)' in said[-1]
+    assert made.config == {'name': 'resnet_tiny', 'width': RESNET.fields['width'], 'stem': 'imagenet'}
+    reference = weights.make(made.config, _by_path(made, r), made.image_size, 'x').flat
+    assert set(made.flat) == set(reference)
+    for path, x in made.flat.items():
+        np.testing.assert_array_equal(x, reference[path])
+    if name == 'moco v2' and not legacy:
+        check_resnet(made, RESNET)
+
+
+def _by_path(made: pretrained.Weights, state: State) -> dict[str, np.ndarray]:
+    """The state dict in our form, turned by hand."""
+    arrays = {}
+    for path in made.flat:
+        _, *modules, leaf = path.split('/')
+        module = '.'.join(modules).replace('_0.', '.0.').replace('downsample_conv', 'downsample.0')
+        module = module.replace('downsample_bn', 'downsample.1')
+        torch = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}.get(leaf, leaf)
+        x = state[f'{module}.{torch}']
+        arrays[path] = x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
+    return arrays
+
+
+@pytest.mark.parametrize('param', goldens.cases('resnet', 'resnet'))
+def test_every_kind_of_resnet(tmp_path: Path, param: goldens.Case) -> None:
+    made = pretrained.load(published_files.write(tmp_path / 'x.pth', state_of(param)))
+    assert made.config['stem'] == param.fields['stem']
+    check_resnet(made, param)
+
+
+def test_the_other_network_can_be_asked_for(tmp_path: Path) -> None:
+    path = published_files.write(tmp_path / 'x.pth', RESNET_FILES['moco v2'][1])
+    made = pretrained.load(path, form='moco-key')
+    assert set(np.unique(made.variables['params']['conv1']['kernel'])) == {3.0}
+    with pytest.raises(UserError, match='not of the form of a dino checkpoint'):
+        pretrained.load(path, form='dino')
+    with pytest.raises(UserError, match='--form=mocco is unknown -> choose from moco, '):
+        pretrained.load(path, form='mocco')
+
+
+def test_cmc(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    halves = {}
+    for half, channels in (('l_to_ab', 1), ('ab_to_l', 2)):
+        state = {name: rng.uniform(0.5, 1, x.shape).astype(np.float32) for name, x in r.items()}
+        state['conv1.weight'] = rng.normal(size=(16, channels, 7, 7)).astype(np.float32)
+        for leaf in ('weight', 'bias', 'running_mean', 'running_var'):
+            state[f'bn1.{leaf}'] = linear(16)
+        state['layer1.0.conv1.weight'] = rng.normal(
+            size=(r['layer1.0.conv1.weight'].shape[0], 16, *r['layer1.0.conv1.weight'].shape[2:])
+        ).astype(np.float32)
+        if 'layer1.0.downsample.0.weight' not in state:  # a basic block then changes its channels
+            out = r['layer1.0.conv1.weight'].shape[0]
+            state['layer1.0.downsample.0.weight'] = linear(out, 16, 1, 1)
+            for leaf in ('weight', 'bias', 'running_mean', 'running_var'):
+                state[f'layer1.0.downsample.1.{leaf}'] = linear(out)
+        halves |= prefixed(f'{half}.', {**state, 'fc.weight': linear(4, 4), 'fc.bias': linear(4)})
+    sections = {'opt': b'cargparse\nNamespace\n)\x81}(U\x02lrK\x01ub', 'model': prefixed('encoder.module.', halves)}
+    made = pretrained.load(published_files.write(tmp_path / 'x.pth', sections))
+    assert made.config['name'] == 'split_resnet_tiny'
+    assert made.config['stem_width'] == 16
+    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('cmc')))
+    kernel = made.variables['params']['ab']['conv1']['kernel']
+    np.testing.assert_array_equal(kernel, halves['ab_to_l.conv1.weight'].transpose(2, 3, 1, 0))
+
+
+# ================================ ViTs ================================
+
+MOCOV3_FILE = {'epoch': 300, 'arch': 'vit_small', 'state_dict': {
+    **prefixed('module.base_encoder.', {**moco_vit(), 'head.0.weight': linear(4, 4)}),
+    **prefixed('module.momentum_encoder.', {**noise(moco_vit()), 'head.0.weight': linear(4, 4)}),
+    'module.predictor.0.weight': linear(4, 4),
+}}  # fmt: skip
+
+d = state_of(DINO)
+DINO_FILES: dict[str, dict[str, Any]] = {
+    'full': {
+        'student': {**prefixed('module.backbone.', noise(d)), 'module.head.mlp.0.weight': linear(4, 4)},
+        'teacher': {**prefixed('backbone.', d), 'head.mlp.0.weight': linear(4, 4)},
+    },
+    'backbone': d,
+}
+
+
+def test_mocov3_vit(tmp_path: Path) -> None:
+    path = published_files.write(tmp_path / 'x.pth.tar', MOCOV3_FILE)
+    check_vit(pretrained.load(path, encoder={'name': 'vit_small', **VIT_FIELDS}))
+    with pytest.raises(UserError, match='ViT of width 48 and depth 2, whose number of heads'):
+        pretrained.load(path)
+
+
+@pytest.mark.parametrize('name', DINO_FILES)
+def test_dino_vit(tmp_path: Path, name: str) -> None:
+    made = pretrained.load(
+        published_files.write(tmp_path / 'x.pth', DINO_FILES[name]), encoder={'name': 'dino_small', **VIT_FIELDS}
+    )
+    assert made.image_size == DINO.fields['image_size']
+    check_dino(made)
+
+
+def vit_state(width: int, depth: int, patch: int, position: np.ndarray | None) -> State:
+    """Shapes alone matter."""
+    state = {'cls_token': linear(1, 1, width), 'patch_embed.proj.weight': linear(width, 3, patch, patch)}
+    state |= {f'blocks.{i}.norm1.weight': linear(width) for i in range(depth)}
+    return state if position is None else {**state, 'pos_embed': position[None].astype(np.float32)}
+
+
+def test_heads_of_small_vits() -> None:
+    """12 in MoCo v3, 6 elsewhere: the parameters are the same, and the features are not."""
+    fixed, learned = sincos_position(14, 14, 384), np.full((197, 384), 0.5)
+    assert architecture.describe(vit_state(384, 12, 16, fixed), 'vit') == {'name': 'vit_small', 'patch_size': 16}
+    assert architecture.describe(vit_state(384, 12, 8, learned), 'dino') == {'name': 'dino_small', 'patch_size': 8}
+    assert architecture.describe(vit_state(384, 12, 16, learned), '')['name'] == 'dino_small'
+    with pytest.raises(UserError, match=r'has 12 heads, but nothing says whose it is -> give --encoder=vit_small'):
+        architecture.describe(vit_state(384, 12, 16, fixed), '')
+
+
+def test_positions_of_mocov3_must_be_the_fixed_ones(tmp_path: Path) -> None:
+    state = dict(MOCOV3_FILE['state_dict'])  # type: ignore[call-overload]
+    state['module.base_encoder.pos_embed'] = state['module.base_encoder.pos_embed'] + np.float32(0.01)
+    path = published_files.write(tmp_path / 'x.pth', {'state_dict': state})
+    with pytest.raises(UserError, match=r'pos_embed differs from sin-cos positions by up to 0\.01'):
+        pretrained.load(path, encoder={'name': 'vit_small', **VIT_FIELDS})
+
+
+def test_convolutional_stem(tmp_path: Path) -> None:
+    case = goldens.cases('mocov3_vit', 'conv_stem')[0].values[0]
+    stem = {name: x.astype(np.float32) for name, x in case.tree(case.fields['parameters']).items()}
+    stem = {name: x for name, x in stem.items() if 'running' not in name}
+    after = {name: x.astype(np.float32) for name, x in case.tree(case.fields['running_after']).items()}
+    body = {name: x[..., :32] if name == 'cls_token' else x for name, x in state_of(MOCOV3).items()}
+    rng = np.random.default_rng(0)
+    body = {
+        name: rng.normal(size=[{48: 32, 144: 96, 192: 128}.get(n, n) for n in x.shape]).astype(np.float32)
+        for name, x in body.items()
+        if not name.startswith('patch_embed')
+    }
+    state = {**prefixed('patch_embed.', {**stem, **after}), **body}
+    fields = {'name': 'vit_conv_small', 'width': 32, 'depth': 2, 'num_heads': 2}
+    made = pretrained.load(published_files.write(tmp_path / 'x.pth', state), encoder=fields)
+    x = case.key(case.fields['input']).transpose(0, 2, 3, 1).astype(np.float32)
+    assert made.encoder.stem == 'conv'  # type: ignore[attr-defined]
+    variables = {name: tree['patch_embed'] for name, tree in made.variables.items()}
+    y = ConvStem(32).apply(variables, x, train=False)
+    expected = case.key(case.fields['output_eval'])
+    goldens.assert_close(np.asarray(y).reshape(expected.shape), expected, 5e-5)
+
+
+# ================================ strictness ================================
+
+
+def change(**changes: Any) -> dict[str, Any]:
+    """The torchvision file with names added, replaced, or (None) taken away."""
+    state = {**r, **{name.replace('__', '.'): x for name, x in changes.items()}}
+    return {name: x for name, x in state.items() if x is not None}
+
+
+@pytest.mark.parametrize(
+    ('sections', 'line'),
+    [
+        (change(aux__weight=linear(2)), r'aux\.weight \[2\] has no place'),
+        (change(bn1__bias=None), r'bn1/bias \[\d+\] is missing'),
+        (change(bn1__bias=linear(3)), r'params/bn1/bias is \[3\] instead of \[\d+\]'),
+        (change(layer4__0__bn1__running_mean=linear(1)), r'mean is \[1\] instead of'),
+        (change(conv1__weight=r['conv1.weight'] * np.float32('nan')), r'holds NaN or infinity: params/conv1/kernel'),
+        ({name.replace('layer', 'stage'): x for name, x in r.items()}, r'has no place.*and \d+ more'),
+        ({'x': np.ones(3)}, 'not of the form of any checkpoint'),
+        ({'state_dict': {**prefixed('module.encoder_q.', r), 'module.other': linear(2)}}, 'module.other -> leave them'),
+    ],
+)
+def test_every_name_is_accounted_for(tmp_path: Path, sections: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        pretrained.load(published_files.write(tmp_path / 'x.pth', sections))
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    for held in (b'\x80\x02].', b'\x80\x02K\x05.', b'\x80\x02}K\x05K\x06s.', b'\x80\x02}.'):
+        published_files.write_zip(tmp_path / 'x.pth', held)
+        with pytest.raises(UserError, match='is not of the form of any checkpoint that is known'):
+            pretrained.load(tmp_path / 'x.pth')
+    np.savez(tmp_path / 'x.npz', **{name: x.astype(str) for name, x in r.items()})
+    with pytest.raises(
+        UserError, match=r'cannot be read at \S+: it holds an array of <U\d+, where real numbers should be'
+    ):
+        pretrained.load(tmp_path / 'x.npz')
+
+
+def test_names_left_behind_are_asked_for_and_said(tmp_path: Path) -> None:
+    path = published_files.write(tmp_path / 'x.pth', change(aux__weight=linear(2)))
+    said: list[str] = []
+    pretrained.load(path, drop=('aux.*',), say=said.append)
+    assert 'left behind, as asked: aux.weight' in said
+
+
+def test_another_architecture(tmp_path: Path) -> None:
+    path = published_files.write(tmp_path / 'x.pth', r)
+    with pytest.raises(UserError, match=r'is no resnet50: .*is missing.*and \d+ more'):
+        pretrained.load(path, encoder={'name': 'resnet50'})
+    with pytest.raises(UserError, match=r"encoder\.name 'resnet51' is unknown; did you mean resnet50"):
+        pretrained.load(path, encoder={'name': 'resnet51'})
+    with pytest.raises(UserError, match="no field 'heads'; did you mean num_heads"):
+        pretrained.load(path, encoder={'name': 'vit_small', 'heads': 6})
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        {'name': 'resnet50', 'stem': 'imagenet'},
+        {'name': 'resnet50', 'width_multiplier': 2, 'stem': 'imagenet'},
+        {'name': 'resnet34', 'stem': 'cifar'},
+        {'name': 'resnet_tiny', 'stem': 'cifar'},
+        {'name': 'resnet50', 'width': 32, 'stem_width': 64, 'stem': 'imagenet'},
+    ],
+)
+def test_architecture_is_told_by_names_and_shapes(config: dict[str, Any]) -> None:
+    made = weights.shapes(config, 32)
+    state = {
+        names.torch_names(made)[path]: names.to_torch(path, np.broadcast_to(np.float32(0), size))
+        for path, size in made.items()
+    }
+    assert architecture.describe(state, '') == config
+
+
+def test_parse_encoder() -> None:
+    assert published.parse_encoder('vit_small') == {'name': 'vit_small'}
+    assert published.parse_encoder('resnet50,stage_sizes=3x4x6x3,width=32,stem=cifar') == {
+        'name': 'resnet50', 'stage_sizes': [3, 4, 6, 3], 'width': 32, 'stem': 'cifar',
+    }  # fmt: skip
+    fields = {'qkv_bias': False, 'layer_norm_epsilon': 1e-5, 'mlp_ratio': 4.0}
+    assert published.parse_encoder('x,qkv_bias=false,layer_norm_epsilon=1e-5,mlp_ratio=4.') == {'name': 'x', **fields}
+    with pytest.raises(UserError, match="'num_heads' is not FIELD=VALUE"):
+        published.parse_encoder('vit_small,num_heads')
