@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax import compare
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.pretrained.encoder import load_encoder
@@ -60,7 +60,7 @@ def tell(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
     """Accuracy in percent, image by image."""
     encoder = load_encoder(workdir)
-    splits = [sources.load('digits', split=split) for split in ('train', 'test')]
+    splits = [open_source('digits', split=split) for split in ('train', 'test')]
     train, test = (np.asarray(encoder(split.array), np.float64) for split in splits)
     train, test = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (train, test))
     hits = []

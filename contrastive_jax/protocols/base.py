@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import DataError, UserError
 from contrastive_jax.evaluate.knn import check_labels
@@ -54,10 +55,10 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
     if not d.source:
         raise UserError(
             f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
-            f'{", ".join(sources.SOURCES)}'
+            f'{", ".join(SOURCES)}'
         )
     train, test = (
-        sources.load(d.source, d.name, d.path, split, encoder.image_size)
+        open_source(d.source, d.name, d.path, split, encoder.image_size)
         for split in (config.data.split, config.data.eval_split)
     )
     ids, classes = [], 0

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained.encoder import WEIGHTS, load_encoder
@@ -77,7 +77,7 @@ def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
         f'batch_size {config.batch_size} is not divisible by {jax.process_count()} hosts -> use a multiple',
     )
     if config.data.source:
-        rules.one_of('data.source', sources.SOURCES)
+        rules.one_of('data.source', SOURCES)
     else:
         for name in ('name', 'path'):
             rules.rule(not config.data[name], f'data.{name} is given without data.source -> give both')

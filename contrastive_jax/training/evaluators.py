@@ -6,7 +6,6 @@ the evaluators of a run (`config.eval.evaluators`), and `training.fit.fit` takes
 
 import abc
 import dataclasses
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
 from contrastive_jax.plots.pictures import contact_sheet, neighbours
+from contrastive_jax.rules import did_you_mean, import_named
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.metrics import read
 
@@ -227,20 +227,16 @@ def evaluator_class(name: str) -> type[Any]:
     """
     if name in EVALUATORS:
         return EVALUATORS[name]
-    module, _, attribute = name.partition(':')
-    if not attribute:
-        known = ', '.join(EVALUATORS)
+    if ':' not in name:
         raise UserError(
-            f'eval.evaluators {name!r} is unknown -> choose from {known}, or name a class: package.module:X'
+            f'eval.evaluators {name!r} is unknown{did_you_mean(name, EVALUATORS)} -> choose from '
+            f"{', '.join(EVALUATORS)}, or give a class of your own as 'package.module:Class'"
         )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f'eval.evaluators {name!r} cannot be imported: {error} -> check the name and PYTHONPATH'
-        ) from error
+    found = import_named('eval.evaluators', name)
     if not (isinstance(found, type) and issubclass(found, Evaluator)):
-        raise UserError(f'eval.evaluators {name!r} is no subclass of contrastive_jax.training.evaluators.Evaluator')
+        raise UserError(
+            f'eval.evaluators {name!r} is no Evaluator -> subclass contrastive_jax.training.evaluators.Evaluator'
+        )
     return found
 
 

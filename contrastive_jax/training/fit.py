@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.check import check
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
@@ -108,8 +109,8 @@ def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None
     """The training split, and the held-out one if there is one."""
     d = config.data
     place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
-    source = sources.load(d.source, split=d.split, **place)
+    source = open_source(d.source, split=d.split, **place)
     try:
-        return source, sources.load(d.source, split=d.eval_split, **place)
+        return source, open_source(d.source, split=d.eval_split, **place)
     except MissingSplitError:  # pretraining needs no labels and no held-out images
         return source, None

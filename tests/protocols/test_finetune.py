@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
@@ -87,7 +87,7 @@ def trained(workdir: Path, recipe: Run) -> tuple[int, PyTree]:
 
 def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 2) -> tuple[PyTree, list[dict[str, Any]]]:
     """The state after n steps from the encoder, as numpy, and the metrics of each."""
-    source = sources.load('digits')
+    source = open_source('digits')
     recipe = finetune.build(config, encoder, len(source), 10)
     devices = find_devices(mode, count)
     state = jax.jit(lambda: init_state(recipe))()
@@ -233,7 +233,7 @@ def test_what_is_written_and_a_resumed_run(simclrv2: Path, tmp_path: Path) -> No
         after = {part: trained_on[part] for part in given}
         assert all(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (after, given)), strict=True)), 'all is trained'
     assert runs.relative_error(params['encoder'], encoder.params) < 0.5, 'from where the run was'
-    test = sources.load('digits', split='test')
+    test = open_source('digits', split='test')
     tuned = dataclasses.replace(encoder, params=params['encoder'], stats=stats['encoder'])
     h, norm, running = tuned(test.array), params['projector']['bn_0'], stats['projector']['bn_0']
     h = h @ params['projector']['linear_0']['kernel'] - running['mean']

@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax import features, pretrained
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import knn_accuracy
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def few(n: int, path: Path, **arrays: Any) -> dict[str, Any]:
     """Digits as an .npz file: n training images and 8 held-out ones; and the fields that name it."""
-    train, test = sources.load('digits'), sources.load('digits', split='test')
+    train, test = open_source('digits'), open_source('digits', split='test')
     given = {
         'train_images': train.array[:n],
         'train_labels': train.labels[:n],
@@ -258,7 +258,7 @@ def test_knn_says_what_slow_loops_say(
     workdir = tmp_path / 'knn'
     found = run_protocol(config, str(workdir))
     encoder = load_encoder(run, weights)
-    train, test = sources.load('digits'), sources.load('digits', split='test')
+    train, test = open_source('digits'), open_source('digits', split='test')
     h, h_test = np.asarray(encoder(train.array), np.float64), np.asarray(encoder(test.array), np.float64)
     for k in (5, 20):
         accuracy = np.mean(slow_knn(h, train.labels, h_test, k, 0.07) == test.labels)
@@ -280,7 +280,7 @@ def test_the_same_command_again_replaces_its_numbers(run: Path, tmp_path: Path) 
 
 
 def test_images_without_a_label_are_left_out(run: Path, tmp_path: Path) -> None:
-    labels = sources.load('digits').labels[:30].copy()
+    labels = open_source('digits').labels[:30].copy()
     labels[[0, 7]] = -1
     config = load('knn', init=str(run), **few(30, tmp_path, train_labels=labels), **{'knn.k': (28,)})
     run_protocol(config, str(tmp_path / 'knn'))
@@ -293,7 +293,7 @@ def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
     config = load('knn', init=str(run), **data, **{'knn.k': (5,), 'features.projector_layers': 2})
     encoder, h = load_encoder(run, projector_layers=2).projected(), {}
     for split in ('train', 'test'):
-        source = sources.load('npz', path=data['data.path'], split=split)
+        source = open_source('npz', path=data['data.path'], split=split)
         h[split] = features.extract(encoder, source, find_devices('jit'), config.batch_size)
     given = (h[split][name] for split in h for name in ('features', 'labels'))
     expected = knn_accuracy(*given, 10, k=5)
@@ -303,7 +303,7 @@ def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
 
 
 def test_classes_without_a_training_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train, test = sources.load('digits').labels[:30], sources.load('digits', split='test').labels[:8]
+    train, test = open_source('digits').labels[:30], open_source('digits', split='test').labels[:8]
     labels = np.where(np.isin(train, test[:2]), 9 - train, train)
     strangers = int((~np.isin(test, labels)).sum())
     assert 0 < strangers < 8

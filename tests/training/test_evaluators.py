@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.knn import knn_accuracy
@@ -141,7 +142,7 @@ def test_an_unreadable_image_leaves_the_evaluation(tmp_path: Path) -> None:
     (tmp_path / 'train' / 'dark' / '03.png').write_bytes(b'')
     (tmp_path / 'val' / 'dark' / '00.png').write_bytes(b'')
     (tmp_path / 'val' / 'light' / '05.png').write_bytes(b'')
-    train, test = (sources.load('folder', path=str(tmp_path), split=s, image_size=4) for s in ('train', 'test'))
+    train, test = (open_source('folder', path=str(tmp_path), split=s, image_size=4) for s in ('train', 'test'))
     found, neighbours = evaluate(train, test)
     assert found['eval/knn_top1'] == found['eval/probe_top1'] == 1.0
     shown = [Path(train.file_name(int(i))).name for i in np.unique(neighbours.nearest)]
