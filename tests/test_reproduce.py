@@ -239,10 +239,12 @@ def test_a_torn_result_is_named(tmp_path: Path) -> None:
     assert reproduce.read(tmp_path / 'none.json') is None
 
 
-def test_started_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib, 'import_module', lambda name: (_ for _ in ()).throw(ModuleNotFoundError(name)))
-    with pytest.raises(UserError, match=r'no configs/eval/knn\.py here -> start in the repository'):
-        reproduce.load_config('eval.knn:digits', {})
+def test_started_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes are those of the package, wherever the command is started."""
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.load_config('eval.knn:digits', {'knn.temperature': 0.5}).knn.to_dict() == {
+        'k': (20,), 'temperature': 0.5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize('argv', [[], ['--list'], ['mocov2_digits', '--list']])

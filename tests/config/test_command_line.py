@@ -89,11 +89,12 @@ def test_config_and_workdir_are_needed(complaint: Complaint, args: tuple[str, ..
 
 def test_a_missing_config_file_names_its_neighbours(complaint: Complaint, workdir: Path) -> None:
     (line,) = complaint(f'--config={CONFIGS}/mocov4.py:tiny', f'--workdir={workdir}')
-    assert line.startswith(f'config file {CONFIGS}/mocov4.py does not exist -> choose from ')
+    assert line.startswith(f'config file {CONFIGS}/mocov4.py does not exist; did you mean {CONFIGS}/mocov')
+    assert '? -> choose from ' in line
     assert all(f'{CONFIGS}/{name}.py' in line for name in ('mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit'))
     assert '__init__' not in line
     (line,) = complaint('--config=/no/such/folder/x.py', f'--workdir={workdir}')
-    assert line == 'config file /no/such/folder/x.py does not exist'
+    assert line.startswith('config file /no/such/folder/x.py does not exist -> choose from byol, ')
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,16 @@ def test_overrides_reach_the_config(workdir: Path) -> None:
     assert (config.batch_size, config.method.symmetric) == (16, False), 'nothing is left of an earlier command'
     with pytest.raises(AttributeError):
         config.batchsize = 3
+
+
+def test_a_recipe_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever the command is started, also by the path that it has in a checkout."""
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    for name in ('mocov2', 'configs/mocov2.py'):
+        config, given = command_line.parse(['main.py', f'--config={name}:tiny', '--workdir=run'])
+        assert (config.data.source, config.steps, given) == ('digits', 2, name)
+    assert sys.path == path, 'nothing in the folder of the package may hide another module'
 
 
 def test_parsing_takes_what_it_is_given(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:
