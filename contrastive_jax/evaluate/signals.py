@@ -14,7 +14,7 @@ from contrastive_jax.losses.numerics import at_least_float32, normalize
 def effective_rank(x: Array, epsilon: float = 1e-7) -> Array:
     """Number of dimensions in use, from 1 (a line: collapse) to min(B, D): exp of the entropy of the singular values.
 
-    x: [B, D], neither centred nor normalised. Garrido et al., "RankMe: Assessing the Downstream Performance of
+    x: [B, D], neither centered nor normalized. Garrido et al., "RankMe: Assessing the Downstream Performance of
     Pretrained Self-Supervised Representations by Their Rank" (2023), equation 1. Estimates need B well above D.
     """
     singular_values = jnp.linalg.svd(at_least_float32(x), compute_uv=False)

@@ -21,7 +21,7 @@ from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
-from contrastive_jax.plots.pictures import contact_sheet, neighbours
+from contrastive_jax.plots.pictures import contact_sheet, neighbors
 from contrastive_jax.rules import did_you_mean, import_named
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.metrics import read
@@ -186,7 +186,7 @@ class Pictures(Evaluator):
     def __init__(self, context: Context):
         self.every_steps = context.config.eval_every_steps
         self._context = context
-        self._found: online.Neighbours | None = None
+        self._found: online.Neighbors | None = None
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         found = features_at(self._context.features, step, state)
@@ -203,7 +203,7 @@ class Pictures(Evaluator):
         assert self._found is not None
         drawn['neighbours'] = workdir / 'neighbours.png'
         features = context.features
-        neighbours(features.train, features.test, self._found, context.config, drawn['neighbours'])
+        neighbors(features.train, features.test, self._found, context.config, drawn['neighbours'])
         return drawn
 
 

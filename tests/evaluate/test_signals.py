@@ -1,4 +1,4 @@
-"""The collapse signals against their definitions in slow loops, and where the answer is known."""
+"""The collapse signals compared with their definitions in loops, and with known values."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def xy():
 
 def test_effective_rank_is_its_definition(xy):
     x, _ = xy
-    s = np.sqrt(np.linalg.eigvalsh(x.T @ x))  # singular values by another way
+    s = np.sqrt(np.linalg.eigvalsh(x.T @ x))  # singular values, computed in another way
     p = [value / sum(s) for value in s]
     np.testing.assert_allclose(
         signals.effective_rank(jnp.asarray(x)), np.exp(-sum(q * np.log(q) for q in p)), rtol=1e-4

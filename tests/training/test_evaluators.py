@@ -13,7 +13,7 @@ from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
-from contrastive_jax.evaluate.online import Neighbours, OnlineFeatures, evenly_spaced, nearest, number_of_classes
+from contrastive_jax.evaluate.online import Neighbors, OnlineFeatures, evenly_spaced, nearest, number_of_classes
 from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.methods import MethodState
 from contrastive_jax.training.evaluators import Context, build_evaluators
@@ -27,7 +27,7 @@ ACCURACIES = {'eval/knn_top1', 'eval/probe_top1'}
 
 def evaluate(
     train: sources.Source, test: sources.Source | None, mode: str = 'jit', count: int = 8, **fields: Any
-) -> tuple[dict[str, float], Neighbours]:
+) -> tuple[dict[str, float], Neighbors]:
     settings = {'data.image_size': linen.SIZE, 'eval.batch_size': 16, 'eval.knn_k': 3}
     config = runs.load('mocov2:tiny', **{**settings, **{f'eval.{name}': value for name, value in fields.items()}})
     devices = find_devices(mode, count)
