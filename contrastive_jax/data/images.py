@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from contrastive_jax.augment import crops
 from contrastive_jax.augment.styles import PIL, Style
+from contrastive_jax.models.interpolation import cubic, triangle
 
 # Raster formats that Pillow decodes in this process (it starts Ghostscript for PostScript files).
 _SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
@@ -231,7 +231,7 @@ def _taps(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.nd
     whole, part = np.divmod((2 * np.arange(size)[:, None] + 1) * length - size, 2 * size)
     tap = np.arange(-1, 3)
     at, distance = whole + tap, tap - part / (2 * size)
-    weights = crops.cubic(distance, np) if interpolation == 'bicubic' else crops.triangle(distance, np)
+    weights = cubic(distance, np) if interpolation == 'bicubic' else triangle(distance, np)
     weights = np.where((at >= 0) & (at < length), weights, 0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(at, 0, length - 1), weights.astype(np.float32)

@@ -151,7 +151,7 @@ def test_a_mistake_in_a_config_file_names_its_line(
         (['--config.batch_size'], '--config.batch_size has no value -> write --config.batch_size=VALUE'),
         (['--config.method.symmetric=maybe'], 'neither true nor false -> write --config.method.symmetric=true'),
         (['--config.encoder=resnet50'], 'this is a section of fields -> set one of them: --config.encoder.FIELD=VALUE'),
-        (['--config.augment.crop_scale=(a,b)'], "augment.crop_scale is ('(a,b)',): two areas"),
+        (['--config.augment.crop_scale=(a,b)'], "augment.crop_scale is ('(a,b)',) -> give two areas"),
         (['lr=3'], "unexpected argument 'lr=3'; did you mean --config.lr=3? -> options start with --"),
         (['batch'], "unexpected argument 'batch' -> options start with --"),
         (['--nope=3'], 'unknown option --nope=3 -> --help lists'),
