@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.check import check
 from contrastive_jax.data import sources
-from contrastive_jax.data.open import open_source
+from contrastive_jax.data.labels import number_classes
+from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
@@ -46,6 +47,8 @@ def fit(
         raise UserError('\n'.join(problems))
     with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
         source, held_out = load_data(config)
+        if jax.process_index() == 0:
+            print(summary(source, held_out), flush=True)
         run = build_run(config, len(source))
         path = open_workdir(workdir, config, write=jax.process_index() == 0)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
@@ -111,6 +114,12 @@ def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None
     place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
     source = open_source(d.source, split=d.split, **place)
     try:
-        return source, open_source(d.source, split=d.eval_split, **place)
+        held_out = open_source(d.source, split=d.eval_split, **place)
     except MissingSplitError:  # pretraining needs no labels and no held-out images
         return source, None
+    if held_out.fingerprint == source.fingerprint:
+        raise UserError(
+            f'data.split {d.split!r} and data.eval_split {d.eval_split!r} are the same images, so that kNN would find '
+            'each image itself -> set data.eval_split to other images'
+        )
+    return number_classes(source, held_out)
