@@ -87,9 +87,10 @@ class Method(abc.ABC):
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
-        """Adds to `rules` what is wrong with the method's own values in a config. Nothing, unless a method says so.
+        """Adds to `rules` what is wrong with a config for this method. The default adds nothing.
 
-        Temperatures, momenta and what the class constants say are looked at already.
+        The types and ranges that the fields declare (`rules.field`) and the class constants are checked before; left
+        are rules of several fields, such as a queue that the batch size must divide.
         """
         del c, rules
 

@@ -11,7 +11,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -19,7 +18,7 @@ from contrastive_jax.losses.info_nce import info_nce_in_batch_terms, info_nce_te
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class EndToEnd(base.Method):
       shuffle_bn: keys are encoded in shuffled order, as in MoCo.
     """
 
-    temperature: float = 0.07
+    temperature: float = field(0.07, above=0)
     shuffle_bn: bool = True
 
     @property
@@ -83,17 +82,13 @@ class MemoryBank(base.Method):
       temperature: T.
     """
 
-    num_examples: int = 0
-    num_negatives: int = 65536
-    momentum: float = 0.5
-    temperature: float = 0.07
+    num_examples: int = field(0, least=0)
+    num_negatives: int = field(65536, least=1)
+    momentum: float = field(0.5, least=0, most=1)
+    temperature: float = field(0.07, above=0)
 
     global_views: ClassVar[tuple[int, ...]] = (1, 2)  # the second, which all dictionaries of a comparison have, is idle
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
-
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.num_negatives', 1)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, stats = base.init_network(self.network, rng, batch)

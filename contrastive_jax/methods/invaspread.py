@@ -16,6 +16,7 @@ from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
 from contrastive_jax.methods.mocov3 import mean_negative_similarity
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class InvaSpread(base.Method):
       temperature: T.
     """
 
-    temperature: float = 0.1
+    temperature: float = field(0.1, above=0)
 
     concat_views: ClassVar[bool] = True
 
