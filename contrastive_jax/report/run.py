@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import base_config
 from contrastive_jax.errors import UserError
-from contrastive_jax.methods import METHODS
+from contrastive_jax.methods import find_method, method_or_none
 from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.workdir import about, metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
@@ -59,7 +59,7 @@ class Run:
     @property
     def method(self) -> str:
         """The name of its class, as the papers write it."""
-        return METHODS[self.config.method.name].__name__
+        return find_method(self.config.method.name).__name__
 
     @property
     def step(self) -> int:
@@ -98,7 +98,7 @@ def read(path: str, elsewhere: Sequence[str] = ()) -> Run:
             f'--workdir={config.get("init", "")}'
         )
     lacking = [name for name in base_config('moco') if name not in config]
-    if lacking or config.method.get('name') not in METHODS:
+    if lacking or method_or_none(config.method.get('name')) is None:
         what = f'lacks {", ".join(lacking[:3])}' if lacking else f'has the method {config.method.get("name")!r}'
         raise UserError(f'{folder / CONFIG_FILE} is no config of a run: it {what} -> give the workdir of one')
     for other in elsewhere:

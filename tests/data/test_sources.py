@@ -89,7 +89,7 @@ def test_npz_of_one_split_without_labels_by_home_and_relative_path(
     for path in ('data.npz', '~/data.npz'):
         source = open_source('npz', path=path)
         assert len(source) == 6 and source.labels is None
-    with pytest.raises(DataError, match="without labels and without images for evaluation.* has no split 'test'"):
+    with pytest.raises(DataError, match=r"without labels and without images for evaluation.* has no split 'test'"):
         open_source('npz', path='data.npz', split='test')
 
 
