@@ -6,8 +6,8 @@ The format is detected from the content of a file, not from its name. Each kind 
   CMYK                  converted by Pillow, which also undoes Adobe's inversion
   palette               replaced by its colors; transparency is ignored
   alpha                 dropped, as torchvision and TensorFlow do, which the papers used
-  16-bit gray           divided by 257: 65535 becomes 255 (Pillow alone clips everything above 255 to white)
-  32-bit and float gray 65535 or 1.0 becomes 255; an image with larger values is scaled by its maximum
+  16- and 32-bit gray   `white` becomes 255, by default 65535 (Pillow alone clips everything above 255 to white)
+  float gray            `white` becomes 255, by default 1.0
   animated              the first frame
   EXIF orientation      applied; damaged EXIF is ignored
 """
@@ -26,10 +26,10 @@ from contrastive_jax.augment.styles import PIL, Style
 from contrastive_jax.models.interpolation import cubic, triangle
 
 # Raster formats that Pillow decodes in this process (it starts Ghostscript for PostScript files).
-_SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
+_SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
 Image.init()  # registers the formats now, since threads would race to do it later
 FORMATS = tuple(name for name in _SAFE_FORMATS if name in Image.OPEN)
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.avif', '.jp2')
+EXTENSIONS = tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in FORMATS))
 
 # Pillow warns about unusual EXIF, palettes and sizes once a file; this module handles these cases itself. The filter is
 # permanent because warnings.catch_warnings is not thread-safe.
@@ -40,6 +40,10 @@ MAX_PIXELS = 100_000_000  # 300 MB as RGB; compared with the size in the header,
 # A JPEG may be decoded at a reduced size as long as its sides keep this many times the size of a crop. The smallest
 # crops cover 5 % of the area, 0.22 of the side, so no crop is ever enlarged because of the reduction.
 DRAFT_FACTOR = 4
+
+# Gray images of more than 8 bits: 16 bits in either byte order, 32 bits, and floats.
+DEEP_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
+WHITES = (255, 1023, 4095, 16383, 65535)  # largest values of 8, 10, 12, 14 and 16 bits
 
 INTERPOLATIONS = {
     'nearest': Image.Resampling.NEAREST,
@@ -65,13 +69,15 @@ class ImageError(Exception):
     """One image cannot be read; the message gives the reason. The loader replaces the image and counts it."""
 
 
-def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
+def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float = 0) -> np.ndarray:
     """Decodes an image file by the rules at the top of this file.
 
     Args:
       file: a path, or the bytes of the file.
       min_side: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size (much faster, and antialiased) if both sides keep at
         least this many pixels; 0 decodes at full size.
+      white: the value that becomes 255 in gray images of more than 8 bits, see `deep_white`; larger values are clipped.
+        0: 65535 for integers, 1 for floats; an image with larger values is scaled by its maximum.
 
     Returns:
       uint8 [H, W, 3], RGB, read-only.
@@ -86,7 +92,7 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
             if min_side:
                 image.draft(None, (min_side, min_side))
             image.load()
-            return np.asarray(_rgb(_upright(image)))
+            return np.asarray(_rgb(_upright(image), white))
     except ImageError:
         raise
     except Exception as error:  # damaged files raise many types: OSError, SyntaxError, struct.error, ...
@@ -101,21 +107,41 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith('I'):  # 16-bit in either byte order, or 32-bit
-        return _gray(np.asarray(image), 65535)
-    if image.mode == 'F':
-        return _gray(np.asarray(image), 1)
+def deep_white(files: Sequence[str]) -> float:
+    """The largest value that gray images of more than 8 bits can have, judged from their pixels.
+
+    12-bit cameras, X-rays and microscopes write files of 16 bits whose values end at 4095: read as 16 bits they are
+    nearly black.
+
+    Args:
+      files: a sample of the images; those of 8 bits, and those that cannot be read, do not count.
+
+    Returns:
+      The smallest of WHITES that no pixel exceeds, or else the largest pixel; 0 if no image has more
+      than 8 bits. For float images 1, or the largest pixel above 1.
+    """
+    most = 0.0
+    for file in files:
+        with contextlib.suppress(Exception), Image.open(file, formats=FORMATS) as image:
+            if image.mode in DEEP_MODES and image.width * image.height <= MAX_PIXELS:
+                x = np.asarray(image, np.float64)
+                floor = 1.0 if image.mode == 'F' else WHITES[0]
+                most = max(most, floor, float(x[np.isfinite(x)].max(initial=0)))
+    return next((float(white) for white in (1, *WHITES) if most <= white), most) if most else 0.0
+
+
+def _rgb(image: Image.Image, white: float) -> Image.Image:
+    if image.mode in DEEP_MODES:
+        return _gray(np.asarray(image, np.float64), white, 1 if image.mode == 'F' else 65535)
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _gray(x: np.ndarray, white: float) -> Image.Image:
-    """Gray values 0..white as an RGB image; if the maximum is larger than `white`, the maximum becomes white."""
-    x = x.astype(np.float64)
+def _gray(x: np.ndarray, white: float, default: float) -> Image.Image:
+    """Gray values 0..white as an RGB image, see `decode`."""
     if not np.isfinite(x).all():
         raise ImageError('pixels that are not finite')
-    x = np.maximum(x, 0) * (255 / max(white, x.max()))
-    return Image.fromarray(np.rint(x).astype(np.uint8)).convert('RGB')
+    x = np.maximum(x, 0) * (255 / (white or max(default, x.max())))
+    return Image.fromarray(np.rint(np.minimum(x, 255)).astype(np.uint8)).convert('RGB')
 
 
 def crop_box(

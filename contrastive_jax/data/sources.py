@@ -1,16 +1,14 @@
-"""The interface of a data source, arrays in memory, subsets, and the names of splits."""
+"""The interface of a data source, arrays in memory, and subsets."""
 
 import abc
 import hashlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.errors import DataError, MissingSplitError, UserError
-from contrastive_jax.rules import did_you_mean
-
-# Names of the evaluation split, in the order in which they are tried when the requested one does not exist.
-EVALUATION_SPLITS = ('test', 'validation', 'val')
+from contrastive_jax.errors import DataError
 
 
 class DataSetupError(DataError):
@@ -28,12 +26,20 @@ class Source(abc.ABC):
     Attributes:
       name: the name in logs and messages.
       classes: the names of the classes, indexed by label; None if unknown.
+      root: the folder that image files lie in; None if there is none.
+      place: the part of the data that the examples come from, such as 'train/', for the summary of the data.
+      skipped: number of files that were left out, by reason or extension.
+      white: the value that became 255 in gray images of more than 8 bits; 0: there are none.
       array: all images as one uint8 array [n, H, W, 3] if they are in memory, so that they can be kept on the device;
         None if they are decoded one by one.
     """
 
     name: str
     classes: tuple[str, ...] | None = None
+    root: Path | None = None
+    place: str = ''
+    skipped: Mapping[str, int] = types.MappingProxyType({})
+    white: float = 0
     array: np.ndarray | None = None
 
     @property
@@ -59,6 +65,11 @@ class Source(abc.ABC):
     def file_name(self, i: int) -> str:
         """Where example i is stored, for messages about damaged images."""
         return str(i)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of distinct labels; 0 without labels."""
+        return 0 if self.labels is None else len(np.unique(self.labels[self.labels >= 0]))
 
     @property
     def fingerprint(self) -> str:
@@ -94,7 +105,7 @@ class ArraySource(Source):
         self.name = name
         self.classes = classes
         self.array = _rgb_images(np.asarray(images), name)
-        self._labels = None if labels is None else _class_labels(np.asarray(labels), len(self.array), name)
+        self._labels = None if labels is None else class_labels(np.asarray(labels), len(self.array), name)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -109,7 +120,8 @@ class ArraySource(Source):
     @property
     def fingerprint(self) -> str:
         sample = self.array[:: max(1, len(self.array) // 64)]
-        return hashlib.sha256(repr(self.array.shape).encode() + sample.tobytes()).hexdigest()[:16]
+        labels = b'' if self._labels is None else self._labels.tobytes()
+        return hashlib.sha256(repr(self.array.shape).encode() + sample.tobytes() + labels).hexdigest()[:16]
 
 
 class Subset(Source):
@@ -163,37 +175,19 @@ def _rgb_images(images: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
 
 
-def _class_labels(labels: np.ndarray, n: int, name: str) -> np.ndarray:
+def class_labels(labels: np.ndarray, n: int, name: str) -> np.ndarray:
+    """Labels of n images as int32 [n], -1 where unknown.
+
+    Raises:
+      DataError: another shape or dtype, labels below -1, or labels that need more than 32 bits.
+    """
     given = f'{name}: labels are {labels.dtype}{list(labels.shape)} for {n} images'
     if labels.shape == (n, 1):
         labels = labels[:, 0]
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f'{given} -> give one integer class per image, [n] (one-hot: labels.argmax(1))')
-    if labels.min() < -1 or labels.max() > np.iinfo(np.int32).max:
-        raise DataError(f'{given}, from {labels.min()} to {labels.max()} -> number the classes from 0; -1 is unknown')
+    if labels.min(initial=0) < -1 or labels.max(initial=0) > np.iinfo(np.int32).max:
+        raise DataError(
+            f'{given}, from {labels.min()} to {labels.max()} -> number the classes from 0, below 2**31; -1 is unknown'
+        )
     return labels.astype(np.int32)
-
-
-def resolve_split(split: str, available: Sequence[str], where: str) -> str:
-    """The name in `available` of the requested split; evaluation splits replace each other.
-
-    Args:
-      split: the requested split, 'train' or one of EVALUATION_SPLITS.
-      available: the splits that the data has.
-      where: the data, for messages.
-
-    Raises:
-      UserError: `split` is neither available nor the name of an evaluation split.
-      MissingSplitError: the data has no evaluation split.
-    """
-    if split in available:
-        return split
-    if split not in EVALUATION_SPLITS:
-        known = list(dict.fromkeys([*available, 'train', 'test']))
-        raise UserError(f'{where} has no split {split!r}{did_you_mean(split, known)} -> choose from {", ".join(known)}')
-    for other in EVALUATION_SPLITS:
-        if other in available:
-            return other
-    raise MissingSplitError(
-        f'{where} has no split {split!r}; its splits: {", ".join(available)} -> add one, or use other data to evaluate'
-    )

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from contrastive_jax.data import images
-from contrastive_jax.data.sources import ArraySource, DataSetupError, Source, resolve_split
+from contrastive_jax.data.sources import ArraySource, DataSetupError, Source
+from contrastive_jax.data.splits import resolve_split
 from contrastive_jax.errors import DataError, UserError
 from contrastive_jax.rules import did_you_mean
 
@@ -65,6 +66,11 @@ class TfdsSource(Source):
             return None
         return np.array([int(record['label']) for record in map(self._records.__getitem__, range(len(self)))], np.int32)
 
+    @property
+    def num_classes(self) -> int:
+        """The number of named classes: counting labels would read every record."""
+        return len(self.classes or ()) if self._labeled else 0
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -99,8 +105,8 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
     Args:
       name: '<name>' or '<name>/<config>'; with ':<version>' for another version than the newest.
       path: the data_dir; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      split: a split of the data set, or a slice of one ('train[:10%]'). If the data set has no 'test', 'validation' is
-        read instead.
+      split: a split of the data set, a slice of one ('train[:10%]'), or 'all'. Evaluation splits replace each other:
+        where 'test' is missing or has no labels, 'validation' is read.
       image_size: height and width of the largest crop, in pixels.
 
     Returns:
@@ -120,13 +126,29 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
             f'--dataset_version_dir={folder} --out_file_format=array_record'
         )
     part, slice_ = re.fullmatch(r'([^\[]*)(.*)', split, re.DOTALL).groups()  # type: ignore[union-attr]
-    split = resolve_split(part, _splits(folder), f"'{folder}'") + slice_
     tfds = _import(folder)
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features
     if 'image' not in features:
         raise DataError(f"'{folder}' has no feature 'image', only {', '.join(features)} -> use an image data set")
-    records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+
+    def records_of(split: str) -> Any:
+        return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+
+    def is_labeled(split: str) -> bool:
+        """The test split of ImageNet and others has label -1 throughout: a few records tell."""
+        if 'label' not in features:
+            return False
+        records = records_of(split)
+        few = np.linspace(0, len(records) - 1, min(len(records), 8)).astype(int)
+        return any(int(records[int(i)]['label']) >= 0 for i in few)
+
+    available = _splits(folder)
+    if split == 'all':
+        split = '+'.join(available)
+    else:
+        split = resolve_split(part, available, f"'{folder}'", is_labeled) + slice_
+    records = records_of(split)
     names = getattr(features['label'], 'names', None) if 'label' in features else None
     source = TfdsSource(
         records,

@@ -1,6 +1,7 @@
 """The methods, one file for each family of papers. To add one, see base.py; METHODS maps `method.name` to a class."""
 
 import dataclasses
+from typing import Any
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods.base import Method, MethodState
@@ -59,6 +60,14 @@ def find_method(name: str) -> type[Method]:
     return found
 
 
+def method_or_none(name: Any) -> type[Method] | None:
+    """As `find_method`, and None where there is no such method."""
+    try:
+        return find_method(str(name))
+    except UserError:
+        return None
+
+
 __all__ = [
     'BYOL',
     'CMC',
@@ -79,4 +88,5 @@ __all__ = [
     'SimSiam',
     'SwAV',
     'find_method',
+    'method_or_none',
 ]

@@ -122,16 +122,10 @@ class Method(abc.ABC):
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
-        """Checks the values of the method's own fields in a config. By default there is nothing to check.
+        """Adds to `rules` what is wrong with a config for this method. The default adds nothing.
 
-        It is called for every config, before anything is compiled. Fields whose names end in 'temperature' (above 0) or
-        'momentum' (in [0, 1]), `num_examples`, and everything that follows from the class constants are checked
-        elsewhere.
-
-        Args:
-          c: the whole config; the method's fields are in `c.method`.
-          rules: collects the problems. For example, `rules.within('method.num_prototypes', 2)` adds an error message if
-            the value is below 2, and `rules.rule(condition, message)` adds the message if the condition is False.
+        The types and ranges that the fields declare (`rules.field`) and the class constants are checked before; left
+        are rules of several fields, such as a queue that the batch size must divide.
         """
         del c, rules
 

@@ -14,6 +14,7 @@ from jax import Array
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses import normalized_regression
 from contrastive_jax.methods import base, ema
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class BYOL(base.Method):
       momentum: tau of the target network at the start; it increases to 1 along half a cosine.
     """
 
-    momentum: float = 0.996
+    momentum: float = field(0.996, least=0, most=1)
 
     has_predictor: ClassVar[bool] = True
 

@@ -18,8 +18,8 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.methods.instdis import check_objective, contrast_with_bank, init_log_Z
-from contrastive_jax.rules import Rules
+from contrastive_jax.methods.instdis import OBJECTIVES, check_objective, contrast_with_bank, init_log_Z
+from contrastive_jax.rules import Rules, field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class CMC(base.Method):
       temperature: T of the softmax.
     """
 
-    num_examples: int = 0
-    num_negatives: int = 16384
-    objective: str = 'nce'
-    momentum: float = 0.5
-    temperature: float = 0.07
+    num_examples: int = field(0, least=0)
+    num_negatives: int = field(16384, least=0)
+    objective: str = field('nce', choices=OBJECTIVES)
+    momentum: float = field(0.5, least=0, most=1)
+    temperature: float = field(0.07, above=0)
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
     split_encoder: ClassVar[bool] = True

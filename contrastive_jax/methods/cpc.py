@@ -26,7 +26,7 @@ from contrastive_jax.methods import base
 from contrastive_jax.models.context import ContextNetwork
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.network import Network
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +44,12 @@ class CPC(base.Method):
       context_dim: number of channels inside these blocks; 256 in v2.
     """
 
-    directions: tuple[str, ...] = ('down', 'up', 'right', 'left')
-    offsets: tuple[int, ...] = (3,)
-    scale: float = 0.1
-    candidates: str = 'global'
-    context_blocks: int = 5
-    context_dim: int = 256
+    directions: tuple[str, ...] = field(('down', 'up', 'right', 'left'), choices=DIRECTIONS, min_items=1)
+    offsets: tuple[int, ...] = field((3,), least=1, min_items=1)
+    scale: float = field(0.1, above=0)
+    candidates: str = field('global', choices=CANDIDATES)
+    context_blocks: int = field(5, least=1)
+    context_dim: int = field(256, least=1)
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
     patches: ClassVar[bool] = True
@@ -58,47 +58,46 @@ class CPC(base.Method):
     def check(cls, c: ConfigDict, rules: Rules) -> None:
         """The encoder must cut images into a grid, and all predicted patches must be in the grid."""
         m, e = c.method, c.encoder
-        rules.within('method.scale', 0, open_low=True)
-        rules.within('method.context_blocks', 1)
-        rules.within('method.context_dim', 1)
         rules.rule(
-            m.candidates in CANDIDATES,
-            f'method.candidates {m.candidates!r} is unknown -> choose from {", ".join(CANDIDATES)}',
+            len(set(m.directions)) == len(m.directions),
+            f'method.directions {m.directions!r} has a direction twice',
+            field='method.directions',
+            remedy='give each once',
         )
-        rules.rule(
-            len(m.directions) > 0
-            and len(set(m.directions)) == len(m.directions)
-            and set(m.directions) <= set(DIRECTIONS),
-            f'method.directions {m.directions!r} -> give some of {", ".join(DIRECTIONS)}, each once',
-        )
-        if not e.name.startswith('cpc'):
-            rules.rule(
-                False, f'encoder.name {e.name!r} encodes whole images -> CPC needs one of {", ".join(CPC_ENCODERS)}'
-            )
+        if e.name not in CPC_ENCODERS:
+            remedy = f'CPC needs one of {", ".join(CPC_ENCODERS)}'
+            rules.add(f'encoder.name {e.name!r} encodes whole images', field='encoder.name', remedy=remedy)
             return
         hidden_norm = c.projector.get('num_layers', 1) > 1 and c.projector.get('batch_norm', True)
         rules.rule(
             not hidden_norm and not c.projector.get('last_batch_norm'),
-            'projector.batch_norm would leak information between patches -> CPC has none: use False',
+            'projector.batch_norm would mix the patches, and CPC has no batch norm',
+            field='projector.batch_norm',
+            remedy='set batch_norm and last_batch_norm to False',
+            value=False,
         )
         size, stride = e.patch_size, e.patch_stride
         if min(size, stride, c.data.image_size) < 1:
-            return  # reported elsewhere
+            return  # another rule reports it
         try:
             check_patches((c.data.image_size,), size, stride)
         except ValueError as error:
-            rules.rule(False, f'data.image_size, encoder.patch_size and encoder.patch_stride: {error}')
+            rules.add(f'data.image_size, encoder.patch_size and encoder.patch_stride: {error}', field='data.image_size')
             return
         rows = (c.data.image_size - size) // stride + 1
         rules.rule(
-            len(m.offsets) > 0 and all(1 <= k < rows for k in m.offsets),
-            f'method.offsets {m.offsets!r} do not fit a grid of {rows} rows -> use numbers from 1 to {rows - 1}',
+            all(k < rows for k in m.offsets),
+            f'method.offsets {m.offsets!r} do not fit a grid of {rows} rows',
+            field='method.offsets',
+            remedy=f'use numbers from 1 to {rows - 1}',
         )
         if p := c.augment.patches:
             rules.rule(
                 (p.size, p.stride) == (size, stride),
-                f'augment.patches has size {p.size}, stride {p.stride} -> give those of the encoder, {size} and '
-                f'{stride}',
+                f'augment.patches has size {p.size}, stride {p.stride}',
+                field='augment.patches.size' if p.size != size else 'augment.patches.stride',
+                remedy=f'give those of the encoder, {size} and {stride}',
+                value=size if p.size != size else stride,
             )
 
     @property

@@ -12,7 +12,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -20,7 +19,7 @@ from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +42,10 @@ class DeepCluster(base.Method):
       num_examples: rows of the banks; 0 in a config: the number of examples in the data set.
     """
 
-    num_prototypes: tuple[int, ...] = (3000, 3000, 3000)
-    temperature: float = 0.1
-    kmeans_iterations: int = 10
-    num_examples: int = 0
+    num_prototypes: tuple[int, ...] = field((3000, 3000, 3000), least=2, min_items=1)
+    temperature: float = field(0.1, above=0)
+    kmeans_iterations: int = field(10, least=1)
+    num_examples: int = field(0, least=0)
 
     multi_crop: ClassVar[bool] = True
     initializes_memory: ClassVar[bool] = True
@@ -56,15 +55,6 @@ class DeepCluster(base.Method):
         'prototypes': REPLICATED,
         'entropy': REPLICATED,
     }
-
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.kmeans_iterations', 1)
-        heads = c.method.num_prototypes
-        rules.rule(
-            len(heads) > 0 and all(K >= 2 for K in heads),
-            f'method.num_prototypes {heads!r} is out of range -> give the number of clusters of each head, at least 2',
-        )
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, state = base.init_online(self.network, rng, batch)

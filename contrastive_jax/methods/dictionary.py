@@ -11,14 +11,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class EndToEnd(base.Method):
       shuffle_bn: whether keys are encoded in shuffled order, as in MoCo.
     """
 
-    temperature: float = 0.07
+    temperature: float = field(0.07, above=0)
     shuffle_bn: bool = True
 
     @property
@@ -80,17 +79,13 @@ class MemoryBank(base.Method):
       temperature: T of the softmax.
     """
 
-    num_examples: int = 0
-    num_negatives: int = 65536
-    momentum: float = 0.5
-    temperature: float = 0.07
+    num_examples: int = field(0, least=0)
+    num_negatives: int = field(65536, least=1)
+    momentum: float = field(0.5, least=0, most=1)
+    temperature: float = field(0.07, above=0)
 
     global_views: ClassVar[tuple[int, ...]] = (1, 2)  # the other dictionaries need two; here a second is not used
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
-
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.num_negatives', 1)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, state = base.init_online(self.network, rng, batch)

@@ -13,14 +13,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.dino import dino, targets, update_center
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 from contrastive_jax.models.heads import torch_uniform
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +45,19 @@ class DINO(base.Method):
       total_steps: steps of the training; 0 in a config: set when the data is known.
     """
 
-    output_dim: int = 65536
+    output_dim: int = field(65536, least=2)
     train_gain: bool = False
-    momentum: float = 0.996
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    warmup_teacher_temperature: float = 0.04
-    teacher_warmup_epochs: int = 0
-    center_momentum: float = 0.9
-    steps_per_epoch: int = 0
-    total_steps: int = 0
+    momentum: float = field(0.996, least=0, most=1)
+    student_temperature: float = field(0.1, above=0)
+    teacher_temperature: float = field(0.04, above=0)
+    warmup_teacher_temperature: float = field(0.04, above=0)
+    teacher_warmup_epochs: int = field(0, least=0)
+    center_momentum: float = field(0.9, least=0, most=1)
+    steps_per_epoch: int = field(0, least=0)
+    total_steps: int = field(0, least=0)
 
     multi_crop: ClassVar[bool] = True
     supports_drop_path: ClassVar[bool] = True
-
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.output_dim', 2)
-        rules.within('method.teacher_warmup_epochs', 0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, state = base.init_online_and_target(self.network, rng, batch)

@@ -20,7 +20,7 @@ from contrastive_jax.losses.info_nce import ContrastiveOutput
 from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax_terms, sampled_softmax_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 OBJECTIVES = ('nce', 'softmax')
 
@@ -39,12 +39,12 @@ class InstDis(base.Method):
       proximal: lambda, the weight of |f - v|^2, which makes training smoother; 0 in the authors' code.
     """
 
-    num_examples: int = 0
-    num_negatives: int = 4096
-    objective: str = 'nce'
-    momentum: float = 0.5
-    temperature: float = 0.07
-    proximal: float = 0.0
+    num_examples: int = field(0, least=0)
+    num_negatives: int = field(4096, least=0)
+    objective: str = field('nce', choices=OBJECTIVES)
+    momentum: float = field(0.5, least=0, most=1)
+    temperature: float = field(0.07, above=0)
+    proximal: float = field(0.0, least=0)
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC, 'log_Z': REPLICATED}
@@ -52,7 +52,6 @@ class InstDis(base.Method):
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
         check_objective(c, rules)
-        rules.within('method.proximal', 0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, state = base.init_online(self.network, rng, batch)
@@ -91,12 +90,12 @@ class InstDis(base.Method):
 
 
 def check_objective(c: ConfigDict, rules: Rules) -> None:
-    """Checks `method.objective` and `method.num_negatives`, which InstDis and CMC share."""
-    rules.within('method.num_negatives', 0)
-    rules.one_of('method.objective', OBJECTIVES)
+    """Adds a problem if no negatives are drawn and the objective needs some."""
     rules.rule(
         c.method.num_negatives != 0 or c.method.objective == 'softmax',
-        'method.num_negatives 0 is the softmax over all examples -> set method.objective to softmax, or use negatives',
+        'method.num_negatives 0 is the softmax over all examples',
+        field='method.num_negatives',
+        remedy='set method.objective to softmax, or draw some',
     )
 
 

@@ -15,6 +15,7 @@ from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class InvaSpread(base.Method):
       temperature: T of the softmax.
     """
 
-    temperature: float = 0.1
+    temperature: float = field(0.1, above=0)
 
     concat_views: ClassVar[bool] = True
 

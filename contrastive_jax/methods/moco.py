@@ -18,7 +18,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class MoCo(base.Method):
       shuffle_bn: whether keys are encoded in shuffled order, so that the BN groups of queries and keys differ.
     """
 
-    queue_size: int = 65536
-    momentum: float = 0.999
-    temperature: float = 0.07
+    queue_size: int = 65536  # its range depends on the batch size: see `check`
+    momentum: float = field(0.999, least=0, most=1)
+    temperature: float = field(0.07, above=0)
     symmetric: bool = False
     shuffle_bn: bool = True
 

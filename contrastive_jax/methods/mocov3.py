@@ -14,6 +14,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,8 @@ class MoCoV3(base.Method):
       temperature: T of the softmax; the loss is multiplied by 2T.
     """
 
-    momentum: float = 0.99
-    temperature: float = 0.2
+    momentum: float = field(0.99, least=0, most=1)
+    temperature: float = field(0.2, above=0)
 
     has_predictor: ClassVar[bool] = True
 

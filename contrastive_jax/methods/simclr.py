@@ -25,7 +25,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.nt_xent import add_negatives, nt_xent_terms
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 from contrastive_jax.methods import base, ema, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SimCLR(base.Method):
       temperature: T of the softmax.
     """
 
-    temperature: float = 0.1
+    temperature: float = field(0.1, above=0)
 
     concat_views: ClassVar[bool] = True
 
@@ -77,9 +77,9 @@ class SimCLRMemory(base.Method):
       temperature: T of the softmax.
     """
 
-    queue_size: int = 65536
-    momentum: float = 0.999
-    temperature: float = 0.1
+    queue_size: int = 65536  # its range depends on the batch size: see `check`
+    momentum: float = field(0.999, least=0, most=1)
+    temperature: float = field(0.1, above=0)
 
     memory_spec: ClassVar[PyTree] = {'queue': memory.QUEUE_SPEC}
     concat_views: ClassVar[bool] = True

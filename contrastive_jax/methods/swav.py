@@ -22,7 +22,7 @@ from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 from contrastive_jax.methods import base
 from contrastive_jax.models.heads import uniform
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,24 +47,20 @@ class SwAV(base.Method):
       total_steps: steps of the training; 0 in a config: set when the data is known.
     """
 
-    num_prototypes: int = 3000
-    temperature: float = 0.1
-    epsilon: float = 0.05
-    iterations: int = 3
-    queue_size: int = 0
-    queue_from_epoch: int = 0
-    steps_per_epoch: int = 0
-    total_steps: int = 0
+    num_prototypes: int = field(3000, least=2)
+    temperature: float = field(0.1, above=0)
+    epsilon: float = field(0.05, above=0)
+    iterations: int = field(3, least=1)
+    queue_size: int = 0  # its range depends on the batch size: see `check`
+    queue_from_epoch: int = field(0, least=0)
+    steps_per_epoch: int = field(0, least=0)
+    total_steps: int = field(0, least=0)
 
     multi_crop: ClassVar[bool] = True
     memory_spec: ClassVar[PyTree] = PartitionSpec(None, None, AXIS)  # 'queues' [2, slots, B, D], if there are any
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.num_prototypes', 2)
-        rules.within('method.epsilon', 0, open_low=True)
-        rules.within('method.iterations', 1)
-        rules.within('method.queue_from_epoch', 0)
         B = max(c.batch_size, 1)
         rules.multiple('method.queue_size', B, f'the batch size {B}', or_zero=True)
 

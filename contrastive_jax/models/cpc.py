@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
+from contrastive_jax import rules
 from contrastive_jax.models.resnet import conv
 
 # For each stage: the number of blocks, the channels inside a block, and the output channels.
@@ -116,8 +117,8 @@ class CPCEncoder(nn.Module):
     stage_sizes: tuple[int, ...]
     bottlenecks: tuple[int, ...]
     channels: tuple[int, ...]
-    patch_size: int = 80
-    patch_stride: int = 36
+    patch_size: int = rules.field(80, least=1)
+    patch_stride: int = rules.field(36, least=1)
     stem: str = 'imagenet'
     norm: str = 'layer'
     remat: bool = False

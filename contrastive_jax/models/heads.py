@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
+from contrastive_jax import rules
 from contrastive_jax.models.norm import BatchNorm
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(±1/√fan_in), as torch's nn.Linear
@@ -53,9 +54,9 @@ class MLP(nn.Module):
       dtype: the dtype of the computation; parameters are float32.
     """
 
-    num_layers: int
-    hidden_dim: int
-    output_dim: int
+    num_layers: int = rules.field(least=1)
+    hidden_dim: int = rules.field(least=1)
+    output_dim: int = rules.field(least=1)
     bias: bool = False
     last_bias: bool | None = None
     batch_norm: bool = True

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
+from contrastive_jax import rules
 from contrastive_jax.models.norm import BatchNorm
 
 # The convolutions of a block: (kernel size, whether it has the block's stride, output channels / stage channels).
@@ -159,10 +160,10 @@ class ResNet(nn.Module):
 
     stage_sizes: tuple[int, ...]
     block: str
-    width: int = 64
-    width_multiplier: int = 1
+    width: int = rules.field(64, least=1)
+    width_multiplier: int = rules.field(1, least=1)
     stem: str = 'imagenet'
-    stem_width: int | None = None
+    stem_width: int | None = rules.field(None, least=1)
     zero_init_residual: bool = False
     padding: str = 'torch'
     sk_ratio: float = 0.0

@@ -10,6 +10,7 @@ import numpy as np
 from flax.typing import Dtype
 from jax import Array, lax
 
+from contrastive_jax import rules
 from contrastive_jax.distributed import collectives
 from contrastive_jax.models.heads import INITS, torch_uniform, uniform
 from contrastive_jax.models.interpolation import cubic
@@ -291,10 +292,10 @@ class VisionTransformer(nn.Module):
       dtype: the dtype of the computation; parameters are float32.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
+    patch_size: int = rules.field(least=1)
+    width: int = rules.field(least=1)
+    depth: int = rules.field(least=1)
+    num_heads: int = rules.field(least=1)
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     layer_norm_epsilon: float = 1e-6

@@ -8,15 +8,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import SOURCES, open_source
+from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import DataError, UserError
 from contrastive_jax.evaluate.knn import check_labels
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.interrupt import Interrupt
-
-MAX_CLASSES = 100_000  # ImageNet has 21,841 at most: larger labels are ids, not class numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +57,12 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
             f'{", ".join(SOURCES)}'
         )
-    train, test = (
+    given = [
         open_source(d.source, d.name, d.path, split, encoder.image_size)
         for split in (config.data.split, config.data.eval_split)
-    )
+    ]
+    train, test = number_classes(*given)
+    assert test is not None
     ids, classes = [], 0
     for source, what in ((train, 'training'), (test, 'held-out')):
         labels = np.full(len(source), -1) if source.labels is None else source.labels
@@ -72,8 +74,6 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
         ids.append(np.flatnonzero(labels >= 0))
         classes = max(classes, int(labels.max()) + 1)
     assert test.labels is not None
-    if classes > MAX_CLASSES:
-        raise DataError(f'the labels of {train.name} go up to {classes - 1} -> number the classes from 0')
     unseen_classes = 0
     if labeled:
         assert train.labels is not None
@@ -84,12 +84,19 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             )
         if not np.isin(asked, taught).any():
             raise DataError(
-                f'the held-out images of {train.name} have labels {asked[0]} to {asked[-1]}, the training images '
-                f'{taught[0]} to {taught[-1]}, and no class in common -> number the classes the same way in both splits'
+                f'the held-out images of {train.name} have the classes {_names(test, asked)}, the training images '
+                f'{_names(train, taught)}, and no class in common -> name the classes alike in both splits'
             )
         unseen_classes = int((~np.isin(test.labels[ids[1]], taught)).sum())
     check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
     return Data(train, test, ids[0], ids[1], classes, unseen_classes)
+
+
+def _names(source: Source, labels: np.ndarray) -> str:
+    """'0 to 9', or 'cat, dog, ...'."""
+    if source.classes is None:
+        return f'{labels[0]} to {labels[-1]}'
+    return ', '.join([*(source.classes[label] for label in labels[:3]), *(['...'] if len(labels) > 3 else [])])
 
 
 @dataclasses.dataclass(frozen=True)

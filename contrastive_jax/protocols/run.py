@@ -109,7 +109,7 @@ def run_protocol(
     began = time.monotonic()
     devices = devices or find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
     if problems := check_protocol(config, devices.count):
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'the workdir {workdir} is that of the run -> give the evaluation a folder of its own')
     section = config.features if 'features' in config else config[config.protocol]  # it says which features are used

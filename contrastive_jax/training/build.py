@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.errors import UserError
-from contrastive_jax.methods import METHODS
+from contrastive_jax.methods import find_method
 from contrastive_jax.optim.build import build_optimizer
 from contrastive_jax.training.run import Run
 
@@ -27,7 +27,7 @@ def build_run(config: ConfigDict, num_examples: int) -> Run:
     total_steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
 
     fields = config.method.to_dict()
-    method_class = METHODS[fields.pop('name')]
+    method_class = find_method(fields.pop('name'))
     if 0 < fields.get('num_examples', num_examples) < num_examples:
         raise UserError(
             f'method.num_examples {fields["num_examples"]} is less than the {num_examples} images of the data -> '

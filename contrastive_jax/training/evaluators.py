@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data.sources import Source
@@ -102,6 +101,10 @@ class Evaluator(abc.ABC):
         del step, workdir
         return {}
 
+    def remarks(self) -> Iterable[str]:
+        """Lines before the first step, such as why something is not measured."""
+        return ()
+
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
         """The last lines of a run about what this evaluator measured.
 
@@ -127,12 +130,14 @@ class KNN(Evaluator):
         self._k, self._temperature = e.knn_k, e.knn_temperature
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        if self._features.classes < 2:
+        if self._features.unmeasured:
             return {}
-        found = features_at(self._features, step, state)
-        k = min(self._k, len(found.train))
-        accuracy = knn_accuracy(*labelled(self._features, found), k=k, temperature=self._temperature)
+        given = self._features.labeled(features_at(self._features, step, state))
+        accuracy = knn_accuracy(*given, k=min(self._k, len(given[0])), temperature=self._temperature)
         return {'eval/knn_top1': accuracy['top1']}
+
+    def remarks(self) -> Iterable[str]:
+        return not_measured('kNN', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
         return compared('kNN', 'knn_top1', self._data, last)
@@ -148,10 +153,13 @@ class Probe(Evaluator):
         self._features, self._data = context.features, context.source.name
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        if self._features.classes < 2:
+        if self._features.unmeasured:
             return {}
-        accuracy = linear_probe(*labelled(self._features, features_at(self._features, step, state)))
+        accuracy = linear_probe(*self._features.labeled(features_at(self._features, step, state)))
         return {'eval/probe_top1': accuracy['top1']}
+
+    def remarks(self) -> Iterable[str]:
+        return not_measured('linear probe', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
         return compared('linear probe', 'probe_top1', self._data, last)
@@ -248,13 +256,9 @@ def features_at(features: online.OnlineFeatures, step: int, state: TrainState) -
     return features.at(step, state.params['encoder'], state.method.batch_stats['online'].get('encoder', {}))
 
 
-def labelled(
-    features: online.OnlineFeatures, found: online.Features
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Train features and labels, held-out features and labels, and the number of classes."""
-    train, test = features.train.labels, features.test.labels
-    assert train is not None and test is not None
-    return found.train, train[found.train_ids], found.test, test[found.test_ids], features.classes
+def not_measured(title: str, features: online.OnlineFeatures) -> Sequence[str]:
+    """The line that says why an accuracy is left out, if it is."""
+    return (f'{title} accuracy is not measured: {features.unmeasured}',) if features.unmeasured else ()
 
 
 def compared(title: str, metric: str, data: str, last: Mapping[str, float]) -> Sequence[str]:

@@ -9,8 +9,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from contrastive_jax.data import sources
-from contrastive_jax.data.open import open_source
-from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.data.labels import number_classes
+from contrastive_jax.data.open import open_source, summary
+from contrastive_jax.errors import DataError, MissingSplitError, UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
@@ -88,7 +89,7 @@ def test_npz_of_one_split_without_labels_by_home_and_relative_path(
     for path in ('data.npz', '~/data.npz'):
         source = open_source('npz', path=path)
         assert len(source) == 6 and source.labels is None
-    with pytest.raises(DataError, match="no split 'test': it holds images"):
+    with pytest.raises(DataError, match=r"without labels and without images for evaluation.* has no split 'test'"):
         open_source('npz', path='data.npz', split='test')
 
 
@@ -157,3 +158,83 @@ def test_unknown_names(tmp_path: Path) -> None:
         with pytest.raises(DataError) as raised:
             open_source('npz', path=str(tmp_path / error))
         assert '\n' not in str(raised.value)
+
+
+# ================================ .npz files as people have them ================================
+
+
+def npz(path: Path, **arrays: np.ndarray) -> dict[str, tuple[int, list[int] | None]]:
+    """Writes the file; returns for each split the number of images and the labels."""
+    np.savez(path, **arrays)
+    found = {}
+    for split in ('train', 'test'):
+        try:
+            source = open_source('npz', path=str(path), split=split)
+        except MissingSplitError:
+            continue
+        found[split] = len(source), None if source.labels is None else source.labels.tolist()
+    return found
+
+
+def gray(n: int) -> np.ndarray:
+    return np.arange(n * 4, dtype=np.uint8).reshape(n, 2, 2)
+
+
+@pytest.mark.parametrize(
+    'keys',
+    [
+        ('train_images', 'train_labels', 'val_images', 'val_labels'),
+        ('X_train', 'y_train', 'X_test', 'y_test'),
+        ('images', 'labels', 'test_images', 'test_labels'),
+        ('data', 'targets', 'valid_data', 'valid_targets'),
+        ('train_images', 'train_label', 'test_images', 'test_label'),
+    ],
+)
+def test_names_of_arrays(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    arrays = gray(3), np.array([0, 1, 1]), gray(2), np.array([[1], [0]])
+    found = npz(tmp_path / 'x.npz', **dict(zip(keys, arrays, strict=True)))
+    assert found == {'train': (3, [0, 1, 1]), 'test': (2, [1, 0])}
+    source = open_source('npz', path=str(tmp_path / 'x.npz'))
+    assert source.place == f'{keys[0]}, {keys[1]}'
+    assert len(open_source('npz', path=str(tmp_path / 'x.npz'), split='all')) == 5
+
+
+def test_one_labeled_split_is_held_out_in_part_and_one_without_labels_is_not(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], 20)
+    found = npz(tmp_path / 'x.npz', images=gray(40), labels=labels)
+    assert found['train'] == (36, [0] * 18 + [1] * 18) and found['test'] == (4, [0, 0, 1, 1])
+    assert npz(tmp_path / 'y.npz', images=gray(40)) == {'train': (40, None)}
+    assert npz(tmp_path / 'z.npz', images=gray(3), labels=np.arange(3)) == {'train': (3, [0, 1, 2])}
+
+
+def test_names_as_labels_are_numbered_alike_in_both_splits(tmp_path: Path) -> None:
+    given = {'train_labels': np.array(['dog', 'cat', 'dog']), 'test_labels': np.array(['eel', 'dog'])}
+    found = npz(tmp_path / 'x.npz', train_images=gray(3), test_images=gray(2), **given)
+    assert found == {'train': (3, [1, 0, 1]), 'test': (2, [2, 1])}
+    assert open_source('npz', path=str(tmp_path / 'x.npz')).classes == ('cat', 'dog', 'eel')
+
+
+def test_arrays_that_have_no_role_are_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'x.npz', images=gray(4), mean=np.zeros(3))
+    source = open_source('npz', path=str(tmp_path / 'x.npz'))
+    assert summary(source, None) == 'train: 4 images without labels (images), held out: none, skipped: 1 array mean'
+    np.savez(tmp_path / 'y.npz', images=gray(4), train_images=gray(4))
+    with pytest.raises(
+        DataError, match='the arrays images and train_images have the same role -> leave one of them out'
+    ):
+        open_source('npz', path=str(tmp_path / 'y.npz'))
+    np.savez(tmp_path / 'z.npz', images=gray(4), test_labels=np.zeros(4, int))
+    with pytest.raises(DataError, match=r'has labels test_labels without images -> name the arrays'):
+        open_source('npz', path=str(tmp_path / 'z.npz'))
+
+
+def test_ids_and_gaps_become_class_numbers(tmp_path: Path) -> None:
+    """Memory depends on the number of classes, not on their largest id."""
+    ids = np.array([2840764, -1, 1440764, 2140764])
+    train, test = sources.ArraySource(gray(4), ids), sources.ArraySource(gray(2), ids[[3, 1]])
+    numbered, held_out = number_classes(train, test)
+    assert numbered.labels.tolist() == [2, -1, 0, 1] and held_out.labels.tolist() == [1, -1]
+    assert numbered.classes == ('1440764', '2140764', '2840764') and numbered.fingerprint == train.fingerprint
+    assert numbered.array is train.array and numbered.example(0)[1] == 2
+    plain = sources.ArraySource(gray(3), np.array([0, 1, -1])), None
+    assert number_classes(*plain) == plain

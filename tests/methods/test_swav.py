@@ -109,7 +109,7 @@ HEAD = {'num_layers': 2, 'hidden_dim': 6, 'output_dim': 3}
 
 @pytest.fixture
 def crops(rng) -> tuple[jax.Array, ...]:
-    """Two views of one size, and two of another: the tiny encoder takes vectors, of which these are one in a row."""
+    """Two views of one size, and two of another: the tiny encoder flattens both to vectors of 7 numbers."""
     shapes = ((4, 7), (4, 7), (4, 1, 7), (4, 1, 7))
     return tuple(jnp.asarray(rng.normal(loc=i, size=shape), jnp.float32) for i, shape in enumerate(shapes))
 

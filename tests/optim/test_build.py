@@ -9,7 +9,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.base import OPTIMIZERS, base_config
+from contrastive_jax.config.base import base_config
+from contrastive_jax.config.fields import OPTIMIZERS
 from contrastive_jax.methods import ema
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import base_rate, build_optimizer
