@@ -12,7 +12,6 @@ Exit codes: 0 written, 2 a mistake in what was given, 3 a problem of the data, 5
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, load_encoder
+from contrastive_jax.workdir.atomic import write_atomically
 
 
 def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_size: int) -> dict[str, Any]:
@@ -47,15 +47,16 @@ def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_si
 
 
 def write(arrays: dict[str, Any], file: Path) -> None:
-    """Writes the file whole or not at all."""
-    part = file.with_name(f'{file.name}.part')
+    """Writes the .npz file, all of it or nothing, and makes its folder if it is missing."""
+
+    def save(path: Path) -> None:
+        with path.open('wb') as stream:  # given a path, numpy would append '.npz' to its name
+            np.savez(stream, **arrays)
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('wb') as stream:
-            np.savez(stream, **arrays)
-        os.replace(part, file)
+        write_atomically(file, save)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f'cannot write {file}: {error.strerror} -> choose another file') from error
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 Path = str | os.PathLike[str]
 
@@ -275,4 +275,4 @@ def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format='png', dpi=DPI, facecolor='white')
-    replace_file(path, png.getvalue())
+    write_atomically(path, png.getvalue())

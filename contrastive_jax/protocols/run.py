@@ -18,8 +18,8 @@ from contrastive_jax.pretrained.encoder import WEIGHTS, load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import load_data
 from contrastive_jax.rules import Rules
+from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
-from contrastive_jax.workdir.metrics import replace_file
 
 PROTOCOLS = {'knn': knn.KNN, 'linear': linear.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
@@ -138,6 +138,6 @@ def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
 def _write(file: Path, found: dict[str, Any]) -> None:
     try:
         file.parent.mkdir(exist_ok=True)
-        replace_file(file, json.dumps(found, indent=2).encode() + b'\n')
+        write_atomically(file, json.dumps(found, indent=2).encode() + b'\n')
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> choose another --workdir') from error

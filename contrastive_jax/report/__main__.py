@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'report.html'
 
@@ -34,7 +34,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f'--output {file}: there is no folder {file.parent} -> make it, or choose another file')
     html, left_out = page.write(about)
     try:
-        replace_file(file, html.encode())
+        write_atomically(file, html.encode())
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> choose another with --output') from error
     for line in left_out:
