@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import features
+from contrastive_jax import features, load_encoder
 from contrastive_jax.data import sources
-from contrastive_jax.pretrained.encoder import load_encoder
 from tests import saved
 from tests.little import get_config
 
@@ -42,7 +41,7 @@ def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.Captu
     file = tmp_path / 'new' / 'test.npz'
     assert features.main([f'--workdir={workdir}', '--split=test', '--batch_size=100', str(file)]) == 0
     out = capsys.readouterr().out
-    assert '360 features of 8 numbers, of digits (test), by the encoder of step 3' in out and str(file) in out
+    assert '360 features with 8 values of digits (test), by the encoder of step 3' in out and str(file) in out
     source = sources.load('digits', split='test')
     with np.load(file, allow_pickle=False) as held:
         assert set(held) == {'features', 'labels', 'index', 'files', 'classes'}
@@ -114,12 +113,12 @@ def test_without_labels(workdir: Path, tmp_path: Path) -> None:
         (['out.txt'], 2, 'out.txt is not an .npz file'),
         (['out.npz', '--batch_size=0'], 2, '--batch_size 0 is out of range'),
         (['out.npz', '--image_size=-1'], 2, '--image_size -1 is out of range'),
-        (['out.npz', '--last_blocks=4'], 2, 'the last 4 blocks: resnet_tiny is no ViT'),
-        (['out.npz', '--weights=target', '--average_pool'], 2, 'an average pool: resnet_tiny is no ViT'),
+        (['out.npz', '--last_blocks=4'], 2, 'the last 4 blocks: resnet_tiny is not a ViT'),
+        (['out.npz', '--weights=target', '--average_pool'], 2, 'an average pool: resnet_tiny is not a ViT'),
         (['out.npz', '--projector_layers=3'], 2, 'projector_layers 3: the projector of'),
-        (['out.npz', '--projector_layers=1', '--average_pool'], 2, 'without --last_blocks and --average_pool'),
+        (['out.npz', '--projector_layers=1', '--average_pool'], 2, 'leave out --last_blocks and --average_pool'),
         (['out.npz', '--split=trian'], 2, "did you mean 'train'"),
-        (['out.npz', '--source=npz'], 2, 'needs data.path -> --path='),
+        (['out.npz', '--source=npz'], 2, 'needs data.path -> '),
         (['out.npz', '--source=npz', '--path=no.npz'], 3, 'does not exist'),
         (['/proc/out.npz'], 2, 'cannot write /proc/out.npz'),
     ],

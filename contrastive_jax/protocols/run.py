@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import WEIGHTS, load_encoder
+from contrastive_jax.pretrained.encoder import WEIGHTS
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import load_data
 from contrastive_jax.rules import Rules
@@ -100,7 +101,9 @@ def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
     section = config.features if 'features' in config else config[config.protocol]  # where features are from
-    encoder = load_encoder(config.init, config.weights, section.get('projector_layers', 0))
+    # 'online' is the default of the field; for a published checkpoint it leaves the choice to the authors' default.
+    weights = None if config.weights == 'online' else config.weights
+    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0))
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
@@ -114,7 +117,7 @@ def run_protocol(config: ConfigDict, workdir: str) -> dict[str, float]:
         'protocol': config.protocol,
         'init': str(Path(config.init).expanduser().absolute()),
         'weights': config.weights,
-        'step': encoder.step,
+        'step': encoder.step or 0,
         'data': data.train.name,
         'train_images': len(data.train_ids),
         'test_images': len(data.test_ids),

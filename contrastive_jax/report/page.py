@@ -19,7 +19,8 @@ from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.online import evenly_spaced
 from contrastive_jax.plots import figures, pictures
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.report import charts, images, look
 from contrastive_jax.report import staleness as stale
 from contrastive_jax.report.facts import facts

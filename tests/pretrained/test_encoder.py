@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import pretrained
+from contrastive_jax import load_encoder, pretrained
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import CheckpointError, UserError
-from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax.pretrained import export
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, saved
 from tests.little import get_config
@@ -103,7 +103,7 @@ def test_another_architecture(workdir: Path) -> None:
         ('{}', 'describes no encoder'),
         ('{"encoder": 3}', 'describes no encoder'),
         ('{"encoder": {"name": "resnet51"}}', 'describes no encoder'),
-        ('{"protocol": "knn", "init": "runs/a"}', r'workdir of an evaluation \(knn\) -> .* that it judged: runs/a'),
+        ('{"protocol": "knn", "init": "runs/a"}', r'workdir of an evaluation \(knn\) -> .* that it evaluated: runs/a'),
     ],
 )
 def test_no_run(tmp_path: Path, config: str | None, line: str) -> None:
@@ -151,8 +151,31 @@ def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> N
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     np.testing.assert_array_equal(encoder(images), expected(images))
     assert encoder.image_size == expected.image_size
-    with pytest.raises(UserError, match='is no workdir, which alone has a target'):
+    with pytest.raises(UserError, match='holds one network, and no target -> choose weights'):
         load_encoder(tmp_path / 'x.safetensors', 'target')
+
+
+def test_a_file_describes_the_encoder_as_it_was_loaded(tmp_path: Path) -> None:
+    """Its size may be another one; other features cannot be described."""
+    saved.save(get_config('dino'), tmp_path / 'run')
+    encoder = load_encoder(tmp_path / 'run').at_size(12)
+    pretrained.save(tmp_path / 'x.safetensors', encoder)
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    again = load_encoder(tmp_path / 'x.safetensors')
+    assert (again.image_size, again.step, again.source) == (12, None, encoder.source)
+    np.testing.assert_array_equal(again(images), encoder(images))
+    saved.save(get_config('instdis'), tmp_path / 'instdis')
+    for changed in (encoder.with_tokens(2), load_encoder(tmp_path / 'instdis', projector_layers=1).projected()):
+        for write, name in ((pretrained.save, 'y.safetensors'), (export.write, 'y.pth')):
+            with pytest.raises(UserError, match='changed by with_tokens or projected, which a file cannot describe'):
+                write(tmp_path / name, changed)
+    assert not list(tmp_path.glob('y.*'))
+
+
+def test_a_file_that_cannot_be_written(given: Path, tmp_path: Path) -> None:
+    for write, name in ((pretrained.save, 'x.safetensors'), (export.write, 'x.pth'), (export.write, 'x.pkl')):
+        with pytest.raises(UserError, match=f'cannot write .*missing/{name}: No such file'):
+            write(tmp_path / 'missing' / name, load_encoder(given))
 
 
 # ================================ from the middle of the head ================================
@@ -178,7 +201,7 @@ def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r'projector_layers 3: the projector of .* has 2 -> use 0 to 2'):
         load_encoder(given, projector_layers=3)
     saved.save(get_config('cmc'), tmp_path)
-    with pytest.raises(UserError, match='has none that stand alone: it is a Split -> use 0 to 0'):
+    with pytest.raises(UserError, match='is a Split, which cannot be loaded in part -> use 0 to 0'):
         load_encoder(tmp_path, projector_layers=1)
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(given))
     with pytest.raises(UserError, match='is a file of weights, which holds no projector -> give the workdir of a run'):
@@ -208,7 +231,7 @@ def test_several_class_tokens(tmp_path: Path) -> None:
 @pytest.mark.usefixtures('nothing_compiled')
 def test_class_tokens_of_a_network_that_has_none(given: Path) -> None:
     for asked in ((4, False), (1, True)):
-        with pytest.raises(UserError, match='resnet_tiny is no ViT -> last_blocks=1'):
+        with pytest.raises(UserError, match='resnet_tiny is not a ViT -> last_blocks=1'):
             load_encoder(given).with_tokens(*asked)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrastive_jax import load_encoder
 from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import distill, finetune, linear, training
 from contrastive_jax.protocols import run as protocols_run
 from contrastive_jax.protocols.run import run_protocol
