@@ -1,4 +1,4 @@
-"""The command that writes features: what the file holds, and what it says when something is wrong."""
+"""The command that writes features: the content of the file, and the messages for mistakes."""
 
 import socket
 import subprocess
@@ -25,7 +25,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder(path: Path, damaged: tuple[int, ...]) -> sources.Source:
-    """Class folders with 19 images, some of which cannot be read, and two held-out ones."""
+    """Class folders with 19 training images, some of which cannot be read, and two held-out images."""
     images = sources.load('digits', split='test').array[:21]
     for i, image in enumerate(images):
         file = path / ('train' if i < 19 else 'test') / ('even' if i % 2 == 0 else 'odd') / f'{i:02}.png'
@@ -37,7 +37,7 @@ def folder(path: Path, damaged: tuple[int, ...]) -> sources.Source:
 
 
 def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Eight devices, a last batch that is not full: each example once, in order."""
+    """With eight devices and a last batch that is not full, each example is there once, in order."""
     file = tmp_path / 'new' / 'test.npz'
     assert features.main([f'--workdir={workdir}', '--split=test', '--batch_size=100', str(file)]) == 0
     out = capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_other_features_of_larger_images(tmp_path: Path) -> None:
 
 
 def test_projections(tmp_path: Path) -> None:
-    """InstDis's linear layer on the encoder's features."""
+    """The features are those of InstDis's linear layer."""
     state = saved.save(get_config('instdis'), tmp_path / 'run')
     given = [f'--workdir={tmp_path / "run"}', '--split=test', '--projector_layers=1', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0

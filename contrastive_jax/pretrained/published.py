@@ -48,7 +48,7 @@ class Form:
       default: which of them the authors evaluate, 'online' or 'target'.
       heads: patterns of names, after the prefix, of the layers that follow the encoder; they are skipped.
       beside: patterns of names of queues, predictors and other values that are not of the encoder; they are skipped.
-      heads_of: the number of attention heads of its ViTs, see `architecture.describe`.
+      heads_of: whose ViTs these are, see `architecture.describe`.
       head_required: whether a file has this format only if it contains a head.
       halves: whether there are two encoders side by side (CMC).
       stems: patterns of names, after the prefix; every such encoder has a name that matches one of them.
@@ -183,7 +183,8 @@ def load(
     place, other = about.network(network)
     say(f'form: {form}{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}')
     if other:
-        say(f'network: {place.called} (weights={network}); the other one is the {other.called}')
+        both = f'; the file also contains the {other.called}' if _match(source.content, about, other) else ''
+        say(f'network: {place.called} (weights={network}){both}')
     held = _held(source.content, section, about)
     kept, skipped, unknown = _sort(held, prefix, about, other, drop)
     if unknown:
@@ -228,12 +229,12 @@ def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str
             if found := _match(content, about, about.network(network)[0]):
                 return name, network, *found
     keys = [str(key) for key in content] if isinstance(content, dict) else [type(content).__name__]
-    wanted = f'a {form} checkpoint' if form else 'any known format of checkpoints'
+    wanted = f'is not a {form} checkpoint' if form else 'is in no known checkpoint format'
     network = f' with weights {weights!r}' if weights else ''
     parts = content.values() if isinstance(content, dict) else ()
     inside = [str(key) for part in parts if isinstance(part, dict) for key in part]
     raise UserError(
-        f'{path} is not {wanted}{network} (it contains {few(keys)}{f"; in them {few(inside)}" if inside else ""}) -> '
+        f'{path} {wanted}{network} (it contains {few(keys)}{f"; in them {few(inside)}" if inside else ""}) -> '
         f'choose another form: {", ".join(FORMS)}'
     )
 

@@ -1,4 +1,4 @@
-"""BYOL's checkpoints, of exactly the published form, give the features of Haiku's network."""
+"""Checkpoints in the format that BYOL published give the features of Haiku's network."""
 
 import re
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> jax.
     blocks = sorted({match[0] for name in params if (match := re.search(r'block_group_\d+/~/block_\d+', name))})
     for name in blocks:
         layers = sum(f'{root}/~/{name}/~/conv_{i}' in params for i in range(3))
-        strided = layers - 2  # the 3x3 of a bottleneck; the first of a basic block, as Haiku has it since 2021
+        strided = layers - 2  # the 3x3 convolution of a bottleneck, the first one of a basic block (Haiku since 2021)
         first = name.endswith('block_0') and 'block_group_0' not in name
         y = x
         for i in range(layers):
@@ -78,7 +78,7 @@ def test_the_oracle_is_haiku(case: goldens.Case) -> None:
 
 
 def haiku(made: pretrained.Encoder, root: str = 'res_net50') -> tuple[Tree, Tree]:
-    """An encoder's parameters and state under Haiku's names, turned by hand."""
+    """An encoder's parameters and state under Haiku's names, converted independently of the library."""
     params: Tree = {}
     state: Tree = {}
     for path, x in made.flat.items():
@@ -103,7 +103,7 @@ def haiku(made: pretrained.Encoder, root: str = 'res_net50') -> tuple[Tree, Tree
 
 
 def checkpoint(seed: int = 0) -> dict[str, Any]:
-    """What BYOL keeps: two networks with their heads, and the optimizer."""
+    """The content of a BYOL checkpoint: two networks with their heads, and the optimizer."""
     rng = np.random.default_rng(seed)
     sizes = shapes(CONFIG, SIZE)
     arrays = {path: rng.uniform(-0.3, 0.5, shape) for path, shape in sizes.items()}
@@ -131,7 +131,7 @@ def test_features(tmp_path: Path, weights: str | None, network: str, mapping: st
     path = published_files.write_byol(tmp_path / 'pretrain_res50x1.pkl', held, mapping)
     made = pretrained.load(path, weights, say=said.append)
     assert said[0] == f"form: byol, section 'experiment_state', names {network}_*"
-    assert said[1].startswith(f'network: {network} network (weights={network}); the other one is the ')
+    assert said[1].startswith(f'network: {network} network (weights={network}); the file also contains the ')
     assert made.source == f'{path}, {network} network'
     assert any(line.startswith('skipped, head: ') for line in said)
     assert made.architecture == {
@@ -183,7 +183,7 @@ def test_a_missing_name(tmp_path: Path) -> None:
 
 
 def test_resnet200_twice_as_wide() -> None:
-    """The larger of the two published encoders, by its names and shapes."""
+    """The larger of the two published encoders is detected from its names and shapes."""
     config = {'name': 'resnet200', 'width_multiplier': 2, 'padding': 'same'}
     arrays = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes(config, 32).items()}
 

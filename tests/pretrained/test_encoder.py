@@ -1,4 +1,4 @@
-"""The encoder of a run: its weights, its pixels' normalisation, and a folder that is only read."""
+"""The encoder of a run: its weights and input normalization; loading does not change the workdir."""
 
 import json
 import shutil
@@ -17,13 +17,13 @@ from tests import runs, saved
 from tests.little import get_config
 from tests.whole_runs import tree_digest
 
-# A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
+# A read that Orbax cancels may end after its event loop is closed; pytest reports that as a warning.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
 @pytest.fixture(scope='module')
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MoCo v2, steps 3 and 6."""
+    """A run of MoCo v2 with checkpoints of steps 3 and 6."""
     workdir = tmp_path_factory.mktemp('moco')
     saved.save(get_config('mocov2'), workdir, (3, 6))
     return workdir
@@ -31,7 +31,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workdir(given: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(given, tmp_path / 'run'))
 
 
@@ -60,7 +60,7 @@ def test_the_newest_is_taken_and_nothing_is_touched(given: Path) -> None:
 
 
 def test_every_config_describes_its_encoder_as_json(tmp_path: Path) -> None:
-    """JSON has no tuples and no classes."""
+    """A config becomes JSON, which has no tuples, and describes the encoder after it is read again."""
     for name in runs.CONFIGS:
         (tmp_path / 'config.json').write_text(runs.load(name).to_json())
         with pytest.raises(CheckpointError, match='there is none'):
@@ -120,7 +120,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_a_config_is_data(workdir: Path) -> None:
-    """Values that look like code are text."""
+    """Values that look like code are not executed."""
     config = json.loads((workdir / 'config.json').read_text())
     config['augment']['interpolation'] = '__import__("os").system("touch canary")'
     (workdir / 'config.json').write_text(json.dumps(config))
@@ -137,7 +137,7 @@ def test_images_must_be_bytes(given: Path) -> None:
 
 
 def test_under_jit(given: Path) -> None:
-    """It is a pure function of images, for use in another program."""
+    """An encoder is a pure function of images, so another jitted program can call it."""
     encoder = load_encoder(given)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     np.testing.assert_allclose(jax.jit(encoder)(images), encoder(images), rtol=1e-5)
@@ -156,7 +156,7 @@ def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> N
 
 
 def test_a_file_describes_the_encoder_as_it_was_loaded(tmp_path: Path) -> None:
-    """Its size may be another one; other features cannot be described."""
+    """A file can hold an encoder for another image size, but not one whose features were changed."""
     saved.save(get_config('dino'), tmp_path / 'run')
     encoder = load_encoder(tmp_path / 'run').at_size(12)
     pretrained.save(tmp_path / 'x.safetensors', encoder)
@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_written(given: Path, tmp_path: Path) -> None:
             write(tmp_path / 'missing' / name, load_encoder(given))
 
 
-# ================================ from the middle of the head ================================
+# ================================ layers of the projector ================================
 
 
 @pytest.mark.parametrize('weights', ['online', 'target'])
@@ -212,7 +212,7 @@ def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) ->
 
 
 def test_several_class_tokens(tmp_path: Path) -> None:
-    """The features that `models.tokens` makes of the run's own weights; from a file of weights the same."""
+    """The class tokens of several blocks, computed with the weights of the run; a file of weights gives the same."""
     saved.save(get_config('dino'), tmp_path / 'run')
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(tmp_path / 'run'))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -237,7 +237,7 @@ def test_class_tokens_of_a_network_that_has_none(given: Path) -> None:
 
 @pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'dino'])
 def test_images_of_another_size(name: str, tmp_path: Path) -> None:
-    """As if the module were given larger images, positions and all; its weights then are those of that size."""
+    """The features are those of the module on larger images, and the weights have the shapes for that size."""
     saved.save(get_config(name), tmp_path)
     encoder = load_encoder(tmp_path)
     larger = encoder.at_size(12)

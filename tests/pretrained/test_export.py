@@ -1,4 +1,4 @@
-"""Weights out and in again: the same bits, under the names that torchvision, timm and Detectron2 expect."""
+"""Exported weights have the names that torchvision, timm and Detectron2 expect, and are the same bits when loaded."""
 
 import json
 import pickle
@@ -113,7 +113,7 @@ def test_names_and_layouts_of_timm() -> None:
 
 
 def test_the_pth_is_what_torch_load_reads_as_weights_only(tmp_path: Path) -> None:
-    """The names that torch's own restricted unpickler knows, and no others; members as torch.save names them."""
+    """The pickle has only names that torch's restricted unpickler allows, and the members of torch.save."""
     export.write(tmp_path / 'x.pth', random_encoder(ARCHITECTURES['resnet']))
     with zipfile.ZipFile(tmp_path / 'x.pth') as archive:
         members = archive.namelist()
@@ -199,7 +199,7 @@ def test_bfloat16_and_float16_become_float32(tmp_path: Path) -> None:
         half = {name: x.astype(dtype) if x.ndim else x for name, x in state.items()}
         for file in ('x.safetensors', 'x.npz'):
             if file == 'x.npz' and dtype == jnp.bfloat16:
-                continue  # numpy's files do not have it
+                continue  # numpy's files cannot hold bfloat16
             path = tmp_path / file
             save_file({n: np.ascontiguousarray(x) for n, x in half.items()}, path) if file.endswith('s') else np.savez(
                 path, **half
@@ -285,7 +285,7 @@ def test_the_target_of_a_run(tmp_path: Path) -> None:
     variables = pretrained.load(tmp_path / 'x.safetensors').variables
     jax.tree.map(np.testing.assert_array_equal, variables['params'], state.method.target['encoder'])
     assert run(tmp_path / 'x.safetensors', tmp_path / 'y.pth', '--weights=target') == 2
-    assert run(tmp_path, tmp_path / 'y.pth') == 2  # a folder, but of no run
+    assert run(tmp_path, tmp_path / 'y.pth') == 2  # a folder that is not a workdir
 
 
 def test_command_needs_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""Encoders for ONNX: onnxruntime gives the features that ours gives, for any number of images."""
+"""Encoders as ONNX files: onnxruntime gives the same features as ours, for any number of images."""
 
 import importlib.util
 import json
@@ -68,7 +68,7 @@ def test_features_that_differ_are_not_kept(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_without_jax2onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Told before the file is read."""
+    """A missing jax2onnx is reported before the input is read."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'jax2onnx' else found(name))
     assert command.main([str(tmp_path / 'nothing.pth'), str(tmp_path / 'x.onnx')]) == 2

@@ -1,4 +1,4 @@
-"""Malicious, damaged and oversized files: refused with a line, and nothing in them is run."""
+"""Malicious, damaged and oversized files are refused with a one-line error, and no code in them runs."""
 
 import contextlib
 import copyreg
@@ -24,7 +24,7 @@ WRITERS = [published_files.write_zip, published_files.write_legacy]
 
 
 class Payload:
-    """A pickle that, once loaded, has called `call(*args)`."""
+    """An object whose pickle calls `call(*args)` when it is loaded."""
 
     def __init__(self, call: Any, *args: Any):
         self.reduced = (call, args)
@@ -39,7 +39,7 @@ class Extended(Payload):
 
 
 def payloads(canary: Path) -> dict[str, tuple[Any, str]]:
-    """Programs that would make the canary, and the name that is refused."""
+    """Objects whose pickles would create the canary file, and the name that is refused."""
     system = f'{os.system.__module__}.system'
     return {
         'system': (Payload(os.system, f'touch {canary}'), system),
@@ -77,7 +77,7 @@ def test_malicious_pickle(tmp_path: Path, name: str, write: Callable[..., Path],
         (b'\x80\x02]r' + struct.pack('<I', 2**31) + b'.', 'stores more values than it contains'),
         (b'ctorch\nSize\n)ccollections\nOrderedDict\ncposix\nsystem\n0.', r'its pickle imports posix\.system'),
         (b'ctorch\nSize\n(' + b'(' + b'K\x01' * 100 + b'ttR.', 'a shape with 100 axes'),
-        # a stand-in is changed for the next file
+        # changes a stand-in, which would affect the next file
         (b'ctorch\nFloatStorage\n}(U\x05dtypeK\x01ub.', 'sets the state of an object'),
         (b'ctorch._utils\n_rebuild_tensor_v2\n}(U\x04callK\x01ub.', 'sets the state of an object'),
         (b'c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.', "codec 'rot13'"),
@@ -94,7 +94,7 @@ def test_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: 
 
 
 def tensor(shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, size: int = 6, key: str = '0') -> bytes:
-    """{'x': a tensor that says so much of itself}."""
+    """The pickle of {'x': a tensor with these properties}."""
 
     def numbers(values: Any) -> bytes:
         return pickle.dumps(tuple(values), 2)[2:-1]
@@ -225,7 +225,7 @@ KINDS = ['zip', 'legacy', 'npz', 'pkl', 'safetensors']
 
 
 def write_kind(tmp_path: Path, kind: str, state: dict[str, np.ndarray]) -> Path:
-    """A file of each kind."""
+    """Writes a file of this kind."""
     path = tmp_path / {'zip': 'x.pth', 'legacy': 'x.pth.tar'}.get(kind, f'x.{kind}')
     if kind in ('zip', 'legacy'):
         published_files.write(path, {'state_dict': state}, kind == 'legacy')
@@ -246,7 +246,7 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_truncated_files(tmp_path: Path, kind: str) -> None:
-    """However much is missing: an error of ours, when the file is opened or when its numbers are read."""
+    """A file that is cut anywhere raises a UserError, when it is opened or when its arrays are read."""
     state = {'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.ones(5)}
     path = write_kind(tmp_path, kind, state)
     held = read_all(path)
@@ -262,7 +262,7 @@ def test_truncated_files(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_damaged_files(tmp_path: Path, kind: str) -> None:
-    """Wrong bytes anywhere: the end is an error of ours or, where nothing tells, other numbers; never a traceback."""
+    """Wrong bytes anywhere raise a UserError or, if they cannot be detected, change numbers; nothing else is raised."""
     rng = np.random.default_rng(0)
     path = write_kind(tmp_path, kind, {'conv1.weight': np.ones((2, 3, 3, 3), np.float32), 'b': np.ones(2)})
     whole = np.frombuffer(path.read_bytes(), np.uint8)
@@ -297,7 +297,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_files_of_python_2_and_what_lies_beside_weights(tmp_path: Path) -> None:
-    """InstDis keeps its bank as an object of a class of its own, DINO and CMC their arguments."""
+    """InstDis saved its memory bank as an object of its own class; DINO and CMC saved their arguments."""
     bank = b'clib.NCEAverage\nNCEAverage\n)\x81}(U\x08momentumG?\xe0\x00\x00\x00\x00\x00\x00ub'
     args = b'cargparse\nNamespace\n)\x81}(U\x02lrK\x01ub'
     sections = {'arch': b'U\x08resnet18', 'lemniscate': bank, 'args': args, 'state_dict': {'a': np.ones(2)}}

@@ -1,4 +1,4 @@
-"""Checkpoints of exactly the published forms give the features that PyTorch gave with the same numbers (golden)."""
+"""Checkpoints in exactly the published formats give the features that PyTorch computed with them (golden)."""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ RESNET, MOCOV3, DINO = (
     goldens.cases(kind, type_)[0].values[0]
     for kind, type_ in (('resnet', 'resnet'), ('mocov3_vit', 'vit'), ('dino_vit', 'vit'))
 )
-VIT_FIELDS = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}  # of both ViTs
+VIT_FIELDS = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}  # the fields of both ViTs
 
 
 def state_of(case: goldens.Case) -> State:
-    """A golden state dict as torch would have it: float32, with the counters of batch norms, without head."""
+    """A golden state dict as torch saves it: float32, with the counters of batch norms, without head."""
     state = {name: x.astype(np.float32) for name, x in case.tree(case.fields['parameters']).items()}
     counters = {
         name.replace('running_var', 'num_batches_tracked'): np.array(7)
@@ -38,12 +38,12 @@ def state_of(case: goldens.Case) -> State:
 
 
 def moco_vit() -> State:
-    """MoCo v3 keeps its fixed positions in the file."""
+    """MoCo v3 saves its fixed positions in the file."""
     return {'pos_embed': MOCOV3.key('pos_embed').astype(np.float32), **state_of(MOCOV3)}
 
 
 def noise(state: State) -> State:
-    """Another network of the same shapes."""
+    """A different network of the same shapes."""
     return {name: np.full_like(x, 3) for name, x in state.items()}
 
 
@@ -135,7 +135,7 @@ def test_resnet(tmp_path: Path, name: str, legacy: bool) -> None:
 
 
 def _by_path(made: pretrained.Encoder, state: State) -> dict[str, np.ndarray]:
-    """The state dict in our form, turned by hand."""
+    """The state dict by our paths and in our layout, converted independently of the library."""
     arrays = {}
     for path in made.flat:
         _, *modules, leaf = path.split('/')
@@ -170,7 +170,7 @@ def test_either_network(tmp_path: Path, name: str, networks: dict[str, str], def
         found = pretrained.load(path, weights, say=said.append)
         taken = weights or default
         other = networks['online' if taken == 'target' else 'target']
-        assert said[1] == f'network: {networks[taken]} (weights={taken}); the other one is the {other}'
+        assert said[1] == f'network: {networks[taken]} (weights={taken}); the file also contains the {other}'
         assert found.source == f'{path}, {networks[taken]}'
         kernel = np.full_like(r['conv1.weight'], 3) if taken != default else r['conv1.weight']
         np.testing.assert_array_equal(found.params['conv1']['kernel'], kernel.transpose(2, 3, 1, 0))
@@ -181,8 +181,8 @@ def test_one_of_two_networks_alone(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth', {'state_dict': prefixed('module.encoder_k.', r)})
     said: list[str] = []
     pretrained.load(path, say=said.append)
-    assert said[1].startswith('network: key encoder (weights=target)')
-    with pytest.raises(UserError, match="is not any known format of checkpoints with weights 'online'"):
+    assert said[1] == 'network: key encoder (weights=target)'
+    with pytest.raises(UserError, match="is in no known checkpoint format with weights 'online'"):
         pretrained.load(path, 'online')
 
 
@@ -226,7 +226,7 @@ def test_cmc(tmp_path: Path) -> None:
         state['layer1.0.conv1.weight'] = rng.normal(
             size=(r['layer1.0.conv1.weight'].shape[0], 16, *r['layer1.0.conv1.weight'].shape[2:])
         ).astype(np.float32)
-        if 'layer1.0.downsample.0.weight' not in state:  # a basic block then changes its channels
+        if 'layer1.0.downsample.0.weight' not in state:  # the basic block changes the number of channels
             out = r['layer1.0.conv1.weight'].shape[0]
             state['layer1.0.downsample.0.weight'] = linear(out, 16, 1, 1)
             for leaf in ('weight', 'bias', 'running_mean', 'running_var'):
@@ -276,14 +276,14 @@ def test_dino_vit(tmp_path: Path, name: str) -> None:
 
 
 def vit_state(width: int, depth: int, patch: int, position: np.ndarray | None) -> State:
-    """Shapes alone matter."""
+    """A state dict of a ViT in which only the shapes matter."""
     state = {'cls_token': linear(1, 1, width), 'patch_embed.proj.weight': linear(width, 3, patch, patch)}
     state |= {f'blocks.{i}.norm1.weight': linear(width) for i in range(depth)}
     return state if position is None else {**state, 'pos_embed': position[None].astype(np.float32)}
 
 
 def test_heads_of_small_vits() -> None:
-    """12 in MoCo v3, 6 elsewhere: the parameters are the same, and the features are not."""
+    """12 heads in MoCo v3, 6 elsewhere: the parameters are the same, but the features differ."""
     fixed, learned = sincos_position(14, 14, 384), np.full((197, 384), 0.5)
     assert architecture.describe(vit_state(384, 12, 16, fixed), 'vit') == {'name': 'vit_small', 'patch_size': 16}
     assert architecture.describe(vit_state(384, 12, 8, learned), 'dino') == {'name': 'dino_small', 'patch_size': 8}
@@ -327,7 +327,7 @@ def test_convolutional_stem(tmp_path: Path) -> None:
 
 
 def change(**changes: Any) -> dict[str, Any]:
-    """The torchvision file with names added, replaced, or (None) taken away."""
+    """The torchvision file with arrays added, replaced, or (None) removed."""
     state = {**r, **{name.replace('__', '.'): x for name, x in changes.items()}}
     return {name: x for name, x in state.items() if x is not None}
 
@@ -341,7 +341,7 @@ def change(**changes: Any) -> dict[str, Any]:
         (change(layer4__0__bn1__running_mean=linear(1)), r'mean has shape \[1\] instead of'),
         (change(conv1__weight=r['conv1.weight'] * np.float32('nan')), r'contains NaN or infinity: params/conv1/kernel'),
         ({name.replace('layer', 'stage'): x for name, x in r.items()}, r'is unexpected.*and \d+ more'),
-        ({'x': np.ones(3)}, 'is not any known format of checkpoints'),
+        ({'x': np.ones(3)}, 'is in no known checkpoint format'),
         (
             {'state_dict': {**prefixed('module.encoder_q.', r), 'module.other': linear(2)}},
             '-> skip them with drop=module.other',
@@ -356,7 +356,7 @@ def test_every_name_is_accounted_for(tmp_path: Path, sections: dict[str, Any], l
 def test_a_file_of_something_else(tmp_path: Path) -> None:
     for held in (b'\x80\x02].', b'\x80\x02K\x05.', b'\x80\x02}K\x05K\x06s.', b'\x80\x02}.'):
         published_files.write_zip(tmp_path / 'x.pth', held)
-        with pytest.raises(UserError, match='is not any known format of checkpoints'):
+        with pytest.raises(UserError, match='is in no known checkpoint format'):
             pretrained.load(tmp_path / 'x.pth')
     np.savez(tmp_path / 'x.npz', **{name: x.astype(str) for name, x in r.items()})
     with pytest.raises(

@@ -1,6 +1,6 @@
-"""SimCLR's checkpoints, of exactly the published names, give the features of the authors' network.
+"""Checkpoints with the names that SimCLR published give the features of the authors' network.
 
-TensorFlow, which reads them, is not needed for that: its place is taken at the one function that it does.
+TensorFlow is not needed: the one function that uses it is replaced.
 """
 
 import sys
@@ -28,7 +28,7 @@ SIZE = 40
 
 
 class Graph:
-    """google-research/simclr's `resnet.py`: layers make variables as they are called, numbered by kind."""
+    """google-research/simclr's `resnet.py`: layers create variables when they are called, numbered by kind."""
 
     def __init__(self, *, sk_ratio: float = 0.0, width: int = 8, blocks: tuple[int, ...] = (1, 2, 1, 1)):
         self.sk_ratio, self.width, self.blocks = sk_ratio, width, blocks
@@ -115,7 +115,7 @@ class Graph:
 
 
 def beside(variables: Arrays) -> Arrays:
-    """What checkpoints hold beside an encoder: heads, slots of the optimizer, the step."""
+    """Adds what checkpoints contain in addition to an encoder: heads, optimizer slots, the step."""
     one = np.ones((4, 4), np.float32)
     heads = {
         f'head_contrastive/nl_{i}/{leaf}': one
@@ -129,7 +129,7 @@ def beside(variables: Arrays) -> Arrays:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Arrays], Path]:
-    """Writes what stands for a checkpoint of TensorFlow, and reads it in TensorFlow's place."""
+    """Writes empty files in place of a TensorFlow checkpoint, and returns the arrays when they are read."""
 
     def write(arrays: Arrays) -> Path:
         monkeypatch.setattr(tensorflow_files, 'read', lambda _: (sorted(arrays), arrays.__getitem__))
