@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
@@ -77,10 +78,10 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
         source, name, path = given.source or source, given.name, given.path
     if not source:
         raise UserError(
-            f'{given.workdir} is a file of weights, which does not name any data -> choose --source from '
-            f'{", ".join(sources.SOURCES)}'
+            f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
+            f'{", ".join(SOURCES)}'
         )
-    return sources.load(source, name, path, given.split, encoder.image_size)
+    return open_source(source, name, path, given.split, encoder.image_size)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -94,7 +95,7 @@ def run(given: argparse.Namespace) -> None:
     if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
         raise UserError('--projector_layers needs the last class token -> leave out --last_blocks and --average_pool')
     connect(given.coordinator_address, given.num_processes, given.process_id)
-    encoder = load(given.workdir, given.weights, given.projector_layers)
+    encoder = load(given.workdir, given.weights, given.projector_layers, encoder=given.encoder)
     encoder = encoder.at_size(given.image_size or encoder.image_size)
     encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
@@ -124,8 +125,14 @@ def main(argv: Sequence[str]) -> int:
         help='which network: online, the trained one, or target, its moving average; default: online for a run, and '
         'for a published checkpoint the one that its authors evaluate',
     )
+    parser.add_argument(
+        '--encoder',
+        default='',
+        help='for a file of weights: its encoder, if it cannot be detected, or if it is a class of your own: '
+        'package.module:Class',
+    )
     parser.add_argument('--split', default='train', help='the split of the data (data.split); default: train')
-    parser.add_argument('--source', choices=sources.SOURCES, default='', help='the kind of data (data.source)')
+    parser.add_argument('--source', choices=SOURCES, default='', help='the kind of data (data.source)')
     parser.add_argument('--name', default='', help='the name of the TFDS data set (data.name)')
     parser.add_argument(
         '--path', default='', help='the .npz file, the image folder, or the data_dir of TFDS (data.path)'

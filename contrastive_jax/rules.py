@@ -1,11 +1,52 @@
 """Rules that a config keeps: each that it breaks becomes one readable line with the value, the rule and the remedy."""
 
 import difflib
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from contrastive_jax.errors import UserError
+
+
+def did_you_mean(given: object, choices: Iterable[str]) -> str:
+    """The part of an error message that suggests a name: "; did you mean 'x'?", or '' if no choice is similar.
+
+    Args:
+      given: the name that is not one of the choices; other types are compared as their `str`.
+      choices: the legal names; the most similar one is suggested.
+    """
+    near = difflib.get_close_matches(str(given), list(choices), n=1)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def import_named(field: str, name: str) -> Any:
+    """Imports what a config field names as 'package.module:Name'.
+
+    Args:
+      field: the field, for messages.
+      name: the Python module, a colon, and a name in it.
+
+    Raises:
+      UserError: the module cannot be imported, or has no such name.
+    """
+    module_name, _, attribute = name.partition(':')
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the code of the module runs here and may raise anything
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        raise UserError(
+            f'{field} {name!r} cannot be imported ({reason}) -> make `import {module_name}` work in Python'
+        ) from error
+    if not hasattr(module, attribute):
+        defined = [key for key in vars(module) if not key.startswith('_')]
+        raise UserError(
+            f'{field} {name!r}: {module_name} has no {attribute!r}{did_you_mean(attribute, defined)} -> name something '
+            'that the module defines'
+        )
+    return getattr(module, attribute)
 
 
 class Rules:
@@ -28,9 +69,8 @@ class Rules:
     def one_of(self, field: str, legal: Sequence[str]) -> None:
         """The field, such as 'optimizer.name', is one of these names."""
         value = self.value(field)
-        near = difflib.get_close_matches(str(value), legal, n=1)
-        meant = f'; did you mean {near[0]!r}?' if near else ''
-        self.rule(value in legal, f'{field} {value!r} is unknown{meant} -> choose from {", ".join(legal)}')
+        line = f'{field} {value!r} is unknown{did_you_mean(value, legal)} -> choose from {", ".join(legal)}'
+        self.rule(value in legal, line)
 
     def within(self, field: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
         """The field is a finite number of [low, high], or of (low, high]."""

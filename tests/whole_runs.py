@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,19 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
+from contrastive_jax.config.check import check
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted
-from contrastive_jax.training import feed, loop
-from contrastive_jax.training import fit as training
 from contrastive_jax.training.build import build_run
-from contrastive_jax.training.fit import load_data
+from contrastive_jax.training.evaluators import Context, Evaluator
+from contrastive_jax.training.fit import build_trainer, load_data
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
-from contrastive_jax.training.step import init_state
+from contrastive_jax.training.step import init_state, train_step
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import Checkpoints
+from contrastive_jax.workdir.folder import open_workdir
 from tests.little import get_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -52,10 +53,39 @@ class Cut(Interrupt):
     def requested(self, value: str | None) -> None:
         pass
 
+    def __enter__(self) -> 'Cut':
+        return self
 
-# Equal configs share their recipe and its traced train step: what these tests are about is what happens between steps.
-RECIPES: dict[Any, Run] = {}
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+
+# Equal configs share their run and its compiled programs: what these tests are about is what happens between steps.
+RUNS: dict[Any, Run] = {}
 PROGRAMS: dict[Any, Callable[..., Any]] = {}
+
+
+class SharedDevices(Devices):
+    """Devices that compile equal programs once, and tell `Cut` which step is done."""
+
+    @classmethod
+    def of(cls, mode: Any, count: int) -> 'SharedDevices':
+        return cls(find_devices(mode, count).mesh, mode)
+
+    def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        if not isinstance(step, functools.partial):
+            return super().run(step, *args, **kwargs)
+        key = self, step.func, step.keywords['step'], id(step.keywords['run'])
+        if key not in PROGRAMS:
+            PROGRAMS[key] = super().run(step, *args, **kwargs)
+
+        def call(*given: Any) -> Any:
+            state, sums = PROGRAMS[key](*given)
+            if step.keywords['step'] is train_step:
+                Cut.done = int(self.fetch(state.step))
+            return state, sums
+
+        return call
 
 
 @pytest.fixture(scope='session')
@@ -65,84 +95,52 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quick_runs(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes `fit` below possible, and quick: programs are shared, pictures left out."""
+def quick_runs(compiled: Path) -> Iterator[None]:
+    """Programs that are compiled here are shared with other processes, and the other way round."""
     from jax.experimental.compilation_cache import compilation_cache
 
-    def nothing(*args: Any) -> None:
-        pass
-
-    def build(config: ConfigDict, num_examples: int) -> Run:
-        key = config.to_json(), num_examples
-        return RECIPES.setdefault(key, given_build(config, num_examples))
-
-    def run(devices: Devices, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        if not isinstance(step, functools.partial):
-            return given_run(devices, step, *args, **kwargs)
-        key = devices, step.func, id(step.keywords['run'])
-        if key not in PROGRAMS:
-            PROGRAMS[key] = given_run(devices, step, *args, **kwargs)
-        return PROGRAMS[key]
-
-    def counted(kind: type) -> Callable[..., Any]:
-        given = kind.advance
-
-        def advance(data: Any, state: PyTree, start: int, stop: int) -> Any:
-            Cut.done = stop
-            return given(data, state, start, stop)
-
-        return advance
-
-    for kind in (feed.ResidentFeed, feed.StreamFeed):
-        monkeypatch.setattr(kind, 'advance', counted(kind))
-
-    def init_memory(*args: Any) -> PyTree:
-        """The steps before step 0 do not count."""
-        at, Cut.at = Cut.at, None
-        state = given_survey(*args)
-        if Cut.at is None:
-            Cut.at, Cut.done = at, 0
-        return state
-
-    given_survey = loop.Trainer.init_memory
-    monkeypatch.setattr(loop.Trainer, 'init_memory', init_memory)
-    given_build, given_run = build_run, Devices.run
-    monkeypatch.setattr(training, 'build_run', build)
-    monkeypatch.setattr(Devices, 'run', run)
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     set_cache = lambda folder, seconds: (  # noqa: E731
         jax.config.update('jax_compilation_cache_dir', folder),
         jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds),
         compilation_cache.reset_cache(),
     )
-    monkeypatch.setattr(training, 'Interrupt', Cut)
-    monkeypatch.setattr(loop.Trainer, 'draw_views', nothing)
-    monkeypatch.setattr(loop.Trainer, 'draw', nothing)
     set_cache(str(compiled), 0)
     yield
     set_cache(*before)
 
 
 def little(name: str, **changes: Any) -> ConfigDict:
-    """A config of little.py, with dotted fields changed."""
+    """A config of little.py without pictures, with dotted fields changed."""
     config = get_config(name)
+    config.eval.evaluators = ('knn', 'probe', 'signals')
     config.update_from_flattened_dict(changes)
     return config
 
 
-def fit(config: ConfigDict, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
-    """`training.fit` on the first `count` devices; interrupted after step `at`, if given.
+def fit(
+    config: ConfigDict,
+    workdir: Path,
+    count: int = 2,
+    at: int | None = None,
+    evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+) -> dict[str, float] | str:
+    """Trains as `training.fit` does, on the first `count` devices; interrupted after step `at`, if given.
 
     Returns:
       The last evaluation, or what the interruption said.
     """
     Cut.at, Cut.done = at, 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, 'find_devices', lambda mode: find_devices(mode, count))
-        try:
-            return training.fit(config, str(workdir))
-        except Interrupted as stop:
-            return str(stop)
+    devices = SharedDevices.of(config.parallel, count)
+    assert check(config, count) == []
+    source, held_out = load_data(config)
+    key = config.to_json(), len(source)
+    run = RUNS.setdefault(key, build_run(config, len(source)))
+    path = open_workdir(str(workdir), config)
+    try:
+        return build_trainer(config, path, devices, run, source, held_out, evaluators).fit(Cut())
+    except Interrupted as stop:
+        return str(stop)
 
 
 def saved(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:

@@ -20,6 +20,7 @@ Change = Callable[[ConfigDict], None]
 
 DTYPES = ('float32', 'bfloat16')
 OPTIMIZERS = ('sgd', 'adam', 'adamw', 'lars', 'lars_simclr', 'larc')
+EVALUATORS = ('knn', 'probe', 'signals', 'pictures')
 SCHEDULES = ('cosine', 'step', 'warmup_cosine', 'linspace_warmup_cosine', 'constant')
 
 
@@ -98,6 +99,8 @@ def base_config(method: str) -> ConfigDict:
     c.schedule.factors = ()  # of 'step', instead: times the first learning rate, from each milestone on
 
     c.eval = ConfigDict()
+    # What is measured at each evaluation: names of EVALUATORS, or 'my_package.module:MyEvaluator'
+    c.eval.evaluators = EVALUATORS
     c.eval.knn_k = 200  # neighbours; fewer where the data has fewer
     c.eval.knn_temperature = 0.07
     c.eval.max_train = 50_000  # examples in the kNN bank and the probe's training set, evenly spaced

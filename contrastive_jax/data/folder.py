@@ -1,11 +1,12 @@
 """Folders of image files, with labels from the names of class folders or without labels.
 
-  path/train/<class>/*.jpg and path/val/<class>/*.jpg   splits; the evaluation one may be named test, validation or val
-  path/<class>/*.jpg                                    one split; labelled data holds out 10 % of each class as 'test'
-  path/*.jpg, path/train/*.jpg, path/<one folder>/*.jpg  unlabelled
+  path/train/<class>/*.jpg and path/val/<class>/*.jpg    two splits; the second is named test, validation or val
+  path/<class>/*.jpg                                     labeled; 10 % of each class are held out as 'test'
+  path/*.jpg, path/train/*.jpg, path/<one folder>/*.jpg  unlabeled
 
-Below a class folder every level is searched. Files are recognised by extension, in any case; hidden files and folders
-are skipped, links followed. Everything is ordered by the bytes of the names, so order and labels are the same anywhere.
+Class folders are searched at every depth. Image files are known by their extension, in upper or lower case; hidden
+files and folders are skipped, links are followed. Files and classes are sorted by the bytes of their names, so their
+order, and with it the labels, is the same on every machine.
 """
 
 import hashlib
@@ -19,20 +20,17 @@ from contrastive_jax.data import images
 from contrastive_jax.data.sources import EVALUATION_SPLITS, Source, resolve_split
 from contrastive_jax.errors import DataError
 
-# A crop holds at least 5 % of the area, 0.22 of the side, so from four times the size no crop is ever magnified.
-DRAFT_FACTOR = 4
-
 
 class FolderSource(Source):
-    """Image files, decoded one by one.
+    """Image files in a folder, decoded one by one.
 
     Args:
       root: the folder.
-      files: paths below the root.
+      files: [n] paths relative to `root`.
       labels: int32 [n], or None.
-      classes: names of the labels.
-      name: for messages.
-      image_size: the largest crop to be cut, in pixels; much larger JPEGs are decoded at a reduced size.
+      classes: the names of the classes, indexed by label, or None.
+      name: the name in logs and messages.
+      image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
     """
 
     def __init__(
@@ -60,13 +58,13 @@ class FolderSource(Source):
         return len(self._files)
 
     def image(self, i: int) -> np.ndarray:
-        return images.decode(self.file_name(i), min_side=DRAFT_FACTOR * self._image_size)
+        return images.decode(self.file_name(i), min_side=images.DRAFT_FACTOR * self._image_size)
 
     def file_name(self, i: int) -> str:
         return os.path.join(self.root, self._files[i])
 
     def rows(self, chosen: np.ndarray) -> 'FolderSource':
-        """The part of this source that consists of these examples, in this order."""
+        """A source of only these examples, int [m], in this order."""
         files = [self._files[i] for i in chosen]
         labels = None if self._labels is None else self._labels[chosen]
         return FolderSource(self.root, files, labels, self.classes, name=self.name, image_size=self._image_size)
@@ -80,18 +78,18 @@ class FolderSource(Source):
 
 
 def load(path: Path, split: str = 'train', image_size: int = 224, name: str = '') -> FolderSource:
-    """Opens a split of an image folder, of any of the forms at the top of this file.
+    """Opens one split of an image folder in any of the layouts at the top of this file.
 
     Args:
       path: the folder.
-      split: 'train', or the evaluation split by any of its names. Without a folder of its own, labelled data holds out
-        every class's share of 10 %, at least one image, spread evenly over its sorted files; 'train' then lacks these.
-      image_size: see FolderSource.
-      name: for messages; by default the name of the folder.
+      split: 'train', or the evaluation split by any of its names. If labeled data has no folder for evaluation, 10 % of
+        each class, at least one image, are held out from 'train', evenly spaced among its sorted files.
+      image_size: see `FolderSource`.
+      name: the name in logs and messages; by default the name of the folder.
 
     Raises:
-      UserError: no split goes by that name.
-      DataError: there is no such folder, no image in it, or no such split.
+      UserError: `split` is not the name of a split.
+      DataError: the folder does not exist, has no image, or lacks the split.
     """
     name = name or path.name
     folders = _subfolders(path)
@@ -100,25 +98,25 @@ def load(path: Path, split: str = 'train', image_size: int = 224, name: str = ''
     available = ['train', *(s for s in EVALUATION_SPLITS if s in folders)]
     if available == ['train']:
         return _hold_out(_scan(path / 'train', _subfolders(path / 'train'), name, image_size), split)
-    # The training split numbers the classes for both.
+    # Labels are indices into the classes of the training split, in both splits.
     classes = _subfolders(path / 'train')
     split = resolve_split(split, available, f"'{path}'")
-    strangers = sorted(set(_subfolders(path / split)) - set(classes)) if classes and split != 'train' else []
-    if strangers:
+    unseen = sorted(set(_subfolders(path / split)) - set(classes)) if classes and split != 'train' else []
+    if unseen:
         raise DataError(
-            f"'{path / split}' has classes that '{path / 'train'}' lacks: {', '.join(strangers[:5])} -> "
+            f"'{path / split}' has classes that '{path / 'train'}' lacks: {', '.join(unseen[:5])} -> "
             'give both the same class folders'
         )
     return _scan(path / split, classes or _subfolders(path / split), name, image_size)
 
 
 def _subfolders(path: Path) -> list[str]:
-    """Visible folders in a folder, sorted by the bytes of their names."""
+    """The names of the subfolders that are not hidden, sorted by their bytes."""
     if not path.is_dir():
         what = 'is a file' if path.exists() else 'does not exist'
         raise DataError(
-            f"data.path '{path}' {what}; looked for a folder of images ({_extensions()}) -> set --config.data.path to "
-            'a folder with train/<class>/ and val/<class>/, with <class>/, or with unlabelled images'
+            f"data.path '{path}' {what}; a folder of images ({_extensions()}) is needed -> set data.path to a folder "
+            'with train/<class>/ and val/<class>/, with <class>/, or with unlabeled images'
         )
     try:
         with os.scandir(path) as entries:
@@ -128,7 +126,7 @@ def _subfolders(path: Path) -> list[str]:
 
 
 def _scan(path: Path, classes: list[str], name: str, image_size: int) -> FolderSource:
-    """Every image below a folder, labelled by class folder if there are several."""
+    """All images below a folder, labeled by class folder if more than one class folder has images."""
     files: list[str] = []
     labels: list[int] = []
     others = 0
@@ -140,24 +138,24 @@ def _scan(path: Path, classes: list[str], name: str, image_size: int) -> FolderS
             others += ignored
     loose, ignored = _images_below(path, '', recursive=False)
     others += ignored
-    labelled = len(set(labels)) > 1
-    if labelled and loose:
-        logging.warning("%d images lie directly in '%s', in no class folder, and are left out", len(loose), path)
-    if not labelled:
-        # One folder tells nothing apart: these are not labels.
+    labeled = len(set(labels)) > 1
+    if labeled and loose:
+        logging.warning("%d images directly in '%s' are skipped because they are in no class folder", len(loose), path)
+    if not labeled:
+        # With one folder all labels would be equal, so the images count as unlabeled.
         files = sorted(files + loose, key=os.fsencode)
     if not files:
         raise DataError(
-            f"no images in '{path}': {others} other files seen, none ends in {_extensions()} -> "
-            'point --config.data.path to the images'
+            f"no images in '{path}': it has {others} other files, none ends in {_extensions()} -> "
+            'set data.path to the folder with the images'
         )
-    if not labelled:
+    if not labeled:
         return FolderSource(path, files, None, None, name=name, image_size=image_size)
     return FolderSource(path, files, np.array(labels, np.int32), tuple(classes), name=name, image_size=image_size)
 
 
 def _images_below(root: Path, start: str, recursive: bool = True) -> tuple[list[str], int]:
-    """Image files below root/start, relative to root and sorted by bytes; and how many other files there are."""
+    """The image files below root/start, relative to root and sorted by bytes; and the number of other files."""
     found: list[str] = []
     others = 0
     pending = [(start, frozenset[str]())]
@@ -165,7 +163,7 @@ def _images_below(root: Path, start: str, recursive: bool = True) -> tuple[list[
         relative, above = pending.pop()
         folder = os.path.join(root, relative)
         real = os.path.realpath(folder)
-        if real in above:  # a link to a folder that holds it
+        if real in above:  # a link to one of its own parent folders
             continue
         try:
             with os.scandir(folder) as entries:
@@ -185,10 +183,10 @@ def _images_below(root: Path, start: str, recursive: bool = True) -> tuple[list[
 
 
 def _hold_out(everything: FolderSource, split: str) -> FolderSource:
-    """The training or evaluation part of data that comes as one."""
+    """The training or the held-out part of data that has no folder for evaluation."""
     where = f"'{everything.root}'"
     if everything.labels is None:
-        resolve_split(split, ('train',), f'{where} (unlabelled, without a folder for evaluation)')
+        resolve_split(split, ('train',), f'{where} (unlabeled, without a folder for evaluation)')
         return everything
     split = resolve_split(split, ('train', 'test'), where)
     held = np.zeros(len(everything), bool)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from safetensors.numpy import save_file
@@ -47,15 +48,17 @@ def is_ours(source: files.Source) -> bool:
     return source.metadata.get('format') == FORMAT
 
 
-def load(path: Path, source: files.Source) -> Encoder:
+def load(path: Path, source: files.Source, trusted: str = '') -> Encoder:
     """Reads a file that `save` wrote.
 
     Args:
       path: the file, for messages.
       source: the opened file.
+      trusted: the name of an encoder, 'package.module:Class', whose module may be imported. The file alone must not
+        decide which code runs.
 
     Raises:
-      UserError: the description is missing or wrong, or the arrays do not match it.
+      UserError: the description is missing or wrong, the arrays do not match it, or it would import a module.
     """
     description = source.metadata
     try:
@@ -70,6 +73,12 @@ def load(path: Path, source: files.Source) -> Encoder:
             raise ValueError(f'image_size is {image_size}')
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'the description of the encoder in {path} is wrong: {error}') from error
+    module, colon, _ = str(architecture['name']).partition(':')
+    if colon and module not in sys.modules and architecture['name'] != trusted:
+        raise UserError(
+            f'the encoder in {path} is the class {architecture["name"]}, and a file must not decide which code runs -> '
+            f'import {module} first, or give encoder={architecture["name"]}'
+        )
     arrays = {name: source.array(leaf) for name, leaf in source.content.items()}
     encoder = assemble(architecture, arrays, image_size, str(path), policy)
     return dataclasses.replace(encoder, source=description.get('source', encoder.source))

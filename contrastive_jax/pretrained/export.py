@@ -98,7 +98,7 @@ def torch_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]]:
             + (", and MoCo v3's convolutional stem" if module.stem == 'conv' else '')
         ]
     else:
-        raise UserError(f'torchvision and timm have no {name} -> write a .safetensors file of ours')
+        raise UserError(f'{name} has no counterpart in torchvision or timm -> write a .safetensors file of ours')
     state = {}
     for path, theirs in names.torch_names(flat).items():
         state[theirs] = names.to_torch(path, flat[path])

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import encoder_file, files, published, run_files, tensorflow_files
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, Say
+from contrastive_jax.rules import did_you_mean
 
 
 def load(
@@ -36,7 +37,8 @@ def load(
       projector_layers: of a run: the number of first layers of the projector to load as well.
       form: of a published checkpoint: its format, a key of `published.FORMS`; '': detected.
       encoder: of a published checkpoint: the section `encoder` of a config, such as {'name': 'vit_small',
-        'num_heads': 6}, or the same as a text, 'vit_small,num_heads=6'; '': detected.
+        'num_heads': 6}, or the same as a text, 'vit_small,num_heads=6'; '': detected. Of a file of ours whose encoder
+        is a class of your own: its name, 'package.module:Class', unless you have imported the module.
       drop: of a published checkpoint: patterns of names that are skipped, such as ('aux.*',).
       pixels: of a published checkpoint: the input normalization, which weights do not record, a key of
         `pixels.NORMALIZATIONS`; '': that of the paper, and ImageNet's for torchvision and timm.
@@ -51,7 +53,7 @@ def load(
     """
     path = Path(path).expanduser()
     if weights is not None and weights not in WEIGHTS:
-        raise UserError(f'weights {weights!r} is unknown -> choose from {", ".join(WEIGHTS)}')
+        raise UserError(f'weights {weights!r} is unknown{did_you_mean(weights, WEIGHTS)} -> choose online or target')
     if not path.exists() and not tensorflow_files.find(path):
         raise UserError(f'{path} does not exist -> give the workdir of a run, or a file of weights')
     if run_files.is_workdir(path):
@@ -66,7 +68,8 @@ def load(
             return published.load(path, source, weights, form, encoder, drop, pixels, say)
         if weights == 'target':
             raise UserError(f"{path} holds one network, and no target -> choose weights 'online'")
-        found = encoder_file.load(path, source)
+        found = encoder_file.load(path, source, encoder if isinstance(encoder, str) else '')
+        encoder = '' if encoder == found.architecture['name'] else encoder
     if form or encoder or drop or pixels:
         raise UserError(f'{path} describes its encoder itself -> leave out form, encoder, drop and pixels')
     say(f'encoder: {found.architecture}, {found.num_parameters:,} parameters, from {found.source}')

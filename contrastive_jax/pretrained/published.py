@@ -15,6 +15,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import architecture, files, haiku_names, names, pixels, simclr_names
 from contrastive_jax.pretrained.assemble import assemble, few, shapes
 from contrastive_jax.pretrained.encoder import Encoder, Say
+from contrastive_jax.rules import did_you_mean
 
 MAX_NAMES = 10**6  # in a checkpoint
 
@@ -175,7 +176,8 @@ def load(
       UserError: no format fits, the network is not in the file, or names are unknown, missing, or of another shape.
     """
     if normalization and normalization not in pixels.NORMALIZATIONS:
-        raise UserError(f'pixels {normalization!r} is unknown -> choose from {", ".join(pixels.NORMALIZATIONS)}')
+        meant = did_you_mean(normalization, pixels.NORMALIZATIONS)
+        raise UserError(f'pixels {normalization!r} is unknown{meant} -> choose from {", ".join(pixels.NORMALIZATIONS)}')
     form, network, section, prefix = _find(source.content, form, weights, path)
     about = FORMS[form]
     if weights == 'target' and not about.target:
@@ -220,7 +222,7 @@ def load(
 def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str, str, str, str]:
     """The first form that the file has, and in it the network ('online' or 'target'), the section and the prefix."""
     if form and form not in FORMS:
-        raise UserError(f'form {form!r} is unknown -> choose from {", ".join(FORMS)}')
+        raise UserError(f'form {form!r} is unknown{did_you_mean(form, FORMS)} -> choose from {", ".join(FORMS)}')
     for name in [form] if form else FORMS:
         about = FORMS[name]
         # Without a choice: the network that the authors evaluate or, if the file does not contain it, the other one.

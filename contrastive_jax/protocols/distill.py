@@ -1,10 +1,12 @@
-"""Distillation: a student learns what a fine-tuned teacher says of images, without labels (SimCLR v2, 2006.10029).
+"""Distillation: a student is trained to match a fine-tuned teacher on images without labels (SimCLR v2, 2006.10029).
 
-The student may be as large as its teacher, which then learns from unlabelled images too, or smaller.
+The student has the architecture of the teacher (self-distillation on unlabeled images) or a smaller one.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +23,6 @@ from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, UserError
-from contrastive_jax.evaluate.features import FeatureExtractor
-from contrastive_jax.evaluate.knn import top_accuracies
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
 from contrastive_jax.optim.build import build_optimizer
@@ -32,30 +32,27 @@ from contrastive_jax.protocols import finetune, training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
 from contrastive_jax.rules import Rules
-from contrastive_jax.training import loop
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run
-from contrastive_jax.workdir.checkpoint import Restored, read_part
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import read_config
-from contrastive_jax.workdir.metrics import MetricWriter
 
-TUNED = Path('eval/finetune.json')  # what a fine-tuning leaves in its workdir at its end
+TUNED = Path('eval/finetune.json')  # a fine-tuning writes it at its end
 
 
 @dataclasses.dataclass(frozen=True)
 class Distill(base.Method):
-    """A student with a classifier, trained to say of a view what the teacher says of the same view.
+    """A student with a classifier, trained to match the teacher's class probabilities for the same view.
 
-    Its state holds the teacher as 'target', in evaluation mode; zeros until the loop puts the weights in.
+    Its state holds the teacher as 'target': zeros until the start function replaces them with the weights.
 
     Attributes:
-      network: of the student.
-      student: the network with its classifier.
-      teacher: likewise, of as many classes.
-      policy: by which a view was normalised, for the student.
-      teacher_policy: how the teacher's images are normalised.
-      temperature: T.
+      network: the network of the student.
+      student: the student's network with its classifier.
+      teacher: the teacher's network with its classifier, for the same number of classes.
+      policy: normalizes the student's views.
+      teacher_policy: normalizes the teacher's images.
+      temperature: T, which divides the logits of both.
     """
 
     student: FineTune
@@ -79,7 +76,7 @@ class Distill(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         (x,) = batch['views']
         said = self.teacher.logits(state.target, state.batch_stats['target'], self.for_teacher(x))  # [b, C]
@@ -90,14 +87,14 @@ class Distill(base.Method):
         return loss, (state, {'teacher_agreement': agreement})
 
     def for_teacher(self, x: Array) -> Array:
-        """Images [b, H, W, 3] as the teacher was trained to see them."""
+        """The student's views [b, H, W, 3] with the normalization of the teacher."""
         if pixels(self.policy) == pixels(self.teacher_policy):
             return x
         return self.teacher_policy.normalize(255 * self.policy.to_rgb(x), self.teacher.network.encoder.dtype)
 
 
 def pixels(policy: Policy) -> tuple[Any, ...]:
-    """What the normalisation depends on."""
+    """The fields that the normalization depends on."""
     return policy.color_space, policy.mean, policy.std
 
 
@@ -108,10 +105,10 @@ class Teacher(NamedTuple):
     """A fine-tuned network.
 
     Attributes:
-      method: knows how to apply it.
-      policy: for the normalisation of its images.
-      params: of all of it, numpy.
-      stats: its BN statistics, numpy; {} without BN.
+      method: applies the network.
+      policy: normalizes its images.
+      params: parameters of encoder, projector and classifier, numpy.
+      stats: BN statistics, numpy; {} without BN.
     """
 
     method: FineTune
@@ -121,16 +118,16 @@ class Teacher(NamedTuple):
 
 
 def load_teacher(folder: str, image_size: int = 0) -> Teacher:
-    """The network of a finished fine-tuning, from its workdir and from the config of the run that it began with.
+    """The network of a finished fine-tuning, from its workdir and the config of the run that it started from.
 
     Args:
-      folder: the workdir.
-      image_size: of the images that it will see; 0: that of its own.
+      folder: the workdir of the fine-tuning.
+      image_size: height and width of the images that it will get; 0: those of the fine-tuning.
 
     Raises:
-      UserError: no fine-tuning there, one that is not finished, one that takes no images of this size, or the run
-        that it began with is gone.
-      CheckpointError: no checkpoint, or one of another architecture.
+      UserError: there is no fine-tuning, it is not finished, it does not take images of this size, or the run that it
+        started from is missing.
+      CheckpointError: there is no checkpoint, or one of another architecture.
     """
     path, about = Path(folder).expanduser().absolute(), describe(folder)
     config = read_config(path)
@@ -150,14 +147,14 @@ def load_teacher(folder: str, image_size: int = 0) -> Teacher:
 
 
 def describe(folder: str) -> dict[str, Any]:
-    """What a fine-tuning has said of itself at its end.
+    """The facts that a fine-tuning writes at its end: 'init', 'classes', 'eval/finetune_images'.
 
     Raises:
-      UserError: there was none, or it has not ended.
+      UserError: there is no fine-tuning, or it has not ended.
     """
     path = Path(folder).expanduser().absolute()
     if (protocol := read_config(path).get('protocol')) != 'finetune':
-        kind = f'an evaluation by {protocol}' if protocol else 'a pre-training, which has no classifier'
+        kind = f'an evaluation by {protocol}' if protocol else 'a pretraining run, which has no classifier'
         raise UserError(f'teacher {folder} is {kind} -> give the workdir of a fine-tuning (configs/eval/finetune.py)')
     try:
         about = json.loads((path / TUNED).read_text(encoding='utf-8'))
@@ -168,20 +165,20 @@ def describe(folder: str) -> dict[str, Any]:
         raise UserError(f'{path / TUNED} cannot be read ({error}) -> start the fine-tuning again') from error
 
 
-# ================================ the run ================================
+# ================================ the training ================================
 
 
 def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: int) -> Run:
-    """The recipe of a (checked) config.
+    """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocols.base('distill')`.
-      encoder: of the student.
-      teacher: for images of the student's size.
-      num_examples: that are shown to them.
+      config: of the form of `protocol_config('distill')`.
+      encoder: the encoder of the student.
+      teacher: the teacher, for images of the student's size.
+      num_examples: number of training images.
 
     Raises:
-      UserError: a path of the optimizer is no parameter's.
+      UserError: a path in the section `optimizer` matches no parameter.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
@@ -210,7 +207,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
-    """The same network, and as much of its projector, with weights of its own."""
+    """The same network and projector layers with new initial weights."""
     images, layers = jnp.zeros((2, encoder.image_size, encoder.image_size, 3)), encoder.projector_layers
     init = lambda: encoder.network.init(jax.random.key(seed), images, layers, train=False, method='projector_features')  # noqa: E731
     made = jax.device_get(jax.jit(init)())
@@ -224,99 +221,86 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
     )
 
 
-class DistillTrainer(loop.Trainer):
-    """The loop, with the start of a student and of a teacher, and the student's accuracy as evaluation.
+class DistillEvaluator(finetune.FineTuneEvaluator):
+    """The student's accuracy on held-out images; makes sure that the teacher has not changed.
 
     Args:
-      config, workdir, devices, run, source: as for the loop.
-      encoder: where the student starts.
-      teacher: whose weights stay.
-      test: labelled images.
+      config: the config of the evaluation.
+      student: the encoder that the student starts from.
+      teacher: the teacher.
+      method: what is trained.
+      devices: the devices that the run uses.
+      test: labeled images.
     """
-
-    evaluated = 'eval/distill_top1'
 
     def __init__(
         self,
         config: ConfigDict,
-        workdir: Path,
-        devices: Devices,
-        run: Run,
-        source: sources.Source,
-        encoder: Encoder,
+        student: Encoder,
         teacher: Teacher,
+        method: Distill,
+        devices: Devices,
         test: sources.Source,
     ):
-        super().__init__(config, workdir, devices, run, source, None)
-        self.encoder, self.teacher, self.test = encoder, teacher, test
-        self._extract = FeatureExtractor(
-            run.method.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
-        )
+        super().__init__(config, student, method.student, devices, test, name='distill')
+        self._teacher = teacher
 
-    def open_evaluation(self) -> Any:
-        """None of the loop's own."""
-        return None
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        assert is_frozen(state, self._teacher, self._devices), 'the teacher has moved'
+        return super().__call__(step, state)
 
-    def restore_or_init(self) -> Restored:
-        """As the loop; at step 0 with the weights of student and teacher."""
-        start = super().restore_or_init()
-        if start.step > 0:
-            if not self.is_frozen(start.state):
-                raise UserError(
-                    f'the teacher {self.config.teacher} is another than that of {self.workdir} -> choose another '
-                    '--workdir'
-                )
-            return start
-        weights = *finetune.start_of(self.encoder), self.teacher.params, self.teacher.stats
-        given, online, target, held = self.devices.place(weights, REPLICATED)
-        batch_stats = {'online': online, 'target': held}
-        state = dataclasses.replace(
-            start.state,
-            params={**start.state.params, **given},
-            method=start.state.method.replace(target=target, batch_stats=batch_stats),
-        )
-        return start._replace(state=state)
 
-    def is_frozen(self, state: PyTree) -> bool:
-        """Whether the teacher is, to the last bit, the one that was given."""
-        held = self.devices.fetch((state.method.target, state.method.batch_stats['target']))
-        return all(jax.tree.leaves(jax.tree.map(np.array_equal, held, (self.teacher.params, self.teacher.stats))))
+def is_frozen(state: TrainState, teacher: Teacher, devices: Devices) -> bool:
+    """Whether the teacher of a state is, to the last bit, the one that was given."""
+    held = devices.fetch((state.method.target, state.method.batch_stats['target']))
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, held, (teacher.params, teacher.stats))))
 
-    def lacks_evaluation(self, start: int) -> bool:
-        return start > 0 and super().lacks_evaluation(start)
 
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """The student's accuracy on the test images."""
-        assert self.is_frozen(state), 'the teacher has moved'
-        stats = state.method.batch_stats['online']
-        h, ids = self._extract(state.params['encoder'], stats.get('encoder', {}), self.test, np.arange(len(self.test)))
-        assert self.test.labels is not None
-        params, stats = self.devices.fetch((state.params, stats))
-        assert isinstance(self.run.method, Distill)
-        logits = self.run.method.student.logits_of_features(params, stats, jnp.asarray(h))
-        accuracy = top_accuracies(logits, self.test.labels[ids])
-        writer.write(step, {f'eval/distill_{name}': value for name, value in accuracy.items()})
-        progress.say(f'step {step}: student top1 {accuracy["top1"]:.4g}  top5 {accuracy["top5"]:.4g}')
+def start(
+    state: TrainState,
+    step: int,
+    *,
+    config: ConfigDict,
+    encoder: Encoder,
+    teacher: Teacher,
+    devices: Devices,
+    workdir: Path,
+) -> TrainState:
+    """Puts the weights of student and teacher into the state at step 0. A checkpoint holds both.
+
+    Raises:
+      UserError: the checkpoint is about another teacher.
+    """
+    if step > 0:
+        if not is_frozen(state, teacher, devices):
+            raise UserError(
+                f'the teacher {config.teacher} is not the one that {workdir} began with -> choose another folder'
+            )
+        return state
+    state = finetune.start(state, step, encoder=encoder, devices=devices)
+    target, held = devices.place((teacher.params, teacher.stats), REPLICATED)
+    batch_stats = {**state.method.batch_stats, 'target': held}
+    return dataclasses.replace(state, method=state.method.replace(target=target, batch_stats=batch_stats))
 
 
 # ================================ the protocol ================================
 
 
 def fields(c: ConfigDict) -> None:
-    """The paper's protocol: the schedule and optimizer of pre-training, crops and flips."""
+    """Adds the fields of the protocol: schedule and optimizer of pretraining; crops and flips."""
     c.teacher = ''  # workdir of a finished fine-tuning
     c.distill = ConfigDict()
-    c.distill.temperature = 1.0  # T, which divides the logits of both
-    c.distill.scratch = False  # the student has the architecture of `init` and starts from new weights
-    c.distill.projector_layers = 0  # first layers of the student's projector that are kept, and trained
-    c.distill.init_std = 0.0  # deviation of the classifier's first weights; 0: zeros
+    c.distill.temperature = 1.0  # T, which divides the logits of teacher and student
+    c.distill.scratch = False  # the student has the architecture of `init`, with new initial weights
+    c.distill.projector_layers = 0  # number of first layers of the student's projector that are kept and trained
+    c.distill.init_std = 0.0  # standard deviation of the classifier's initial weights; 0: zeros
     training.run_fields(c, epochs=400.0)
-    like = base_config('simclr')  # see there for what they mean
+    like = base_config('simclr')  # documented there
     c.optimizer, c.schedule = like.optimizer, like.schedule
 
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    rules.rule(bool(c.teacher), 'teacher is empty -> name the workdir of a fine-tuning: --config.teacher=runs/tuned')
+    rules.rule(bool(c.teacher), 'teacher is empty -> set it to the workdir of a fine-tuning, such as runs/tuned')
     rules.within('distill.temperature', 0, open_low=True)
     for field in ('projector_layers', 'init_std'):
         rules.within(f'distill.{field}', 0)
@@ -329,19 +313,29 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     sampler.steps_per_epoch(len(data.train_ids), config.batch_size)
     if (classes := describe(config.teacher)['classes']) < data.classes:
         raise UserError(
-            f'{data.test.name} has {data.classes} classes, and the teacher {config.teacher} knows {classes} -> give '
-            'the data that it was tuned on, or more of it'
+            f'{data.test.name} has {data.classes} classes, and the teacher {config.teacher} has {classes} -> use the '
+            'data that it was fine-tuned on, or more of it'
         )
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
+def run(
+    config: ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    devices: Devices,
+    workdir: Path,
+    interrupt: Callable[[], Interrupt],
+) -> dict[str, float]:
     teacher = load_teacher(config.teacher, encoder.image_size)
     given, test = sources.Subset(data.train, data.train_ids), sources.Subset(data.test, data.test_ids)
     student = untrained(encoder, config.seed) if config.distill.scratch else encoder
-    distilling = build(config, student, teacher, len(given))
-    with Interrupt() as interrupt:
-        trainer = DistillTrainer(config, workdir, devices, distilling, given, student, teacher, test)
-        return trainer.fit(interrupt)
+    run = build(config, student, teacher, len(given))
+    assert isinstance(run.method, Distill)
+    evaluator = DistillEvaluator(config, student, teacher, run.method, devices, test)
+    begin = partial(start, config=config, encoder=student, teacher=teacher, devices=devices, workdir=workdir)
+    trainer = training.build_trainer(config, run, given, evaluator, begin, workdir, devices)
+    with interrupt() as asked:
+        return trainer.fit(asked)
 
 
-DISTILL = Protocol(fields, rules, check, run, labelled=False)
+DISTILL = Protocol(fields, rules, check, run, labeled=False)

@@ -1,11 +1,14 @@
-"""The linear probe as the papers train it: a classifier on a frozen encoder, by SGD on random crops, in the same loop.
+"""The linear probe as the papers train it: SGD on random crops. (evaluate/linear.py fits L-BFGS on fixed features.)
 
-Many learning rates and weight decays are trained at once: the classifiers of a sweep see the same features, which cost
-nearly everything. The best is chosen on images held out of the training split, and then asked for the test images once.
+The classifier is on top of a frozen encoder, and the loop of pretraining trains it. Many learning rates and weight
+decays are trained at once: all classifiers of a sweep use the same features, which cost nearly all the time. The best
+one is chosen on images held out of the training split, and is then measured on the test images once.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +31,24 @@ from contrastive_jax.optim import optimizers
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import readout, training
 from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.rules import Rules
-from contrastive_jax.training import loop
+from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run
-from contrastive_jax.workdir.checkpoint import Restored
-from contrastive_jax.workdir.metrics import MetricWriter
+from contrastive_jax.training.run import Run, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe(base.Method):
     """One linear layer for each setting of a sweep, on the features of a frozen encoder in evaluation mode.
 
-    Its state holds the encoder as 'target', zeros until the loop puts the weights in.
+    Its state holds the encoder as 'target': zeros until the start function replaces them with the weights.
 
     Attributes:
-      network: of the run; only its encoder is used.
-      settings: R, classifiers that are trained side by side.
-      num_classes: C.
-      init_std: deviation of the first weights; 0: zeros.
+      network: the network of the run; only its encoder is used.
+      settings: R, the number of classifiers that are trained side by side.
+      num_classes: C, the number of classes.
+      init_std: standard deviation of the initial weights; 0: zeros.
     """
 
     settings: int = 1
@@ -74,7 +75,7 @@ class LinearProbe(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         variables = {'params': state.target['encoder'], 'batch_stats': state.batch_stats['target']['encoder']}
         h: Any = self.network.encoder.apply(variables, batch['views'][0], train=False)
@@ -92,11 +93,11 @@ def classify(params: PyTree, h: Array) -> Array:
     return jnp.einsum('bd,rdc->rbc', h, params['weight']) + params['bias'][:, None]
 
 
-# ================================ the run ================================
+# ================================ the training ================================
 
 
 def settings(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Learning rates (at this batch size) and weight decays, float32[R] each, of all pairs."""
+    """Learning rates (scaled to the batch size) and weight decays of all pairs, float32[R] each."""
     o = config.optimizer
     factor = config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0
     pairs = [(rate * factor, decay) for rate in o.learning_rates for decay in o.weight_decays]
@@ -105,13 +106,13 @@ def settings(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> Run:
-    """The recipe of a (checked) config.
+    """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocols.base('linear')`.
-      encoder: that is judged.
-      num_examples: the classifiers are trained on.
-      num_classes: of the data.
+      config: of the form of `protocol_config('linear')`.
+      encoder: the encoder that is evaluated.
+      num_examples: number of images that the classifiers are trained on.
+      num_classes: number of classes of the data.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
@@ -137,81 +138,44 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     )
 
 
-def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """bool[n]: that fraction of each class, spread evenly over its images. A class's only image is not among them."""
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        ids = np.flatnonzero(labels == label)
-        count = min(max(1, round(fraction * len(ids))), len(ids) - 1)
-        chosen[ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]] = count > 0
-    return chosen
-
-
-class ProbeTrainer(loop.Trainer):
-    """The loop, with another start, and accuracies in place of its evaluation of an encoder.
+class ProbeEvaluator(Evaluator):
+    """Chooses a classifier by its accuracy on the selection images, and measures the chosen one on the test images.
 
     Args:
-      config, workdir, devices, run, source: as for the loop; `source` is what the classifiers are trained on.
-      encoder: that is judged.
-      selection: labelled images that choose among the classifiers; None where there is one.
-      test: labelled images that the chosen one is asked for.
+      config: the config of the evaluation.
+      encoder: the encoder that is evaluated.
+      devices: the devices that the run uses.
+      selection: labeled images that choose among the classifiers; None where there is one classifier.
+      test: labeled images that the chosen classifier is measured on.
     """
 
-    evaluated = 'eval/linear_top1'
+    name = 'linear'
+    at_start = False
+    shown = ('eval/linear_top1', 'eval/linear_top5', 'eval/linear_learning_rate', 'eval/linear_weight_decay')
 
     def __init__(
         self,
         config: ConfigDict,
-        workdir: Path,
-        devices: Devices,
-        run: Run,
-        source: sources.Source,
         encoder: Encoder,
+        devices: Devices,
         selection: sources.Source | None,
         test: sources.Source,
     ):
-        super().__init__(config, workdir, devices, run, source, None)
-        self.encoder, self.selection, self.test = encoder, selection, test
+        self.every_steps = config.eval_every_steps
+        self._config, self._encoder, self._devices = config, encoder, devices
+        self._selection, self._test = selection, test
         self._extract = FeatureExtractor(
             encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
         )
         self._features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def open_evaluation(self) -> Any:
-        """None of the loop's own."""
-        return None
-
-    def restore_or_init(self) -> Restored:
-        """As the loop; at step 0 with the encoder's weights, which the checkpoint then holds, too."""
-        start = super().restore_or_init()
-        if start.step == 0:
-            params, stats = self.devices.place((self.encoder.params, self.encoder.stats), REPLICATED)
-            method = start.state.method.replace(target={'encoder': params}, batch_stats={'target': {'encoder': stats}})
-            return start._replace(state=dataclasses.replace(start.state, method=method))
-        if not self.is_frozen(start.state):
-            raise UserError(
-                f'the encoder in {self.config.init} is another than that of {self.workdir} -> choose another --workdir'
-            )
-        return start
-
-    def is_frozen(self, state: PyTree) -> bool:
-        """Whether the encoder is, to the last bit, the one that is judged."""
-        target, stats = self.devices.fetch((state.method.target, state.method.batch_stats))
-        held = target['encoder'], stats['target']['encoder']
-        same = jax.tree.map(np.array_equal, held, (self.encoder.params, self.encoder.stats))
-        return all(jax.tree.leaves(same))
-
-    def lacks_evaluation(self, start: int) -> bool:
-        return start > 0 and super().lacks_evaluation(start)
-
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """Chooses a classifier on the images of the selection, and asks it for the test images."""
-        assert self.is_frozen(state), 'the frozen encoder has moved'
-        params = self.devices.fetch(state.params)
-        chosen = [self.accuracies(state, params, 'selection', self.selection)] if self.selection is not None else []
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        assert is_frozen(state, self._encoder, self._devices), 'the frozen encoder has moved'
+        params = self._devices.fetch(state.params)
+        chosen = [self.accuracies(state, params, 'selection', self._selection)] if self._selection is not None else []
         best = int(np.argmax(np.nan_to_num([row['top1'] for row in chosen[0]], nan=-1.0))) if chosen else 0
-        tested = self.accuracies(state, jax.tree.map(lambda x: x[best : best + 1], params), 'test', self.test)[0]
-        rates, decays = settings(self.config)
+        tested = self.accuracies(state, jax.tree.map(lambda x: x[best : best + 1], params), 'test', self._test)[0]
+        rates, decays = settings(self._config)
         found = {
             'eval/linear_top1': tested['top1'],
             'eval/linear_top5': tested['top5'],
@@ -221,14 +185,12 @@ class ProbeTrainer(loop.Trainer):
         if chosen:
             for rate, decay, row in zip(rates, decays, chosen[0], strict=True):
                 found[f'eval/selection/lr{rate:g}_wd{decay:g}'] = row['top1']
-        writer.write(step, found)
-        progress.say(
-            f'step {step}: linear probe top1 {tested["top1"]:.4g}  top5 {tested["top5"]:.4g}  '
-            f'(learning rate {rates[best]:g}, weight decay {decays[best]:g})'
-        )
+        return found
 
-    def accuracies(self, state: PyTree, params: PyTree, name: str, source: sources.Source) -> list[dict[str, float]]:
-        """Of each classifier on the images of a source, whose features are computed once."""
+    def accuracies(
+        self, state: TrainState, params: PyTree, name: str, source: sources.Source
+    ) -> list[dict[str, float]]:
+        """The accuracies of each classifier on a source. Its features are computed once."""
         if name not in self._features:
             method = state.method
             given = method.target['encoder'], method.batch_stats['target']['encoder']
@@ -242,17 +204,44 @@ class ProbeTrainer(loop.Trainer):
         return [top_accuracies(one(row), labels) for row in rows]
 
 
+def is_frozen(state: TrainState, encoder: Encoder, devices: Devices) -> bool:
+    """Whether the encoder of a state is, to the last bit, the one that is evaluated."""
+    target, stats = devices.fetch((state.method.target, state.method.batch_stats))
+    held = target['encoder'], stats['target']['encoder']
+    same = jax.tree.map(np.array_equal, held, (encoder.params, encoder.stats))
+    return all(jax.tree.leaves(same))
+
+
+def start(
+    state: TrainState, step: int, *, config: ConfigDict, encoder: Encoder, devices: Devices, workdir: Path
+) -> TrainState:
+    """Puts the weights of the encoder into the state at step 0. A checkpoint holds them, too.
+
+    Raises:
+      UserError: the checkpoint is about another encoder.
+    """
+    if step > 0:
+        if not is_frozen(state, encoder, devices):
+            raise UserError(
+                f'the encoder in {config.init} is not the one that {workdir} began with -> choose another folder'
+            )
+        return state
+    params, stats = devices.place((encoder.params, encoder.stats), REPLICATED)
+    method = state.method.replace(target={'encoder': params}, batch_stats={'target': {'encoder': stats}})
+    return dataclasses.replace(state, method=method)
+
+
 # ================================ the protocol ================================
 
 
 def fields(c: ConfigDict) -> None:
     """MoCo's protocol."""
     c.linear = ConfigDict()
-    c.linear.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
-    c.linear.selection = 0.1  # part of each class that chooses among the settings, if there are several
+    c.linear.init_std = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
+    c.linear.selection = 0.1  # part of each class that is held out to choose among several settings
     readout.fields(c)
     training.fields(c, epochs=100.0, milestones=(60, 80), factor=0.1)
-    # A classifier is trained for every pair of the two, all at once; the best is chosen by `linear.selection`.
+    # One classifier is trained for every pair of the two, all at once; `linear.selection` chooses the best.
     c.optimizer.learning_rates = (30.0,)
     c.optimizer.weight_decays = (0.0,)
     c.optimizer.name = 'sgd'  # 'sgd', 'larc'
@@ -277,27 +266,35 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
 
 def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     del encoder
-    parts(config, data)  # says if there are fewer images than a batch
+    parts(config, data)  # raises where there are fewer images than a batch
 
 
-def run(config: ConfigDict, encoder: Encoder, data: Data, devices: Devices, workdir: Path) -> dict[str, float]:
+def run(
+    config: ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    devices: Devices,
+    workdir: Path,
+    interrupt: Callable[[], Interrupt],
+) -> dict[str, float]:
     given, selection = parts(config, data)
-    recipe = build(config, encoder, len(given), data.classes)
-    test = sources.Subset(data.test, data.test_ids)
-    with Interrupt() as interrupt:
-        trainer = ProbeTrainer(config, workdir, devices, recipe, given, encoder, selection, test)
-        return trainer.fit(interrupt)
+    run = build(config, encoder, len(given), data.classes)
+    evaluator = ProbeEvaluator(config, encoder, devices, selection, sources.Subset(data.test, data.test_ids))
+    begin = partial(start, config=config, encoder=encoder, devices=devices, workdir=workdir)
+    trainer = training.build_trainer(config, run, given, evaluator, begin, workdir, devices)
+    with interrupt() as asked:
+        return trainer.fit(asked)
 
 
 def parts(config: ConfigDict, data: Data) -> tuple[sources.Subset, sources.Subset | None]:
-    """The images that classifiers are trained on, and those that choose among them, if there are several."""
+    """The images that classifiers are trained on, and those that choose among several classifiers, or None."""
     assert data.train.labels is not None
     ids, selection = data.train_ids, None
     if len(settings(config)[0]) > 1:
-        chosen = held_out(data.train.labels[ids], config.linear.selection)
+        chosen = stratified(data.train.labels[ids], config.linear.selection, leave=1)
         if not chosen.any():
             raise UserError(
-                f'no class of {data.train.name} has two training images, one of which could choose among '
+                f'no class of {data.train.name} has two training images, which a choice among several needs: there are '
                 f'{len(settings(config)[0])} settings -> give one of optimizer.learning_rates and weight_decays'
             )
         ids, selection = ids[~chosen], sources.Subset(data.train, ids[chosen])

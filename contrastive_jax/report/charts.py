@@ -8,32 +8,13 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from contrastive_jax.plots.panels import Curve
+
 COLOURS = 10  # --c0 to --c9 of the page
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24  # around the axes
 SIDE = 460  # of a scatter plot
 POINTS = 400  # of a line: more than a chart this wide can show
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One curve.
-
-    Attributes:
-      name: in the legend.
-      x, y: of the points; those that are not finite leave a gap.
-      baseline: a dashed line at this height: the untrained encoder. None: none.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    baseline: float | None = None
-
-    @property
-    def last(self) -> float:
-        """The newest value that is a number."""
-        return next((y for y in reversed(self.y) if math.isfinite(y)), math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +29,7 @@ class Chart:
     """
 
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     percent: bool = False
     low: float | None = None
     high: float | None = None

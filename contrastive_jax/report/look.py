@@ -13,7 +13,7 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.linear import predictions
-from contrastive_jax.evaluate.online import Neighbours, evenly_spaced, nearest, number_of_classes
+from contrastive_jax.evaluate.online import Neighbors, evenly_spaced, nearest, number_of_classes
 from contrastive_jax.models.cpc import CPCEncoder
 from contrastive_jax.models.split import Split
 from contrastive_jax.models.vit import VisionTransformer
@@ -58,7 +58,7 @@ class Features:
         return _labels(self.test_source, self.test_ids)
 
     @property
-    def neighbours(self) -> Neighbours:
+    def neighbours(self) -> Neighbors:
         """A few test examples and their nearest training examples."""
         return nearest(self.train, self.train_ids, self.test, self.test_ids)
 

@@ -18,7 +18,8 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.online import evenly_spaced
-from contrastive_jax.plots import figures, pictures
+from contrastive_jax.plots import pictures
+from contrastive_jax.plots.panels import LARGE, SMALL, Curve, Panel, curves_of
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.report import charts, images, look
@@ -58,8 +59,8 @@ def write(run: Run) -> tuple[str, list[str]]:
         colours=charts.COLOURS,
         summary=parts.summary,
         headlines=headlines(run),
-        large=panels(run, figures.LARGE),
-        small=panels(run, figures.SMALL),
+        large=panels(run, LARGE),
+        small=panels(run, SMALL),
         staleness=parts.staleness,
         sheet=parts.sheet,
         neighbours=parts.neighbours,
@@ -155,20 +156,10 @@ def headlines(run: Run) -> list[dict[str, str]]:
     return found
 
 
-def panels(run: Run, wanted: Sequence[tuple[str, dict[str, str]]]) -> list[charts.Chart]:
-    """The panels of figures.py for which something was measured."""
-    found = []
-    for title, metrics in wanted:
-        lines = []
-        for name, label in metrics.items():
-            x, y = run.series(name)
-            if x:
-                baseline = run.last(f'baseline/{name.removeprefix("eval/")}') if name.startswith('eval/') else None
-                lines.append(charts.Line(label, x, y, baseline))
-        low, high = (0.0, 1.0) if title.startswith('feature std') else (None, None)  # a collapse should look like one
-        if lines:
-            found.append(charts.Chart(title, lines, 'accuracy' in title, low, high))
-    return found
+def panels(run: Run, wanted: Sequence[Panel]) -> list[charts.Chart]:
+    """Charts of the panels for which something was measured."""
+    found = [(panel, curves_of(panel, run.history)) for panel in wanted]
+    return [charts.Chart(p.title, curves, p.percent, p.low, p.high) for p, curves in found if curves]
 
 
 def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | None:
@@ -182,8 +173,8 @@ def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | No
     found = stale.measure(run.workdir, recipe, source, devices, c.data.on_device, c.data.workers)
     if found is None:
         return None
-    lines = [charts.Line('with the same view', found.ages, found.same)]
-    lines.append(charts.Line('with the views of other images', found.ages, found.other))
+    lines = [Curve('with the same view', found.ages, found.same)]
+    lines.append(Curve('with the views of other images', found.ages, found.other))
     title = 'cosine of an entry as it is and as it would be now, by its age in steps'
     return {'found': found, 'chart': charts.Chart(title, lines, low=0.0, high=1.0)}
 
@@ -205,7 +196,7 @@ def neighbours(found: look.Features, size: int) -> list[dict[str, Any]]:
     near, names = found.neighbours, class_names(found)
 
     def cell(source: Source, i: int, label: int, query: int | None = None) -> dict[str, Any]:
-        (image,) = pictures.look(source, np.array([i]), size)
+        (image,) = pictures.read_images(source, np.array([i]), size)
         name = names(label)
         mark = '' if query is None or min(label, query) < 0 else 'right' if label == query else 'wrong'
         return {'picture': Picture(images.data_uri(image), name or source.file_name(i)), 'name': name, 'mark': mark}

@@ -1,24 +1,38 @@
-"""Trains what a config describes: checks it, opens the data and the workdir, and runs the loop."""
+"""Trains what a config describes: checks it, opens the data and the workdir, puts the trainer together, runs it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.check import check
 from contrastive_jax.data import sources
-from contrastive_jax.distributed.devices import find_devices
+from contrastive_jax.data.open import open_source
+from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
-from contrastive_jax.training import loop
+from contrastive_jax.evaluate.online import OnlineFeatures
 from contrastive_jax.training.build import build_run
+from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
+from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.run import Run
+from contrastive_jax.training.step import init_memory_step
 from contrastive_jax.workdir.folder import open_workdir
 
 
-def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
+def fit(
+    config: ConfigDict, workdir: str, *, evaluators: Sequence[Callable[[Context], Evaluator]] = ()
+) -> dict[str, float]:
     """Trains what the config describes; the same call again goes on where the last one stopped.
 
     Args:
       config: of the form of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
+      evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
 
     Returns:
       The last evaluation.
@@ -34,15 +48,69 @@ def fit(config: ConfigDict, workdir: str) -> dict[str, float]:
         source, held_out = load_data(config)
         run = build_run(config, len(source))
         path = open_workdir(workdir, config, write=jax.process_index() == 0)
-        return loop.Trainer(config, path, devices, run, source, held_out).fit(interrupt)
+        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        return trainer.fit(interrupt)
+
+
+def build_trainer(
+    config: ConfigDict,
+    workdir: Path,
+    devices: Devices,
+    run: Run,
+    source: sources.Source,
+    held_out: sources.Source | None,
+    evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+) -> Trainer:
+    """Puts the parts of a pretraining run together.
+
+    Args:
+      config: checked.
+      workdir: the folder of the run; it exists.
+      devices: the devices that the run uses.
+      run: what is constant in the run.
+      source: training images.
+      held_out: held-out images; None where the data has none.
+      evaluators: further evaluators, see `fit`.
+    """
+    features = OnlineFeatures(
+        run.method.network,
+        run.policy,
+        devices,
+        source,
+        held_out,
+        image_size=run.image_size,
+        batch_size=config.eval.batch_size,
+        max_train=config.eval.max_train,
+        max_test=config.eval.max_test,
+    )
+    context = Context(config, run, devices, source, held_out, features)
+    feed = partial(open_feed, devices=devices, source=source, data=config.data, max_steps=config.log_every_steps)
+    first_pass = dataclasses.replace(run, total_steps=run.steps_per_epoch)
+    return Trainer(
+        run,
+        feed(run),
+        [*build_evaluators(context), *(make(context) for make in evaluators)],
+        from_scratch,
+        workdir,
+        devices=devices,
+        cadence=Cadence.of(config),
+        data=describe_data(source, held_out),
+        open_first_pass=partial(feed, first_pass, step=init_memory_step) if run.method.initializes_memory else None,
+    )
+
+
+def describe_data(source: sources.Source, held_out: sources.Source | None) -> dict[str, str | int]:
+    """Facts about the data of a run, see `Trainer`."""
+    known: dict[str, str | int] = {'data': source.name, 'train_images': len(source)}
+    return known if held_out is None else {**known, 'held_out_images': len(held_out)}
 
 
 def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
     """The training split, and the held-out one if there is one."""
     d = config.data
     place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
-    source = sources.load(d.source, split=d.split, **place)
+    source = open_source(d.source, split=d.split, **place)
     try:
-        return source, sources.load(d.source, split=d.eval_split, **place)
-    except MissingSplitError:  # pre-training needs no labels and no held-out images
+        return source, open_source(d.source, split=d.eval_split, **place)
+    except MissingSplitError:  # pretraining needs no labels and no held-out images
         return source, None

@@ -1,7 +1,8 @@
-"""The loop: opens a run, or goes on with it, and trains, evaluates, logs and saves until its end."""
+"""The loop: trains, evaluates, logs and saves until the end of a run, or goes on with one that was stopped."""
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,15 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from contrastive_jax.data import sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import Interrupted, NumericalError
-from contrastive_jax.evaluate.online import Neighbours, OnlineEvaluation
-from contrastive_jax.plots import figures
-from contrastive_jax.plots.pictures import contact_sheet, neighbours
-from contrastive_jax.training import feed
+from contrastive_jax.training.evaluators import Evaluator
+from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run
-from contrastive_jax.training.step import init_memory_step, init_state, train_step
+from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
@@ -31,54 +29,92 @@ from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 # crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
 CALLS_AHEAD = 3
 
-PROFILE_AFTER = 100  # steps: compilation and the first, slower ones are not what a profile is for
+PROFILE_AFTER = 100  # steps: the profile leaves out compilation and the first, slower steps
+
+# Given the initial or restored state (in the devices' layout) and its step, returns the state that training starts
+# from: at step 0 perhaps with given weights put in. Raises UserError where a restored state belongs to other weights.
+Start = Callable[[TrainState, int], TrainState]
+
+
+def from_scratch(state: TrainState, step: int) -> TrainState:
+    """The start of a run that begins with its own initial weights."""
+    del step
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """How often the loop does what it does besides training, in steps.
+
+    Attributes:
+      log: steps between two lines of metrics.
+      checkpoint: steps between two checkpoints.
+      profile: number of steps to profile; 0: none.
+    """
+
+    log: int
+    checkpoint: int
+    profile: int = 0
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> 'Cadence':
+        return cls(config.log_every_steps, config.checkpoint_every_steps, config.profile_steps)
 
 
 class Trainer:
-    """One run. `fit` is its life; the other methods are the parts of it.
-
-    Attributes:
-      evaluated: a metric that every evaluation writes.
+    """Trains one run. `fit` runs it from its start to its end; the other methods are the parts of `fit`.
 
     Args:
-      config: checked.
-      workdir: exists.
-      devices: of the run.
-      run: the recipe.
-      source: training images.
-      held_out: images for evaluation, or None.
+      run: what is constant in the run.
+      feed: brings data to the train step.
+      evaluators: what is measured and drawn on the way.
+      start: the state that training starts from, given the initial or the restored one.
+      workdir: the folder of the run; it exists.
+      devices: the devices that the run uses.
+      cadence: how often the loop logs, saves and profiles.
+      data: facts about the data, for `about.json` and the first line: 'data' (its name), 'train_images' and perhaps
+        'held_out_images'.
+      open_first_pass: opens the feed of one epoch for methods that fill their memory before step 0; else None.
     """
-
-    evaluated = 'eval/feature_std'
 
     def __init__(
         self,
-        config: ConfigDict,
-        workdir: Path,
-        devices: Devices,
         run: Run,
-        source: sources.Source,
-        held_out: sources.Source | None,
+        feed: Feed,
+        evaluators: Sequence[Evaluator],
+        start: Start,
+        workdir: Path,
+        *,
+        devices: Devices,
+        cadence: Cadence,
+        data: Mapping[str, Any],
+        open_first_pass: Callable[[], Feed] | None = None,
     ):
-        self.config, self.workdir, self.devices, self.run = config, workdir, devices, run
-        self.source, self.held_out = source, held_out
+        self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
+        self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
+        self.open_first_pass = open_first_pass
         self.first_process = jax.process_index() == 0
-        self.evaluation = self.open_evaluation()
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
 
-    def open_evaluation(self) -> OnlineEvaluation:
-        network, policy = self.run.method.network, self.run.policy
-        return OnlineEvaluation(self.config, network, policy, self.devices, self.source, self.held_out)
-
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
-        """Trains to the end, or to a signal."""
+        """Trains to the end, or to a signal.
+
+        Args:
+          interrupt: tells whether the run was asked to stop.
+
+        Returns:
+          The last value of every 'eval/' and 'baseline/' metric.
+
+        Raises:
+          Interrupted: the run was asked to stop; the state is saved.
+          NumericalError: the loss is not finite.
+        """
         total = self.run.total_steps
         start, state, unlogged = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
         about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
-        data = self.open_feed()
         try:
             with progress:
                 if start >= total:
@@ -87,17 +123,15 @@ class Trainer:
                     self.introduce(state, start, progress)
                 self.leave_early(start, interrupt)
                 with progress.paused():
-                    if start == 0 and self.first_process:
-                        self.draw_views(writer)
                     if self.lacks_evaluation(start):
                         self.evaluate(start, state, writer, progress)
-                if start == 0 and self.run.method.initializes_memory:
-                    state = self.init_memory(state, progress, interrupt)
+                if start == 0 and self.open_first_pass is not None:
+                    state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
-                self.train(start, state, unlogged, data, progress, writer, about, interrupt)
+                self.train(start, state, unlogged, progress, writer, about, interrupt)
                 return self.summarize(max(start, total), progress)
         finally:
-            data.close()
+            self.feed.close()
             writer.close()
             self.checkpoints.close()
 
@@ -106,7 +140,6 @@ class Trainer:
         step: int,
         state: PyTree,
         unlogged: dict[str, float],
-        data: feed.Feed,
         progress: Progress,
         writer: MetricWriter,
         about: About,
@@ -114,40 +147,40 @@ class Trainer:
     ) -> None:
         """From `step` to the end. The device always has the next steps queued while the host logs the last ones.
 
-        Which lines the log has, and what they are means over, follows from the steps alone, not from interruptions:
-        sums over steps that were not yet logged (`unlogged`) are kept with the checkpoint.
+        Which lines the log has, and over which steps each is a mean, follows from the steps alone, not from
+        interruptions: sums over steps that were not yet logged (`unlogged`) are kept with the checkpoint.
         """
-        c, total, start = self.config, self.run.total_steps, step
+        cadence, total, start = self.cadence, self.run.total_steps, step
+        evaluations = {e.every_steps for e in self.evaluators if e.every_steps}
         profile_from = start + min(PROFILE_AFTER, (total - start) // 2)
-        profile_to = min(profile_from + c.profile_steps, total) if c.profile_steps else profile_from
-        running: feed.Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
+        profile_to = min(profile_from + cadence.profile, total) if cadence.profile else profile_from
+        running: Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
         while step < total:
-            stops = [(step // c.log_every_steps + 1) * c.log_every_steps, total]
-            stops += [(step // n + 1) * n for n in (c.eval_every_steps, c.checkpoint_every_steps) if n]
+            stops = [(step // n + 1) * n for n in (cadence.log, cadence.checkpoint, *evaluations)] + [total]
             stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
-            if running and step % c.log_every_steps == 0:  # just enough to keep the device busy while the host logs
-                stops.append(step + CALLS_AHEAD * data.stride)
+            if running and step % cadence.log == 0:  # just enough to keep the device busy while the host logs
+                stops.append(step + CALLS_AHEAD * self.feed.stride)
             before, stop = step, min(stops)
-            if c.profile_steps and step == profile_from:
+            if cadence.profile and step == profile_from:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
-            state, metrics, step = self.advance(state, step, stop, data, interrupt)
+            state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
             if before == start:
                 jax.block_until_ready(metrics)
                 progress.untimed(step)
-            if running and before % c.log_every_steps == 0:
+            if running and before % cadence.log == 0:
                 self.log(before, self.sums(before, unlogged, running), progress, writer)
                 unlogged, running = {}, []
             running += metrics
-            if c.profile_steps and step == profile_to:
+            if cadence.profile and step == profile_to:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 
             asked = self.agree(interrupt)
-            at_eval = bool(c.eval_every_steps) and step % c.eval_every_steps == 0
-            due = step == total or at_eval or step % c.checkpoint_every_steps == 0
+            at_eval = bool(self.due(step))
+            due = step == total or at_eval or step % cadence.checkpoint == 0
             if asked or due:
                 unlogged, running = self.sums(step, unlogged, running), []
-                if due or step % c.log_every_steps == 0:
+                if due or step % cadence.log == 0:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
@@ -160,13 +193,13 @@ class Trainer:
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
 
     def advance(
-        self, state: PyTree, step: int, stop: int, data: feed.Feed, interrupt: Interrupt
-    ) -> tuple[PyTree, feed.Metrics, int]:
+        self, feed: Feed, state: PyTree, step: int, stop: int, interrupt: Interrupt
+    ) -> tuple[PyTree, Metrics, int]:
         """Goes on to step `stop`, or less far if a signal comes: state, metrics, and the step that was reached."""
-        metrics: feed.Metrics = []
-        for first in range(step, stop, data.stride):
-            step = min(first + data.stride, stop)
-            state, new = data.advance(state, first, step)
+        metrics: Metrics = []
+        for first in range(step, stop, feed.stride):
+            step = min(first + feed.stride, stop)
+            state, new = feed.advance(state, first, step)
             metrics += new
             if len(metrics) > CALLS_AHEAD:
                 jax.block_until_ready(metrics[-1 - CALLS_AHEAD])
@@ -175,40 +208,31 @@ class Trainer:
         return state, metrics, step
 
     def leave_early(self, start: int, interrupt: Interrupt) -> None:
-        """Heeds a signal that came before the first step, when there is nothing new to save."""
+        """Stops before the first step if a signal came: there is nothing new to save."""
         if start < self.run.total_steps and (asked := self.agree(interrupt)):
             where = f'at step {start} of {self.run.total_steps}, already saved' if start else 'before the first step'
             raise Interrupted(f'{asked} {where}; the same command goes on from there')
 
     def restore_or_init(self) -> Restored:
-        """The state to start from."""
+        """The newest checkpoint, or the state at step 0."""
         init, specs = lambda: init_state(self.run), self.run.state_specs
         shapes = jax.eval_shape(init)
-        if restored := self.checkpoints.restore(shapes):
-            return restored
-        # Runs once: on CPU fast code for it takes longer to compile than it saves.
-        options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-        state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
-        return Restored(0, self.devices.place(state, specs), {})
+        found = self.checkpoints.restore(shapes)
+        if found is None:
+            # Runs once: on CPU fast code for it takes longer to compile than it saves.
+            options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+            state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
+            found = Restored(0, self.devices.place(state, specs), {})
+        return found._replace(state=self.start(found.state, found.step))
 
-    def open_feed(self, init_memory: bool = False) -> feed.Feed:
-        """Data on the device where it is in memory, otherwise off the host; of one epoch, for `init_memory`."""
-        c, run, step = self.config, self.run, train_step
-        if init_memory:
-            run, step = dataclasses.replace(run, total_steps=run.steps_per_epoch), init_memory_step
-        if self.source.array is not None and c.data.on_device:
-            return feed.ResidentFeed(run, self.devices, self.source, c.log_every_steps, step)
-        return feed.StreamFeed(run, self.devices, self.source, c.data.workers, step)
-
-    def init_memory(self, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
-        """Shows the untrained network one epoch. Nothing of it is saved: a run that is stopped here begins anew."""
+    def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
+        """Shows the untrained network one epoch, which fills the memory of a method. A run stopped here starts anew."""
         steps = self.run.steps_per_epoch
-        progress.say(f'{type(self.run.method).__name__} initializes_memory the data in {steps} steps before the first')
-        data = self.open_feed(init_memory=True)
+        progress.say(f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one')
         try:
-            return self.advance(state, 0, steps, data, interrupt)[0]
+            return self.advance(feed, state, 0, steps, interrupt)[0]
         finally:
-            data.close()
+            feed.close()
 
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
@@ -217,22 +241,17 @@ class Trainer:
         progress.say(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
         kind = jax.devices()[0].device_kind
         progress.say(
-            f'{type(run.method).__name__} on {len(self.source)} images of {self.source.name}, '
+            f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '
             f'batch {run.batch_size}, {run.total_steps} steps ({run.total_steps / run.steps_per_epoch:.1f} epochs) '
             f'on {d.count} x {kind} ({d.mode})' + (f', going on at step {start}' if start else '')
         )
 
     def described(self) -> dict[str, Any]:
         """What the config does not say about a run, for `about.json`."""
-        known = {
-            'data': self.source.name,
-            'train_images': len(self.source),
-            'total_steps': self.run.total_steps,
-            'steps_per_epoch': self.run.steps_per_epoch,
-        }
-        return known if self.held_out is None else {**known, 'held_out_images': len(self.held_out)}
+        lengths = {'total_steps': self.run.total_steps, 'steps_per_epoch': self.run.steps_per_epoch}
+        return {**self.data, **lengths}
 
-    def sums(self, step: int, unlogged: dict[str, float], running: feed.Metrics) -> dict[str, float]:
+    def sums(self, step: int, unlogged: dict[str, float], running: Metrics) -> dict[str, float]:
         """Sums of the metrics of the steps not yet logged, up to `step`; makes sure that the loss is finite.
 
         Waits for them, while the device has later ones to do. In float64, the order of adding hardly matters.
@@ -253,53 +272,46 @@ class Trainer:
         rate = progress.update(step, means['loss'])
         writer.write(step, {**means, 'images_per_second': rate})
 
+    def due(self, step: int) -> list[Evaluator]:
+        """The evaluators that are due at a step."""
+        return [evaluator for evaluator in self.evaluators if evaluator.due(step, self.run.total_steps)]
+
     def lacks_evaluation(self, start: int) -> bool:
         """Whether step `start` is due and was not evaluated: a run may end between a checkpoint and its evaluation."""
-        cadence = self.config.eval_every_steps
-        due = start in (0, self.run.total_steps) or (cadence > 0 and start % cadence == 0)
-        done = any(line['step'] == start and self.evaluated in line for line in read(self.workdir))
+        due = any(evaluator.measures for evaluator in self.due(start))
+        done = any(
+            line['step'] == start and any(name.startswith('eval/') for name in line) for line in read(self.workdir)
+        )
         return due and self.same_everywhere(not done)
 
     def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """Evaluates the encoder, and draws what there is to see."""
-        stats = state.method.batch_stats['online'].get('encoder', {})
-        metrics, found = self.evaluation(state.params['encoder'], stats)
-        if step == 0:
-            metrics |= {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()}
-        writer.write(step, metrics)
-        shown = ('eval/knn_top1', 'eval/probe_top1', 'eval/effective_rank')
-        values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown if name in metrics)
-        progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
+        """Runs the evaluators that are due: measures first, then draws."""
+        due, shown = self.due(step), list[str]()
+        metrics: dict[str, float] = {}
+        for evaluator in due:
+            found = evaluator(step, state)
+            metrics |= found
+            shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        if metrics:
+            baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
+            writer.write(step, {**metrics, **baseline})
+            values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown)
+            progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
         if self.first_process:
-            self.draw(step, found, writer)
-
-    def draw_views(self, writer: MetricWriter) -> None:
-        """What the augmentation makes of images."""
-        png = self.workdir / 'augmentation.png'
-        contact_sheet(self.source, self.run.policy, self.run.image_size, self.run.seed, png)
-        writer.write_image(0, 'augmentation', png)
-
-    def draw(self, step: int, found: Neighbours, writer: MetricWriter) -> None:
-        """Curves so far, and the nearest neighbours of held-out images."""
-        figures.curves(read(self.workdir), self.workdir / 'curves.png')
-        evaluation, png = self.evaluation, self.workdir / 'neighbours.png'
-        neighbours(evaluation.train, evaluation.test, found, self.config, png)
-        writer.write_image(step, 'neighbours', png)
+            for evaluator in due:
+                for name, png in evaluator.draw(step, self.workdir).items():
+                    writer.write_image(step, name, png)
 
     def summarize(self, step: int, progress: Progress) -> dict[str, float]:
-        """The last lines of a run that is at `step`: where things are, and whether the features got better."""
+        """The last lines of a run that is at `step`: where things are, and what the evaluators conclude."""
         self.checkpoints.wait()
-        history = read(self.workdir) if self.first_process else []
         last: dict[str, float] = {}
-        for line in history:
+        for line in read(self.workdir) if self.first_process else []:
             last |= {name: x for name, x in line.items() if name.startswith(('eval/', 'baseline/'))}
-        for name, title in (('knn_top1', 'kNN'), ('probe_top1', 'linear probe')):
-            if last.get(f'eval/{name}') is not None and last.get(f'baseline/{name}') is not None:
-                progress.say(
-                    f'{title} accuracy on held-out {self.source.name}: {last[f"eval/{name}"]:.1%} '
-                    f'(untrained encoder: {last[f"baseline/{name}"]:.1%})'
-                )
-        pictures = f'  pictures: {self.workdir}/*.png' if self.evaluation is not None else ''
+        for evaluator in self.evaluators:
+            for conclusion in evaluator.conclusions(last):
+                progress.say(conclusion)
+        pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
         progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
         return last
 

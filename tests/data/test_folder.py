@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from contrastive_jax.data import folder, sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import DataError, UserError
 
 
-def write(path: Path, grey: int = 0) -> None:
+def write(path: Path, gray: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new('L', (4, 3), grey).save(path, format='PNG')
+    Image.new('L', (4, 3), gray).save(path, format='PNG')
 
 
 def names(source: sources.Source) -> list[str]:
@@ -23,7 +24,7 @@ def names(source: sources.Source) -> list[str]:
 def test_train_and_validation_folders(tmp_path: Path) -> None:
     for k, name in enumerate(['train/b/2.png', 'train/b/10.JPG', 'train/a/deep/er/x.jpeg', 'val/b/v.png']):
         write(tmp_path / name, k * 10)
-    train = sources.load('folder', path=str(tmp_path), split='train')
+    train = open_source('folder', path=str(tmp_path), split='train')
     assert train.classes == ('a', 'b')
     assert names(train) == ['a/deep/er/x.jpeg', 'b/10.JPG', 'b/2.png']
     assert train.labels.tolist() == [0, 1, 1]
@@ -32,7 +33,7 @@ def test_train_and_validation_folders(tmp_path: Path) -> None:
     # One class in the evaluation split keeps its number.
     for split in ('test', 'val', 'validation'):
         write(tmp_path / 'val/a/w.png')
-        held = sources.load('folder', path=str(tmp_path), split=split)
+        held = open_source('folder', path=str(tmp_path), split=split)
         assert held.labels.tolist() == [0, 1] and names(held) == ['a/w.png', 'b/v.png']
     assert train.fingerprint != held.fingerprint
 
@@ -54,13 +55,13 @@ def test_class_folders_hold_out_a_tenth_of_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('below', ['', 'train', 'images', 'train/images'])
-def test_unlabelled(tmp_path: Path, below: str) -> None:
+def test_unlabeled(tmp_path: Path, below: str) -> None:
     for name in ('c.png', 'a.png', 'b.webp'):
         write(tmp_path / below / name)
     source = folder.load(tmp_path)
     assert [Path(name).name for name in names(source)] == ['a.png', 'b.webp', 'c.png']
     assert source.labels is None and source.classes is None and source.example(0)[1] == -1
-    with pytest.raises(DataError, match=r"unlabelled.*no split 'test'"):
+    with pytest.raises(DataError, match=r"unlabeled.*no split 'test'"):
         folder.load(tmp_path, 'test')
 
 
@@ -86,14 +87,14 @@ def test_names_are_only_names(tmp_path: Path, name: str) -> None:
 
 
 def test_missing_empty_and_other_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere' does not exist; looked for a folder.*\.jpg.*config\.data\.path"):
-        sources.load('folder', path=str(tmp_path / 'nowhere'))
-    with pytest.raises(DataError, match=r'0 other files seen, none ends in .jpg'):
+    with pytest.raises(DataError, match=r"nowhere' does not exist; a folder of images.*\.jpg.*-> set data\.path"):
+        open_source('folder', path=str(tmp_path / 'nowhere'))
+    with pytest.raises(DataError, match=r'has 0 other files, none ends in \.jpg.* -> set data\.path'):
         folder.load(tmp_path)
     (tmp_path / 'k').mkdir()
     for name in ('a.txt', 'k/b.mp4', 'k/c'):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match='3 other files seen') as raised:
+    with pytest.raises(DataError, match='has 3 other files') as raised:
         folder.load(tmp_path)
     assert raised.value.exit_code == 3 and '\n' not in str(raised.value)
     with pytest.raises(DataError, match='is a file'):

@@ -1,5 +1,6 @@
 """Exported weights have the names that torchvision, timm and Detectron2 expect, and are the same bits when loaded."""
 
+import dataclasses
 import json
 import pickle
 import pickletools
@@ -150,8 +151,8 @@ def test_detectron2(tmp_path: Path) -> None:
     [
         ({'name': 'resnet_tiny', 'padding': 'same'}, "has padding 'same', unlike torchvision's ResNets"),
         ({'name': 'resnet50', 'stage_sizes': [1], 'width': 8, 'sk_ratio': 0.0625}, 'has selective kernels'),
-        ({'name': 'split_resnet_tiny', 'width': 4}, 'torchvision and timm have no split_resnet_tiny'),
-        ({'name': 'cpc_tiny', 'patch_size': 16, 'patch_stride': 8}, 'torchvision and timm have no cpc_tiny'),
+        ({'name': 'split_resnet_tiny', 'width': 4}, 'split_resnet_tiny has no counterpart in torchvision or timm'),
+        ({'name': 'cpc_tiny', 'patch_size': 16, 'patch_stride': 8}, 'cpc_tiny has no counterpart'),
     ],
 )
 def test_what_torchvision_does_not_have(config: dict[str, Any], line: str, tmp_path: Path) -> None:
@@ -190,6 +191,32 @@ def test_a_file_of_ours_that_is_not_what_it_says(tmp_path: Path, change: str) ->
     save_file(arrays, path, metadata=about)
     with pytest.raises(UserError, match=r'the description of the encoder in .* is wrong|is missing|instead of'):
         pretrained.load(path)
+
+
+def test_a_file_does_not_decide_which_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with an encoder of the user's own imports its module only if the user names the class."""
+    (tmp_path / 'own_net.py').write_text(
+        'from pathlib import Path\n'
+        'from contrastive_jax.models.resnet import ResNet as Net\n'
+        "Path(__file__).with_name('canary').touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file, fields = tmp_path / 'x.safetensors', {'stage_sizes': [1, 1], 'block': 'basic', 'width': 4}
+    made = assemble(
+        {'name': 'contrastive_jax.models.resnet:ResNet', **fields},
+        {path: np.ones(shape) for path, shape in shapes({'name': 'resnet18', **fields}, 32).items()},
+        32,
+        'ones',
+    )
+    pretrained.save(file, dataclasses.replace(made, architecture={'name': 'own_net:Net', **fields}))
+    for given in ('', 'own_net:Other', 'resnet18'):
+        with pytest.raises(UserError, match='is the class own_net:Net, and a file must not decide which code runs -> '):
+            pretrained.load(file, encoder=given)
+    assert not (tmp_path / 'canary').exists()
+    assert_same(pretrained.load(file, encoder='own_net:Net'), made)
+    assert (tmp_path / 'canary').exists()
+    assert_same(pretrained.load(file), made)  # the user has imported the module
+    monkeypatch.delitem(sys.modules, 'own_net')
 
 
 def test_bfloat16_and_float16_become_float32(tmp_path: Path) -> None:
@@ -244,7 +271,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (['in.pth', 'x.pth', '--names=ours'], "names 'ours' cannot be written to .pth files -> choose from torch"),
         (['in.pth', 'missing/x.pth'], 'cannot write .*missing/x.pth: No such file'),
         (['in.pth', 'x.pth', '--encoder=resnet50'], r'does not match the encoder resnet50: .*and \d+ more'),
-        (['in.pth', 'x.pth', '--encoder=resnet51'], 'did you mean resnet50'),
+        (['in.pth', 'x.pth', '--encoder=resnet51'], "did you mean 'resnet50'"),
         (['in.pth', 'x.pth', '--form=moco'], 'is not a moco checkpoint'),
     ],
 )

@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from contrastive_jax.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Group, Line, scatter, thinned
+from contrastive_jax.plots.panels import Curve
+from contrastive_jax.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Group, scatter, thinned
 
 NAN = float('nan')
 
@@ -18,7 +19,7 @@ def drawn(svg: str, kind: str) -> list[list[tuple[str, float, float]]]:
 
 def test_lines_are_straight_maps_of_the_numbers(rng: np.random.Generator) -> None:
     x, y = np.sort(rng.uniform(0, 1000, 30)), rng.normal(size=30)
-    svg = Chart('loss', [Line('a', x.tolist(), y.tolist(), baseline=0.25)]).svg
+    svg = Chart('loss', [Curve('a', x.tolist(), y.tolist(), baseline=0.25)]).svg
     (line,), (base,) = drawn(svg, 'line'), drawn(svg, 'base')
     across, down = (np.array([point[i] for point in line]) for i in (1, 2))
     np.testing.assert_allclose(across, LEFT + (WIDTH - LEFT - RIGHT) * (x - x[0]) / (x[-1] - x[0]), atol=0.06)
@@ -31,7 +32,7 @@ def test_lines_are_straight_maps_of_the_numbers(rng: np.random.Generator) -> Non
 
 
 def test_a_value_that_is_no_number_leaves_a_gap() -> None:
-    svg = Chart('x', [Line('a', [0, 1, 2, 3, 4], [1.0, 2.0, NAN, float('inf'), 3.0])]).svg
+    svg = Chart('x', [Curve('a', [0, 1, 2, 3, 4], [1.0, 2.0, NAN, float('inf'), 3.0])]).svg
     (line,) = drawn(svg, 'line')
     assert [s for s, *_ in line] == ['M', 'L', 'M'] and 'nan' not in svg and 'inf' not in svg
     assert len(drawn(svg, 'dots')[0]) == 3
@@ -46,7 +47,7 @@ def test_odd_data_makes_a_chart_all_the_same() -> None:
         ([0, 1], [1e-9, 1e9]),
         ([3, 3], [7.0, 8.0]),
     ):
-        chart = Chart('t', [Line('a', x, y, baseline=NAN)], percent=True)
+        chart = Chart('t', [Curve('a', x, y, baseline=NAN)], percent=True)
         ElementTree.fromstring(chart.svg)
         assert 'nan' not in chart.svg and chart.told.startswith('t: ')
 

@@ -14,8 +14,9 @@ from sklearn.datasets import load_digits
 from contrastive_jax.data import sampler
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import NumericalError
-from contrastive_jax.training import feed, loop
+from contrastive_jax.training import feed
 from contrastive_jax.training.build import build_run
+from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.fit import load_data
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, whole_runs
@@ -150,20 +151,26 @@ def test_two_equal_runs_are_equal(data, uninterrupted, tmp_path):
     assert digest(saved(config, tmp_path)[1]) == digest(saved(config, whole)[1])
 
 
-def test_a_signal_before_the_first_step(data, uninterrupted, monkeypatch, tmp_path):
+def test_a_signal_before_the_first_step(data, uninterrupted, tmp_path):
     """Before the first evaluation, after it, and right after a restart: nothing bogus is saved, nothing is repeated."""
     config = load('mocov2', 'jit', 'resident', data)
 
-    def evaluate(*args):
-        evaluate_given(*args)
-        whole_runs.Cut.at = 0
+    class Stop(Evaluator):
+        """A signal during the evaluation of the untrained encoder."""
+
+        name = 'stop'
+
+        def __init__(self, context):
+            pass
+
+        def __call__(self, step, state):
+            whole_runs.Cut.at = 0
+            return {}
 
     assert fit(config, tmp_path, at=0) == 'SIGTERM before the first step; the same command goes on from there'
     assert not (tmp_path / 'metrics.jsonl').exists()
-    evaluate_given = loop.Trainer.evaluate
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, 'evaluate', evaluate)
-        assert fit(config, tmp_path) == 'SIGTERM before the first step; the same command goes on from there'
+    said = fit(config, tmp_path, evaluators=[Stop])
+    assert said == 'SIGTERM before the first step; the same command goes on from there'
     assert [line['step'] for line in lines(tmp_path)] == [0]
     assert list((tmp_path / FOLDER).iterdir()) == []
     fit(config, tmp_path, at=1)

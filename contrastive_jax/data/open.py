@@ -1,0 +1,56 @@
+"""Opens a data set by the name of its kind, as the section `data` of a config gives it."""
+
+import os
+from pathlib import Path
+
+from contrastive_jax.data import digits, folder, npz, objects, tfds
+from contrastive_jax.data.sources import Source
+from contrastive_jax.errors import UserError
+from contrastive_jax.rules import did_you_mean
+
+SOURCES = ('digits', 'npz', 'folder', 'tfds')
+
+
+def open_source(source: str, name: str = '', path: str = '', split: str = 'train', image_size: int = 224) -> Source:
+    """Opens one split of a data set. It reads only what is on this machine and never downloads.
+
+    Args:
+      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets), or
+        'package.module:Class' for data of your own, see data/objects.py.
+      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. For 'npz' and 'folder' the name in logs
+        and messages, by default that of the file or folder.
+      path: the file or folder; for 'tfds' the data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: 'train', 'test', or another split of the data. 'test', 'validation' and 'val' replace each other.
+      image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
+
+    Raises:
+      UserError: an unknown source, data set or split.
+      DataError: the data is missing or damaged, or lacks the split.
+    """
+    if ':' in source:
+        return objects.load(source, path, split)
+    if source not in SOURCES:
+        raise UserError(
+            f'data.source {source!r} is unknown{did_you_mean(source, SOURCES)} -> choose from {", ".join(SOURCES)}'
+        )
+    if source == 'digits':
+        if name not in ('', 'digits'):
+            raise UserError(
+                f"data.source 'digits' has no data set {name!r} -> set data.name to 'digits', or data.source to one of "
+                f'{", ".join(SOURCES[1:])}'
+            )
+        return digits.load(split)
+    if '://' in path:
+        raise UserError(
+            f"data.path '{path}' is not a local path -> mount the bucket (gcsfuse) and set data.path to the mounted "
+            'folder'
+        )
+    if source == 'tfds':
+        return tfds.load(name, path, split, image_size)
+    if not path:
+        what = 'the .npz file' if source == 'npz' else 'the folder of images'
+        raise UserError(f"data.source '{source}' needs data.path -> set data.path to {what}")
+    location = Path(os.path.abspath(os.path.expanduser(path)))  # absolute, so that messages show the whole path
+    if source == 'npz':
+        return npz.load(location, split, name)
+    return folder.load(location, split, image_size, name)
