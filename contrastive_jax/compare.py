@@ -4,9 +4,9 @@
     python -m contrastive_jax.compare --config=configs/mocov2.py:digits --config=configs/simsiam.py:digits \
         --workdir=runs/two --config.epochs=20.0
 
-Without --config: every method of configs/, on the embedded digits. Each run is the ordinary command in a folder of its
-own below the workdir, so the same command goes on where it was stopped. Fields given as --config.field=value hold for
-all. Ends with comparison.md and comparison.png, and with exit code 1 if a run failed.
+Without --config: the recipes of all methods, on the embedded digits. Each run is the ordinary command in a folder of
+its own below the workdir, so the same command goes on where it was stopped. Fields given as --config.field=value hold
+for all. Ends with comparison.md and comparison.png, and with exit code 1 if a run failed.
 """
 
 import argparse
@@ -20,13 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.errors import UserError
+from contrastive_jax.config.find import list_configs
 from contrastive_jax.plots import figures
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
-
-CONFIGS = Path('configs')
-NO_METHODS = ('variants', 'dictionary')  # what recipes share; MoCo v1's own comparison
 
 TABLE, PICTURE = 'comparison.md', 'comparison.png'
 
@@ -60,7 +57,7 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
     """Trains the configs and writes table and picture after each, so that there is something to see early.
 
     Args:
-      configs: 'configs/file.py:variant'.
+      configs: paths or names of config files with their variants, such as 'mocov2:digits'.
       folder: each run gets one of its own in it.
       fields: '--config.field=value', for all.
 
@@ -123,15 +120,9 @@ def short(config: str) -> str:
 
 
 def every_method() -> list[str]:
-    """The configs of all methods, on the embedded digits.
-
-    Raises:
-      UserError: started where there is no folder of configs.
-    """
-    files = sorted(file for file in CONFIGS.glob('[!_]*.py') if file.stem not in NO_METHODS)
-    if not files:
-        raise UserError(f'no {CONFIGS}/*.py here -> start in the repository, or name files with --config=FILE:VARIANT')
-    return [f'{file}:digits' for file in files]
+    """The recipes of all methods, on the embedded digits."""
+    # Without the evaluations, and without `dictionary`, which is a comparison of its own.
+    return [f'{name}:digits' for name in list_configs() if '/' not in name and name != 'dictionary']
 
 
 def main(argv: Sequence[str]) -> int:
@@ -148,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
         folder = Path(given.workdir).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         failed = compare(configs, folder, rest)
-    except (UserError, OSError) as error:
+    except OSError as error:
         print(f'contrastive_jax: error: {error}', file=sys.stderr)
         return 2
     for config in failed:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
@@ -68,9 +69,9 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
     if not source:
         raise UserError(
             f'{given.workdir} is a file of weights, which says nothing of data -> name some: '
-            f'--source={"|".join(sources.SOURCES)}'
+            f'--source={"|".join(SOURCES)}'
         )
-    return sources.load(source, name, path, given.split, encoder.image_size)
+    return open_source(source, name, path, given.split, encoder.image_size)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('file', help='what is written: an .npz file')
     parser.add_argument('--workdir', required=True, help='of the run whose encoder it is, or a file of weights')
     parser.add_argument('--split', default='train', help='of the data; default: train')
-    parser.add_argument('--source', choices=sources.SOURCES, default='', help='of the data')
+    parser.add_argument('--source', choices=SOURCES, default='', help='of the data')
     parser.add_argument('--name', default='', help='of the TFDS data set')
     parser.add_argument('--path', default='', help='the .npz file, the image folder, or the TFDS data_dir')
     parser.add_argument('--weights', choices=tuple(WEIGHTS), default='online', help="target: the moving average's")

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.methods import METHODS
@@ -48,13 +49,13 @@ CONFIGS = (
 def load(name: str, **changes: Any) -> ConfigDict:
     """The config of 'file:variants', with dotted fields changed."""
     file, _, variant = name.partition(':')
-    config = importlib.import_module(f'configs.{file}').get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(variant)
     config.update_from_flattened_dict(changes)
     return config
 
 
 def build(config: ConfigDict) -> tuple[Run, sources.Source]:
-    source = sources.load('digits')
+    source = open_source('digits')
     if METHODS[config.method.name].initializes_memory:  # all of the data, in each test: a few
         source = sources.ArraySource(source.array[:SURVEYED], source.labels[:SURVEYED], name=source.name)
     return build_run(config, len(source)), source

@@ -11,6 +11,7 @@ from PIL import Image
 
 from contrastive_jax import features
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.pretrained.encoder import load_encoder
 from tests import saved
 from tests.little import get_config
@@ -27,14 +28,14 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def folder(path: Path, damaged: tuple[int, ...]) -> sources.Source:
     """Class folders with 19 images, some of which cannot be read, and two held-out ones."""
-    images = sources.load('digits', split='test').array[:21]
+    images = open_source('digits', split='test').array[:21]
     for i, image in enumerate(images):
         file = path / ('train' if i < 19 else 'test') / ('even' if i % 2 == 0 else 'odd') / f'{i:02}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
         if i in damaged:
             file.write_bytes(b'no image')
-    return sources.load('folder', path=str(path), image_size=8)
+    return open_source('folder', path=str(path), image_size=8)
 
 
 def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +44,7 @@ def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.Captu
     assert features.main([f'--workdir={workdir}', '--split=test', '--batch_size=100', str(file)]) == 0
     out = capsys.readouterr().out
     assert '360 features of 8 numbers, of digits (test), by the encoder of step 3' in out and str(file) in out
-    source = sources.load('digits', split='test')
+    source = open_source('digits', split='test')
     with np.load(file, allow_pickle=False) as held:
         assert set(held) == {'features', 'labels', 'index', 'files', 'classes'}
         np.testing.assert_array_equal(held['index'], np.arange(360))
@@ -93,14 +94,14 @@ def test_projections(tmp_path: Path) -> None:
     state = saved.save(get_config('instdis'), tmp_path / 'run')
     given = [f'--workdir={tmp_path / "run"}', '--split=test', '--projector_layers=1', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0
-    h, linear = load_encoder(tmp_path / 'run')(sources.load('digits', split='test').array), state.params['projector']
+    h, linear = load_encoder(tmp_path / 'run')(open_source('digits', split='test').array), state.params['projector']
     expected = np.asarray(h) @ linear['linear_0']['kernel'] + linear['linear_0']['bias']
     with np.load(tmp_path / 'out.npz') as held:
         np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_without_labels(workdir: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / 'data.npz', images=sources.load('digits').array[:9])
+    np.savez(tmp_path / 'data.npz', images=open_source('digits').array[:9])
     given = [f'--workdir={workdir}', '--source=npz', f'--path={tmp_path / "data.npz"}', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0
     with np.load(tmp_path / 'out.npz') as held:

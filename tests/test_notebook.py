@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 from sklearn.neighbors import KNeighborsClassifier
 
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.pretrained import load
 from contrastive_jax.pretrained.encoder import load_encoder
 
@@ -47,7 +47,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(answer['guess'] - np.log(4097)) < 0.1 and answer['found'] < 0.1
 
     encoder = load_encoder(tmp_path / 'runs' / 'notebook')
-    train, test = (sources.load('digits', split=split) for split in ('train', 'test'))
+    train, test = (open_source('digits', split=split) for split in ('train', 'test'))
     classifier = KNeighborsClassifier(20, metric='cosine').fit(encoder(train.array), train.labels)
     assert abs(classifier.score(encoder(test.array), test.labels) - answer['trained']['knn']) < 0.03
     assert load(tmp_path / 'runs' / 'digits.safetensors').config['name'] == 'resnet_tiny'

@@ -84,7 +84,7 @@ def test_commands_name_configs_that_load():
     for file, variant in named:
         runs.load(f'{file}:{variant}')
     for file, variant in re.findall(r'configs/eval/(\w+)\.py(?::([\w,]+))?', README):
-        importlib.import_module(f'configs.eval.{file}').get_config(variant)
+        importlib.import_module(f'contrastive_jax.configs.eval.{file}').get_config(variant)
 
 
 @pytest.mark.parametrize('row', re.findall(r'^\| `(\w+)\.py` \|(.*)\|$', README, re.MULTILINE), ids=lambda row: row[0])

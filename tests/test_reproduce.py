@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax import compare
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.pretrained.encoder import load_encoder
@@ -60,7 +60,7 @@ def tell(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
     """Accuracy in percent, image by image."""
     encoder = load_encoder(workdir)
-    splits = [sources.load('digits', split=split) for split in ('train', 'test')]
+    splits = [open_source('digits', split=split) for split in ('train', 'test')]
     train, test = (np.asarray(encoder(split.array), np.float64) for split in splits)
     train, test = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (train, test))
     hits = []
@@ -239,10 +239,12 @@ def test_a_torn_result_is_named(tmp_path: Path) -> None:
     assert reproduce.read(tmp_path / 'none.json') is None
 
 
-def test_started_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib, 'import_module', lambda name: (_ for _ in ()).throw(ModuleNotFoundError(name)))
-    with pytest.raises(UserError, match=r'no configs/eval/knn\.py here -> start in the repository'):
-        reproduce.load_config('eval.knn:digits', {})
+def test_started_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes are those of the package, wherever the command is started."""
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.load_config('eval.knn:digits', {'knn.temperature': 0.5}).knn.to_dict() == {
+        'k': (20,), 'temperature': 0.5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize('argv', [[], ['--list'], ['mocov2_digits', '--list']])
@@ -283,6 +285,6 @@ def test_every_method_has_a_reference_on_digits() -> None:
 def test_references_are_those_of_the_configs(name: str) -> None:
     """The head of a config says what its paper reports."""
     reference = REFERENCES[name]
-    said = importlib.import_module(f'configs.{reference.config.partition(":")[0]}').__doc__
+    said = importlib.import_module(f'contrastive_jax.configs.{reference.config.partition(":")[0]}').__doc__
     for number in reference.numbers:
         assert re.search(rf'(?<!\d){number.reference:g}(?!\d)', said), f'{number.reference} is not in {said}'

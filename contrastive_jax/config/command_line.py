@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from contrastive_jax.config.find import find_config
 from contrastive_jax.errors import DataError, UserError
 
 
@@ -18,7 +19,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
       argv: with the program first.
 
     Returns:
-      The config with its overrides, and the path of its file.
+      The config with its overrides, and the path or name that was given for its file.
 
     Raises:
       UserError: everything that is wrong with the flags, a line each.
@@ -32,8 +33,12 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     if not path:
         given = 'no --config given' if path is None and '--config' not in args else '--config has no value'
         raise UserError(f'{given} -> e.g. --config=configs/mocov2.py:digits --workdir=runs/digits')
-    # A config may import its neighbours as `configs.name`, wherever the command is started.
-    sys.path.insert(0, str(Path(path.split(':')[0]).resolve().parents[1]))
+    name, colon, variant = path.partition(':')
+    file, _ = find_config(path)
+    if file == Path(name).expanduser():  # not a recipe of the package
+        # A config may import its neighbours as `folder.name`, wherever the command is started.
+        sys.path.insert(0, str(file.resolve().parents[1]))
+    path = f'{file}{colon}{variant}'
     _load_alone(path)
     overrides = [arg for arg in args if arg.startswith(('--config.', '--noconfig.'))]
     wrong = {arg: line for arg in overrides if (line := _try_override(path, arg))}
@@ -54,7 +59,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     if problems or config is None:
         # Whoever mends these should not meet the next mistakes one run later.
         raise UserError('\n'.join([*problems, *_impossible(config)]))
-    return config, path.split(':')[0]
+    return config, name
 
 
 def with_hint(error: UserError, config: ConfigDict, path: str) -> UserError:
@@ -70,9 +75,6 @@ def with_hint(error: UserError, config: ConfigDict, path: str) -> UserError:
 def _load_alone(path: str) -> None:
     """Loads a config file without overrides, so that a mistake in it is told from one in them."""
     file = Path(path.split(':')[0])
-    if not file.is_file():
-        near = ', '.join(sorted(str(p) for p in file.parent.glob('[!_]*.py'))) if file.parent.is_dir() else ''
-        raise UserError(f'config file {file} does not exist' + (f' -> choose from {near}' if near else ''))
     try:
         config = _read(path, [])
     except UserError as error:

@@ -1,1 +1,1 @@
-"""How good are the features? Everything here needs the encoder, or only its features, and nothing of the method."""
+"""Measures of frozen features: kNN, a linear classifier, signals of collapse. They know the encoder, not the method."""

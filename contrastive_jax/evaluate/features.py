@@ -1,4 +1,4 @@
-"""Features of a whole data set: the encoder alone, in evaluation mode, on all devices."""
+"""Features of a data set: the encoder runs alone, in evaluation mode, on all devices."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from contrastive_jax.models.network import Network
 
 
 class FeatureExtractor:
-    """Runs a frozen encoder over a data set, each example once, in order.
+    """Computes the features of examples with a frozen encoder: each example once, in the given order.
 
     Args:
-      network: whose encoder is used.
-      policy: for the resizing of images and the normalisation of pixels.
-      devices: of the run.
-      image_size: of the centre crop.
-      batch_size: global; a multiple of the number of devices is chosen near it.
+      network: the network of a method; only its encoder is used.
+      policy: gives the resizing of images and the normalization of pixels.
+      devices: the devices that the run uses.
+      image_size: height and width of the center crop, in pixels.
+      batch_size: global batch size; it is rounded up to a multiple of the number of devices.
     """
 
     def __init__(self, network: Network, policy: Policy, devices: Devices, *, image_size: int, batch_size: int):
@@ -41,20 +41,22 @@ class FeatureExtractor:
     def __call__(
         self, params: PyTree, stats: PyTree, source: Source, indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features of some examples.
+        """Computes the features of some examples.
 
         Args:
-          params: of the encoder, in the devices' layout.
-          stats: its BN statistics; {} without BN.
+          params: parameters of the encoder, in the devices' layout.
+          stats: BN statistics of the encoder; {} without BN.
           source: the data set.
-          indices: int[n], which examples.
+          indices: int[n], positions of the examples in the data set.
 
         Returns:
-          float32[m, D] and int[m]: the features of the m <= n examples that could be read, and which these are; the
-          same on every host.
+          Features float32[m, D] and positions int[m] of the m <= n examples that could be read; equal on every host.
+
+        Raises:
+          DataError: too many images cannot be read.
         """
         host: list[tuple[np.ndarray, np.ndarray]] = []
-        ahead = None  # the batch that the devices work on: its features leave them before the next but one begins
+        ahead = None  # the result that the devices still compute while the host reads the next batch
         batches = eval_batches(
             source,
             indices=indices,

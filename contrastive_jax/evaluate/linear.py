@@ -1,8 +1,8 @@
-"""The linear probe on cached features: how far does one linear layer get on the frozen representation?
+"""The fast linear probe: logistic regression, fitted by L-BFGS to features that were computed once.
 
-The encoder runs once over the data, without augmentation, so no gradient can reach it, and the classifier is the one
-optimum of a convex problem: no learning rate, no schedule, no seed. It answers in seconds and says the same thing each
-time. The protocols of the papers (SGD for 90 to 100 epochs with random crops) come out some points higher.
+The encoder runs once over the data without augmentation. The classifier is the optimum of a convex problem, so there is
+no learning rate, no schedule and no seed: it takes seconds and is deterministic. The linear evaluation of the papers,
+SGD for 90 to 100 epochs on random crops, is in `protocols/linear.py`; its accuracy is some points higher.
 """
 
 import functools
@@ -34,10 +34,11 @@ def linear_probe(
     max_iterations: int = MAX_ITERATIONS,
     tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
-    """Fits multinomial logistic regression to the training features and scores it on the test features.
+    """Fits multinomial logistic regression to the training features and measures its accuracy on the test features.
 
-    Minimises mean cross-entropy + l2/2 ||W||^2 (scikit-learn's C is 1 / (l2 n)) by full-batch L-BFGS on features
-    standardised by the training set's mean and deviation. Holds logits [n, C] beside the features.
+    It minimizes mean cross-entropy + l2/2 ||W||^2 (scikit-learn's C is 1 / (l2 n)) by full-batch L-BFGS on features
+    that are standardized by the mean and standard deviation of the training set. The bias is not penalized. Memory:
+    the features and logits [n, C].
 
     Args:
       train_features: float[n, D].
@@ -45,20 +46,20 @@ def linear_probe(
       test_features: float[m, D].
       test_labels: int[m].
       num_classes: C.
-      l2: weight of the penalty; the bias is free.
-      max_iterations: of L-BFGS.
-      tolerance: stops once no element of the gradient is larger.
+      l2: weight of the L2 penalty.
+      max_iterations: the largest number of L-BFGS iterations.
+      tolerance: L-BFGS stops when no element of the gradient is larger.
 
     Returns:
-      'top1' and 'top5' on the test set, 'train_top1', 'train_loss' (the minimised value) and 'iterations'.
+      'top1' and 'top5' on the test set, 'train_top1', 'train_loss' (the minimized value) and 'iterations'.
       NaN where features are not finite.
 
     Raises:
-      UserError: a label out of range, or none at all.
+      UserError: a label is out of range, or there are no labels.
     """
     check_labels(train_labels, len(train_features), num_classes, 'training')
     check_labels(test_labels, len(test_features), num_classes, 'test')
-    train, test = _standardise(jnp.asarray(train_features), jnp.asarray(test_features))
+    train, test = _standardize(jnp.asarray(train_features), jnp.asarray(test_features))
     params, loss, iterations = _fit(
         train, jnp.asarray(train_labels), l2, tolerance, num_classes=num_classes, max_iterations=max_iterations
     )
@@ -71,7 +72,7 @@ def linear_probe(
 
 
 def predictions(train_features: Any, train_labels: Any, test_features: Any, num_classes: int) -> np.ndarray:
-    """The class that the probe, as `linear_probe` fits it by default, gives each test example: int[m].
+    """Predicts the classes of test examples with the classifier that `linear_probe` fits by default.
 
     Args:
       train_features: float[n, D].
@@ -79,27 +80,30 @@ def predictions(train_features: Any, train_labels: Any, test_features: Any, num_
       test_features: float[m, D].
       num_classes: C.
 
+    Returns:
+      int[m], the predicted classes.
+
     Raises:
-      UserError: a label out of range, none at all, or features that are not finite.
+      UserError: a label is out of range, there are no labels, or features are not finite.
     """
     check_labels(train_labels, len(train_features), num_classes, 'training')
-    train, test = _standardise(jnp.asarray(train_features), jnp.asarray(test_features))
+    train, test = _standardize(jnp.asarray(train_features), jnp.asarray(test_features))
     params, _, _ = _fit(
         train, jnp.asarray(train_labels), L2, TOLERANCE, num_classes=num_classes, max_iterations=MAX_ITERATIONS
     )
     logits = np.asarray(_logits(params, test))
     if not np.isfinite(logits).all():
-        raise UserError('the features are not finite -> look at the loss, and use an older checkpoint')
+        raise UserError('the features are not finite -> check the training loss, and use an earlier checkpoint')
     return logits.argmax(axis=1)
 
 
 @jax.jit
-def _standardise(train: Array, test: Array) -> tuple[Array, Array]:
-    """Both sets by the training set's statistics, dimension by dimension."""
+def _standardize(train: Array, test: Array) -> tuple[Array, Array]:
+    """Standardizes each dimension of both sets by the mean and standard deviation of the training set."""
     dtype = jnp.promote_types(train.dtype, jnp.float32)
     train, test = train.astype(dtype), test.astype(dtype)
     mean, std = train.mean(axis=0), train.std(axis=0)
-    # A dimension that is constant but for rounding stays near zero instead of being blown up to unit noise.
+    # A dimension that is constant up to rounding stays near 0; division would turn its rounding errors into noise.
     std = jnp.where(std <= 1e-6 * jnp.abs(mean), 1, std)
     return (train - mean) / std, (test - mean) / std
 
@@ -113,14 +117,14 @@ def _logits(params: Params, x: Array) -> Array:
 def _fit(
     x: Array, labels: Array, l2: Array | float, tolerance: Array | float, *, num_classes: int, max_iterations: int
 ) -> tuple[Params, Array, Array]:
-    """Returns the parameters, the loss there, and the number of iterations."""
+    """Returns the fitted parameters, their loss, and the number of iterations."""
 
     def loss_of(params: Params) -> Array:
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(_logits(params, x), labels).mean()
         return cross_entropy + l2 / 2 * jnp.sum(params['weight'] ** 2)
 
     lbfgs = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss_of)  # reuses what the line search has computed
+    value_and_grad = optax.value_and_grad_from_state(loss_of)  # reuses the values of the line search
 
     def step(carry: tuple[Params, Any, Array, Array]) -> tuple[Params, Any, Array, Array]:
         params, state, _, i = carry
@@ -131,7 +135,7 @@ def _fit(
 
     def unfinished(carry: tuple[Params, Any, Array, Array]) -> Array:
         _, _, largest, i = carry
-        return (largest > tolerance) & (i < max_iterations)  # a NaN ends it, too
+        return (largest > tolerance) & (i < max_iterations)  # a NaN also ends the loop
 
     start = {'weight': jnp.zeros((x.shape[1], num_classes), x.dtype), 'bias': jnp.zeros(num_classes, x.dtype)}
     first = (start, lbfgs.init(start), jnp.asarray(jnp.inf, x.dtype), jnp.asarray(0))

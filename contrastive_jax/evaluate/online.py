@@ -1,6 +1,6 @@
-"""Features of a network that is still training, computed once for all that is measured on them.
+"""Features of a network during training, computed once per step and shared by all evaluators.
 
-Every array here is about a frozen encoder: no gradient reaches it, and training never sees the held-out images.
+No gradient reaches the encoder from here, and training never uses the held-out images.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ class Features:
 
 
 @dataclasses.dataclass
-class Neighbours:
+class Neighbors:
     """The nearest training images of a few held-out images, for a picture.
 
     Attributes:
-      queries: int[m], held-out images.
-      nearest: int[m, k], the k nearest training images of each, the nearest first.
+      queries: int[m], positions of the held-out images.
+      nearest: int[m, k], positions of the k nearest training images of each, the nearest first.
     """
 
     queries: np.ndarray
@@ -46,7 +46,7 @@ class Neighbours:
 
 
 class OnlineFeatures:
-    """Features of evenly spaced examples of both splits. The last step's are kept, so that evaluators share them.
+    """Features of evenly spaced examples of both splits. Those of the last step are cached, and evaluators share them.
 
     Args:
       network: the network of the method; its encoder is used.
@@ -77,12 +77,25 @@ class OnlineFeatures:
         self.train, self.test = train, train if test is None else test
         self._train_ids = evenly_spaced(len(train), max_train)
         self._test_ids = evenly_spaced(len(self.test), max_test)
-        self.classes = number_of_classes(train, test, self._train_ids, self._test_ids)
+        self.unmeasured = why_unmeasured(train, test, self._train_ids, self._test_ids)
         self._step: int | None = None
         self._features: Features | None = None
 
+    def labeled(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+        """Features and labels of the training images and of the held-out images that have a label.
+
+        Returns:
+          float32[n, D], int[n], float32[m, D], int[m], and the number of classes. Held-out images of classes that the
+          training images lack stay: they count as errors.
+        """
+        assert self.train.labels is not None and self.test.labels is not None and not self.unmeasured
+        y, y_test = self.train.labels[features.train_ids], self.test.labels[features.test_ids]
+        rows, rows_test = y >= 0, y_test >= 0
+        classes = 1 + max(int(y.max()), int(y_test.max()))
+        return features.train[rows], y[rows], features.test[rows_test], y_test[rows_test], classes
+
     def at(self, step: int, params: PyTree, stats: PyTree) -> Features:
-        """The features at a step.
+        """Computes the features at a step, or returns the cached ones.
 
         Args:
           step: the step that `params` and `stats` belong to.
@@ -98,18 +111,33 @@ class OnlineFeatures:
         return self._features
 
 
+def why_unmeasured(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> str:
+    """Why these examples cannot tell an accuracy; '' if they can. Examples without a label (-1) are left out of it."""
+    if test is None:
+        return 'the data has no held-out images'
+    if train.labels is None or test.labels is None:
+        return f'the {"training" if train.labels is None else "held-out"} images have no labels'
+    known, asked = (np.unique(x[x >= 0]) for x in (train.labels[train_ids], test.labels[test_ids]))
+    if len(known) < 2:
+        return f'the training images are of {len(known)} class{"" if len(known) == 1 else "es"}'
+    if not np.isin(asked, known).any():
+        return 'no held-out image belongs to a class of the training images'
+    return ''
+
+
 def number_of_classes(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> int:
-    """Number of classes of these examples; 0 where an example of either split has no label."""
-    if test is None or train.labels is None or test.labels is None:
+    """Number of classes of these examples; 0 where one of them has no label, or `why_unmeasured` has a reason."""
+    if test is None or why_unmeasured(train, test, train_ids, test_ids):
         return 0
+    assert train.labels is not None and test.labels is not None
     labels = np.concatenate([train.labels[train_ids], test.labels[test_ids]])
     return int(labels.max()) + 1 if labels.min() >= 0 else 0
 
 
 def nearest(
     train: np.ndarray, train_ids: np.ndarray, test: np.ndarray, test_ids: np.ndarray, queries: int = 8, k: int = 8
-) -> Neighbours:
-    """A few evenly spaced held-out examples and their k nearest training examples by cosine similarity.
+) -> Neighbors:
+    """Finds the k nearest training examples, by cosine similarity, of a few evenly spaced held-out examples.
 
     Args:
       train: [n, D], features of training examples.
@@ -121,15 +149,24 @@ def nearest(
       k: number of neighbors of each.
     """
     rows = evenly_spaced(len(test), queries)
-    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
-    similarity = unit(test[rows]) @ unit(train).T
+    similarity = unit_rows(test[rows]) @ unit_rows(train).T
     if test is train:
         similarity[np.arange(len(rows)), rows] = -np.inf
     k = min(k, similarity.shape[1] - (test is train))
     order = np.argsort(-similarity, axis=1, kind='stable')[:, :k]
-    return Neighbours(test_ids[rows], train_ids[order])
+    return Neighbors(test_ids[rows], train_ids[order])
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows [n, D] divided by their L2 norms; zero rows stay zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def labels_of(source: Source, ids: np.ndarray) -> np.ndarray:
+    """Labels int[...] of the examples at positions int[...]; -1 where the label is unknown."""
+    return np.full(ids.shape, -1) if source.labels is None else source.labels[ids]
 
 
 def evenly_spaced(n: int, most: int) -> np.ndarray:
-    """At most `most` of range(n), evenly spaced, int64: data sets are often sorted by class."""
+    """At most `most` evenly spaced positions of range(n), int64. Data sets are often sorted by class."""
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)

@@ -1,1 +1,1 @@
-"""Pictures: `figures` draws arrays, `pictures` brings the data of a run to it."""
+"""Pictures of a run: `figures` draws arrays, `pictures` collects the arrays from a run, `panels` lists the curves."""

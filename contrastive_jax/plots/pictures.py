@@ -1,4 +1,4 @@
-"""The pictures of a run: brings data to `figures`, which draws."""
+"""The pictures of a run: reads images and labels from its data and lets `figures` draw them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,27 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.images import ImageError, center_crop
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import DataError
-from contrastive_jax.evaluate.online import Neighbours, evenly_spaced
+from contrastive_jax.evaluate.online import Neighbors, evenly_spaced, labels_of
 from contrastive_jax.plots import figures
 
-ROWS = 8
-DRAWS = 2  # of every view
-MAX_VIEWS = 4  # the first local views look like the others
+ROWS = 8  # images in the picture of augmented views
+DRAWS = 2  # random draws of every view
+MAX_VIEWS = 4  # views of an image that are shown; all local views are alike
 
 
 def contact_sheet(source: Source, policy: Policy, image_size: int, seed: int, path: Path) -> None:
-    """What the augmentation makes of a few images, a row each: what the method is told to call the same."""
+    """Draws a few images and augmented views of them, one row for each image.
+
+    Args:
+      source: training images.
+      policy: the augmentation.
+      image_size: height and width of a global view, in pixels.
+      seed: seed of the random draws.
+      path: the PNG to write.
+
+    Raises:
+      DataError: none of the images can be read.
+    """
     images, views = augmented(source, policy, image_size, seed)
     figures.contact_sheet(images, views, path)
 
@@ -30,7 +41,21 @@ def contact_sheet(source: Source, policy: Policy, image_size: int, seed: int, pa
 def augmented(
     source: Source, policy: Policy, image_size: int, seed: int, rows: int = ROWS
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Some images uint8[n, H, W, 3] and, by their titles, the views drawn of them: float [n, h, w, 3] in [0, 1]."""
+    """Reads a few images and draws augmented views of them.
+
+    Args:
+      source: training images.
+      policy: the augmentation.
+      image_size: height and width of a global view, in pixels.
+      seed: seed of the random draws.
+      rows: the largest number of images.
+
+    Returns:
+      The images uint8[n, H, W, 3], and title -> views float[n, h, w, 3] in [0, 1].
+
+    Raises:
+      DataError: none of the images can be read.
+    """
     images = few_images(source, rows, image_size)
     keys = jax.random.split(jax.random.key(seed), (DRAWS, len(images)))
     return images, {
@@ -44,28 +69,40 @@ def augmented(
 
 def view_name(policy: Policy, view: int) -> str:
     """'view 1', or 'local view 1' for the first small crop of multi-crop."""
-    own = policy.global_views
-    return f'view {view + 1}' if view < own else f'local view {view - own + 1}'
+    views = policy.global_views
+    return f'view {view + 1}' if view < views else f'local view {view - views + 1}'
 
 
 def few_images(source: Source, count: int, image_size: int) -> np.ndarray:
-    """At most `count` evenly spaced images of a source that can be read, uint8[n, H, W, 3]."""
+    """Reads at most `count` evenly spaced images of a source, without those that cannot be read: uint8[n, H, W, 3].
+
+    Raises:
+      DataError: none of them can be read.
+    """
     images = []
     for i in evenly_spaced(len(source), count):
         try:
-            images.append(square(source.image(int(i)), _canvas(source, image_size)))
-        except ImageError:  # the loader counts these
+            images.append(_read(source, int(i), image_size))
+        except ImageError:  # training counts and reports them
             continue
     if not images:
-        raise DataError(f'none of {count} images of {source.name} can be read -> mend the files')
+        raise DataError(f'none of {count} images of {source.name} can be read -> replace the files')
     return np.stack(images)
 
 
-def neighbours(train: Source, test: Source, found: Neighbours, config: ConfigDict, path: Path) -> None:
-    """Held-out images and their nearest training images in feature space."""
-    figures.nearest_neighbours(
-        look(test, found.queries, config.data.image_size),
-        look(train, found.nearest, config.data.image_size),
+def neighbors(train: Source, test: Source, found: Neighbors, config: ConfigDict, path: Path) -> None:
+    """Draws held-out images and the training images whose features are nearest.
+
+    Args:
+      train: training images.
+      test: held-out images.
+      found: positions of the images in both.
+      config: the config of the run; gives the size of images.
+      path: the PNG to write.
+    """
+    figures.nearest_neighbors(
+        read_images(test, found.queries, config.data.image_size),
+        read_images(train, found.nearest, config.data.image_size),
         path,
         labels_of(test, found.queries),
         labels_of(train, found.nearest),
@@ -73,18 +110,14 @@ def neighbours(train: Source, test: Source, found: Neighbours, config: ConfigDic
     )
 
 
-def look(source: Source, ids: np.ndarray, image_size: int) -> np.ndarray:
-    """The images [..., H, W, 3] of examples int[...]."""
-    flat = [square(source.image(int(i)), _canvas(source, image_size)) for i in ids.ravel()]
+def read_images(source: Source, ids: np.ndarray, image_size: int) -> np.ndarray:
+    """Reads the images uint8[..., H, W, 3] at positions int[...] of a source."""
+    flat = [_read(source, int(i), image_size) for i in ids.ravel()]
     return np.stack(flat).reshape(*ids.shape, *flat[0].shape)
 
 
-def labels_of(source: Source, ids: np.ndarray) -> np.ndarray | None:
-    return None if source.labels is None else source.labels[ids]
-
-
 def tiled(views: Array) -> Array:
-    """Patches [n, R, C, p, p, 3] side by side, [n, R p, C p, 3]; whole views as they are."""
+    """Puts patches [n, R, C, p, p, 3] side by side, [n, R p, C p, 3]; views without patches are returned unchanged."""
     if views.ndim == 4:
         return views
     n, R, C, p = views.shape[:4]
@@ -92,14 +125,11 @@ def tiled(views: Array) -> Array:
 
 
 def to_pixels(views: Any, policy: Policy) -> np.ndarray:
-    """Undoes the normalisation: float [..., 3] in [0, 1]."""
+    """Inverts the normalization of views [..., 3]: float[..., 3] in [0, 1]."""
     return np.asarray(policy.to_rgb(views))
 
 
-def square(image: np.ndarray, size: int | None) -> np.ndarray:
-    """Images of one size for a sheet; an array's images have one."""
-    return image if size is None else center_crop(image, size)
-
-
-def _canvas(source: Source, image_size: int) -> int | None:
-    return image_size if source.array is None else None
+def _read(source: Source, i: int, image_size: int) -> np.ndarray:
+    """Reads image i. Those of a source in memory have one size; those of files are cropped to a square of this size."""
+    image = source.image(i)
+    return image if source.array is not None else center_crop(image, image_size)

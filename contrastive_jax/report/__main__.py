@@ -1,13 +1,14 @@
-"""Writes one page about a run that can be opened from disk: `report.html` in its workdir.
+"""Writes a page about a run, `report.html` in its workdir. A browser can open the file from disk.
 
     python -m contrastive_jax.report --workdir=runs/digits
 
-What was run, curves, what the augmentation does, nearest neighbours, a map of the features, a confusion matrix, what a
-ViT looks at, and the numbers of the evaluations whose workdirs lie beside that of the run (or in --evaluations). The
-newest checkpoint is looked through, on the data of the run; without the one or the other the page has less. The run may
-be going on: it is only read.
+The page shows learning curves, augmented views, nearest neighbors, projections of the features, a confusion matrix, the
+attention of a ViT, feature maps, the settings of the run, and the results of evaluations. Workdirs of evaluations are
+searched in the folder that contains the workdir of the run, and in --evaluations. The newest checkpoint is analyzed on
+the data of the run. Sections whose checkpoint or data is missing are left out. The run may still be training: its files
+are only read.
 
-Exit codes: 0 written, 2 a mistake in what was given.
+Exit codes: 0 the page was written, 2 an argument is wrong or the page cannot be written.
 """
 
 import argparse
@@ -22,34 +23,44 @@ FILE = 'report.html'
 
 
 def run(given: argparse.Namespace) -> None:
-    """The command."""
-    from contrastive_jax.report import page  # --help need not wait for jax
-    from contrastive_jax.report.run import read
+    """Writes the page.
 
-    about = read(given.workdir, given.evaluations)
-    file = Path(given.output).expanduser().absolute() if given.output else about.workdir / FILE
+    Args:
+      given: the parsed arguments of the command.
+
+    Raises:
+      UserError: an argument is wrong, or the page cannot be written.
+    """
+    from contrastive_jax.report.page import render  # here, so that --help does not wait for jax
+    from contrastive_jax.report.record import read_record
+
+    record = read_record(given.workdir, given.evaluations)
+    file = Path(given.output).expanduser().absolute() if given.output else record.workdir / FILE
     if file.is_dir():
-        raise UserError(f'--output {file} is a folder -> name a file, e.g. {file / FILE}')
+        raise UserError(f'--output {file} is a folder -> give a file, e.g. {file / FILE}')
     if not file.parent.is_dir():
-        raise UserError(f'--output {file}: there is no folder {file.parent} -> make it, or choose another file')
-    html, left_out = page.write(about)
+        raise UserError(f'--output {file}: the folder {file.parent} does not exist -> create it, or give another file')
+    html, left_out = render(record)
     try:
         replace_file(file, html.encode())
     except OSError as error:
-        raise UserError(f'cannot write {file}: {error.strerror} -> choose another with --output') from error
+        raise UserError(f'cannot write {file}: {error.strerror} -> give another file with --output') from error
     for line in left_out:
         print(f'left out: {line}')
     print(f'report: {file}')
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses and runs; returns the exit code."""
+    """Parses the arguments, writes the page, and returns the exit code."""
     parser = argparse.ArgumentParser('contrastive_jax.report', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('--workdir', required=True, help='of the run')
-    parser.add_argument('--output', default='', help=f'the file; by default {FILE} in the workdir')
+    parser.add_argument('--workdir', required=True, help='the workdir of the run')
+    parser.add_argument('--output', default='', help=f'the file to write; default: {FILE} in the workdir')
     parser.add_argument(
-        '--evaluations', action='append', default=[], help='a folder with more evaluations; may be given many times'
+        '--evaluations',
+        action='append',
+        default=[],
+        help='a folder that contains more workdirs of evaluations; may be given several times',
     )
     try:
         run(parser.parse_args(argv))

@@ -1,4 +1,4 @@
-"""Images inside a page: as data, small enough to be many."""
+"""Images of the page, encoded as data URIs."""
 
 import base64
 import io
@@ -6,16 +6,16 @@ import io
 import numpy as np
 from PIL import Image
 
-PIXELS = 64  # up to this side an image is kept pixel by pixel, and the page enlarges it without mixing them
-SIDE = 176  # of larger ones, about twice as many pixels as a cell of a sheet has on a page
-QUALITY = 85
+PIXELS = 64  # images up to this side are stored losslessly, and the page enlarges them without interpolation
+SIDE = 176  # larger images are reduced to this side, about twice the pixels of a cell of an image grid on the page
+QUALITY = 85  # of JPEG
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image as the value of `src`.
+    """Encodes an image as the value of the `src` attribute.
 
     Args:
-      image: uint8, or float in [0, 1] (clipped), [H, W, 3 or 4]; the fourth channel is the opacity.
+      image: [H, W, 3 or 4], uint8, or float in [0, 1] (clipped); the fourth channel is the opacity.
     """
     pixels = image
     if image.dtype != np.uint8:
@@ -32,16 +32,22 @@ def data_uri(image: np.ndarray) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}'
 
 
-def heat(values: np.ndarray, size: int) -> np.ndarray:
-    """A map [h, w] of numbers in [0, 1] as an image, bright where they are high, enlarged to about `size` pixels.
+def enlarge(values: np.ndarray, size: int) -> np.ndarray:
+    """Repeats each cell of [h, w, ...] so that the longer side has about `size` pixels, without interpolation."""
+    times = max(1, size // max(values.shape[:2]))
+    return np.repeat(np.repeat(values, times, axis=0), times, axis=1)
 
-    Cells stay cells: they are what was measured.
+
+def heat_map(values: np.ndarray, size: int) -> np.ndarray:
+    """Colors a map of values, bright where they are high, and enlarges its cells.
+
+    Args:
+      values: [h, w] in [0, 1].
+      size: the longer side of the result in pixels, about.
 
     Returns:
       uint8[H, W, 3].
     """
     from matplotlib import colormaps
 
-    times = max(1, size // max(values.shape))
-    large = np.repeat(np.repeat(values, times, axis=0), times, axis=1)
-    return np.asarray(255 * colormaps['inferno'](large)[..., :3] + 0.5).astype(np.uint8)
+    return np.asarray(255 * colormaps['inferno'](enlarge(values, size))[..., :3] + 0.5).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""How stale a dictionary is: its entries beside those that the same views of the same images would get now.
+"""Staleness of a dictionary: its entries compared with the entries that the current encoder gives the same views.
 
-MoCo's question (arXiv 1911.05722, section 3.1) is whether keys that were made long ago are consistent with those of
-today. What a step was shown is a function of the seed and its number, so it can be shown again, exactly, and what the
-method would now write into its memory is compared with what it wrote then.
+MoCo (arXiv 1911.05722, section 3.1) needs keys in its queue that are consistent although they were encoded at different
+steps. The views of a step are a function of the seed and the number of the step. So a step can be replayed exactly, and
+what the method would write into its memory now is compared with what it wrote at that step.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import augment, init_state, keys_of
 from contrastive_jax.workdir.checkpoint import read_part
 
-AGES = 12  # that are measured, a batch each
+NUM_AGES = 12  # the largest number of ages that are measured, with one batch for each
 
 
 @dataclasses.dataclass(frozen=True)
 class Staleness:
-    """Mean cosine similarities of entries as they are and as they would be now, by age.
+    """Mean cosine similarity of stored entries and of the current features, by the age of the entries.
 
     Attributes:
       kind: 'queue' or 'bank'.
-      entries: that are held.
-      oldest: age of the oldest that is looked at, in steps.
-      steps_per_epoch: of the run.
-      ages: steps since the entries were made; 0: by the last step.
-      same: mean cosine with what the same view would get now.
-      other: with what the views of the other images would get, for comparison.
+      entries: number of entries in the dictionary.
+      oldest: the largest age that was measured, in steps.
+      steps_per_epoch: steps of an epoch of the run.
+      ages: steps since the entries were written; 0: by the last step.
+      same: mean cosine with the current features of the same view, one value for each age.
+      other: mean cosine with the current features of views of other images, for comparison.
     """
 
     kind: str
@@ -59,39 +59,43 @@ def measure(
     on_device: bool = True,
     workers: int = 0,
 ) -> Staleness | None:
-    """Looks into the newest checkpoint; None for methods that hold no such entries, or before the first step.
+    """Measures the staleness of the dictionary in the newest checkpoint.
 
     Args:
-      workdir: of the run; it is only read.
-      run: the recipe.
-      source: its training images.
-      devices: any.
-      on_device, workers: of `config.data`.
+      workdir: the workdir of the run; nothing is written to it.
+      run: what is constant in the run.
+      source: the training images of the run.
+      devices: the devices that replay the steps; their number may differ from that of the run.
+      on_device, workers: as in `config.data`.
+
+    Returns:
+      None if the method has no dictionary, or if no step was done.
 
     Raises:
-      CheckpointError: no checkpoint, or one of another model.
+      CheckpointError: there is no checkpoint, or it belongs to another model.
     """
     shapes = jax.eval_shape(lambda: init_state(run))
-    kind = kind_of(shapes.method.memory)
+    kind = memory_kind(shapes.method.memory)
     if kind is None:
         return None
     wanted = {'params': shapes.params, 'method': {name: getattr(shapes.method, name) for name in _PARTS}}
     now, part = read_part(workdir, wanted, ('params', 'method'))
-    # Keys by the encoder as it is, rows by the present view alone: nothing of the past comes in.
+    # With momentum 1, the key encoder of a queue keeps its current parameters. With momentum 0, a row of a bank becomes
+    # the feature of the current view, without the mean over past epochs.
     fields: dict[str, Any] = {'momentum': 1.0 if kind == 'queue' else 0.0} if hasattr(run.method, 'momentum') else {}
-    total = max(run.total_steps, now)  # a run may have been shortened after it was longer
+    total = max(run.total_steps, now)  # the config may have been shortened after the checkpoint
     fields |= {'total_steps': total} if hasattr(run.method, 'total_steps') else {}
     run = dataclasses.replace(run, method=dataclasses.replace(run.method, **fields), total_steps=total)
-    steps = looked_at(now, kind, shapes.method.memory, run)
+    steps = steps_to_replay(now, kind, shapes.method.memory, run)
     if not len(steps):
         return None
     state = TrainState(jnp.zeros((), jnp.int32), part['params'], {}, MethodState(**part['method']))
     state = devices.place(state, run.state_specs)
     data: feed.Feed
     if source.array is not None and on_device:
-        data = feed.ResidentFeed(run, devices, source, 1, recall_step)
+        data = feed.ResidentFeed(run, devices, source, 1, replay_step)
     else:
-        data = feed.StreamFeed(run, devices, source, workers, recall_step)
+        data = feed.StreamFeed(run, devices, source, workers, replay_step)
     same, other = [], []
     try:
         for step in steps.tolist():
@@ -104,68 +108,70 @@ def measure(
         data.close()
     ages = (now - 1 - steps).tolist()
     return Staleness(
-        kind, entries_of(shapes.method.memory, run), ages[0], run.steps_per_epoch, ages[::-1], same[::-1], other[::-1]
+        kind, num_entries(shapes.method.memory, run), ages[0], run.steps_per_epoch, ages[::-1], same[::-1], other[::-1]
     )
 
 
 _PARTS = ('target', 'batch_stats', 'memory')
 
 
-def kind_of(held: PyTree) -> str | None:
-    """Which dictionary a memory is: a 'queue' (MoCo, SimCLR v2, SwAV), a 'bank' (InstDis, CMC), or none of them."""
-    if 'queue' in held or 'queues' in held:
+def memory_kind(memory: PyTree) -> str | None:
+    """'queue' for the memory of MoCo, SimCLR v2 and SwAV, 'bank' for that of InstDis and CMC, None for any other."""
+    if 'queue' in memory or 'queues' in memory:
         return 'queue'
-    return 'bank' if any(name == 'bank' or name.startswith('bank_') for name in held) else None
+    return 'bank' if any(name == 'bank' or name.startswith('bank_') for name in memory) else None
 
 
-def entries_of(held: PyTree, run: Run) -> int:
-    """Keys in a queue, rows of a bank that belong to examples."""
-    if 'queue' in held:
-        return int(np.prod(held['queue']['keys'].shape[:2]))
-    if 'queues' in held:
-        return int(np.prod(held['queues'].shape[1:3]))
+def num_entries(memory: PyTree, run: Run) -> int:
+    """The number of keys in a queue, or of rows of a bank without those that pad it."""
+    if 'queue' in memory:
+        return int(np.prod(memory['queue']['keys'].shape[:2]))
+    if 'queues' in memory:
+        return int(np.prod(memory['queues'].shape[1:3]))
     return int(run.method.num_examples)  # type: ignore[attr-defined]
 
 
-def looked_at(now: int, kind: str, held: PyTree, run: Run) -> np.ndarray:
-    """Some of the steps that made what is held after `now` steps, evenly spaced, the oldest first.
+def steps_to_replay(now: int, kind: str, memory: PyTree, run: Run) -> np.ndarray:
+    """Up to `NUM_AGES` evenly spaced steps whose entries are in the dictionary after `now` steps, the oldest first.
 
-    Of a bank those of the epoch that is going on, or else of the last: no row was written twice in it.
+    For a bank they are steps of the current epoch, or of the last one if an epoch has just ended: within an epoch no
+    row is written twice.
     """
     if kind == 'bank':
         first = (now - 1) // run.steps_per_epoch * run.steps_per_epoch
-    elif 'queues' in held:
-        first = now - held['queues'].shape[1]
+    elif 'queues' in memory:
+        first = now - memory['queues'].shape[1]
     else:
-        first = now - held['queue']['keys'].shape[0] // batches_a_step(run)
+        first = now - memory['queue']['keys'].shape[0] // batches_per_step(run)
     first = max(first, 0)
-    return np.unique(np.linspace(first, now - 1, min(AGES, max(now - first, 0))).astype(np.int64))
+    return np.unique(np.linspace(first, now - 1, min(NUM_AGES, max(now - first, 0))).astype(np.int64))
 
 
-def batches_a_step(run: Run) -> int:
-    """Batches of keys that a step puts into the queue."""
-    both = getattr(run.method, 'symmetric', run.method.concat_views)  # MoCo's, if so; SimCLR's memory has both views
-    return 2 if both else 1
+def batches_per_step(run: Run) -> int:
+    """The number of batches of keys that a step puts into the queue."""
+    # A symmetric MoCo and SimCLR with a memory store the keys of both views.
+    return 2 if getattr(run.method, 'symmetric', run.method.concat_views) else 1
 
 
-def recall_step(
+def replay_step(
     state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """In place of `train_step`: shows the step number `state.step` again; nothing learns, nothing is remembered.
+    """Replays the step number `state.step` without changing parameters or memory; it takes the place of `train_step`.
 
     Returns:
-      The state, a step on, and the mean cosine of old and new entries, of the 'same' view and of any 'other'.
+      The state with the next step, and the mean cosine of old and new entries: 'same' of the same view, 'other' of all
+      pairs of views.
     """
     key_views, key_method = keys_of(run, state.step)
     batch = augment(key_views, batch, run, axis_name)
     old = dict(state.method.memory)
     if 'queue' in old:
         slots = old['queue']['keys'].shape[0]
-        old['queue'] = {**old['queue'], 'slot': state.step * batches_a_step(run) % slots}
+        old['queue'] = {**old['queue'], 'slot': state.step * batches_per_step(run) % slots}
     given = dataclasses.replace(state.method, memory=old)
     progress = state.step / run.total_steps
     _, (new, _) = run.method.loss(state.params, given, batch, rng=key_method, progress=progress, axis_name=axis_name)
-    pairs = _entries(old, new.memory, batch['index'], state.step, run, axis_name)
+    pairs = _replaced_entries(old, new.memory, batch['index'], state.step, run, axis_name)
     then, now = (normalize(jnp.concatenate(x)) for x in zip(*pairs, strict=True))  # [n, D]
     mean_then, mean_now = collectives.pmean((then.mean(0), now.mean(0)), axis_name)
     found = {
@@ -175,16 +181,16 @@ def recall_step(
     return dataclasses.replace(state, step=state.step + 1), found
 
 
-def _entries(
+def _replaced_entries(
     old: PyTree, new: PyTree, index: Array, step: Array, run: Run, axis_name: str | None
 ) -> list[tuple[Array, Array]]:
-    """What the step has put in the place of what: pairs of [b, D]."""
+    """The entries that a step replaces and those that it writes instead: pairs of [b, D]."""
     if 'queue' in old:
         slots = old['queue']['keys'].shape[0]
-        places = [(old['queue']['slot'] + i) % slots for i in range(batches_a_step(run))]
-        return [(old['queue']['keys'][i], new['queue']['keys'][i]) for i in places]
+        positions = [(old['queue']['slot'] + i) % slots for i in range(batches_per_step(run))]
+        return [(old['queue']['keys'][i], new['queue']['keys'][i]) for i in positions]
     if 'queues' in old:
         i = step % old['queues'].shape[1]
         return [(old['queues'][view, i], new['queues'][view, i]) for view in range(2)]
     banks = [name for name in old if name == 'bank' or name.startswith('bank_')]
-    return [tuple(memory.bank_read(x[name], index, axis_name) for x in (old, new)) for name in banks]  # type: ignore[misc]
+    return [tuple(memory.read_bank(x[name], index, axis_name) for x in (old, new)) for name in banks]  # type: ignore[misc]

@@ -116,7 +116,7 @@ def load_configs(reference: Reference, folder: Path, data: str) -> tuple[ConfigD
     """The config of the training, and those of its evaluations.
 
     Raises:
-      UserError: started where there are no configs, or something in them is wrong.
+      UserError: a config is wrong, or `data` does not suit it.
     """
     from contrastive_jax.config.check import check
     from contrastive_jax.protocols.run import check_protocol
@@ -140,13 +140,9 @@ def load_configs(reference: Reference, folder: Path, data: str) -> tuple[ConfigD
 
 
 def load_config(name: str, changes: Mapping[str, Any]) -> ConfigDict:
-    """'mocov2:digits' -> configs/mocov2.py:digits, with fields changed."""
+    """The config of a recipe such as 'mocov2:digits' or 'eval.knn:digits', with fields changed."""
     file, _, variant = name.partition(':')
-    try:
-        module = importlib.import_module(f'configs.{file}')
-    except ModuleNotFoundError as error:
-        raise UserError(f'no configs/{file.replace(".", "/")}.py here -> start in the repository') from error
-    config = module.get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(variant)
     config.update_from_flattened_dict(dict(changes))
     return config
 

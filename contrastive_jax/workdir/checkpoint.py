@@ -88,7 +88,7 @@ class Checkpoints:
             self._reader = ocp.Checkpointer(handler, multiprocessing_options=_alone())
         except OSError as error:
             raise UserError(
-                f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another --workdir'
+                f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another workdir'
             ) from error
 
     @property
@@ -156,7 +156,7 @@ class Checkpoints:
             reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
             raise CheckpointError(
                 f'no checkpoint in {self._manager.directory} can be used ({reasons}) '
-                '-> use another --workdir, or the code and config that it was written with'
+                '-> use another workdir, or the code and config that it was written with'
             )
         return None
 

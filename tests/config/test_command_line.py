@@ -89,11 +89,12 @@ def test_config_and_workdir_are_needed(complaint: Complaint, args: tuple[str, ..
 
 def test_a_missing_config_file_names_its_neighbours(complaint: Complaint, workdir: Path) -> None:
     (line,) = complaint(f'--config={CONFIGS}/mocov4.py:tiny', f'--workdir={workdir}')
-    assert line.startswith(f'config file {CONFIGS}/mocov4.py does not exist -> choose from ')
+    assert line.startswith(f'config file {CONFIGS}/mocov4.py does not exist; did you mean {CONFIGS}/mocov')
+    assert '? -> choose from ' in line
     assert all(f'{CONFIGS}/{name}.py' in line for name in ('mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit'))
     assert '__init__' not in line
     (line,) = complaint('--config=/no/such/folder/x.py', f'--workdir={workdir}')
-    assert line == 'config file /no/such/folder/x.py does not exist'
+    assert line.startswith('config file /no/such/folder/x.py does not exist -> choose from byol, ')
 
 
 @pytest.mark.parametrize(
@@ -150,13 +151,13 @@ def test_a_mistake_in_a_config_file_names_its_line(
         (['--config.batch_size'], '--config.batch_size has no value -> write --config.batch_size=VALUE'),
         (['--config.method.symmetric=maybe'], 'neither true nor false -> write --config.method.symmetric=true'),
         (['--config.encoder=resnet50'], 'this is a section of fields -> set one of them: --config.encoder.FIELD=VALUE'),
-        (['--config.augment.crop_scale=(a,b)'], "augment.crop_scale is ('(a,b)',): two areas"),
+        (['--config.augment.crop_scale=(a,b)'], "augment.crop_scale is ('(a,b)',) -> give two areas"),
         (['lr=3'], "unexpected argument 'lr=3'; did you mean --config.lr=3? -> options start with --"),
         (['batch'], "unexpected argument 'batch' -> options start with --"),
         (['--nope=3'], 'unknown option --nope=3 -> --help lists'),
         (['--wrkdir=x'], 'unknown option --wrkdir=x; did you mean --workdir?'),
         (['--num_processes=x'], "flag --num_processes=x: invalid literal for int() with base 10: 'x'"),
-        (['--process_id=1'], 'give all of --coordinator_address, --num_processes and --process_id, or none'),
+        (['--process_id=1'], 'give all of coordinator_address, num_processes, process_id, or none'),
         (['--config.steps=-1'], 'steps -1 is out of range -> it must be at least 0'),
         (['--config.seed=1', '--config.seed=-2'], 'seed -2 is out of range'),  # the last one counts
     ],
@@ -243,6 +244,16 @@ def test_overrides_reach_the_config(workdir: Path) -> None:
         config.batchsize = 3
 
 
+def test_a_recipe_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever the command is started, also by the path that it has in a checkout."""
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    for name in ('mocov2', 'configs/mocov2.py'):
+        config, given = command_line.parse(['main.py', f'--config={name}:tiny', '--workdir=run'])
+        assert (config.data.source, config.steps, given) == ('digits', 2, name)
+    assert sys.path == path, 'nothing in the folder of the package may hide another module'
+
+
 def test_parsing_takes_what_it_is_given(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:
     monkeypatch.setattr(sys, 'argv', ['other', '--config.batch_size=8', '--config.metod.x=1'])
     assert command_line.parse(['main.py', TINY, f'--workdir={workdir}'])[0].batch_size == 16
@@ -262,9 +273,9 @@ def test_imagenet_that_is_not_here(
     for part in (
         f"looked for '{there}/imagenet2012/",
         'tensorflow_datasets is not installed',
-        "pip install -e '.[tfds]'",
+        'pip install tensorflow-datasets',
         f'tfds build imagenet2012 --data_dir={there} --file_format=array_record',
-        '--config.data.path',
+        'set data.path to',
     ):
         assert part in line
     assert hint.endswith(f': {IMAGENET}:digits')
@@ -289,7 +300,7 @@ def test_prepared_imagenet_without_tensorflow_datasets(
     (folder / 'imagenet2012-train.array_record-00000-of-00001').write_bytes(b'')
     line, hint = complaint(IMAGENET, f'--workdir={workdir}', f'--config.data.path={tmp_path}/data')
     assert f"'{folder}' is prepared, but reading it needs tensorflow_datasets" in line
-    assert "pip install -e '.[tfds]'" in line and hint.endswith(':digits')
+    assert 'pip install tensorflow-datasets' in line and hint.endswith(':digits')
 
 
 def test_other_mistakes_bring_no_hint_about_data(complaint: Complaint, workdir: Path) -> None:
@@ -300,11 +311,11 @@ def test_other_mistakes_bring_no_hint_about_data(complaint: Complaint, workdir: 
 @pytest.mark.parametrize(
     ('fields', 'code', 'line'),
     [
-        ({'source': 'folder'}, 2, "data.source='folder' needs data.path -> --config.data.path="),
-        ({'source': 'npz'}, 2, "data.source='npz' needs data.path -> --config.data.path="),
-        ({'source': 'folder', 'path': '/no/where'}, 3, "data.path '/no/where' does not exist; looked for a folder"),
-        ({'source': 'npz', 'path': '/no/where.npz'}, 3, "data.path '/no/where.npz' does not exist; looked for an .npz"),
-        ({'source': 'folder', 'path': 'gs://bucket/x'}, 2, "'gs://bucket/x' is not local -> mount the bucket"),
+        ({'source': 'folder'}, 2, "data.source 'folder' needs data.path -> set data.path to the folder"),
+        ({'source': 'npz'}, 2, "data.source 'npz' needs data.path -> set data.path to the .npz file"),
+        ({'source': 'folder', 'path': '/no/where'}, 3, "data.path '/no/where' does not exist; a folder of images"),
+        ({'source': 'npz', 'path': '/no/where.npz'}, 3, "data.path '/no/where.npz' does not exist; an .npz file"),
+        ({'source': 'folder', 'path': 'gs://bucket/x'}, 2, "'gs://bucket/x' is not a local path -> mount the"),
         ({'source': 'foldr'}, 2, "data.source 'foldr' is unknown; did you mean 'folder'?"),
         ({'split': 'trian'}, 2, "digits has no split 'trian'; did you mean 'train'?"),
         ({'eval_split': 'tset'}, 2, "digits has no split 'tset'; did you mean 'test'?"),
@@ -321,13 +332,13 @@ def test_data_that_is_not_there(
 
 def test_the_folder_variant_asks_for_a_folder(complaint: Complaint, workdir: Path, tmp_path: Path) -> None:
     config = f'--config={CONFIGS}/mocov2.py:folder'
-    assert 'needs data.path -> --config.data.path=' in complaint(config, f'--workdir={workdir}')[0]
+    assert 'needs data.path -> set data.path to the folder' in complaint(config, f'--workdir={workdir}')[0]
     (tmp_path / 'empty').mkdir()
     (line,) = complaint(config, f'--workdir={workdir}', f'--config.data.path={tmp_path}/empty', code=3)
-    assert f"no images in '{tmp_path}/empty': 0 other files seen" in line
+    assert f"no images in '{tmp_path}/empty': it has 0 other files" in line
     Image.new('RGB', (4, 4)).save(tmp_path / 'empty' / 'one.png')
     (line,) = complaint(config, f'--workdir={workdir}', f'--config.data.path={tmp_path}/empty')
-    assert line == '1 images < global batch 256 -> use more images or --config.batch_size=1'
+    assert line == '1 images are fewer than batch_size 256 -> use more images, or a batch_size of at most 1'
 
 
 # ================================ workdir ================================
@@ -373,7 +384,7 @@ def test_a_workdir_that_cannot_be_made(
         with pytest.raises(SystemExit) as stop:
             main.main()
         assert stop.value.code == 2
-        assert f'cannot write to --workdir {workdir}: ' in capsys.readouterr().err
+        assert f'cannot write to workdir {workdir}: ' in capsys.readouterr().err
     assert (tmp_path / 'file').read_text() == 'mine'
 
 

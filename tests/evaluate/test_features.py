@@ -1,4 +1,4 @@
-"""Features of a data set: each example once, in order, whatever the devices; what cannot be read is left out."""
+"""Features of a data set: each example once and in order, on any number of devices, without unreadable images."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from contrastive_jax.data import loader, sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.features import FeatureExtractor
@@ -27,7 +28,7 @@ def extract(
 @pytest.mark.parametrize(('mode', 'count'), MODES)
 @pytest.mark.parametrize('n', [1, 16, 37])
 def test_each_example_once_and_in_order(mode: str, count: int, n: int) -> None:
-    """Also fewer than devices, a whole batch, and a last batch that is padded."""
+    """Fewer examples than devices, one full batch, and a padded last batch."""
     source = linen.source(n)
     h, index = extract(source, np.arange(n), mode, count)
     np.testing.assert_array_equal(index, np.arange(n))
@@ -36,7 +37,7 @@ def test_each_example_once_and_in_order(mode: str, count: int, n: int) -> None:
 
 
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 8), ('pmap', 8)])
-def test_some_examples_in_the_order_asked_for(mode: str, count: int) -> None:
+def test_chosen_examples_in_the_given_order(mode: str, count: int) -> None:
     source = linen.source(40)
     chosen = np.array([39, 0, 7, 7, 21, 3, 38, 1, 2, 30, 4])
     h, index = extract(source, chosen, mode, count, batch_size=8)
@@ -45,7 +46,7 @@ def test_some_examples_in_the_order_asked_for(mode: str, count: int) -> None:
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 9, 1000])
-def test_a_batch_that_does_not_fit_the_devices(batch_size: int) -> None:
+def test_a_batch_size_that_the_devices_do_not_divide(batch_size: int) -> None:
     source = linen.source(21)
     h, index = extract(source, np.arange(21), batch_size=batch_size)
     np.testing.assert_array_equal(index, np.arange(21))
@@ -58,12 +59,12 @@ def folder(path: Path, n: int, damaged: tuple[int, ...]) -> sources.Source:
         Image.fromarray(image).save(path / f'{i:03}.png')
     for i in damaged:
         (path / f'{i:03}.png').write_bytes(b'no image')
-    return sources.load('folder', path=str(path), image_size=linen.SIZE)
+    return open_source('folder', path=str(path), image_size=linen.SIZE)
 
 
 @pytest.mark.parametrize(('mode', 'count'), MODES)
 def test_unreadable_images_are_left_out(tmp_path: Path, mode: str, count: int) -> None:
-    damaged = (0, 10, 18)  # the first, one within, and one of the padded batch
+    damaged = (0, 10, 18)  # the first image, one in the middle, and one of the padded batch
     source = folder(tmp_path, 19, damaged)
     h, index = extract(source, np.arange(19), mode, count)
     kept = np.setdiff1d(np.arange(19), damaged)
@@ -71,7 +72,7 @@ def test_unreadable_images_are_left_out(tmp_path: Path, mode: str, count: int) -
     np.testing.assert_allclose(h, linen.features(linen.source(19).array[kept]), rtol=1e-4, atol=1e-5)
 
 
-def test_too_many_unreadable_images_stop_it(tmp_path: Path) -> None:
+def test_too_many_unreadable_images_are_an_error(tmp_path: Path) -> None:
     source = folder(tmp_path, 12, tuple(range(loader.MAX_BAD_FEW + 1)))
     with pytest.raises(DataError, match=r'6 of 12 images cannot be read'):
         extract(source, np.arange(12))

@@ -1,4 +1,4 @@
-"""kNN against DINO's and lemniscate's own code (golden) and scikit-learn."""
+"""kNN compared with the official code of DINO and lemniscate (golden values) and with scikit-learn."""
 
 import jax
 import numpy as np
@@ -15,8 +15,8 @@ def test_votes_and_accuracies_are_those_of_dino_and_lemniscate(case):
     train, train_labels, test, test_labels = (
         case[name] for name in ('train_features', 'train_labels', 'test_features', 'test_labels')
     )
-    # The official code multiplies the features as they are, and these are unit vectors to float32's precision only:
-    # dividing by the norm moves a similarity by up to this much, and a vote by 1 / T of it.
+    # The official code does not divide the features by their norms, which are 1 only to the precision of float32. The
+    # division changes a similarity by up to `deviation`, and a vote by up to `deviation` / T.
     deviation = sum(np.abs(np.linalg.norm(x, axis=1) - 1).max() for x in (train, test))
     with jax.enable_x64(True):
         for setting in case.fields['votes']:
@@ -33,7 +33,7 @@ def test_votes_and_accuracies_are_those_of_dino_and_lemniscate(case):
 
 
 def slow_votes(train, labels, test, num_classes, k, temperature):
-    """The definition, an example and a neighbour at a time."""
+    """The definition, in loops over examples and neighbors."""
     votes = np.zeros((len(test), num_classes))
     for i, x in enumerate(test):
         cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in train]
@@ -44,9 +44,9 @@ def slow_votes(train, labels, test, num_classes, k, temperature):
 
 def data(n=90, m=31, dim=6, classes=4):
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(classes, dim))
+    centers = rng.normal(size=(classes, dim))
     labels = rng.integers(classes, size=n + m).astype(np.int32)
-    features = (centres[labels] + rng.normal(size=(n + m, dim))).astype(np.float32)
+    features = (centers[labels] + rng.normal(size=(n + m, dim))).astype(np.float32)
     return features[:n], labels[:n], features[n:], labels[n:]
 
 
@@ -70,8 +70,8 @@ def test_chunks_change_nothing(monkeypatch, limits):
     np.testing.assert_allclose(chunked, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_classes_without_votes_follow_in_their_order():
-    """One class has all votes; DINO's top 5 are then that class and the first four of the others."""
+def test_classes_without_votes_are_ordered_by_number():
+    """If one class has all votes, the top 5 of DINO are this class and the first four others."""
     train, labels = np.ones((6, 3), np.float32), np.full(6, 3)
     test = np.ones((8, 3), np.float32)
     hits = [knn.knn_accuracy(train, labels, test[:1], [label], num_classes=8, k=6)['top5'] for label in range(8)]

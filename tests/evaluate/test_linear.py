@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn's logistic regression on its digits."""
+"""The L-BFGS linear probe compared with the logistic regression of scikit-learn on the digits."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ L2 = 1e-2
 @pytest.fixture(scope='module')
 def digits():
     images, labels = load_digits(return_X_y=True)
-    images = images.astype(np.float32)  # the corner pixels are constant: a dimension without deviation
+    images = images.astype(np.float32)  # the corner pixels are constant: their standard deviation is 0
     return images[:900], labels[:900].astype(np.int32), images[900:1300], labels[900:1300].astype(np.int32)
 
 
@@ -35,8 +35,8 @@ def test_optimum_and_accuracy_are_those_of_scikit_learn(digits):
     assert linear_probe(*digits, num_classes=10, l2=L2) == probe  # deterministic
 
 
-def test_the_default_penalty_reaches_its_optimum_nearly(digits):
-    """A hundred iterations of a weakly regularised fit on separable data: the loss is within 1e-3 of the optimum."""
+def test_the_default_penalty_nearly_reaches_the_optimum(digits):
+    """After 100 iterations with weak regularization on separable data, the loss is within 1e-3 of the optimum."""
     train, labels, *_ = digits
     x = StandardScaler().fit_transform(train)
     oracle = LogisticRegression(C=1 / (1e-4 * len(x)), tol=1e-8, max_iter=5000).fit(x, labels)
@@ -60,8 +60,8 @@ def test_missing_labels_are_one_line(digits):
         linear_probe(train, labels, test, labels[: len(test)], 9)
 
 
-def test_predictions_are_the_probe_s(digits):
-    """Of what it says right there are as many as it scores; tests/report compares them with scikit-learn's."""
+def test_predictions_have_the_accuracy_of_the_probe(digits):
+    """tests/report compares the predictions themselves with those of scikit-learn."""
     train, labels, test, test_labels = digits
     found = predictions(train, labels, test, 10)
     assert found.shape == (400,) and np.issubdtype(found.dtype, np.integer)

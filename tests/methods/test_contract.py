@@ -1,4 +1,4 @@
-"""What every method and every config promises the loop: one parametrised walk over the registry and over configs/."""
+"""The interface between methods and the training loop, checked for every method and every config in tests/runs.py."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(run
 
 
 def abstract(run: Run) -> tuple[TrainState, dict]:
-    """Shapes of a state and of a batch as a method sees it; compiles nothing."""
+    """Shapes of a state and of a batch as a method gets it; nothing is compiled."""
     B, sizes = run.batch_size, run.policy.view_sizes(run.image_size)
     views = tuple(jax.ShapeDtypeStruct((B, s, s, 3), run.dtype) for s in sizes)
     ids = jax.ShapeDtypeStruct((B,), jnp.int32)
@@ -39,7 +39,7 @@ def abstract(run: Run) -> tuple[TrainState, dict]:
 
 
 def signature(tree):
-    """What jit tells programs apart by; a weak type, as of jnp.full((), 1.0), is another than float32."""
+    """What jit distinguishes programs by; the weak type of jnp.full((), 1.0), for example, differs from float32."""
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
@@ -97,7 +97,7 @@ def test_a_step_keeps_structure_shapes_and_dtypes(name):
 
 
 def small(name: str, **changes: Any) -> ConfigDict:
-    """A config with an encoder of one block and without colour: what is checked is the method, and compiles quickly."""
+    """A config with an encoder of one block and without color augmentation, which compiles quickly."""
     config = runs.load(name, **changes)
     _, module = ENCODERS[config.encoder.name]
     fields = {field.name for field in dataclasses.fields(module)}
@@ -110,7 +110,7 @@ def small(name: str, **changes: Any) -> ConfigDict:
 
 
 def random_batch(run: Run) -> dict[str, Any]:
-    """A global batch as a method sees it."""
+    """A global batch as a method gets it."""
     rng = np.random.default_rng(0)
     B = run.batch_size
     sizes = run.policy.view_sizes(run.image_size)
@@ -123,7 +123,7 @@ def random_batch(run: Run) -> dict[str, Any]:
 
 
 class Step(NamedTuple):
-    """What a method was given and what came of it, as numpy in the global layout."""
+    """Inputs and outputs of a method's loss, as numpy arrays in the global layout."""
 
     progress: float
     before: MethodState
@@ -135,7 +135,7 @@ class Step(NamedTuple):
 
 @functools.cache
 def start(name: str) -> tuple[Run, PyTree, MethodState, dict[str, Any]]:
-    """Recipe, parameters, state and batch in float64; a target is pushed away from the online network."""
+    """Run, parameters, state and batch in float64; the target is changed to differ from the online network."""
     with jax.enable_x64(True):
         run, _ = runs.build(small(name, dtype='float64'))
         state = jax.device_get(runs.start(run, find_devices('jit', 1), 'float64'))
@@ -147,7 +147,7 @@ def start(name: str) -> tuple[Run, PyTree, MethodState, dict[str, Any]]:
 def two_steps(name: str, count: int) -> list[Step]:
     """The first step of a training and one in its middle, with the same parameters, on `count` devices.
 
-    In float64, where rounding does not hide a mistake; the program is the same.
+    It runs in float64, so that rounding errors do not hide a mistake.
     """
     run, params, state, batch = start(name)
     axis_name = None if count == 1 else AXIS
@@ -175,7 +175,7 @@ def two_steps(name: str, count: int) -> list[Step]:
     ('name', 'count'), [(name, n) for name in runs.CONFIGS for n in ((2, 4, 8) if name in METHODS_ONCE else (8,))]
 )
 def test_loss_and_gradient_on_more_devices(name, count):
-    """And with them the metrics, and all that the method remembers."""
+    """And so are the metrics and the new state."""
     for one, many in zip(two_steps(name, 1), two_steps(name, count), strict=True):
         np.testing.assert_allclose(many.loss, one.loss, rtol=1e-5)
         leaves = zip(jax.tree.leaves(many.gradient), jax.tree.leaves(one.gradient), strict=True)
@@ -191,7 +191,7 @@ def test_loss_and_gradient_on_more_devices(name, count):
 
 @pytest.mark.parametrize('name', runs.CONFIGS)
 def test_the_target_is_a_moving_average(name):
-    """Of the parameters before the optimizer's step (MoCo) or after it (BYOL, DINO), to the last digit."""
+    """Of the parameters before the optimizer's step (MoCo) or after it (BYOL, DINO), in float64."""
     run, params, _, _ = start(name)
     *_, step = two_steps(name, 1)
     if not step.before.target:

@@ -1,4 +1,4 @@
-"""The pictures of a run: whole PNGs of the sizes that their sheets promise, and pixels that are the data's."""
+"""The pictures of a run: complete PNGs of the expected size that show the pixels and labels of the data."""
 
 import os
 from pathlib import Path
@@ -12,8 +12,9 @@ from PIL import Image
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import DataError
-from contrastive_jax.evaluate.online import Neighbours
+from contrastive_jax.evaluate.online import Neighbors
 from contrastive_jax.models.cpc import cut_patches
 from contrastive_jax.plots import figures, pictures
 from contrastive_jax.training.build import build_run
@@ -22,21 +23,21 @@ from tests import runs
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a PNG that opens, and whose pixels are all there."""
+    """Width and height of a PNG; it must be complete and must not have a single color."""
     with Image.open(path) as image:
         assert image.format == 'PNG'
         assert np.asarray(image.convert('RGB')).std() > 0
         return image.size
 
 
-def sheet(rows: int, columns: int) -> tuple[int, int]:
-    """Width and height in pixels of a sheet of figures.py."""
+def grid_size(rows: int, columns: int) -> tuple[int, int]:
+    """Width and height in pixels of a grid of images in figures.py."""
     return round((figures.CELL * columns + 0.2) * figures.DPI), round((figures.CELL * rows + 0.5) * figures.DPI)
 
 
 @pytest.fixture(scope='module')
 def config() -> ConfigDict:
-    # Without jitter and blur: what is tested is the sheet.
+    # Jitter and blur are not tested here.
     return runs.load('mocov2:tiny', **{'augment.jitter_probability': 0.0, 'augment.blur': (0.0, 0.0)})
 
 
@@ -47,35 +48,35 @@ def run(config: ConfigDict) -> Run:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> sources.Source:
-    """Images of different sizes, which a sheet has to bring to one."""
+    """Images of different sizes, which a grid must crop to one size."""
     (tmp_path / 'images').mkdir()
     for i in range(3):
         Image.new('RGB', (9 + 4 * i, 12), (80 * i, 20, 30)).save(tmp_path / 'images' / f'{i}.png')
-    return sources.load('folder', path=str(tmp_path / 'images'), image_size=8)
+    return open_source('folder', path=str(tmp_path / 'images'), image_size=8)
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The arguments of figures.py's functions instead of their pictures."""
-    calls: list[tuple] = []
-    for name in ('contact_sheet', 'nearest_neighbours'):
-        monkeypatch.setattr(figures, name, lambda *given: calls.append(given))
-    return calls
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Records the arguments of the functions of figures.py, which draw nothing."""
+    recorded: list[tuple] = []
+    for name in ('contact_sheet', 'nearest_neighbors'):
+        monkeypatch.setattr(figures, name, lambda *arguments: recorded.append(arguments))
+    return recorded
 
 
 def test_the_contact_sheet(tmp_path: Path, run: Run) -> None:
     path = tmp_path / 'augmentation.png'
-    pictures.contact_sheet(sources.load('digits'), run.policy, run.image_size, run.seed, path)
-    # Eight images; the original, and two draws of both views.
-    assert size_of(path) == pytest.approx(sheet(pictures.ROWS, 1 + 2 * pictures.DRAWS), abs=1)
+    pictures.contact_sheet(open_source('digits'), run.policy, run.image_size, run.seed, path)
+    # A row for each of eight images: the original, and two draws of both views.
+    assert size_of(path) == pytest.approx(grid_size(pictures.ROWS, 1 + 2 * pictures.DRAWS), abs=1)
     assert os.listdir(tmp_path) == ['augmentation.png']
 
 
-def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, drawn: list[tuple]) -> None:
-    digits = sources.load('digits')
+def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, calls: list[tuple]) -> None:
+    digits = open_source('digits')
     pictures.contact_sheet(digits, run.policy, run.image_size, run.seed, Path('x.png'))
     pictures.contact_sheet(folder, run.policy, run.image_size, run.seed, Path('y.png'))
-    (images, views, path), (few, few_views, _) = drawn
+    (images, views, path), (few, few_views, _) = calls
     assert path == Path('x.png') and images.shape == (8, 8, 8, 3)
     np.testing.assert_array_equal(images[[0, -1]], digits.array[[0, -1]])
     assert list(views) == [f'view {view}, draw {draw}' for draw in (1, 2) for view in (1, 2)]
@@ -87,9 +88,9 @@ def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, drawn: l
     assert few.shape == (3, 8, 8, 3) and few_views[0].shape == (3, 8, 8, 3)
 
 
-def test_small_crops_are_named_as_such() -> None:
+def test_small_crops_are_called_local_views() -> None:
     policy = Policy(local_crops=6, local_size=4, jitter_probability=0.0, blur=(0.0, 0.0), local_blur=0.0)
-    _, views = pictures.augmented(sources.load('digits'), policy, 8, seed=0)
+    _, views = pictures.augmented(open_source('digits'), policy, 8, seed=0)
     assert list(views)[2:5] == ['local view 1, draw 1', 'local view 2, draw 1', 'view 1, draw 2']
     assert [x.shape for x in views.values()] == 2 * [(8, 8, 8, 3), (8, 8, 8, 3), (8, 4, 4, 3), (8, 4, 4, 3)]
 
@@ -112,22 +113,22 @@ def test_patches_are_shown_side_by_side(rng: np.random.Generator) -> None:
     assert pictures.tiled(images) is images
 
 
-def test_neighbours(tmp_path: Path, config: ConfigDict, folder: sources.Source) -> None:
-    digits, test = sources.load('digits'), sources.load('digits', split='test')
+def test_neighbors(tmp_path: Path, config: ConfigDict, folder: sources.Source) -> None:
+    digits, test = open_source('digits'), open_source('digits', split='test')
     rng = np.random.default_rng(0)
-    found = Neighbours(rng.permutation(360)[:8], rng.integers(0, 1437, (8, 8)))
-    pictures.neighbours(digits, test, found, config, tmp_path / 'neighbours.png')
-    assert size_of(tmp_path / 'neighbours.png') == pytest.approx(sheet(8, 9), abs=1)
-    pictures.neighbours(folder, folder, Neighbours(np.array([0]), np.array([[2, 1]])), config, tmp_path / 'few.png')
-    assert size_of(tmp_path / 'few.png') == pytest.approx(sheet(1, 3), abs=1)
+    found = Neighbors(rng.permutation(360)[:8], rng.integers(0, 1437, (8, 8)))
+    pictures.neighbors(digits, test, found, config, tmp_path / 'neighbors.png')
+    assert size_of(tmp_path / 'neighbors.png') == pytest.approx(grid_size(8, 9), abs=1)
+    pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), config, tmp_path / 'few.png')
+    assert size_of(tmp_path / 'few.png') == pytest.approx(grid_size(1, 3), abs=1)
 
 
-def test_what_neighbours_show(config: ConfigDict, folder: sources.Source, drawn: list[tuple]) -> None:
-    digits, test = sources.load('digits'), sources.load('digits', split='test')
-    found = Neighbours(np.array([3, 359]), np.array([[5, 0, 1436], [1, 2, 3]]))
-    pictures.neighbours(digits, test, found, config, Path('x.png'))
-    pictures.neighbours(folder, folder, Neighbours(np.array([0]), np.array([[2, 1]])), config, Path('y.png'))
-    (queries, near, _, query_labels, near_labels, names), (flat, flat_near, _, *labels, _) = drawn
+def test_what_neighbors_show(config: ConfigDict, folder: sources.Source, calls: list[tuple]) -> None:
+    digits, test = open_source('digits'), open_source('digits', split='test')
+    found = Neighbors(np.array([3, 359]), np.array([[5, 0, 1436], [1, 2, 3]]))
+    pictures.neighbors(digits, test, found, config, Path('x.png'))
+    pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), config, Path('y.png'))
+    (queries, near, _, query_labels, near_labels, names), (flat, flat_near, _, *labels, _) = calls
     for i, query in enumerate(found.queries):
         np.testing.assert_array_equal(queries[i], test.array[query])
         assert query_labels[i] == test.labels[query]
@@ -135,26 +136,27 @@ def test_what_neighbours_show(config: ConfigDict, folder: sources.Source, drawn:
             np.testing.assert_array_equal(near[i, j], digits.array[example])
             assert near_labels[i, j] == digits.labels[example]
     assert names == tuple('0123456789')
-    assert flat.shape == (1, 8, 8, 3) and flat_near.shape == (1, 2, 8, 8, 3) and labels == [None, None]
+    assert flat.shape == (1, 8, 8, 3) and flat_near.shape == (1, 2, 8, 8, 3)
+    assert [x.tolist() for x in labels] == [[-1], [[-1, -1]]]
     np.testing.assert_array_equal(flat_near[0, 0, 0, 0], [160, 20, 30])
 
 
 @pytest.mark.parametrize('policy', [Policy(), Policy(mean=(0.305,) * 3, std=(0.376,) * 3)])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_to_pixels_inverts_the_normalisation(policy: Policy, dtype: jnp.dtype) -> None:
+def test_to_pixels_inverts_the_normalization(policy: Policy, dtype: jnp.dtype) -> None:
     images = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
     pixels = pictures.to_pixels(policy.normalize(jnp.asarray(images), dtype), policy)
     np.testing.assert_allclose(pixels, images / 255, atol=1e-6 if dtype == jnp.float32 else 0.004)
     assert pixels.min() >= 0 and pixels.max() <= 1
 
 
-def test_to_pixels_clips_what_no_image_has() -> None:
+def test_to_pixels_clips_to_the_range_of_images() -> None:
     pixels = pictures.to_pixels(np.array([[[-99.0, 0.0, 99.0]]]), Policy())
     np.testing.assert_allclose(pixels, [[[0.0, 0.456, 1.0]]])
 
 
 def test_to_pixels_inverts_a_whole_view() -> None:
-    """A view without any distortion but the crop of everything is the image."""
+    """If the crop is the whole image and there is no other distortion, a view is the image."""
     policy = Policy(
         crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter_probability=0.0, grayscale=0.0, blur=(0.0, 0.0)
     )

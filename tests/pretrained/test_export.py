@@ -242,7 +242,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (['in.pth', 'x.pth', '--names=ours'], '--names=ours is not for .pth'),
         (['in.pth', 'missing/x.pth'], 'cannot write to .*missing: No such file'),
         (['in.pth', 'x.pth', '--encoder=resnet50'], r'is no resnet50: .*and \d+ more'),
-        (['in.pth', 'x.pth', '--encoder=resnet51'], 'did you mean resnet50'),
+        (['in.pth', 'x.pth', '--encoder=resnet51'], "did you mean 'resnet50'"),
         (['in.pth', 'x.pth', '--form=moco'], 'not of the form of a moco checkpoint'),
     ],
 )

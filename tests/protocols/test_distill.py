@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
@@ -83,7 +83,7 @@ def test_loss_is_the_equation(folders: Path, encoder: Encoder, teacher: distill.
     recipe = recipe_of(folders, encoder, teacher)
     method: Any = recipe.method
     state = start(recipe, encoder, teacher)
-    images = sources.load('digits').array[:16]
+    images = open_source('digits').array[:16]
     x = encoder.policy.normalize(images)
     T = method.temperature
     assert T == 0.1 and encoder.policy.mean != teacher.policy.mean
@@ -119,7 +119,7 @@ def test_more_devices_train_what_one_trains(
     def steps(mode: str, count: int) -> tuple[PyTree, list[Any]]:
         devices, recipe = find_devices(mode, count), recipe_of(folders, encoder, teacher)
         state = devices.place(start(recipe, encoder, teacher), recipe.state_specs)
-        state, found = ResidentFeed(recipe, devices, sources.load('digits'), 1).advance(state, 0, 2)
+        state, found = ResidentFeed(recipe, devices, open_source('digits'), 1).advance(state, 0, 2)
         state = jax.device_get(devices.collect(state, recipe.state_specs))
         return (state.params, state.method), [devices.fetch(metrics) for metrics in found]
 
@@ -133,7 +133,7 @@ def test_more_devices_train_what_one_trains(
 @pytest.mark.usefixtures('quick_runs')
 def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Interrupted or not: the same bits, and the number is that of the student that was saved. No label is needed."""
-    test = sources.load('digits', split='test')
+    test = open_source('digits', split='test')
     data = few(100, tmp_path, train_labels=None, test_images=test.array, test_labels=test.labels)
     config = given(folders, epochs=0.7, **data)  # of 100 images: four steps
     found = evaluate(config, tmp_path / 'whole')

@@ -1,4 +1,4 @@
-"""The command: a page that needs nothing but itself, has what there is, and says what there is not."""
+"""The command: a self-contained page with all possible sections, which names the sections that are left out."""
 
 import json
 import re
@@ -11,7 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax.data import sources
+from contrastive_jax.data import digits, sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.report import __main__ as command
 from contrastive_jax.report import charts
 from contrastive_jax.report.facts import duration
@@ -20,14 +21,15 @@ from tests import saved
 from tests.little import get_config
 
 SECTIONS = [
-    'numbers', 'curves', 'staleness', 'augmentation', 'neighbours', 'map', 'confusion', 'attention', 'cells', 'run',
+    'accuracy', 'curves', 'staleness', 'views', 'neighbors', 'projections', 'confusion', 'attention', 'feature-maps',
+    'settings',
 ]  # fmt: skip
 VOID = {'meta', 'img', 'br', 'link', 'input', 'hr'}
 EVIL = '<script>alert(1)</script>&"\''
 
 
 class Page(HTMLParser):
-    """Reads a page, and minds that every tag is closed where it should be."""
+    """Parses a page, and checks that tags are closed in the right order."""
 
     def __init__(self, file: Path):
         super().__init__(convert_charrefs=True)
@@ -72,7 +74,7 @@ class Page(HTMLParser):
         return [name for name in SECTIONS if name in self.ids]
 
     def check(self) -> None:
-        """What holds of every report."""
+        """Checks what is true for every page."""
         assert len(set(self.ids)) == len(self.ids)
         assert [link.removeprefix('#') for link in self.links] == self.sections == self.labelled
         for image in self.images:
@@ -81,17 +83,18 @@ class Page(HTMLParser):
             assert loads not in self.tags
         assert not re.search(r'url\(|@import|@font-face|javascript:|https?://(?!www\.w3\.org)', self.raw)
         assert self.tags.count('svg') == self.raw.count('role="img"')
-        assert 'nan' not in self.text.split('What was run')[0]
+        assert 'nan' not in self.text.split('Settings of the run')[0]
 
 
 def little(name: str = 'mocov2', **changes: object) -> ConfigDict:
-    """A config of little.py whose maps and sheets have some images."""
+    """A config of little.py, evaluated on a few images."""
     config = get_config(name)
     config.update_from_flattened_dict({'eval.max_train': 60, 'eval.max_test': 40, **changes})
     return config
 
 
-def measured(workdir: Path) -> None:
+def write_log(workdir: Path) -> None:
+    """Writes metrics.jsonl and about.json as a run does."""
     writer = metrics.MetricWriter(workdir)
     writer.write(0, {'eval/knn_top1': 0.5, 'baseline/knn_top1': 0.5, 'eval/feature_std': 0.3})
     for step in (1, 2, 3):
@@ -103,24 +106,25 @@ def measured(workdir: Path) -> None:
     about.About(workdir, 0, {'data': 'digits', 'train_images': 1437, 'total_steps': 5}, 'jit').update(3)
 
 
-def judged(workdir: Path, init: object, protocol: str = 'knn', **numbers: object) -> None:
+def write_evaluation(workdir: Path, init: object, protocol: str = 'knn', **values: object) -> None:
+    """Writes the result of an evaluation of the run `init`."""
     file = workdir / 'eval' / f'{protocol}.json'
     file.parent.mkdir(parents=True)
-    held = {'protocol': protocol, 'init': str(init), 'weights': 'online', 'step': 3, 'data': 'digits'}
-    file.write_text(json.dumps({**held, **{f'eval/{name}': x for name, x in numbers.items()}}))
+    result = {'protocol': protocol, 'init': str(init), 'weights': 'online', 'step': 3, 'data': 'digits'}
+    file.write_text(json.dumps({**result, **{f'eval/{name}': x for name, x in values.items()}}))
 
 
 @pytest.fixture(scope='module')
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run that was never trained, with what a run leaves behind."""
+    """The workdir of a run that was not trained, with a checkpoint, a log and about.json."""
     workdir = tmp_path_factory.mktemp('runs') / 'run'
     saved.save(little(), workdir)
-    measured(workdir)
+    write_log(workdir)
     return workdir
 
 
 def report(workdir: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[Page, list[str]]:
-    """The page, and what was left out according to the terminal."""
+    """The page, and the lines of the terminal about sections that were left out."""
     assert command.main([f'--workdir={workdir}', *flags]) == 0
     *left_out, last = capsys.readouterr().out.splitlines()
     assert last.startswith('report: ')
@@ -132,31 +136,33 @@ def report(workdir: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tu
 
 
 def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """With evaluations beside it and elsewhere, by name and through a link; not those of another run."""
+    """With evaluations in the same folder and in another one, by path and by a link, but not those of another run."""
     link = tmp_path / 'link'
     link.symlink_to(given)
-    judged(given.parent / 'run_knn', given, knn20_top1=0.9375, knn20_top5=1.0)
-    judged(given.parent / 'other', given.parent / 'another', top1=0.111)
-    judged(tmp_path / 'evaluations' / 'probe', link, 'linear', top1=0.777, learning_rate=0.3, found='no number')
+    write_evaluation(given.parent / 'run_knn', given, knn20_top1=0.9375, knn20_top5=1.0)
+    write_evaluation(given.parent / 'other', given.parent / 'another', top1=0.111)
+    write_evaluation(
+        tmp_path / 'evaluations' / 'probe', link, 'linear', top1=0.777, learning_rate=0.3, found='no number'
+    )
     (tmp_path / 'evaluations' / 'probe' / 'eval' / 'mine.json').write_text('[1]')
     found, left_out = report(given, capsys, f'--evaluations={tmp_path / "evaluations"}')
     assert left_out == []
     assert found.sections == [name for name in SECTIONS if name != 'attention']
     assert 'MoCo on digits' in found.text and '87.5%' in found.text and 'untrained encoder: 50.0%' in found.text
     assert 'step 3 of 5' in found.text and '1,437 training images' in found.text and '1,234 (median)' in found.text
-    for told in ('run_knn', '93.8%', 'probe', '77.7%', 'learning_rate 0.3'):
-        assert told in found.text
+    for text in ('run_knn', '93.8%', 'probe', '77.7%', 'learning_rate 0.3'):
+        assert text in found.text
     assert '11.1%' not in found.text and 'no number' not in found.text
     config = json.loads((given / 'config.json').read_text())
     assert json.loads(found.text[found.text.index('{') : found.text.rindex('}') + 1]) == config
     assert (given / 'report.html').is_file() and len(found.raw) < 1_000_000
-    # The confusion table adds up: a row has the held-out images of its class, the diagonal those that are told right.
+    # A row of the confusion table sums to the held-out images of its class, the diagonal to the correct predictions.
     start = found.raw.index('class="matrix"')
     rows = re.findall(r'<tr>(.*?)</tr>', found.raw[start : found.raw.index('</table>', start)])[1:]
     counts = np.array([[int(n) for n in re.findall(r'<td[^>]*>(\d+)</td>', row)] for row in rows])
     shown = np.linspace(0, 359, 40).astype(int)
-    np.testing.assert_array_equal(counts.sum(1), np.bincount(sources.load('digits', split='test').labels[shown]))
-    accuracy = re.search(r'step 3: ([\d.]+)% of 40 held-out images', found.text)
+    np.testing.assert_array_equal(counts.sum(1), np.bincount(open_source('digits', split='test').labels[shown]))
+    accuracy = re.search(r'step 3 classifies ([\d.]+)% of 40 held-out images', found.text)
     assert accuracy and float(accuracy.group(1)) == pytest.approx(100 * np.trace(counts) / 40, abs=0.06)
 
 
@@ -165,7 +171,7 @@ def test_every_kind_of_method(name: str, tmp_path: Path, capsys: pytest.CaptureF
     config = little(name)
     saved.save(config, tmp_path / 'run')
     found, _ = report(tmp_path / 'run', capsys)
-    assert {'augmentation', 'neighbours', 'map', 'confusion'} <= set(found.sections)
+    assert {'views', 'neighbors', 'projections', 'confusion'} <= set(found.sections)
     vit = config.encoder.name.startswith(('vit', 'dino'))
     assert ('attention' in found.sections) == vit
     if vit:
@@ -173,7 +179,7 @@ def test_every_kind_of_method(name: str, tmp_path: Path, capsys: pytest.CaptureF
         assert f'head {heads}' in found.cells and f'head {heads + 1}' not in found.cells
     local = config.augment.local_crops > 0
     assert any(cell.startswith('local view 1, draw 1') for cell in found.cells) == local
-    assert 'No accuracy was measured' in found.text and 'older than about.json' in found.text
+    assert 'No accuracy was measured' in found.text and 'before about.json existed' in found.text
 
 
 def test_a_folder_without_labels_and_without_held_out_images(
@@ -181,7 +187,7 @@ def test_a_folder_without_labels_and_without_held_out_images(
 ) -> None:
     images = tmp_path / '<b>photos'
     images.mkdir()
-    for i, image in enumerate(sources.load('digits').array[:30]):
+    for i, image in enumerate(open_source('digits').array[:30]):
         Image.fromarray(image).resize((20, 14)).save(images / f'{i:02}<i>.png')
     (images / '29<i>.png').write_bytes(b'no image')
     saved.save(little(**{'data.source': 'folder', 'data.path': str(images)}), tmp_path / 'run')
@@ -191,32 +197,32 @@ def test_a_folder_without_labels_and_without_held_out_images(
     assert '<i>' not in found.raw and '<b>photos' not in found.raw and '<b>photos' in found.text
 
 
-def test_many_classes_with_odd_names(
+def test_many_classes_with_names_that_look_like_html(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A picture instead of a table, the worst confusions as lists, ten colours; and what people wrote stays text."""
+    """The confusion matrix is a picture with lists, ten classes have colors, and names from users are escaped."""
 
-    def digits(split: str = 'train') -> sources.ArraySource:
+    def load(split: str = 'train') -> sources.ArraySource:
         images = given_digits(split).array
         return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, '39'))
 
-    given_digits = sources.digits
-    monkeypatch.setattr(sources, 'digits', digits)
+    given_digits = digits.load
+    monkeypatch.setattr(digits, 'load', load)
     run = tmp_path / "<img src=x onerror='1'>"
     saved.save(little(), run)
-    measured(run)
-    judged(tmp_path / '<script>2', run, '<script>3', **{EVIL: 0.5})
+    write_log(run)
+    write_evaluation(tmp_path / '<script>2', run, '<script>3', **{EVIL: 0.5})
     found, _ = report(run, capsys)
     assert {EVIL, '<script>2', '<script>3'} <= set(found.cells) and f'on {EVIL}' in found.text
     assert '<script' not in found.raw and '<img src=x' not in found.raw
     assert 'class="matrix"' not in found.raw and 'confusion matrix of 40 classes' in found.raw
     assert re.search(r'all \d+ classes', found.text) and '10 most frequent classes' in found.text
     legends = re.findall(r'<ul class="legend">(.*?)</ul>', found.raw, re.DOTALL)
-    assert legends[-1].count('swatch') == charts.COLOURS + 1
+    assert legends[-1].count('swatch') == charts.COLORS + 1
 
 
 @pytest.mark.parametrize('missing', ['data', 'checkpoint', 'all'])
-def test_without_a_part_the_rest_is_there(
+def test_a_missing_part_leaves_out_only_its_sections(
     missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Path
 ) -> None:
     run = tmp_path / 'run'
@@ -232,30 +238,33 @@ def test_without_a_part_the_rest_is_there(
         (run / 'metrics.jsonl').unlink()
     found, left_out = report(run, capsys)
     expected = {
-        'data': ['numbers', 'curves', 'run'],
-        'checkpoint': ['numbers', 'curves', 'augmentation', 'run'],
-        'all': ['numbers', 'run'],
+        'data': ['accuracy', 'curves', 'settings'],
+        'checkpoint': ['accuracy', 'curves', 'views', 'settings'],
+        'all': ['accuracy', 'settings'],
     }[missing]
     assert found.sections == expected
     assert any('gone.npz' in line for line in left_out) == (missing in ('data', 'all'))
     assert any('no checkpoint' in line for line in left_out) == (missing in ('checkpoint', 'all'))
-    assert 'MoCo on digits' in found.text, 'what the data was called is noted'
+    assert 'MoCo on digits' in found.text, 'the name of the data is recorded'
 
 
 @pytest.mark.parametrize(
     ('flags', 'line'),
     [
-        (['--workdir={tmp}/none'], '--workdir {tmp}/none does not exist -> give the folder of a run'),
-        (['--workdir={tmp}/file'], 'is a file -> give the folder of a run'),
+        (['--workdir={tmp}/none'], '{tmp}/none does not exist -> give the workdir of a run'),
+        (['--workdir={tmp}/file'], 'is a file -> give the workdir of a run'),
         (['--workdir={tmp}'], 'give the workdir of a run'),
-        (['--workdir={tmp}/evaluation'], 'is that of an evaluation -> give the run that it judges: --workdir=/its/run'),
-        (['--workdir={tmp}/odd'], 'no config of a run: it lacks'),
-        (['--workdir={run}', '--evaluations={tmp}/none'], '--evaluations {tmp}/none is no folder'),
-        (['--workdir={run}', '--output={tmp}'], 'is a folder -> name a file'),
-        (['--workdir={run}', '--output={tmp}/none/x.html'], 'there is no folder'),
+        (
+            ['--workdir={tmp}/evaluation'],
+            'evaluation is the workdir of an evaluation -> give the workdir of the run that it evaluates: /its/run',
+        ),
+        (['--workdir={tmp}/odd'], 'is not the config of a run: it lacks'),
+        (['--workdir={run}', '--evaluations={tmp}/none'], '{tmp}/none is not a folder'),
+        (['--workdir={run}', '--output={tmp}'], 'is a folder -> give a file'),
+        (['--workdir={run}', '--output={tmp}/none/x.html'], 'the folder {tmp}/none does not exist'),
     ],
 )
-def test_mistakes_end_with_a_line(
+def test_an_error_is_one_line(
     flags: list[str], line: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_compiled: None
 ) -> None:
     (tmp_path / 'file').touch()
@@ -265,10 +274,10 @@ def test_mistakes_end_with_a_line(
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'config.json').write_text(json.dumps(config))
-    place = {'tmp': tmp_path, 'run': given}
-    assert command.main([flag.format(**place) for flag in flags]) == 2
+    paths = {'tmp': tmp_path, 'run': given}
+    assert command.main([flag.format(**paths) for flag in flags]) == 2
     err = capsys.readouterr().err
-    assert line.format(**place) in err and err.count('\n') == 1
+    assert line.format(**paths) in err and err.count('\n') == 1
 
 
 def test_duration() -> None:

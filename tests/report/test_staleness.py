@@ -1,4 +1,4 @@
-"""Staleness: where nothing learns and nothing is averaged, what is held is what would be made now, exactly."""
+"""Staleness: if the key encoder does not change, entries are those that it writes now; otherwise they differ."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ STEPS = 5
 
 
 def trained(name: str, workdir: Path, **changes: object) -> staleness.Staleness | None:
-    """Some steps on one device, a checkpoint, and what is found in it on two."""
+    """Trains on one device, saves a checkpoint, and measures its staleness on two devices."""
     config = get_config(name)
     config.update_from_flattened_dict({'steps': 9, **changes})
     run, source = runs.build(config)
@@ -37,21 +37,23 @@ def trained(name: str, workdir: Path, **changes: object) -> staleness.Staleness 
         ('cmc', {'optimizer.learning_rate': 0.0, 'method.momentum': 0.0}, 5),
     ],
 )
-def test_what_does_not_move_is_not_stale(name: str, changes: dict[str, object], ages: int, tmp_path: Path) -> None:
-    """Every step's views, order, shuffle and place in the memory are found again, on another number of devices."""
+def test_keys_of_a_constant_encoder_are_not_stale(
+    name: str, changes: dict[str, object], ages: int, tmp_path: Path
+) -> None:
+    """Views, order, shuffling and positions in the memory of each step are replayed, on another number of devices."""
     found = trained(name, tmp_path, **changes)
     assert found is not None
     np.testing.assert_allclose(found.same, 1, atol=1e-4)
-    assert max(found.other) < 0.999, 'entries differ from image to image'
+    assert max(found.other) < 0.999, 'entries of different images differ'
     assert found.ages == list(range(ages)) and found.oldest == ages - 1
 
 
-def test_keys_of_a_moving_encoder_grow_old(tmp_path: Path) -> None:
+def test_keys_of_a_changing_encoder_become_stale(tmp_path: Path) -> None:
     found = trained(
         'mocov2', tmp_path, **{'method.momentum': 0.5, 'optimizer.learning_rate': 1.0, 'method.queue_size': 64}
     )
     assert found is not None and found.kind == 'queue' and found.entries == 64
-    assert found.same[0] == pytest.approx(1, abs=1e-5), 'the last keys are by the encoder that there is now'
+    assert found.same[0] == pytest.approx(1, abs=1e-5), 'the last keys were encoded by the current encoder'
     assert found.same[-1] < 0.999 and found.ages == [0, 1, 2, 3]
 
 
@@ -65,13 +67,13 @@ def test_the_steps_that_a_queue_holds(now: int, steps: list[int]) -> None:
     config.method.queue_size = 64
     run = build_run(config, 100)
     held = {'queue': {'keys': np.zeros((4, 16, 8))}}
-    assert staleness.looked_at(now, 'queue', held, run).tolist() == steps
-    both = build_run(get_config('simclrv2,memory'), 100)  # two batches of keys a step
-    assert staleness.looked_at(70, 'queue', held, both).tolist() == [68, 69]
-    many = {'queue': {'keys': np.zeros((400, 16, 8))}}
-    spread = staleness.looked_at(1000, 'queue', many, run)
-    assert len(spread) == staleness.AGES and (spread[0], spread[-1]) == (600, 999)
-    assert staleness.looked_at(15, 'bank', {'bank': 0}, run).tolist() == [12, 13, 14], (
-        'of the third epoch, of six steps'
+    assert staleness.steps_to_replay(now, 'queue', held, run).tolist() == steps
+    two_batches = build_run(get_config('simclrv2,memory'), 100)  # two batches of keys a step
+    assert staleness.steps_to_replay(70, 'queue', held, two_batches).tolist() == [68, 69]
+    long = {'queue': {'keys': np.zeros((400, 16, 8))}}
+    spread = staleness.steps_to_replay(1000, 'queue', long, run)
+    assert len(spread) == staleness.NUM_AGES and (spread[0], spread[-1]) == (600, 999)
+    assert staleness.steps_to_replay(15, 'bank', {'bank': 0}, run).tolist() == [12, 13, 14], (
+        'steps of the third epoch, which has six steps'
     )
-    assert staleness.looked_at(12, 'bank', {'bank': 0}, run).tolist() == [6, 7, 8, 9, 10, 11]
+    assert staleness.steps_to_replay(12, 'bank', {'bank': 0}, run).tolist() == [6, 7, 8, 9, 10, 11]

@@ -1,0 +1,139 @@
+"""Reads what a run recorded in its workdir, and the results of evaluations of its encoder. No file is changed."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from contrastive_jax.config.base import base_config
+from contrastive_jax.errors import UserError
+from contrastive_jax.methods import find_method, method_or_none
+from contrastive_jax.plots.panels import last_finite, series
+from contrastive_jax.protocols.run import RESULTS_FOLDER
+from contrastive_jax.workdir import about, metrics
+from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+      folder: the name of its workdir.
+      protocol: the evaluation protocol, such as 'knn' or 'linear'.
+      weights: which network was evaluated, 'online' or 'target'.
+      data: the name of the data.
+      step: the step of the checkpoint that was evaluated.
+      metrics: metric, without 'eval/' -> value.
+    """
+
+    folder: str
+    protocol: str
+    weights: str
+    data: str
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run recorded.
+
+    Attributes:
+      workdir: the absolute path of its workdir.
+      config: the config of the run.
+      history: the lines of metrics.jsonl.
+      about: facts about the run from about.json; {} for runs that were started before this file existed.
+      sessions: from about.json, one entry for each time that the run was started.
+      evaluations: results of evaluations of its encoder.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    history: Sequence[dict[str, float]]
+    about: dict[str, Any]
+    sessions: Sequence[dict[str, Any]]
+    evaluations: Sequence[Evaluation]
+
+    @property
+    def method(self) -> str:
+        """The name of the class of its method, which is the name that the paper uses."""
+        return find_method(self.config.method.name).__name__
+
+    @property
+    def step(self) -> int:
+        """The last step at which the loss was measured."""
+        return int(max((line['step'] for line in self.history if 'loss' in line), default=0))
+
+    def last(self, metric: str) -> float | None:
+        """The last finite value of a metric; None if there is none."""
+        return last_finite(self.values(metric))
+
+    def values(self, metric: str) -> list[float]:
+        """All values of a metric."""
+        return series(self.history, metric)[1]
+
+
+def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
+    """Reads the workdir of a run, and the results of evaluations in the folder that contains it.
+
+    Args:
+      workdir: the workdir of the run.
+      evaluations: more folders that contain workdirs of evaluations, or are one.
+
+    Raises:
+      UserError: `workdir` is not the workdir of a run, or a folder of `evaluations` does not exist.
+    """
+    folder = Path(workdir).expanduser().absolute()
+    if not folder.is_dir():
+        problem = 'is a file' if folder.is_file() else 'does not exist'
+        raise UserError(f'{folder} {problem} -> give the workdir of a run')
+    config = read_config(folder)
+    if 'protocol' in config:
+        raise UserError(
+            f'{folder} is the workdir of an evaluation -> give the workdir of the run that it evaluates: '
+            f'{config.get("init", "")}'
+        )
+    missing = [name for name in base_config('moco') if name not in config]
+    if missing or method_or_none(config.method.get('name')) is None:
+        problem = f'lacks {", ".join(missing[:3])}' if missing else f'has the method {config.method.get("name")!r}'
+        raise UserError(f'{folder / CONFIG_FILE} is not the config of a run: it {problem} -> give the workdir of a run')
+    for other in evaluations:
+        if not Path(other).expanduser().is_dir():
+            raise UserError(f'{other} is not a folder -> give a folder that contains workdirs of evaluations')
+    recorded = about.read(folder)
+    found = list(_evaluations(folder, [folder.parent, *(Path(other).expanduser() for other in evaluations)]))
+    return RunRecord(folder, config, metrics.read(folder), about.run(recorded), about.sessions(recorded), found)
+
+
+def _evaluations(workdir: Path, folders: Sequence[Path]) -> Iterator[Evaluation]:
+    """Evaluations of the run in `workdir`, whose workdirs are these folders or are in them; each result once."""
+    files = {
+        file.resolve(): None
+        for folder in folders
+        for pattern in ('', '*/')
+        for file in folder.glob(f'{pattern}{RESULTS_FOLDER}/*.json')
+    }
+    for file in sorted(files):
+        try:
+            result = json.loads(file.read_text(encoding='utf-8'))
+            if not result['init'] or Path(result['init']).expanduser().resolve() != workdir.resolve():
+                continue
+            values = {
+                name.removeprefix('eval/'): float(value)
+                for name, value in result.items()
+                if name.startswith('eval/') and isinstance(value, int | float)
+            }
+            yield Evaluation(
+                folder=file.parents[1].name,
+                protocol=str(result.get('protocol', file.stem)),
+                weights=str(result.get('weights', 'online')),
+                data=str(result.get('data', '')),
+                step=int(result.get('step', 0)),
+                metrics=values,
+            )
+        except (OSError, ValueError, TypeError, KeyError):  # a JSON file that is not the result of an evaluation
+            continue
