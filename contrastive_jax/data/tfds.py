@@ -216,7 +216,7 @@ def _import(folder: Path) -> ModuleType:
         import tensorflow_datasets
     except ImportError as error:
         needs = f"'{folder}' is prepared, but reading it needs tensorflow_datasets ({error})"
-        raise UserError(f'{needs} -> {INSTALL}') from error
+        raise DataSetupError(f'{needs} -> {INSTALL}') from error
     return tensorflow_datasets
 
 
