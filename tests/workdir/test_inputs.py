@@ -19,8 +19,8 @@ def test_the_same_inputs_and_others(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         check_inputs(tmp_path, {'training images': ('abd', '1,437 of digits')})
     assert str(error.value) == (
-        f'workdir {tmp_path} was begun with other inputs (training images: 1,437 of digits -> 1,437 of digits, with other '
-        'content) -> choose another workdir, or give the same inputs'
+        f'workdir {tmp_path} was begun with other inputs (training images: 1,437 of digits -> 1,437 of digits, '
+        'with other content) -> choose another workdir, or give the same inputs'
     )
     with pytest.raises(UserError, match=r'training images: 1,437 of digits -> 9 of x\)'):
         check_inputs(tmp_path, {'training images': ('x', '9 of x')})
@@ -38,5 +38,5 @@ def test_an_input_that_is_new_is_noted_and_another_process_writes_nothing(tmp_pa
 @pytest.mark.parametrize('content', ['', '[]', '{"a": 1}', '{"a": []}'])
 def test_a_damaged_file(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(UserError, match='cannot be read .* -> choose another workdir'):
+    with pytest.raises(UserError, match=r'cannot be read .* -> choose another workdir'):
         check_inputs(tmp_path, DIGITS)
