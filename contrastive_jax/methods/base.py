@@ -35,6 +35,7 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import flax
@@ -228,8 +229,12 @@ def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, Py
     The key is `fold_in(rng, 0)`, so that the weights do not depend on what else a method derives from `rng`.
     """
     examples = jax.tree.map(lambda x: x[:2], batch['views'][0])  # BN needs more than one
-    variables = network.init(jax.random.fold_in(rng, 0), examples, train=True)
-    variables = jax.tree.map(jnp.asarray, dict(variables))
+    return _init_network(network, jax.random.fold_in(rng, 0), examples)
+
+
+@partial(jax.jit, static_argnums=0)  # one trace for each network and shape, shared by the check of a config and the run
+def _init_network(network: Network, rng: Array, x: Array) -> tuple[PyTree, PyTree]:
+    variables = network.init(rng, x, train=True)
     return _as_dict(variables['params']), _as_dict(variables.get('batch_stats', {}))
 
 
@@ -263,7 +268,7 @@ def _as_dict(tree: PyTree) -> PyTree:
     return tree.unfreeze() if isinstance(tree, FrozenDict) else tree
 
 
-# ================================ networks in training mode ================================
+# ================================ networks in training mode =========================
 
 
 def apply(
