@@ -85,6 +85,10 @@ class CheckpointError(UserError):
     exit_code = 5
 
 
+class MissingPartError(CheckpointError):
+    """A checkpoint does not hold the part of the state that is read, such as the target network."""
+
+
 class NumericalError(UserError):
     """Training reached NaN or infinity."""
 

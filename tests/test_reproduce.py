@@ -12,11 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import compare
+from contrastive_jax import compare, load_encoder
 from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
-from contrastive_jax.pretrained.encoder import load_encoder
 from contrastive_jax.protocols import run as protocols_run
 from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.reproduce import __main__ as reproduce

@@ -26,7 +26,8 @@ from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
 from contrastive_jax.optim.build import build_optimizer
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import finetune, training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
@@ -130,7 +131,8 @@ def load_teacher(folder: str, image_size: int = 0) -> Teacher:
     """
     path, about = Path(folder).expanduser().absolute(), describe(folder)
     config = read_config(path)
-    encoder = load_encoder(about['init'], config.weights, config.finetune.projector_layers)
+    weights = None if config.weights == 'online' else config.weights  # as `run_protocol` chose
+    encoder = load_encoder(about['init'], weights, config.finetune.projector_layers)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     method: Any = finetune.build(config, encoder, about['eval/finetune_images'], about['classes']).method
     images = jnp.zeros((2, encoder.image_size, encoder.image_size, 3))

@@ -65,8 +65,9 @@ def run(
         accuracy = knn_accuracy(*given, k=min(k, len(train)), temperature=config.knn.temperature)
         found |= {f'eval/knn{k}_{name}': value for name, value in accuracy.items()}
     # A repeated evaluation replaces its metrics.
-    writer = MetricWriter(workdir, encoder.step - 1, enabled=jax.process_index() == 0)
-    writer.write(encoder.step, found)
+    step = encoder.step or 0
+    writer = MetricWriter(workdir, step - 1, enabled=jax.process_index() == 0)
+    writer.write(step, found)
     writer.close()
     return found
 

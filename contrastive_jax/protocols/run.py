@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 from contrastive_jax.data.open import SOURCES
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import WEIGHTS, load_encoder
+from contrastive_jax.pretrained.encoder import WEIGHTS
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import load_data
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
-from contrastive_jax.workdir.metrics import replace_file
 
 PROTOCOLS = {'knn': knn.KNN, 'linear': linear.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
@@ -113,7 +114,9 @@ def run_protocol(
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'the workdir {workdir} is that of the run -> give the evaluation a folder of its own')
     section = config.features if 'features' in config else config[config.protocol]  # it says which features are used
-    encoder = load_encoder(config.init, config.weights, section.get('projector_layers', 0))
+    # 'online' is the default of the field; for a published checkpoint it leaves the choice to the authors' default.
+    weights = None if config.weights == 'online' else config.weights
+    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0))
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
@@ -127,7 +130,7 @@ def run_protocol(
         'protocol': config.protocol,
         'init': str(Path(config.init).expanduser().absolute()),
         'weights': config.weights,
-        'step': encoder.step,
+        'step': encoder.step or 0,
         'data': data.train.name,
         'train_images': len(data.train_ids),
         'test_images': len(data.test_ids),
@@ -154,6 +157,6 @@ def run_protocol(
 def _write(file: Path, found: dict[str, Any]) -> None:
     try:
         file.parent.mkdir(exist_ok=True)
-        replace_file(file, json.dumps(found, indent=2).encode() + b'\n')
+        write_atomically(file, json.dumps(found, indent=2).encode() + b'\n')
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> choose another workdir') from error

@@ -40,6 +40,7 @@ from contrastive_jax.errors import DataError, Interrupted, UserError
 from contrastive_jax.reproduce.references import IMAGES, REFERENCES, Reference
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import about, metrics
+from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
 
 MISSED = 7  # exit code
@@ -227,7 +228,7 @@ def read(file: Path) -> Any:
 def write(file: Path, value: Any) -> None:
     """Writes JSON whole or not at all, from the first host, if the run got as far as to make its folder."""
     if jax.process_index() == 0 and file.parent.exists():
-        metrics.replace_file(file, json.dumps(value).encode() + b'\n')
+        write_atomically(file, json.dumps(value).encode() + b'\n')
 
 
 def record(result: Mapping[str, Any], file: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'about.json'
 
@@ -59,7 +59,7 @@ class About:
             return
         self._session |= {'to_step': step, 'seconds': round(time.monotonic() - self._began, 1)}
         try:
-            replace_file(self._file, json.dumps(self._content, indent=2).encode() + b'\n')
+            write_atomically(self._file, json.dumps(self._content, indent=2).encode() + b'\n')
         except OSError as error:
             raise UserError(f'cannot write {self._file}: {error.strerror} -> choose another workdir') from error
 

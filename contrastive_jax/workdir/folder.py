@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 CONFIG_FILE = 'config.json'
 
@@ -52,7 +52,7 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
                 raise ValueError('it holds no config')
             _compare(_flat(old), new, workdir)
         if write:
-            replace_file(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
+            write_atomically(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
     except OSError as error:
         raise UserError(f'cannot write to workdir {workdir}: {error.strerror} -> choose another') from error
     except ValueError as error:

@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'metrics.jsonl'
 EVENTS = 'events.out.tfevents.'
@@ -107,21 +108,6 @@ def summarize(stacked: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.mean(np.asarray(values, np.float64))) for name, values in stacked.items()}
 
 
-def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file atomically: a reader or a kill finds the old or the new content, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 class _EventFile:
     """A TensorBoard event file, written record by record.
 
@@ -167,7 +153,7 @@ def _rewind(path: Path, resume_step: int) -> None:
     parsed = ((line, _parse(line)) for line in lines)
     kept = b''.join(line + b'\n' for line, fields in parsed if fields is None or fields['step'] <= resume_step)
     if kept != content:
-        replace_file(path, kept)
+        write_atomically(path, kept)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

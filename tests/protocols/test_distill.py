@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+from contrastive_jax import load_encoder
 from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import distill, finetune
 from contrastive_jax.protocols.run import check_protocol, run_protocol
 from contrastive_jax.training.feed import ResidentFeed
@@ -198,7 +199,7 @@ def test_a_fine_tuning_whose_run_is_gone(folders: Path, tmp_path: Path) -> None:
     shutil.copytree(folders / 'teacher', tmp_path / 'tuned')
     about = json.loads((tmp_path / 'tuned' / distill.TUNED).read_text())
     (tmp_path / 'tuned' / distill.TUNED).write_text(json.dumps({**about, 'init': str(tmp_path / 'gone')}))
-    with pytest.raises(UserError, match=r'is a fine-tuning of .*gone, which is not there any more'):
+    with pytest.raises(UserError, match=r'is a fine-tuning of .*gone, which does not exist'):
         load_encoder(tmp_path / 'tuned')
 
 

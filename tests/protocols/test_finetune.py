@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from contrastive_jax import load_encoder
 from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.optim import optimizers
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import finetune
 from contrastive_jax.protocols.run import run_protocol
 from contrastive_jax.protocols.subset import stratified

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrastive_jax import load_encoder
 from contrastive_jax.data import sources
 from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import linear, training
 from contrastive_jax.protocols.run import run_protocol
 from contrastive_jax.protocols.subset import stratified

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import features, pretrained
+from contrastive_jax import features, load_encoder, pretrained
 from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import knn_accuracy
-from contrastive_jax.pretrained.encoder import load_encoder
 from contrastive_jax.protocols import base
 from contrastive_jax.protocols.run import PROTOCOLS, check_protocol, protocol_config, run_protocol
 from contrastive_jax.rules import Rules
@@ -470,7 +469,7 @@ def test_files_that_do_not_serve(run: Path, tmp_path: Path) -> None:
     (tmp_path / 'words.pth').write_text('weights')
     for file, line in (
         ('cut.safetensors', 'cannot be read: it is damaged'),
-        ('harm.pth', r'it asks for \w+.system, which no weights need: nothing of it was run'),
+        ('harm.pth', r'its pickle imports \w+.system, which weight files do not need: it is refused'),
         ('words.pth', 'cannot be read: it is text -> '),
         ('none.pth', 'does not exist -> give the workdir of a run, or a file of weights'),
     ):

@@ -149,7 +149,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(folder, 'replace_file', refuse)
+    monkeypatch.setattr(folder, 'write_atomically', refuse)
     with pytest.raises(
         UserError, match=f'cannot write to workdir {tmp_path}: No space left on device -> choose another'
     ):
