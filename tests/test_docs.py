@@ -7,7 +7,8 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from sklearn.neighbors import KNeighborsClassifier
 import contrastive_jax.main  # noqa: F401 - defines the flags of the command
 from contrastive_jax import errors, losses
 from contrastive_jax.__main__ import COMMANDS
-from contrastive_jax.config.find import find_config, list_configs, variants_of
-from contrastive_jax.data.images import EXTENSIONS
+from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.find import list_configs, variants_of
+from contrastive_jax.config.load import load
+from contrastive_jax.config.overrides import PREFIXES, override
+from contrastive_jax.data.npz import IMAGES, LABELS
 from contrastive_jax.data.open import open_source
+from contrastive_jax.data.splits import NAMES
 from contrastive_jax.reproduce.references import REFERENCES
 from contrastive_jax.training.evaluators import EVALUATORS
 from contrastive_jax.workdir.folder import FREE
@@ -33,6 +38,9 @@ DOCS = ('README.md', *sorted(f'docs/{file.name}' for file in (ROOT / 'docs').glo
 OTHERS = ('launch/README.md', 'benchmarks/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'tests/golden/README.md')
 # tests/test_extending.py runs the code of this page.
 WITH_CODE = tuple(page for page in DOCS if page != 'docs/extending.md')
+
+# Configs that together have every field.
+ANY_OF_THESE = ('mocov2:tiny', 'eval/knn', 'eval/finetune', 'eval/distill')
 
 PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'launch/tpu.sh', 'export', 'ssh-add')
 
@@ -94,6 +102,14 @@ def test_the_readme_leads_to_every_page() -> None:
 # ================================ Python code ================================
 
 
+@pytest.fixture(autouse=True)
+def _same_import_path() -> Iterator[None]:
+    """Takes back what loading a config adds to the places that Python imports from."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture(scope='module')
 def run_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """Runs the Python code of a page, in a folder with a run, and returns the names that it defines."""
@@ -144,8 +160,8 @@ def test_evaluation_in_python(run_page: Callable[[str], dict[str, Any]]) -> None
 
 def test_own_npz_file(run_page: Callable[[str], dict[str, Any]]) -> None:
     file = run_page('docs/own-data.md')['folder'] / 'mine.npz'
-    source = open_source('npz', path=str(file))
-    assert len(source) == 100 and source.labels.tolist()[:11] == [*range(10), 0]
+    everything, held_out = (open_source('npz', path=str(file), split=split) for split in ('all', 'test'))
+    assert len(everything) == 100 and sorted(held_out.labels) == list(range(10))
 
 
 # ================================ command lines ================================
@@ -181,36 +197,21 @@ def options(module: str) -> set[str]:
     return set(re.findall(r'--\w+', printed.getvalue()))
 
 
-@functools.cache
-def load(name: str) -> ConfigDict:
-    """The config that `--config` names; an unknown recipe or variant is an error."""
-    file, variant = find_config(name)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
-
-
-def has_field(config: ConfigDict, path: str) -> bool:
-    for name in path.split('.'):
-        if not isinstance(config, ConfigDict) or name not in config:
-            return False
-        config = config[name]
-    return True
+def sections(config: ConfigDict) -> Mapping[str, type]:
+    return {} if 'protocol' in config else sections_of(config)
 
 
 def check_arguments(module: str, arguments: list[str]) -> None:
-    """Fails on an option that the command does not have, and on a recipe, variant or field that does not exist."""
+    """Fails on an option that the command does not have, and on a recipe, variant, field or value that is not legal."""
     given = [word.removeprefix('--config=') for word in arguments if word.startswith('--config=')]
-    given = [name for name in given if not name.startswith(('my_recipe', 'FILE'))]
-    configs = [load(name) for name in given] or [runs.load('mocov2:tiny'), load('eval/linear'), load('eval/finetune')]
-    for word in arguments:
-        option = word.split('=')[0]
-        if option.startswith('--config.'):
-            assert any(has_field(config, option.removeprefix('--config.')) for config in configs), word
-        elif option.startswith('--'):
-            assert option == '--help' or option == '--config' or option in options(module), f'{module} {word}'
+    for option in (word.split('=')[0] for word in arguments if word.startswith('--')):
+        assert option in options(module) or option == '--config' or option.startswith(PREFIXES), f'{module} {option}'
+    if any(name.startswith(('my_recipe', 'FILE')) for name in given):
+        return  # a config of the page's own
+    overrides = [word for word in arguments if word.startswith(PREFIXES)]
+    configs = list(map(load, given)) or ([load(name) for name in ANY_OF_THESE] if overrides else [])
+    problems = [override(config, overrides, sections) for config in configs]
+    assert not any(problems) if given else min(map(len, problems), default=0) == 0, problems
 
 
 def module_of(words: list[str]) -> tuple[str, list[str]]:
@@ -243,15 +244,26 @@ def test_commands_are_right(page: str) -> None:
             if module.startswith('contrastive_jax.') and module != 'contrastive_jax.__main__':
                 check_arguments(module, arguments)
             if module == 'contrastive_jax.reproduce.__main__':
-                assert {word for word in arguments if not word.startswith('--')} <= REFERENCES.keys(), words
+                assert {word for word in arguments if not word.startswith('--')} <= {*REFERENCES, 'NAME_digits'}, words
 
 
 @pytest.mark.parametrize('page', DOCS)
 def test_fields_in_the_text_exist(page: str) -> None:
-    """`--config.FIELD=VALUE` in the text of a page."""
+    """`--config.FIELD=VALUE` in the text of a page, or the field alone."""
     for code in coded(prose(page)):
-        if re.match(r'--config\.[a-z]', code):
+        if re.match(r'--config\.[a-z]', code) and '=' in code and not code.endswith('=...'):
             check_arguments('contrastive_jax.main', shlex.split(code))
+        elif re.match(r'(--)?config\.[a-z]', code) and code != 'config.json':
+            field = code.split('config.')[1].removesuffix('=...')
+            assert any(has_field(load(name), field) for name in ANY_OF_THESE), code
+
+
+def has_field(config: ConfigDict, path: str) -> bool:
+    for name in path.split('.'):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return True
 
 
 # ================================ tables ================================
@@ -333,7 +345,8 @@ def test_other_lists() -> None:
     assert codes == {kind.exit_code for kind in kinds if hasattr(kind, 'exit_code')} | {0}
     free = section('docs/training.md', 'Stop and resume').split('These fields may change:')[1].split('A change')[0]
     assert sorted(coded(free)) == sorted(name.rstrip('.') for name in FREE)
-    formats = section('docs/own-data.md', 'Image folders').split('its name ends in')[1].split('in upper')[0]
-    assert sorted(coded(formats)) == sorted(EXTENSIONS)
+    npz = {cells[0]: coded(cells[1]) for cells in rows(section('docs/own-data.md', '`.npz` files'))[1:]}
+    assert sorted(npz['images']) == sorted(IMAGES) and sorted(npz['labels']) == sorted(LABELS)
+    assert sorted(npz['split']) == sorted(name for names in NAMES.values() for name in names)
     listed = [coded(cells[0])[0] for cells in rows(section('docs/evaluation.md', 'During training'))[1:]]
     assert sorted(listed) == sorted(EVALUATORS)
