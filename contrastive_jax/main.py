@@ -1,9 +1,9 @@
 """Trains: python -m contrastive_jax.main --config=configs/mocov2.py:digits --workdir=runs/digits [--config.field=value]
 
-The same command again continues a run that was stopped. With a config of configs/eval/ it evaluates the encoder of a run,
-which --config.init=WORKDIR names. Exit codes: 0 finished; 42 interrupted and saved, start the command again; 2 a mistake
-in config, flags or workdir; 3 a problem of the data; 4 the loss or the state is not finite; 5 no checkpoint can be read
-or written.
+The same command again continues a run that was stopped. With a config of configs/eval/ it evaluates the encoder of a
+run, which --config.init=WORKDIR names. Exit codes: 0 finished; 42 interrupted and saved, start the command again; 2 a
+mistake in config, flags or workdir; 3 a problem of the data; 4 the loss or the state is not finite; 5 no checkpoint can
+be read or written.
 """
 
 import sys
