@@ -23,8 +23,8 @@ METHODS = ('mocov2:tiny', 'mocov3_r50:tiny', 'mocov3_vit:tiny')
 DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
 FEW = [('jit', 8), ('pmap', 2)]
 RELATED = (
-    'mocov1:tiny', 'mocov2:tiny,symmetric', 'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'cmc:tiny',
-    'dino:tiny', 'deepcluster:tiny',
+    'mocov1:tiny', 'mocov2:tiny,symmetric', 'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny',
+    'cmc:tiny', 'dino:tiny', 'deepcluster:tiny',
 )  # fmt: skip
 # The other files: what their losses do on more devices is looked at in test_contract.py, here that they train.
 REST = (
