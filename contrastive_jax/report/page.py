@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_policy
+from contrastive_jax.config.check import check_examples
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
@@ -177,6 +178,8 @@ def staleness(run: Run, source: Source, devices: Devices) -> dict[str, Any] | No
         raise UserError(
             f'batch_size {c.batch_size} is not divisible by {devices.count} devices -> use a number that is'
         )
+    if problems := check_examples(c, len(source)):  # the data may have changed since the training
+        raise UserError.of(problems)
     recipe = build_run(c, len(source))
     found = stale.measure(run.workdir, recipe, source, devices, c.data.on_device, c.data.workers)
     if found is None:

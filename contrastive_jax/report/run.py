@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.base import base_config
+from contrastive_jax.config.stored import complete
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.protocols.run import RESULTS_FOLDER
@@ -97,10 +97,11 @@ def read(path: str, elsewhere: Sequence[str] = ()) -> Run:
             f'--workdir {folder} is that of an evaluation -> give the run that it judges: '
             f'--workdir={config.get("init", "")}'
         )
-    lacking = [name for name in base_config('moco') if name not in config]
+    lacking = [name for name in ('data', 'encoder', 'projector', 'method') if name not in config]
     if lacking or config.method.get('name') not in METHODS:
         what = f'lacks {", ".join(lacking[:3])}' if lacking else f'has the method {config.method.get("name")!r}'
         raise UserError(f'{folder / CONFIG_FILE} is no config of a run: it {what} -> give the workdir of one')
+    config = complete(config)
     for other in elsewhere:
         if not Path(other).expanduser().is_dir():
             raise UserError(f'--evaluations {other} is no folder -> give the folder that holds their workdirs')
