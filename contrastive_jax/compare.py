@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.config.find import list_configs
+from contrastive_jax.errors import UserError, exit_code_of, print_error
 from contrastive_jax.plots import figures
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
@@ -134,18 +135,23 @@ def main(argv: Sequence[str]) -> int:
     given, rest = parser.parse_known_args(argv)
     if unknown := [arg for arg in rest if not arg.startswith('--config.')]:
         parser.error(f'unexpected {" ".join(unknown)} -> fields of the configs are --config.field=value')
+    return exit_code_of(lambda: run(given.config, given.workdir, rest))
+
+
+def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> int:
+    """The command; returns the exit code.
+
+    Raises:
+      UserError: there are no configs, or the workdir cannot be written.
+    """
+    configs, folder = configs or every_method(), Path(workdir).expanduser().absolute()
     try:
-        configs = given.config or every_method()
-        folder = Path(given.workdir).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        failed = compare(configs, folder, rest)
+        failed = compare(configs, folder, fields)
     except OSError as error:
-        print(f'contrastive_jax: error: {error}', file=sys.stderr)
-        return 2
+        raise UserError(f'cannot write to --workdir {folder}: {error.strerror}', remedy='choose another') from error
     for config in failed:
-        print(
-            f'contrastive_jax: error: {config} failed, see above -> mend it and give the same command', file=sys.stderr
-        )
+        print_error(f'{config} failed, see above -> correct it and give the same command')
     return 1 if failed else 0
 
 

@@ -205,7 +205,7 @@ def test_records_are_appended_to_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('argv', 'code', 'said'),
     [
-        (['mocov2_digit'], 2, "no reference is called 'mocov2_digit'; did you mean mocov2_digits"),
+        (['mocov2_digit'], 2, "no reference is called 'mocov2_digit'; did you mean 'mocov2_digits'"),
         (['zzz'], 2, "no reference is called 'zzz' -> --list shows all of them"),
         (['mocov2_digits', '--data=x.npz'], 2, 'mocov2:digits has embedded data -> leave it out'),
         (['mocov2_cifar10'], 3, 'mocov2:cifar10 needs data -> --data=cifar10.npz, written by np.savez'),

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_network, build_policy
+from contrastive_jax.config.stored import complete
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import CheckpointError, MissingPartError, UserError
 from contrastive_jax.models.heads import MLP
@@ -115,7 +116,7 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
     """The config of a run; for a fine-tuning, that of the run that it started from, with its own images and data."""
     config = read_config(workdir)
     if 'protocol' not in config or 'encoder' in config:
-        return config
+        return config if 'method' not in config else complete(config)
     if config.protocol not in TRAINING:
         raise UserError(
             f'{workdir} is the workdir of an evaluation ({config.protocol}) -> give the workdir of the run that it '

@@ -16,7 +16,6 @@ given, 3 a problem of the data, 4 loss or state went to NaN, 5 no checkpoint can
 
 import argparse
 import datetime
-import difflib
 import importlib
 import json
 import math
@@ -35,9 +34,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
-from contrastive_jax.errors import DataError, Interrupted, UserError
+from contrastive_jax.errors import DataError, Interrupted, UserError, exit_code_of
 from contrastive_jax.reproduce.references import IMAGES, REFERENCES, Reference
+from contrastive_jax.rules import did_you_mean
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import about, metrics
 from contrastive_jax.workdir.atomic import write_atomically
@@ -133,10 +134,11 @@ def load_configs(reference: Reference, folder: Path, data: str) -> tuple[ConfigD
     judges = [load_config(f'eval.{number.protocol}', number.changes) for number in reference.numbers]
     for judge in judges:
         judge.init = str(folder / PRETRAINING)
-    problems = check(config, jax.device_count(), jax.process_count())
-    problems += [problem for judge in judges for problem in check_protocol(judge, jax.device_count())]
+    devices = find_devices().count
+    problems = check(config, devices, jax.process_count())
+    problems += [problem for judge in judges for problem in check_protocol(judge, devices)]
     if problems:
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     return config, judges
 
 
@@ -284,9 +286,8 @@ def choose(name: str) -> Reference:
       UserError: there is none.
     """
     if name not in REFERENCES:
-        near = difflib.get_close_matches(name, REFERENCES, n=3)
-        meant = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise UserError(f'no reference is called {name!r}{meant} -> --list shows all of them')
+        remedy = '--list shows all of them'
+        raise UserError(f'no reference is called {name!r}{did_you_mean(name, REFERENCES)}', remedy=remedy)
     return REFERENCES[name]
 
 
@@ -326,16 +327,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int)
     parser.add_argument('--process_id', type=int)
-    try:
-        return run(parser.parse_args(argv), shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv]))
-    except Interrupted as stop:
-        print(f'contrastive_jax: {stop}', flush=True)
-        return stop.exit_code
-    except UserError as error:
-        for line in str(error).splitlines():
-            # What opens data names the flags of training.
-            print(f'contrastive_jax: error: {line.replace("--config.data.path", "--data")}', file=sys.stderr)
-        return error.exit_code
+    given, command = parser.parse_args(argv), shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv])
+    return exit_code_of(lambda: run(given, command))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import base_config, encoder_config, head_config
-from contrastive_jax.config.check import check
+from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.errors import UserError
 from contrastive_jax.training.build import build_run
 from tests import runs
@@ -396,31 +396,52 @@ def test_a_warm_up_longer_than_the_training() -> None:
     # In steps, it takes the size of the data to tell.
     config = change(VIT, **{**fields, 'steps': 200})
     assert check(config, 8) == []
-    with pytest.raises(UserError) as error:
-        build_run(config, 1437)
-    assert str(error.value).startswith('schedule.warmup_epochs 3 (267 steps) is longer than the training of 200 steps')
+    (line,) = check(config, 8, num_examples=1437)
+    assert line.startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200 -> ')
+    assert (line.field, line.value) == ('schedule.warmup_epochs', 0.0)
     config.steps = 267
-    assert build_run(config, 1437).total_steps == 267
-    assert check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
+    assert check(config, 8, num_examples=1437) == [] and build_run(config, 1437).total_steps == 267
+    assert check(change(MOCO, **fields), 8, num_examples=1437) == [], 'another schedule has no warm-up'
 
 
 def test_a_bank_has_a_row_for_every_example() -> None:
     assert build_run(change(BANK), 1437).method.num_examples == 1437
     assert build_run(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
-    with pytest.raises(UserError, match=r'method.num_examples 10 is less than the 1437 images'):
-        build_run(change(BANK, **{'method.num_examples': 10}), 1437)
+    (line,) = check(change(BANK, **{'method.num_examples': 10}), 8, num_examples=1437)
+    assert line == 'method.num_examples 10 is less than the 1437 images of the data -> use 0, for as many as there are'
+    assert (line.field, line.value) == ('method.num_examples', 0)
 
 
 def test_no_more_clusters_than_images() -> None:
     config = change(DEEP, **{'method.num_prototypes': (12, 33)})
-    with pytest.raises(UserError, match=r'method.num_prototypes 33 is more than the 32 images of an epoch'):
-        build_run(config, 40)
-    assert build_run(config, 48).method.num_examples == 48
+    (line,) = check(config, 8, num_examples=40)
+    assert line.startswith('method.num_prototypes 33 is more than the 32 images of an epoch, which cannot have so many')
+    assert line.value == (12, 32)
+    assert check(config, 8, num_examples=48) == [] and build_run(config, 48).method.num_examples == 48
 
 
 def test_fewer_images_than_a_batch() -> None:
-    with pytest.raises(UserError, match=r'8 images < global batch 16'):
-        build_run(change(MOCO), 8)
+    (line,) = check(change(MOCO), 8, num_examples=15)
+    assert line == '15 images are fewer than batch_size 16 -> use more images, or a batch_size of at most 15'
+    assert (line.field, line.value) == ('batch_size', 8), 'the devices divide it'
+    assert check(change(MOCO), 8, num_examples=7)[0].value is None, 'no batch size does'
+    assert check(change(MOCO), 8, num_examples=16) == []
+
+
+@pytest.mark.parametrize('name', [MOCO, VIT, BANK, SWAV, DEEP, INSTDIS, CMC, DINO, SIMCLR])
+def test_what_is_right_for_the_data_can_be_built(name: str) -> None:
+    """`check` finds all that `build_run` cannot build, on any number of images."""
+    for changes in ({}, {'steps': 3, 'schedule.warmup_epochs': 2.0}, {'method.num_examples': 20}, {'batch_size': 32}):
+        if 'method.num_examples' in changes and 'num_examples' not in runs.load(name).method:
+            continue
+        config = change(name, **changes)
+        for n in (1, 15, 16, 17, 33, 64, 1000):
+            if problems := check_examples(config, n):
+                with pytest.raises((AssertionError, UserError)):
+                    build_run(config, n)
+                assert all(' -> ' in line and line.field for line in problems)
+            else:
+                assert build_run(config, n).total_steps > 0
 
 
 @pytest.mark.parametrize('views', [1, 3])
