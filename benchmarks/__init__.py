@@ -1,1 +1,1 @@
-"""Measured comparisons, each runnable as `python -m benchmarks.NAME`; never timed tests."""
+"""Benchmarks, each started with `python -m benchmarks.NAME`. No test depends on a measured time."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.count simclr byol swav dino:resnet50
 
-Prints GFLOP an image and the ratio to a supervised step on one view of the same encoder: what a method may cost.
+Prints GFLOP per image, and the ratio to a supervised step on one view with the same encoder: the cost to expect.
 """
 
 import argparse
@@ -23,22 +23,22 @@ EXAMPLES, CLASSES = 1_281_167, 1000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """A line for each config."""
+    """Prints a line for each config."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', nargs='+', help='of configs/, with variants, such as dino:resnet50')
+    parser.add_argument('config', nargs='+', help='a recipe of configs/ with its variants, e.g. dino:resnet50')
     for path in parser.parse_args(argv).config:
         method, supervised = count(path)
         print(f'{path:24} {method:8.2f} GFLOP/image  {method / supervised:5.2f} x supervised', flush=True)
 
 
 def count(path: str, batch_size: int = 2) -> tuple[float, float]:
-    """GFLOP an image of a config's train step, and of the supervised step.
+    """GFLOP per image of a config's train step and of the supervised step.
 
-    Augmentation is left out, and what is done once an epoch (DeepCluster's k-means). Products with the batch's own
-    embeddings grow with `batch_size`; at 4096 they are 12.6 MFLOP an image in SimCLR.
+    Augmentation and work that is done once an epoch (DeepCluster's k-means) are left out. The cost of products with the
+    embeddings of the batch grows with `batch_size`; for SimCLR at 4096 it is 12.6 MFLOP per image.
     """
     name, _, variant = path.partition(':')
-    config = importlib.import_module(f'configs.{name}').get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.{name}').get_config(variant)
     config.batch_size, config.bn_group_size = batch_size, 0
     if config.method.get('queue_size'):
         config.method.queue_size = config.method.queue_size // batch_size * batch_size

@@ -16,7 +16,7 @@ from contrastive_jax.distributed.devices import AXIS, REPLICATED, find_devices
 
 
 class Spread(NamedTuple):
-    """The median of the windows, the least and the greatest."""
+    """The median, the minimum and the maximum of the windows."""
 
     median: float
     low: float
@@ -28,28 +28,28 @@ class Spread(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Peak bytes on the device, and where the number is from: 'allocator' or 'compiler'."""
+    """Peak memory on the device in bytes, and the source of the number: 'allocator' or 'compiler'."""
 
     bytes: int
     source: str
 
 
 class Timed:
-    """A compiled program that remembers how long it took.
+    """A compiled program and its measured times.
 
-    On accelerators a window is one call, a loop of many steps on the device, so that no dispatch is timed. On CPU a
-    call is one step: XLA runs convolutions inside a loop on a single thread there.
+    On accelerators a window is one call: a loop of many steps on the device, so that no dispatch is timed. On CPU a
+    call is one step, because XLA runs convolutions inside a loop on a single thread there.
 
     Args:
-      program: placed on the first device; its state is copied, and donated from call to call.
-      steps: in a window.
+      program: the program, which is placed on the first device. Its state is copied, and donated from call to call.
+      steps: the number of steps in a window.
     """
 
     def __init__(self, program: Program, steps: int):
         devices = find_devices('jit', count=1)
-        self.seconds: list[float] = []  # for a step, one entry for each window
+        self.seconds: list[float] = []  # per step, one entry for each window
         self._steps, self._steps_per_call = steps, 1 if jax.default_backend() == 'cpu' else steps
-        others = _allocator('bytes_in_use')  # programs made before this one keep their states
+        others = _allocator('bytes_in_use')  # the states of programs that were created before
         self._state = devices.place(jax.tree.map(np.array, program.state), REPLICATED)
         self._batch = devices.place(program.batch, REPLICATED)
         loop = _repeat(partial(program.step, axis_name=AXIS), self._steps_per_call)
@@ -69,7 +69,7 @@ class Timed:
         self.seconds.append((time.perf_counter() - start) / self._steps)
 
     def _first_call(self, others: int) -> Memory:
-        """Warms up. The allocator's peak never falls, so it tells about this program only if it rises."""
+        """Runs once to warm up. The allocator's peak never falls, so it belongs to this program only if it rises."""
         before = _allocator('peak_bytes_in_use')
         self._state, sums = self._call(self._state, self._batch)
         jax.block_until_ready((self._state, sums))
@@ -82,21 +82,21 @@ class Timed:
 
 
 def interleave(timed: list[Timed], windows: int) -> None:
-    """A, B, ..., A, B, ...: whatever else the machine does meets all of them alike."""
+    """Times A, B, ..., A, B, ..., so that other load on the machine affects all programs alike."""
     for _ in range(windows):
         for one in timed:
             one.window()
 
 
 def _repeat(step: Callable[..., Any], steps: int) -> Callable[..., Any]:
-    """`steps` steps in one call, with the sums of their scalars."""
+    """Makes a function that runs `steps` steps in one call and returns the sums of their scalars."""
     if steps == 1:
         return step
 
     def loop(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
         def body(i: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
             state, sums = carry
-            # Without it the compiler takes out of the loop what is the same in all rounds.
+            # Without the barrier the compiler moves computation that is the same in all iterations out of the loop.
             fresh, _ = lax.optimization_barrier((batch, i))
             state, scalars = step(state, fresh)
             return state, jax.tree.map(jnp.add, sums, scalars)
@@ -109,5 +109,5 @@ def _repeat(step: Callable[..., Any], steps: int) -> Callable[..., Any]:
 
 
 def _allocator(field: str) -> int:
-    """What the allocator of the first device says; 0 where it says nothing, as on CPU."""
+    """A statistic of the allocator of the first device; 0 where there is none, as on CPU."""
     return (jax.devices()[0].memory_stats() or {}).get(field, 0)

@@ -1,8 +1,8 @@
-"""What is timed: the train step, the step without one of its parts, the parts alone, and the bare supervised step.
+"""The timed programs: the train step, the step without one of its parts, single parts, and a supervised step.
 
-Nothing here is switched by flags in the product: a step without augmentation is the step of a recipe with another
-policy, and a step without its queue, its moving average or its metrics is the same code, traced while the functions
-of that part are replaced.
+The package has no flags for this. A step without augmentation is the step of a run with another augmentation policy. A
+step without its queue, its moving average or its metrics is the same code, traced while the functions of that part are
+replaced.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from contrastive_jax.training.step import train_step
 
 RESIDENT_IMAGES = 4096
 
-# Passes of the encoder in a step: forward and backward, and forward only (the keys).
+# Encoder passes in a step: (forward and backward, forward only), the latter for the keys.
 PASSES: dict[type[base.Method], tuple[int, int]] = {
     MoCo: (1, 1), MoCoV3: (2, 2), SimCLR: (2, 0), BYOL: (2, 2), SimSiam: (2, 0),
 }  # fmt: skip
@@ -37,13 +37,13 @@ PASSES: dict[type[base.Method], tuple[int, int]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Something that runs again and again on its own result.
+    """A step that is called repeatedly on its own result.
 
     Attributes:
-      step: (state, batch) -> (state, scalars), with the keyword axis_name.
-      state: before the first call; it is donated, so each program has its own.
-      batch: the same in every call, already on the device.
-      replaced: functions that something else stands in for while the step is traced: (module, name, stand-in).
+      step: (state, batch) -> (state, scalars), with the keyword argument axis_name.
+      state: the state before the first call. It is donated, so each program has its own.
+      batch: the batch of every call, already on the device.
+      replaced: functions to replace while the step is traced: (module, name, replacement).
     """
 
     step: Callable[..., tuple[PyTree, dict[str, Array]]]
@@ -53,10 +53,10 @@ class Program:
 
     @contextlib.contextmanager
     def tracing(self) -> Iterator[None]:
-        """Within it the step may be traced."""
+        """The context in which the step is traced, with the functions of `replaced` replaced."""
         with contextlib.ExitStack() as stack:
-            for module, name, stand_in in self.replaced:
-                stack.enter_context(mock.patch.object(module, name, stand_in))
+            for module, name, replacement in self.replaced:
+                stack.enter_context(mock.patch.object(module, name, replacement))
             yield
 
 
@@ -64,7 +64,7 @@ class Program:
 
 
 def crops(run: Run, classes: int, rng: np.random.Generator) -> dict[str, Any]:
-    """A batch as the host's loader sends it: {'crops': (uint8[B, s, s, 3], ...), 'index', 'label'}."""
+    """A batch as the loader on the host makes it: {'crops': (uint8[B, s, s, 3], ...), 'index', 'label'}."""
     B = run.batch_size
     return {
         'crops': tuple(rng.integers(0, 256, (B, s, s, 3), np.uint8) for s in run.policy.view_sizes(run.image_size)),
@@ -74,7 +74,7 @@ def crops(run: Run, classes: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def resident(run: Run, classes: int, rng: np.random.Generator) -> dict[str, Any]:
-    """A batch of images that live on the device: {'images': uint8[n, s, s, 3], 'labels', 'order': int32[B]}."""
+    """A batch of images that stay on the device: {'images': uint8[n, s, s, 3], 'labels', 'order': int32[B]}."""
     n, s = max(RESIDENT_IMAGES, run.batch_size), run.image_size
     return {
         'images': rng.integers(0, 256, (n, s, s, 3), np.uint8),
@@ -87,7 +87,7 @@ def resident(run: Run, classes: int, rng: np.random.Generator) -> dict[str, Any]
 
 
 def without_augmentation(run: Run) -> Run:
-    """The recipe whose crops are only normalised: what has probability 0 is not computed."""
+    """The run with crops that are only normalized: operations with probability 0 are not computed."""
     none = (0.0,) * len(run.policy.blur)
     policy = dataclasses.replace(
         run.policy, flip=0.0, jitter_probability=0.0, grayscale=0.0, blur=none, solarize=none, local_blur=0.0
@@ -96,17 +96,17 @@ def without_augmentation(run: Run) -> Run:
 
 
 def step(run: Run) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """The product's train step."""
+    """The train step of the package."""
     return partial(train_step, run=run)
 
 
 def supervised(run: Run, classes: int, state: TrainState) -> tuple[Callable[..., Any], TrainState]:
-    """The bare supervised step of the method's encoder, with its optimizer: one view, a linear layer, cross-entropy.
+    """A supervised step with the encoder and optimizer of the method: one view, a linear layer, cross-entropy.
 
     Args:
-      run: of the method.
-      classes: outputs of the linear layer.
-      state: of the method; its encoder is copied.
+      run: the run of the method.
+      classes: the number of outputs of the linear layer.
+      state: the state of the method, whose encoder is copied.
 
     Returns:
       The step, (state, {'crops', 'label'}) -> (state, {'loss'}), and its first state.
@@ -146,7 +146,7 @@ def supervised(run: Run, classes: int, state: TrainState) -> tuple[Callable[...,
 
 
 def forward(run: Run, state: TrainState, batch: dict[str, Any]) -> Program:
-    """The encoder's pass over one view in training mode, without a gradient, as the keys need it."""
+    """A forward pass of the encoder on one view in training mode, without gradient, as for the keys."""
 
     def forward_step(stats: PyTree, batch: PyTree, *, axis_name: str | None) -> tuple[PyTree, dict[str, Array]]:
         params, crop = batch
@@ -166,10 +166,10 @@ Replaced = tuple[tuple[Any, str, Callable[..., Any]], ...]
 
 
 def left_out(method: base.Method) -> dict[str, Replaced]:
-    """For each part, what takes its place when it is left out of the step.
+    """For each part, the replacements that leave it out of the step.
 
-    The look-up is left out with its logits: the loss is then that of the positives alone, and the gradient still
-    reaches the encoder.
+    The logits of the negatives are left out with the queue: the loss is then that of the positives alone, and the
+    gradient still reaches the encoder.
     """
 
     def positives(q: Array, k: Array, *rest: Any, temperature: float, **others: Any) -> ContrastiveOutput:
@@ -183,7 +183,7 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
     else:
         dictionary = ((mocov3, 'info_nce_in_batch_terms', positives),)
     return {
-        name_of_look_up(method): dictionary,
+        name_of_dictionary(method): dictionary,
         'EMA': ((ema, 'update', lambda target, online, momentum: jax.lax.stop_gradient(target)),),
         'metrics': (
             (base, 'contrast_metrics', lambda *_: {}),
@@ -194,13 +194,13 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
 
 
 def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Generator) -> dict[str, Program]:
-    """The augmentation and the same parts as programs of their own, on arrays of the step's shapes.
+    """The augmentation and the other parts as separate programs, on arrays with the shapes of the step.
 
     Args:
-      run: of the method.
-      state: of the method, whose arrays are copied.
-      batch: of the step with augmentation.
-      rng: of the queries and keys.
+      run: the run of the method.
+      state: the state of the method, whose arrays are copied.
+      batch: the batch of the step with augmentation.
+      rng: draws the queries and keys.
     """
     method = run.method
     assert isinstance(method, MoCo | MoCoV3)
@@ -224,8 +224,7 @@ def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Gen
 
         def loss_of(q: tuple[Array, Array]) -> Array:
             if queue:
-                found = info_nce_terms(q[0], k1, queue['keys'], temperature=T, axis_name=axis_name)
-                return jnp.mean(found.loss)
+                return jnp.mean(info_nce_terms(q[0], k1, queue['keys'], temperature=T, axis_name=axis_name).loss)
             in_batch = partial(info_nce_in_batch_terms, temperature=T, axis_name=axis_name)
             return jnp.mean(in_batch(q[0], k2).loss) + jnp.mean(in_batch(q[1], k1).loss)
 
@@ -238,23 +237,22 @@ def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Gen
 
     def metrics(count: Array, batch: PyTree, *, axis_name: str | None) -> tuple[Array, dict[str, Array]]:
         (q, _, _, k), queue, grads = batch
-        found = ContrastiveOutput(*(q[:, i] for i in range(3)))
+        terms = ContrastiveOutput(*(q[:, i] for i in range(3)))
         if queue:
             negative = jnp.mean(q @ collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name))
         else:
-            negative = mocov3.mean_negative_similarity(q, k, axis_name)
-        found_metrics = base.contrast_metrics(found, T, negative)
-        rest = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
-        return count + 1, {**found_metrics, **rest}
+            negative = base.mean_negative_similarity(q, k, axis_name)
+        others = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
+        return count + 1, {**base.contrast_metrics(terms, T, negative), **others}
 
     return {
         'augmentation alone': Program(augmentation, zero, batch),
-        name_of_look_up(method): Program(dictionary, queue, (q1, q2, k1, k2)),
+        name_of_dictionary(method): Program(dictionary, queue, (q1, q2, k1, k2)),
         'EMA': Program(average, state.method.target, online),
         'metrics': Program(metrics, zero, ((q1, q2, k1, k2), queue, state.params)),
     }
 
 
-def name_of_look_up(method: base.Method) -> str:
-    """MoCo v3 has no queue, but a look-up."""
+def name_of_dictionary(method: base.Method) -> str:
+    """The name of the part that compares queries with keys; MoCo v3 has no queue."""
     return 'queue' if isinstance(method, MoCo) else 'look-up'

@@ -1,9 +1,9 @@
-"""How much a method costs beyond the operations it needs: its train step next to the bare supervised step.
+"""Compares the time of a method's train step with that of a supervised step, and with the operations of both.
 
     python -m benchmarks.step [--preset r18_cifar] [--batch_size 32] [--dtype bfloat16] [--json out.json]
 
-Prints images/s and peak memory of both, their ratio next to the counted one, and which share of a step goes to
-augmentation, look-up, moving average and metrics. benchmarks/README.md says what is timed, and what came out.
+Prints images/s and peak memory of both, the measured and the counted ratio, and the share of augmentation, queue,
+moving average and metrics in a step. benchmarks/README.md describes what is timed and has the results.
 """
 
 import argparse
@@ -34,15 +34,15 @@ GOAL = 1.15  # measured ratio / counted ratio
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What is measured.
+    """The methods and sizes of a measurement.
 
     Attributes:
-      methods: title -> config file and variant, e.g. 'mocov2:cifar10'.
-      batch_sizes: on a CPU, and on accelerators.
-      classes: of the supervised step.
-      examples: of the data set, for the schedules.
-      on_device: whether whole images lie on the device, which then cuts the crops too; else the host has cut them.
-      torch_gflop: per image, counted by PyTorch's FlopCounterMode: the supervised step, and each method's.
+      methods: title -> recipe and variant, e.g. 'mocov2:cifar10'.
+      batch_sizes: the batch size on a CPU and on accelerators.
+      classes: the number of classes of the supervised step.
+      examples: the size of the data set, for the schedules.
+      on_device: whether whole images are on the device, which then also cuts the crops; otherwise the host cuts them.
+      torch_gflop: GFLOP per image counted by PyTorch's FlopCounterMode: of the supervised step, then of each method.
     """
 
     methods: dict[str, str]
@@ -74,19 +74,19 @@ PRESETS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, prints, and writes what --json asks for."""
+    """Measures, prints, and writes the file that --json names."""
     on_cpu = jax.default_backend() == 'cpu'
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--preset', choices=PRESETS, default='r18_cifar')
-    parser.add_argument('--batch_size', type=int, help='on one device; each preset has its own')
+    parser.add_argument('--batch_size', type=int, help='batch size on one device; the default depends on the preset')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32' if on_cpu else 'bfloat16')
-    parser.add_argument('--windows', type=int, default=5, help='measurements of each program, interleaved')
+    parser.add_argument('--windows', type=int, default=5, help='number of interleaved measurements of each program')
     parser.add_argument('--steps_per_window', type=int, default=1 if on_cpu else 30)
     parser.add_argument(
         '--parts', choices=('alone', 'left_out'), default='alone' if on_cpu else 'left_out',
-        help='time the parts by themselves, or the step without each: exact where the machine is quiet',
+        help='time each part alone, or the step without it; the latter is exact only on an idle machine',
     )  # fmt: skip
-    parser.add_argument('--json', metavar='OUT', help='also write the numbers to this file')
+    parser.add_argument('--json', metavar='OUT', help='also write the results to this file')
     args = parser.parse_args(argv)
     for name in ('windows', 'steps_per_window'):
         if getattr(args, name) < 1:
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         'methods': {},
     }
     print(f'{args.preset}, batch {batch_size}, {args.dtype}, one device: {result["device"]}, jax {jax.__version__}')
-    print(f'{args.windows} interleaved windows of {args.steps_per_window} step(s); median [least, greatest]')
+    print(f'{args.windows} interleaved windows of {args.steps_per_window} step(s); median [minimum, maximum]')
     for i, (title, path) in enumerate(preset.methods.items()):
         try:
             run = build(path, preset, batch_size, args.dtype)
@@ -119,13 +119,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build(path: str, preset: Preset, batch_size: int, dtype: str) -> Run:
-    """The recipe of a config such as 'mocov2:cifar10', at another batch size.
+    """The run of a recipe such as 'mocov2:cifar10', with another batch size.
 
     Raises:
-      UserError: the batch size does not suit the recipe.
+      UserError: the batch size is not possible for the recipe.
     """
     name, _, variant = path.partition(':')
-    config: ConfigDict = importlib.import_module(f'configs.{name}').get_config(variant)
+    config: ConfigDict = importlib.import_module(f'contrastive_jax.configs.{name}').get_config(variant)
     config.dtype, config.batch_size = dtype, batch_size
     config.bn_group_size = min(config.bn_group_size, batch_size)
     if config.method.get('queue_size') and batch_size > 0:
@@ -136,11 +136,12 @@ def build(path: str, preset: Preset, batch_size: int, dtype: str) -> Run:
 
 
 def measure(run: Run, preset: Preset, windows: int, steps: int, parts: str) -> dict[str, Any]:
-    """Times everything about one method.
+    """Times the programs of one method.
 
     Returns:
-      'rows': for each program seconds, images/s, GFLOP and peak memory; 'ratio' and 'counted_ratio' to the supervised
-      step; 'over_passes', the ratio to the encoder passes of a step; 'shares' of the step with augmentation.
+      'rows': seconds, images/s, GFLOP and peak memory of each program; 'ratio' and 'counted_ratio': the measured and
+      counted ratio to the supervised step; 'over_passes': the ratio to the encoder passes of a step; 'shares': the
+      share of each part in the step with augmentation.
     """
     rng = np.random.default_rng(0)
     state = jax.jit(partial(init_state, run))()
@@ -154,7 +155,7 @@ def measure(run: Run, preset: Preset, windows: int, steps: int, parts: str) -> d
         'train step with augmentation': Program(programs.step(run), state, batch),
     }
     if not isinstance(run.method, MoCo | MoCoV3):
-        of_parts = {}  # of the others only the whole step is timed
+        of_parts = {}  # for other methods only the whole step is timed
     elif parts == 'alone':
         of_parts = programs.alone(run, state, batch, rng)
     else:
@@ -163,10 +164,10 @@ def measure(run: Run, preset: Preset, windows: int, steps: int, parts: str) -> d
     timed = {name: Timed(program, steps) for name, program in {**compared, **of_parts}.items()}
     interleave(list(timed.values()), windows)
 
-    # Seconds of a step, [windows]: what is compared is compared window by window.
+    # Seconds of a step, [windows]; ratios are computed window by window.
     supervised, forward, step, whole = (np.array(timed[name].seconds) for name in compared)
     trained, encoded = programs.PASSES[type(run.method)]
-    # Augmentation always by difference too: alone it may cost less than what the step loses to it.
+    # Augmentation is always measured by difference as well: it may slow a step down by more than its own time.
     shares = {'augmentation': (whole - step) / whole}
     for name in of_parts:
         seconds = np.array(timed[name].seconds)
@@ -196,7 +197,7 @@ def count(program: Program) -> int:
 
 
 def report(title: str, found: dict[str, Any], parts: str) -> str:
-    """The numbers of one method as a table."""
+    """The results of one method as a table."""
     lines = [f'{title:30} {"images/s":>9}  {"ms/step":>26}  {"GFLOP/image":>11}  peak memory']
     for name, row in found['rows'].items():
         ms = Spread(*(1e3 * s for s in row['seconds'].values()))

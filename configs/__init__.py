@@ -1,1 +1,1 @@
-"""One readable file per paper recipe."""
+"""Recipes: one file for each paper."""

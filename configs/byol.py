@@ -2,37 +2,43 @@ r"""BYOL: Grill et al., "Bootstrap your own latent", arXiv 2006.07733.
 
     python -m contrastive_jax.main --config=configs/byol.py --workdir=runs/byol
 
-ResNet-50, ImageNet-1k, batch 4096, 1000 epochs; `:40`, `:100` and `:300` change learning rate, weight decay and
-momentum with the length. From the official repository: linear probe 74.4 (1000 epochs; about 8 h on 512 TPU v3), 79.6
-with `:r200x2`. Not run here on ImageNet. Initial weights are torch's, not Haiku's.
+Recipe: ResNet-50, ImageNet-1k, batch 4096, 1000 epochs. The initial weights are drawn as in PyTorch, not as in Haiku.
+Cost, from the official repository: about 8 h on 512 TPU v3.
+Expected, from the official repository: linear probe 74.4 %; 79.6 % with `r200x2`.
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Variants: `r50x2`, `r50x4`, `r200x2` (sizes of the paper), `r18`, `imagenette` (the authors' small setup: 92.3 with
-their online classifier), `digits` (embedded, minutes on a CPU), `cifar10` (sizes and optimizer of lightly's benchmark,
-whose kNN reaches 86.8 after 200 epochs), `folder` (your images: --config.data.path=...), `tiny` (seconds; what the
-tests run), `bfloat16`.
+Variants:
+  `40`, `100`, `300`: fewer epochs, with the official learning rate, weight decay and momentum for that length.
+  `r50x2`, `r50x4`, `r200x2`: the wider and deeper ResNets of the paper; `r18`: ResNet-18.
+  `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
+  `imagenette`: the authors' small setup, ResNet-18 on ten classes; 92.3 % with their online classifier.
+  `cifar10`: the settings of lightly's benchmark, whose kNN reaches 86.8 % after 200 epochs.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config import base
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
     c = base_config('byol')
     c.batch_size = 4096
     c.epochs = 1000.0
-    c.bn_group_size = 0  # synchronised
+    c.bn_group_size = 0  # BN statistics over the whole batch
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.encoder = encoder_config('resnet50', padding='same', bn_unbiased=False)  # Haiku's
+    c.encoder = encoder_config('resnet50', padding='same', bn_unbiased=False)  # as in Haiku
     c.projector = head(4096, 256)
     c.predictor = head(4096, 256)
 
     c.method.momentum = 0.996  # rises to 1
 
-    c.augment.style = 'byol'  # the official JAX operations: crops without antialias, added brightness, HSV, ...
+    c.augment.style = 'byol'  # the official JAX operations: crops without antialiasing, additive brightness, HSV
     c.augment.crop_scale = (0.08, 1.0)
     c.augment.interpolation = 'bicubic'
     c.augment.jitter = (0.4, 0.4, 0.2, 0.1)
@@ -72,7 +78,7 @@ def head(hidden_dim: int, output_dim: int) -> ConfigDict:
 
 
 def preset(epochs: int, *, learning_rate: float, weight_decay: float, momentum: float) -> base.Change:
-    """A shorter training: byol/configs/byol.py, _LR_PRESETS and its neighbours."""
+    """Another training length: the presets of the official byol/configs/byol.py."""
 
     def change(c: ConfigDict) -> None:
         c.epochs = float(epochs)
@@ -83,7 +89,7 @@ def preset(epochs: int, *, learning_rate: float, weight_decay: float, momentum: 
 
 
 def imagenette(c: ConfigDict) -> None:
-    """The small setup of the official README: ten classes of ImageNet at 128 px, four hours on a V100."""
+    """The small setup of the official README: ten classes of ImageNet at 128 pixels, about four hours on a V100."""
     c.data.update(name='imagenette/160px-v2', eval_split='validation', image_size=128)
     c.encoder.name = 'resnet18'
     c.batch_size = 256
@@ -91,7 +97,7 @@ def imagenette(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """As in lightly's benchmark: smaller heads, SGD, PIL's operations, no blur, no solarisation."""
+    """As in lightly's benchmark: smaller heads, SGD, PIL's image operations, no blur, no solarization."""
     variants.cifar10(c)
     c.batch_size = 512
     c.epochs = 200.0

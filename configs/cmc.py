@@ -1,30 +1,39 @@
-r"""CMC: Tian, Krishnan, Isola, "Contrastive Multiview Coding", arXiv 1906.05849: lightness against colours.
+r"""CMC: Tian, Krishnan, Isola, "Contrastive Multiview Coding", arXiv 1906.05849: lightness against color.
 
     python -m contrastive_jax.main --config=configs/cmc.py --workdir=runs/cmc
 
-Two ResNet-50 of half width, ImageNet-1k, 240 epochs, NCE with 16,384 negatives out of two banks of all images. From the
-official repository: linear probe 68.4 for two of double width (`v3`). Not run here on ImageNet.
+Recipe: two ResNet-50 of half width, one for the lightness of an image and one for its two color channels, ImageNet-1k,
+batch 128, 240 epochs; NCE with 16,384 negatives, drawn from two memory banks of all images.
+Cost: not reported.
+Expected, from the official repository: linear probe 68.4 % with two encoders of double width (`v3`).
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Variants: the widths `v1` (half), `v2` (full) and `v3` (double); `ycbcr` instead of Lab (0.5 to 1 better, says the
-repository); `nce`, or `softmax` over 4,096 negatives as in its table of ImageNet-100; `cifar10`, `digits` (embedded,
-minutes on a CPU), `folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run). The digits are
-grey: there both encoders see the lightness, which shows that all of it works, not what colours are good for.
+Variants:
+  `v1`, `v2`, `v3`: encoders of half, full and double width.
+  `ycbcr`: YCbCr instead of Lab; 0.5 to 1 point better according to the official repository.
+  `nce`: NCE with 16,384 negatives, the default; `softmax`: cross-entropy over 4,096 negatives, as in the repository's
+    table for ImageNet-100.
+  `cifar10`: two ResNet-18; our own settings, not from a paper.
+  `digits`: the embedded handwritten digits, minutes on a CPU. They are gray, so both encoders see the lightness: this
+    tests the code and does not show what color adds.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
     c = base_config('cmc')
     c.batch_size = 128
     c.epochs = 240.0
-    c.bn_group_size = 32  # the images of a GPU: 4 GPUs, not synchronised
+    c.bn_group_size = 32  # BN statistics per GPU: 4 GPUs with 32 images each
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
-    c.projector = head_config(1, 1024, 128, bias=True)  # of each half
+    c.projector = head_config(1, 1024, 128, bias=True)  # for each encoder
     v1(c)
 
     c.method.num_negatives = 16384
@@ -35,11 +44,11 @@ def get_config(variant: str = '') -> ConfigDict:
     c.augment.crop_scale = (0.08, 1.0)
     c.augment.jitter, c.augment.jitter_probability = (0.0, 0.0, 0.0, 0.0), 0.0
     c.augment.grayscale = 0.0
-    c.augment.blur = c.augment.solarize = (0.0,)  # one view
+    c.augment.blur = c.augment.solarize = (0.0,)  # one entry: one view
     lab(c)
 
     c.optimizer.name = 'sgd'
-    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled with the batch
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
     c.schedule.name, c.schedule.milestones = 'step', (120, 160, 200)
 
@@ -74,11 +83,12 @@ def v3(c: ConfigDict) -> None:
 
 
 def lab(c: ConfigDict) -> None:
-    """The middle and half the width of each channel's range."""
+    """Lab, normalized by the center and half the width of each channel's range."""
     c.augment.update(color_space='lab', mean=(50.0, 6.025, -6.6895), std=(50.0, 92.208, 101.1675))
 
 
 def ycbcr(c: ConfigDict) -> None:
+    """YCbCr with the mean and standard deviation of the official code."""
     c.augment.update(color_space='ycbcr', mean=(116.151, 121.080, 132.342), std=(109.500, 111.855, 111.964))
 
 
@@ -91,7 +101,7 @@ def softmax(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """ResNet-18 for small images, InstDis' temperature there, and 4,096 negatives; ours, from no paper."""
+    """ResNet-18 for small images, the temperature of InstDis for CIFAR-10, 4,096 negatives. Not from a paper."""
     augment = {name: c.augment[name] for name in ('mean', 'std')}
     variants.cifar10(c)
     c.bn_group_size = 0
@@ -103,7 +113,7 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """The softmax over all images, as in InstDis' recipe for so few."""
+    """Cross-entropy over all images, as in the recipe of InstDis for this data."""
     variants.digits(c)
     c.bn_group_size = 0
     c.encoder = encoder_config('split_resnet_tiny', stem='cifar')

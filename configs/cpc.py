@@ -2,24 +2,31 @@ r"""CPC v2: Hénaff et al., "Data-Efficient Image Recognition with Contrastive P
 
     python -m contrastive_jax.main --config=configs/cpc.py --workdir=runs/cpc
 
-ResNet-161 with layer norm on a 6x6 grid of patches of 80 px, ImageNet-1k, 200 epochs; `:r50` has a ResNet-50. `:v1` is
-van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv 1807.03748: a ResNet-101
-without norm on a 7x7 grid, downwards only. From the papers: linear probe 71.5 (ResNet-161), 63.8 (ResNet-50), 48.7
-(v1). Not run here on ImageNet.
+Recipe: ResNet-161 with layer normalization on a 6x6 grid of 80-pixel patches, ImageNet-1k, batch 512, 200 epochs.
+`v1` is van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv 1807.03748: ResNet-101
+without normalization on a 7x7 grid, which predicts downwards only.
+Cost: not reported.
+Expected, from the papers: linear probe 71.5 % (ResNet-161), 63.8 % (`r50`), 48.7 % (`v1`).
+Run here: only `digits` (one run on a CPU): kNN 93.3 %, linear probe 95.0 %; untrained encoder 80.8 % and 84.7 %. Not
+run on ImageNet.
 
-Variants: `v1`, `r50`, `cifar10`, `stl10`, `digits` (minutes on a CPU), `folder` (your images: --config.data.path=...),
-`tiny` (seconds; what the tests run), `bfloat16`; the paper first, as in `v1,cifar10`. Measured on digits (one run on a
-CPU): kNN 93.3, linear probe 95.0; of the untrained encoder 80.8 and 84.7.
+There is no official code, and the papers leave details open: methods/cpc.py, augment/patches.py and the comments below
+say what we chose. Elastic deformations, AutoAugment's tone curves and weight averaging are left out. As in both papers,
+the features that are evaluated are the mean over the grid.
 
-No official code exists, and the papers do not settle all of it: methods/cpc.py, augment/patches.py and the comments
-below say what was chosen. Left out are elastic deformations, AutoAugment's tone curves and the averaging of weights.
-The probe of both papers is trained on the mean over the grid, which is what is evaluated here too.
+Variants; the paper comes first, as in `v1,cifar10`:
+  `v1`: the first paper; `r50`: ResNet-50.
+  `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
+  `cifar10`, `stl10`: 7x7 patches of a small ResNet, the grids of lightning-bolts' CPC.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config, patches_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -30,18 +37,18 @@ def get_config(variant: str = '') -> ConfigDict:
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.data.image_size = 260
     c.encoder = encoder_config('cpc_resnet161', patch_size=80, patch_stride=36, norm='layer')
-    c.projector = head_config(1, 64, 64, bias=True, batch_norm=False)  # targets; the hidden width is not used
+    c.projector = head_config(1, 64, 64, bias=True, batch_norm=False)  # makes the targets; the hidden width is unused
 
     c.method.directions = ('down', 'up', 'right', 'left')
-    c.method.offsets = (3,)  # the first patch that shares no pixel with those of the context
+    c.method.offsets = (3,)  # the nearest row whose patches share no pixel with those of the context
     c.method.scale = 0.1
     c.method.candidates = 'global'
     c.method.context_blocks, c.method.context_dim = 5, 256
 
-    # 260 of 300 px at random: here a crop of that share of the area, resized to 260.
+    # The paper cuts 260 pixels out of 300 at random. Here: a crop with that share of the area, resized to 260.
     c.augment.crop_scale, c.augment.crop_ratio = (0.75, 0.75), (1.0, 1.0)
-    c.augment.jitter, c.augment.grayscale = (0.0, 0.0, 0.0, 0.0), 0.0  # of each patch instead
-    c.augment.blur, c.augment.solarize = (0.0,), (0.0,)  # a single view
+    c.augment.jitter, c.augment.grayscale = (0.0, 0.0, 0.0, 0.0), 0.0  # applied to each patch instead
+    c.augment.blur, c.augment.solarize = (0.0,), (0.0,)  # one entry: one view
     c.augment.patches = patches_config(
         c.encoder,
         flip=0.5,
@@ -76,14 +83,14 @@ def get_config(variant: str = '') -> ConfigDict:
 def v1(c: ConfigDict) -> None:
     """arXiv 1807.03748, section 3.2."""
     c.encoder = encoder_config('cpc_resnet101', norm='none')
-    c.projector = head_config(1, 1024, 1024, bias=False, batch_norm=False)  # with the predictors: the paper's W
-    # The paper's figure 4 predicts from the second row below on, and the text up to five rows.
+    c.projector = head_config(1, 1024, 1024, bias=False, batch_norm=False)  # times a predictor: the paper's W
+    # Figure 4 of the paper predicts from the second row below on, the text names up to five rows.
     c.method.update(directions=('down',), offsets=(2, 3, 4, 5), scale=1.0)
-    c.augment.crop_scale = (0.73, 0.73)  # 256 of 300 px
-    c.augment.grayscale = 0.25  # the paper: 'converted to greyscale'; how often is v2's
+    c.augment.crop_scale = (0.73, 0.73)  # 256 of 300 pixels
+    c.augment.grayscale = 0.25  # the paper gives no probability; this is that of v2
     c.augment.patches = patches_config(c.encoder)
     grid(c, image=256, patch=64, stride=32)
-    c.augment.patches.crop = 60  # put back into the middle of 64
+    c.augment.patches.crop = 60  # a random 60x60 part, placed in the middle of a black 64x64 patch
     c.optimizer.update(learning_rate=2e-4, b1=0.9)
 
 
@@ -92,7 +99,7 @@ def r50(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """The grid of lightning-bolts' CPC: 7x7 patches of 8 px that overlap by half."""
+    """The grid of lightning-bolts' CPC: 7x7 patches of 8 pixels that overlap by half."""
     norm = c.encoder.norm
     variants.cifar10(c)
     c.encoder = encoder_config('cpc_small', stem='cifar', norm=norm)
@@ -102,7 +109,7 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def stl10(c: ConfigDict) -> None:
-    """The grid of lightning-bolts' CPC: 7x7 patches of 16 px out of 64, of STL-10's 100,000 unlabelled images."""
+    """The grid of lightning-bolts' CPC, 7x7 patches of 16 pixels out of 64, on STL-10's 100,000 unlabeled images."""
     norm = c.encoder.norm
     c.data.update(source='tfds', name='stl10', split='unlabelled')
     c.encoder = encoder_config('cpc_small', stem='cifar', norm=norm)
@@ -133,8 +140,8 @@ def tiny(c: ConfigDict) -> None:
 
 
 def grid(c: ConfigDict, image: int, patch: int, stride: int) -> None:
-    """The sizes of an image and of its overlapping patches, for encoder and augmentation."""
+    """Sets the sizes of images and of their overlapping patches, in pixels, for encoder and augmentation."""
     c.data.image_size = image
     c.encoder.update(patch_size=patch, patch_stride=stride)
-    crop = c.augment.patches.crop * patch // c.augment.patches.size  # the same share
+    crop = c.augment.patches.crop * patch // c.augment.patches.size  # the same part of a patch
     c.augment.patches.update(size=patch, stride=stride, crop=crop)

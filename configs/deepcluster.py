@@ -1,22 +1,31 @@
-r"""DeepCluster-v2: of Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
-arXiv 2006.09882, beside SwAV.
+r"""DeepCluster-v2, from Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments"
+(SwAV), arXiv 2006.09882.
 
     python -m contrastive_jax.main --config=configs/deepcluster.py --workdir=runs/deepcluster
 
-ResNet-50, ImageNet-1k, batch 4096, 2 x 160 + 4 x 96 crops, 400 epochs. From the official repository: linear probe 74.3;
-3 min 13 s an epoch on 64 V100. `:800` (2 x 224 + 6 x 96) 75.2; `:two_crops` (2 x 224, 400 epochs) 70.2. Not run here on
-ImageNet.
+Recipe: ResNet-50, ImageNet-1k, batch 4096, crops 2 x 160 + 4 x 96, 400 epochs.
+Cost, from the official repository: 3 min 13 s for an epoch on 64 V100, about 21 h in all.
+Expected, from the official repository: linear probe 74.3 %; 75.2 % with `800`, 70.2 % with `two_crops`.
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Before training, the untrained network sees the data once; then, at the start of every epoch, the embeddings of the last
-one are clustered, three times with 3000 centroids. They are 1.3 GB, shared by all devices.
+One pass with the untrained network fills a memory bank with the embeddings of all images. At the start of every epoch
+k-means clusters the embeddings of the previous epoch three times, with 3000 centroids each. The bank takes 1.3 GB,
+split over all devices.
 
-Further variants: `bfloat16`, `cifar10` (solo-learn's sizes), `digits`, `folder`, `tiny`.
+Variants:
+  `800`: 800 epochs with crops 2 x 224 + 6 x 96.
+  `two_crops`: crops 2 x 224 without multi-crop.
+  `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
+  `cifar10`: solo-learn's settings.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import swav, variants
 from contrastive_jax.config.base import apply_variants, base_config
+from contrastive_jax.configs import swav, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -57,7 +66,7 @@ def two_crops(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """solo-learn's sizes for CIFAR-10 (their online accuracy after 1000 epochs: 88.9), with the paper's LARC."""
+    """solo-learn's settings (88.9 % after 1000 epochs with their online classifier), with the LARC of the paper."""
     swav.cifar10(c)
     c.schedule.update(warmup_epochs=11.0, final=0.0006)
 

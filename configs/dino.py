@@ -2,35 +2,46 @@ r"""DINO: Caron et al., "Emerging Properties in Self-Supervised Vision Transform
 
     python -m contrastive_jax.main --config=configs/dino.py --workdir=runs/dino
 
-ViT-S/16 (6 heads), ImageNet-1k, batch 512, 100 epochs, 2 + 8 crops: the "vanilla" run of the official repository, which
-reports kNN 69.3 and linear probe 74.0 of the teacher after 1.75 days on 8 GPUs; `boost`: 73.3 and 76.0, 2.6 days on 16.
-Not run here on ImageNet. Here the student is evaluated, which is behind the teacher until the end.
+Recipe: ViT-S/16 with 6 heads, ImageNet-1k, batch 512, 2 + 8 crops, 100 epochs: the "vanilla" run of the official
+repository.
+Cost, from the official repository: 1.75 days on 8 GPUs; `boost` 2.6 days on 16.
+Expected, from the official repository, for the teacher: kNN 69.3 %, linear probe 74.0 %; `boost` 73.3 % and 76.0 %.
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Variants: `boost` (300 epochs, rising teacher temperature, trained gain), `base` (ViT-B/16, 400 epochs, as in VISSL),
-`patch8` (with a size: `base,patch8`), `resnet50` (SGD), `two_crops` (300 epochs without local crops: kNN 59.9, linear
-67.8 by its author), `bfloat16`; `cifar10`, `digits`, `folder`, `tiny`.
+The evaluation during training measures the student, which is less accurate than the teacher until the end.
+
+Variants:
+  `boost`: 300 epochs, rising teacher temperature, trained gain of the last layer.
+  `base`: ViT-B/16, 400 epochs, as in VISSL; `patch8`: patches of 8 pixels, also after a size: `base,patch8`.
+  `resnet50`: ResNet-50 with SGD.
+  `two_crops`: 300 epochs without local crops; kNN 59.9 %, linear probe 67.8 % according to the author.
+  `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
+  `cifar10`: ResNet-18; our own settings, not run yet.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
     c = base_config('dino')
     c.batch_size = 512
     c.epochs = 100.0
-    c.bn_group_size = 0  # synchronised, where there is BN
+    c.bn_group_size = 0  # BN statistics over the whole batch; a ViT has no BN
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.encoder = encoder_config('dino_small', patch_size=16, drop_path=0.1)
-    # The bottleneck; the last layer, to method.output_dim, is the method's. There is no BN in a ViT, and none here.
+    # Up to the bottleneck of 256; the method adds the last layer, to method.output_dim. No BN, as in the ViT.
     c.projector = head_config(3, 2048, 256, bias=True, batch_norm=False, activation='gelu', kernel_init='trunc_normal')
 
     c.method.output_dim = 65536
-    c.method.train_gain = False  # the official norm_last_layer=True
-    c.method.momentum = 0.996  # rises to 1; 0.9995 for batches of 256
+    c.method.train_gain = False  # norm_last_layer=True in the official code
+    c.method.momentum = 0.996  # rises to 1; the official code recommends 0.9995 for batches of 256
     c.method.student_temperature = 0.1
     c.method.teacher_temperature = 0.04
     c.method.warmup_teacher_temperature, c.method.teacher_warmup_epochs = 0.04, 0
@@ -69,7 +80,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def boost(c: ConfigDict) -> None:
-    """The repository's ViT-S/16 run with 300 epochs."""
+    """The 300-epoch ViT-S/16 run of the official repository."""
     c.batch_size, c.epochs = 1024, 300.0
     c.method.train_gain = True
     c.method.teacher_temperature, c.method.teacher_warmup_epochs = 0.07, 30
@@ -85,7 +96,7 @@ def base(c: ConfigDict) -> None:
 
 
 def resnet50(c: ConfigDict) -> None:
-    """The repository's ResNet-50 run."""
+    """The ResNet-50 run of the official repository."""
     c.encoder = encoder_config('resnet50')
     c.augment.update(crop_scale=(0.14, 1.0), local_scale=(0.05, 0.14))
     c.optimizer.name, c.optimizer.learning_rate = 'sgd', 0.03
@@ -93,7 +104,7 @@ def resnet50(c: ConfigDict) -> None:
 
 
 def two_crops(c: ConfigDict) -> None:
-    """Without multi-crop, as its author gives it (facebookresearch/dino, issue 122)."""
+    """Without multi-crop, with the settings that the author gives in facebookresearch/dino, issue 122."""
     c.epochs = 300.0
     c.augment.update(crop_scale=(0.14, 1.0), local_crops=0)
     c.optimizer.clip_norm = 0.0
@@ -101,7 +112,7 @@ def two_crops(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """Our own sizes, not run yet: a ResNet-18, as solo-learn and lightly have it, with four local crops."""
+    """ResNet-18, as in solo-learn and lightly, with four local crops. Our own settings, not run yet."""
     variants.cifar10(c)
     c.batch_size, c.epochs = 256, 200.0
     c.method.output_dim = 4096
@@ -112,7 +123,7 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """At the paper's temperature 0.04 the teacher of so few outputs is slow to leave the uniform distribution."""
+    """Temperature 0.03: with the paper's 0.04 a teacher with so few outputs stays near the uniform distribution."""
     variants.digits(c)
     c.epochs = 60.0
     c.projector.update(hidden_dim=256, output_dim=64)

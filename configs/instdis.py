@@ -2,27 +2,34 @@ r"""InstDis: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametr
 
     python -m contrastive_jax.main --config=configs/instdis.py --workdir=runs/instdis
 
-ResNet-18, ImageNet-1k, 200 epochs, NCE with 4,096 negatives out of a bank of all images. From the official repository:
-nearest neighbour (k = 1, on the 128 features) 41.0, ResNet-50 46.8; with the softmax and 65,536 negatives a linear
-probe of ResNet-50 reaches 58.5. Not run here on ImageNet.
+Recipe: ResNet-18, ImageNet-1k, batch 256, 200 epochs; NCE with 4,096 negatives, drawn from a memory bank of all images.
+Cost: not reported.
+Expected, from the official repository: nearest neighbor (k = 1, on the 128-dimensional embedding) 41.0 %, ResNet-50
+46.8 %. ResNet-50 with the softmax over 65,536 negatives: linear probe 58.5 %.
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Variants: the sizes `r18` and `r50`, `softmax` (the softmax over 65,536 negatives), `cifar10` (the softmax over all
-50,000 images, as the repository's README has it; from the paper: kNN 80.4), `digits` (embedded, minutes on a CPU),
-`folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run). --config.method.proximal=30.0 adds
-the paper's proximal term, which the official code has not.
+--config.method.proximal=30.0 adds the proximal term of the paper, which the official code does not have.
+
+Variants:
+  `r18`, `r50`: the size of the ResNet.
+  `softmax`: cross-entropy over 65,536 negatives instead of NCE.
+  `cifar10`: cross-entropy over all 50,000 images, as in the official README; kNN 80.4 % in the paper.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
     c = base_config('instdis')
     c.batch_size = 256
     c.epochs = 200.0
-    c.bn_group_size = 0  # the number of GPUs, over which it is not synchronised, is not said
+    c.bn_group_size = 0  # BN is per GPU in the official code, which does not say on how many
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.encoder = encoder_config('resnet18')
@@ -38,10 +45,10 @@ def get_config(variant: str = '') -> ConfigDict:
     c.augment.jitter_probability = 1.0
     c.augment.grayscale = 0.2
     c.augment.grayscale_first = True
-    c.augment.blur = c.augment.solarize = (0.0,)  # one view
+    c.augment.blur = c.augment.solarize = (0.0,)  # one entry: one view
 
     c.optimizer.name = 'sgd'
-    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled with the batch
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-4
     c.schedule.name, c.schedule.milestones = 'step', (120, 160)
 
@@ -61,12 +68,12 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def softmax(c: ConfigDict) -> None:
-    """What later work compares with."""
+    """Cross-entropy instead of NCE: the version that later papers compare with."""
     c.method.update(objective='softmax', num_negatives=65536)
 
 
 def cifar10(c: ConfigDict) -> None:
-    """The official cifar.py with `--nce-k 0`."""
+    """The official cifar.py with --nce-k 0: cross-entropy over all images."""
     variants.cifar10(c)
     c.batch_size = 128
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 390, 3900, 3900
@@ -77,7 +84,7 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """The softmax over all images, as for CIFAR-10. With NCE they collapsed here: an epoch of 11 steps is short."""
+    """Cross-entropy over all images, as for CIFAR-10. NCE collapsed here, where an epoch has only 11 steps."""
     variants.digits(c)
     c.augment.blur = c.augment.solarize = (0.0,)
     c.projector = head_config(1, 128, 64, bias=True)

@@ -1,24 +1,29 @@
-r"""InvaSpread: Ye, Zhang, Yuen, Chang, "Unsupervised Embedding Learning via Invariant and Spreading Instance Feature".
-
+r"""InvaSpread: Ye, Zhang, Yuen, Chang, "Unsupervised Embedding Learning via Invariant and Spreading Instance Feature",
 arXiv 1904.03436.
 
     python -m contrastive_jax.main --config=configs/invaspread.py --workdir=runs/invaspread
 
-ResNet-18, CIFAR-10, the paper's own setting: 301 epochs, batch 128 in two views. From the paper: kNN (k = 200) 83.6;
-STL-10 81.6. Not run here at full length.
+Recipe: ResNet-18, CIFAR-10, two views of 128 images, 301 epochs: the setting of the paper.
+Cost: not reported.
+Expected, from the paper: kNN (k = 200) 83.6 %; STL-10 81.6 %.
+Run here: only `digits` (results/digits.jsonl); not at full length on CIFAR-10.
 
-The learning rate falls to 0.1, 0.05 and 0.01 of its value, as the official code lists it. (Its elif reaches only the
-first: as run there it stays at 0.1 from epoch 120 on. --config.schedule.factors='(0.1, 0.1, 0.1)' does that.)
+The learning rate is multiplied by 0.1, 0.05 and 0.01, the values that the official code lists. As that code runs, it
+stays at 0.1 from epoch 120 on, because its later elif branches are never reached:
+--config.schedule.factors='(0.1, 0.1, 0.1)' reproduces this.
 
-Variants: `cifar10` (the default), `stl10` (96 pixels, the 100,000 images without labels, so without kNN on the way),
-`digits` (embedded, minutes on a CPU), `folder` (your images, 224 pixels: --config.data.path=...), `tiny` (seconds; what
-the tests run).
+Variants:
+  `cifar10`: the default.
+  `stl10`: 96 pixels, the 100,000 images without labels, and therefore no kNN during training.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images at 224 pixels, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -26,7 +31,7 @@ def get_config(variant: str = '') -> ConfigDict:
     cifar10(c)
     c.batch_size = 128
     c.epochs = 301.0
-    c.bn_group_size = 0  # both views of the batch together
+    c.bn_group_size = 0  # BN statistics over both views of the whole batch
 
     c.projector = head_config(1, 512, 128, bias=True)
 
@@ -39,7 +44,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.augment.blur = c.augment.solarize = (0.0, 0.0)
 
     c.optimizer.name = 'sgd'
-    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled
+    c.optimizer.learning_rate, c.optimizer.learning_rate_batch = 0.03, 0  # not scaled with the batch
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 5e-4
     c.schedule.name = 'step'
     c.schedule.milestones, c.schedule.factors = (120, 160, 200), (0.1, 0.05, 0.01)
@@ -65,7 +70,7 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def stl10(c: ConfigDict) -> None:
-    """The official code has the 5,000 training images as well, and CIFAR-10's mean and deviation."""
+    """The official code also trains on the 5,000 labeled images. Mean and deviation are those of CIFAR-10, as there."""
     c.data.update(name='stl10', split='unlabelled', image_size=96)
 
 

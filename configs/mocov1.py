@@ -2,27 +2,35 @@ r"""MoCo v1: He et al., "Momentum Contrast for Unsupervised Visual Representatio
 
     python -m contrastive_jax.main --config=configs/mocov1.py --workdir=runs/mocov1
 
-ResNet-50, ImageNet-1k, 200 epochs. From the paper: linear probe 60.6 (five runs: 60.8 +- 0.2); 53 h on 8 V100. Not run
-here on ImageNet.
+Recipe: ResNet-50, ImageNet-1k, batch 256, 200 epochs.
+Cost, from the official repository: 53 h on 8 V100.
+Expected, from the official repository: linear probe 60.6 % (five runs: 60.8 +- 0.2).
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Variants: `digits`, `cifar10`, `symmetric`, `folder`, `tiny`, `r18`; see configs/mocov2.py.
+Variants:
+  `r18`: ResNet-18.
+  `symmetric`: both views serve as queries and as keys.
+  `cifar10`: the sizes of the official CIFAR-10 demo.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
     c = base_config('moco')
-    c.batch_size = 256  # with 128: learning_rate 0.015, which the linear scaling below gives
+    c.batch_size = 256  # the official code has learning rate 0.015 for 128, as the linear scaling below gives
     c.epochs = 200.0
-    c.bn_group_size = 32  # the images of a GPU: 8 GPUs, not synchronised
+    c.bn_group_size = 32  # BN statistics per GPU: 8 GPUs with 32 images each
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.encoder = encoder_config('resnet50')
-    c.projector = head_config(1, 2048, 128, bias=True)  # one linear layer; the hidden width is not used
+    c.projector = head_config(1, 2048, 128, bias=True)  # one linear layer, so the hidden width is unused
 
     c.method.queue_size = 65536
     c.method.momentum = 0.999
@@ -55,10 +63,10 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """The sizes of the official CIFAR demo, with v1's temperature, augmentation and schedule."""
+    """The sizes of the official CIFAR-10 demo, with the temperature, augmentation and schedule of v1."""
     variants.cifar10(c)
     c.batch_size = 512
-    c.bn_group_size = 64  # 8 splits
+    c.bn_group_size = 64  # the demo splits a batch of 512 into 8 groups
     c.method.update(queue_size=4096, momentum=0.99)
     c.optimizer.weight_decay = 5e-4
 

@@ -2,28 +2,34 @@ r"""SimCLR: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastiv
 
     python -m contrastive_jax.main --config=configs/simclr.py --workdir=runs/simclr
 
-ResNet-50, ImageNet-1k, batch 4096, 100 epochs (`:long`: 1000, the paper's headline): the command of the official
-README, with the paper's weight decay. From there: linear probe 64.5 (100 epochs); 69.1, 74.2 (`:x2`), 76.6 (`:x4`)
-after 1000; 6 h for 100 epochs on 32 TPU v3. Not run here on ImageNet.
+Recipe: ResNet-50, ImageNet-1k, batch 4096, 100 epochs: the command of the official README, with the weight decay of
+the paper.
+Cost, from the official README: 6 h on 32 TPU v3.
+Expected, from the official README: linear probe around 64.5 %; with `long` 69.1 %, `x2,long` 74.2 %, `x4,long` 76.6 %.
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Variants: `digits` (embedded, minutes on a CPU), `cifar10` (the official command: linear probe 91 after 1000 epochs),
-`folder` (your images: --config.data.path=...), `tiny` (seconds; what the tests run), and the sizes `r18`, `x2`, `x4`,
-`long`.
+Variants:
+  `long`: 1000 epochs, the main result of the paper.
+  `r18`: ResNet-18; `x2`, `x4`: ResNet-50 of 2 and 4 times the width.
+  `cifar10`: the official command, 1000 epochs; linear probe 91 %.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
 """
 
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
     c = base_config('simclr')
     c.batch_size = 4096
     c.epochs = 100.0
-    c.bn_group_size = 0  # global
+    c.bn_group_size = 0  # BN statistics over the whole batch
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.encoder = encoder_config('resnet50', zero_init_residual=True, padding='simclr', bn_unbiased=False)
@@ -31,17 +37,17 @@ def get_config(variant: str = '') -> ConfigDict:
 
     c.method.temperature = 0.1
 
-    c.augment.style = 'simclrv1'  # brightness is added
+    c.augment.style = 'simclrv1'  # jitter adds to the brightness
     c.augment.interpolation = 'bicubic'
     c.augment.crop_scale = (0.08, 1.0)
     c.augment.jitter = (0.8, 0.8, 0.8, 0.2)
     c.augment.blur = (0.5, 0.5)
-    c.augment.mean, c.augment.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # images stay in [0, 1]
+    c.augment.mean, c.augment.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # not normalized: images stay in [0, 1]
 
     c.optimizer.name = 'lars_simclr'
-    c.optimizer.learning_rate, c.optimizer.learning_rate_scaling = 0.075, 'sqrt'  # 4.8, as 0.3 x batch / 256 would be
+    c.optimizer.learning_rate, c.optimizer.learning_rate_scaling = 0.075, 'sqrt'  # 4.8, as with 0.3 x batch / 256
     c.optimizer.momentum = 0.9
-    c.optimizer.weight_decay = 1e-6  # the paper's, and once the README's; its newer 1e-4 is v2's
+    c.optimizer.weight_decay = 1e-6  # from the paper; the 1e-4 of today's README is for SimCLR v2
     c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 10.0
 
     return apply_variants(
@@ -61,7 +67,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def head(num_layers: int, hidden_dim: int, output_dim: int) -> ConfigDict:
-    """The official projection head: hidden layers as wide as the features, and a last norm with no offset."""
+    """The official projection head: hidden layers as wide as the features, and a last BN without offset."""
     return head_config(
         num_layers,
         hidden_dim,
@@ -75,7 +81,7 @@ def head(num_layers: int, hidden_dim: int, output_dim: int) -> ConfigDict:
 
 
 def width(multiplier: int) -> Callable[[ConfigDict], None]:
-    """A ResNet with so many times the channels, and a head as wide."""
+    """A ResNet with `multiplier` times the channels, and a head of the same width."""
 
     def change(c: ConfigDict) -> None:
         c.encoder.width_multiplier = multiplier
@@ -85,7 +91,7 @@ def width(multiplier: int) -> Callable[[ConfigDict], None]:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """The official command: no blur, half the colour. (Their ResNet-18 also projects its very first shortcut.)"""
+    """The official command: no blur, half the color jitter. (Their ResNet-18 also projects its first shortcut.)"""
     variants.cifar10(c)
     c.batch_size = 512
     c.epochs = 1000.0
@@ -99,7 +105,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.augment.update(style='pil', interpolation='bilinear')  # as there for the other methods
+    c.augment.update(style='pil', interpolation='bilinear')  # as in `digits` of the other methods
     c.projector = head(2, 128, 64)
     c.method.temperature = 0.2
     c.optimizer.update(name='sgd', learning_rate=0.12, learning_rate_scaling='linear', weight_decay=1e-4)

@@ -3,23 +3,32 @@ Cluster Assignments", arXiv 2006.09882.
 
     python -m contrastive_jax.main --config=configs/swav.py --workdir=runs/swav
 
-ResNet-50, ImageNet-1k, batch 4096, 2 x 224 + 6 x 96 crops, 100 epochs; `:200`, `:400` and `:800` are longer. From the
-official repository: linear probe 72.1 / 73.9 / 74.6 / 75.3; 3 min 40 s an epoch on 64 V100. `:small_batch` (256, with a
-queue) 72.7 in 200 epochs, 74.3 in 400; `:two_crops` 70.1; `:w2`, `:w4`, `:w5` 77.3 / 77.9 / 78.5 in 400. Not run here
-on ImageNet.
+Recipe: ResNet-50, ImageNet-1k, batch 4096, crops 2 x 224 + 6 x 96, 100 epochs.
+Cost, from the official repository: 3 min 40 s for an epoch on 64 V100, about 6 h in all.
+Expected, from the official repository: linear probe 72.1 %; 73.9 / 74.6 / 75.3 % with `200` / `400` / `800`.
+Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
-Where a loss stays at ln 3000 = 8.006 (the metric relative_loss at 1), the authors propose epsilon 0.03, resting the
-prototypes for longer, or a milder augmentation. Batch norm spans the whole batch; the official runs have groups of 8
-GPUs, here --config.bn_group_size=512.
+If the loss stays at ln 3000 = 8.006 (the metric relative_loss at 1), the authors recommend epsilon 0.03, freezing the
+prototypes for longer, or weaker augmentation. BN statistics are over the whole batch here; the official runs share them
+among 8 GPUs, which is --config.bn_group_size=512.
 
-Further variants: `bfloat16`, `cifar10` (solo-learn's sizes), `digits`, `folder`, `tiny`, `queue` (after `tiny`: it has
-one).
+Variants:
+  `200`, `400`, `800`: more epochs.
+  `small_batch`: batch 256 with a queue, on 4 GPUs; 72.7 % after 200 epochs, 74.3 % after 400 (`small_batch,400`).
+  `two_crops`: crops 2 x 224 without multi-crop, 400 epochs; 70.1 %.
+  `w2`, `w4`, `w5`: 2, 4 and 5 times the width, 400 epochs; 77.3 / 77.9 / 78.5 %.
+  `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
+  `cifar10`: solo-learn's settings.
+  `digits`: the embedded handwritten digits, minutes on a CPU.
+  `folder`: your images, --config.data.path=FOLDER.
+  `tiny`: two steps in seconds, for tests.
+  `queue`: a queue of two batches; after another variant, as in `tiny,queue`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import variants
 from contrastive_jax.config.base import apply_variants, base_config, encoder_config, head_config
+from contrastive_jax.configs import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -51,10 +60,10 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def large_batch(c: ConfigDict) -> None:
-    """What SwAV and DeepCluster-v2 share."""
+    """The settings that SwAV and DeepCluster-v2 share."""
     c.batch_size = 4096
     c.epochs = 100.0
-    c.bn_group_size = 0  # synchronised
+    c.bn_group_size = 0  # BN statistics over the whole batch
 
     c.data.source, c.data.name = 'tfds', 'imagenet2012'
     c.encoder = encoder_config('resnet50')
@@ -68,10 +77,10 @@ def large_batch(c: ConfigDict) -> None:
     c.augment.local_crops, c.augment.local_size = 6, 96
     c.augment.local_scale = (0.05, 0.14)
     c.augment.local_blur = 0.5
-    c.augment.std = (0.228, 0.224, 0.225)  # the official loader's: red differs from everybody else's
+    c.augment.std = (0.228, 0.224, 0.225)  # as in the official loader; others use 0.229 for red
 
-    c.optimizer.name = 'larc'  # around SGD; on every parameter
-    c.optimizer.learning_rate = 4.8  # at this batch size
+    c.optimizer.name = 'larc'  # SGD with LARC, on every parameter
+    c.optimizer.learning_rate = 4.8  # for this batch size; not scaled
     c.optimizer.momentum, c.optimizer.weight_decay = 0.9, 1e-6
     c.schedule.name = 'linspace_warmup_cosine'
     c.schedule.warmup_epochs, c.schedule.warmup_start, c.schedule.final = 10.0, 0.3, 0.0048
@@ -84,7 +93,7 @@ def epochs400(c: ConfigDict) -> None:
 
 
 def small_batch(c: ConfigDict) -> None:
-    """On 4 GPUs: scripts/swav_200ep_bs256_pretrain.sh."""
+    """The official scripts/swav_200ep_bs256_pretrain.sh, for 4 GPUs."""
     c.batch_size = 256
     c.epochs = 200.0
     c.method.queue_size, c.method.queue_from_epoch = 3840, 15
@@ -127,7 +136,7 @@ def w5(c: ConfigDict) -> None:
 
 
 def cifar10(c: ConfigDict) -> None:
-    """solo-learn's sizes for CIFAR-10 (their online accuracy after 1000 epochs: 89.2), with the paper's LARC."""
+    """solo-learn's settings (89.2 % after 1000 epochs with their online classifier), with the LARC of the paper."""
     variants.cifar10(c)
     c.batch_size = 256
     c.epochs = 200.0
@@ -147,7 +156,7 @@ def digits(c: ConfigDict) -> None:
     c.optimizer.learning_rate = 2.0
     c.schedule.update(warmup_epochs=5.0, warmup_start=0.1, final=0.0)
     if c.method.name == 'swav':
-        c.method.update(num_prototypes=60, epsilon=0.02)  # at 0.05 codes are flat, and little is learned
+        c.method.update(num_prototypes=60, epsilon=0.02)  # with 0.05 the codes are nearly uniform and little is learned
         c.optimizer.update(freeze_epochs=1.0, freeze_steps=0)
 
 
@@ -162,5 +171,5 @@ def tiny(c: ConfigDict) -> None:
 
 
 def queue(c: ConfigDict) -> None:
-    """Of two batches, from the start."""
+    """A queue of two batches, used from the first epoch."""
     c.method.queue_size = 2 * c.batch_size

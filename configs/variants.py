@@ -1,4 +1,4 @@
-"""Changes that several recipes share: small data sets and small encoders."""
+"""Changes that several recipes share: small data sets and small encoders. This is not a recipe itself."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,15 @@ from contrastive_jax.config.base import encoder_config
 
 
 def cifar10(c: ConfigDict) -> None:
-    """CIFAR-10 from TFDS; from an .npz with --config.data.source=npz --config.data.path=cifar10.npz."""
+    """CIFAR-10 from TFDS, or from a file with --config.data.source=npz --config.data.path=cifar10.npz."""
     c.data.update(source='tfds', name='cifar10', image_size=32)
     c.encoder = encoder_config('resnet18', stem='cifar')
     c.augment.update(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
-    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 97, 970, 970  # an epoch of batches of 512: 97
+    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 97, 970, 970  # an epoch has 97 batches of 512
 
 
 def digits(c: ConfigDict) -> None:
-    """scikit-learn's handwritten digits, 8x8 and grey: no flips (a mirrored 2 is no 2), hardly any colour."""
+    """scikit-learn's handwritten digits, gray 8x8 images. No flips (a mirrored 2 is not a 2), little jitter."""
     c.batch_size = 128
     c.epochs = 100.0
     c.data.update(source='digits', name='digits', image_size=8)
@@ -30,12 +30,12 @@ def digits(c: ConfigDict) -> None:
 
 
 def folder(c: ConfigDict) -> None:
-    """Your images: --config.data.path=FOLDER, with class folders or flat."""
+    """Your images, --config.data.path=FOLDER: one folder per class, or all files in one folder."""
     c.data.update(source='folder', name='', path='')
 
 
 def tiny(c: ConfigDict) -> None:
-    """Two steps in seconds: what the tests run."""
+    """Two steps in seconds, for tests."""
     c.batch_size = 16
     c.steps = 2
     c.data.update(source='digits', name='digits', image_size=8)
@@ -50,12 +50,12 @@ def bfloat16(c: ConfigDict) -> None:
 
 
 def symmetric(c: ConfigDict) -> None:
-    """Both views are queries and keys; an epoch does the work of about two."""
+    """Both views serve as queries and as keys; an epoch then takes about twice as long."""
     c.method.symmetric = True
 
 
 def encoder(name: str) -> Callable[[ConfigDict], None]:
-    """Another ResNet; a hidden layer that is as wide as the features follows it."""
+    """Another ResNet. A hidden layer of the projector that is as wide as the features stays so."""
     features = {'resnet18': 512, 'resnet34': 512}.get(name, 2048)
 
     def change(c: ConfigDict) -> None:

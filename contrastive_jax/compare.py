@@ -4,7 +4,7 @@
     python -m contrastive_jax.compare --config=configs/mocov2.py:digits --config=configs/simsiam.py:digits \
         --workdir=runs/two --config.epochs=20.0
 
-Without --config, every method of configs/ is trained on the embedded digits. Each run is started by
+Without --config, the recipe of every method is trained on the embedded digits. Each run is started by
 `contrastive_jax.main` with its own workdir in the given folder, so the same command continues after an interruption.
 Fields given as --config.field=value are set in all configs. The comparison is written to comparison.md and
 comparison.png.
@@ -23,13 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.errors import UserError
+from contrastive_jax.config.find import list_configs
 from contrastive_jax.plots import figures
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
-
-CONFIGS = Path('configs')
-NO_METHODS = ('variants', 'dictionary')  # shared code of configs, and a comparison within MoCo v1
 
 TABLE, PICTURE = 'comparison.md', 'comparison.png'  # files in the workdir
 
@@ -63,7 +60,7 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
     """Trains the configs, and writes the table and the picture after each of them.
 
     Args:
-      configs: the configs, as 'configs/file.py:variant'.
+      configs: paths or names of configs with their variants, such as 'mocov2:digits'.
       folder: the folder of the comparison; each run has its own workdir in it.
       fields: '--config.field=value', set in all configs.
 
@@ -126,15 +123,9 @@ def short_name(config: str) -> str:
 
 
 def every_method() -> list[str]:
-    """The configs of all methods, on the embedded digits.
-
-    Raises:
-      UserError: the current folder has no folder of configs.
-    """
-    files = sorted(file for file in CONFIGS.glob('[!_]*.py') if file.stem not in NO_METHODS)
-    if not files:
-        raise UserError(f'no {CONFIGS}/*.py here -> start in the repository, or give files with --config=FILE:VARIANT')
-    return [f'{file}:digits' for file in files]
+    """The recipes of all methods, on the embedded digits."""
+    # Without evaluations ('eval/...') and without `dictionary`, which compares variants of one method.
+    return [f'{name}:digits' for name in list_configs() if '/' not in name and name != 'dictionary']
 
 
 def main(argv: Sequence[str]) -> int:
@@ -153,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
         folder = Path(given.workdir).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         failed = compare(configs, folder, rest)
-    except (UserError, OSError) as error:
+    except OSError as error:
         print(f'contrastive_jax: error: {error}', file=sys.stderr)
         return 2
     for config in failed:

@@ -1,39 +1,129 @@
-"""Errors that are the user's to mend: one readable line, an exit code, no traceback."""
+"""Errors that the user can correct: one readable line each, an exit code, and no traceback."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Problem(str):
+    """One line about something that the user can correct: what was given and the rule, then ` -> ` and the remedy.
+
+    It is a string, so that it can be printed and joined; the attributes are for programs, which never have to read the
+    words.
+
+    Attributes:
+      field: the field of the config that the line is about, such as 'optimizer.name'; '' if there is none.
+      remedy: what to do, as at the end of the line; '' if the line ends without one.
+      value: a legal value for the field; None if none is known.
+    """
+
+    field: str
+    remedy: str
+    value: Any
+
+    def __new__(cls, message: str, *, field: str = '', remedy: str = '', value: Any = None) -> 'Problem':
+        problem = super().__new__(cls, f'{message} -> {remedy}' if remedy else message)
+        problem.field, problem.remedy, problem.value = field, remedy, value
+        return problem
 
 
 class UserError(Exception):
-    """A wrong flag, config or path. The message says what was given, the rule, and the remedy.
+    """A wrong config, flag or path.
+
+    Args:
+      message: what was given, and the rule.
+      field, remedy, value: as in `Problem`.
 
     Attributes:
-      exit_code: what the process ends with. 2: never worth a retry.
+      problems: what is wrong, one line each.
+      exit_code: the exit code of the process. 2 means that a retry cannot help.
     """
 
     exit_code = 2
 
+    def __init__(self, message: str = '', *, field: str = '', remedy: str = '', value: Any = None):
+        problem = Problem(message, field=field, remedy=remedy, value=value)
+        super().__init__(str(problem))
+        self.problems: tuple[Problem, ...] = (problem,)
+
+    @classmethod
+    def of(cls, problems: Sequence[str]) -> 'UserError':
+        """One error for several problems, such as those that `config.check.check` finds."""
+        error = cls('\n'.join(problems))
+        error.problems = tuple(line if isinstance(line, Problem) else Problem(line) for line in problems)
+        return error
+
+    @property
+    def field(self) -> str:
+        """The field of the config that the (first) problem is about; '' if there is none."""
+        return self.problems[0].field
+
+    @property
+    def remedy(self) -> str:
+        """The remedy of the (first) problem; '' if the message holds it, or there is none."""
+        return self.problems[0].remedy
+
+    @property
+    def value(self) -> Any:
+        """A legal value for the field of the (first) problem; None if none is known."""
+        return self.problems[0].value
+
 
 class DataError(UserError):
-    """Data that is missing, unreadable or too small."""
+    """The data is missing, unreadable or too small."""
 
     exit_code = 3
 
 
 class MissingSplitError(DataError):
-    """The data is there, but has no split for evaluation."""
+    """The data exists, but it has no split for evaluation."""
 
 
 class CheckpointError(UserError):
-    """No usable checkpoint where one is needed, or one that cannot be written."""
+    """There is no usable checkpoint where one is needed, or a checkpoint cannot be written."""
 
     exit_code = 5
 
 
+class MissingPartError(CheckpointError):
+    """A checkpoint does not hold the part of the state that is read, such as the target network."""
+
+
 class NumericalError(UserError):
-    """Training went to NaN or infinity."""
+    """Training reached NaN or infinity."""
 
     exit_code = 4
 
 
 class Interrupted(Exception):
-    """A signal stopped the run after it saved; the same command goes on. Exit code 42 asks for a restart."""
+    """A signal stopped the run after it had saved its state; the same command continues it. Exit code 42: restart."""
 
     exit_code = 42
+
+
+def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], bool] = False) -> int:
+    """Runs a command and prints errors that the user can correct, one line each, without a traceback.
+
+    Args:
+      run: the command; it returns its exit code, or None for 0.
+      verbose: whether such errors are raised instead of printed; a function is called when an error has occurred.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        return run() or 0
+    except Interrupted as stop:
+        print(f'contrastive_jax: {stop}', flush=True)
+        return stop.exit_code
+    except UserError as error:
+        if verbose() if callable(verbose) else verbose:
+            raise
+        print_error(str(error))
+        return error.exit_code
+
+
+def print_error(message: str) -> None:
+    """Prints each line of an error message to stderr."""
+    for line in message.splitlines():
+        print(f'contrastive_jax: error: {line}', file=sys.stderr, flush=True)

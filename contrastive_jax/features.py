@@ -1,18 +1,18 @@
-"""Writes the features of a data set, made by the trained encoder of a run, to an .npz file.
+"""Computes the features of a data set with a trained encoder, and writes them to an .npz file.
 
     python -m contrastive_jax.features --workdir=runs/digits --split=test digits_test.npz
     python -m contrastive_jax.features --workdir=runs/mine --source=folder --path=~/photos photos.npz
 
-The data is that of the run unless --source, --name or --path say otherwise. The file holds, in the order of the data,
-each example once: 'features' float32[n, D], 'labels' int32[n] (-1: unknown), 'index' int64[n] (number of the example),
-'files' str[n] (where it lies) and 'classes' str[C] (names of the labels, if they have any). Images that cannot be read
-are left out. All devices are used; on several hosts start it on each: the first one writes.
+The data is that of the run unless --source, --name or --path name other data. The file contains, for each example
+once and in the order of the data: 'features' float32[n, D], 'labels' int32[n] (-1: unknown), 'index' int64[n] (the
+number of the example) and 'files' str[n] (its file); and 'classes' str[C], the names of the labels, if they have names.
+Images that cannot be read are left out. All devices are used. On several hosts, start the command on each; the first
+one writes.
 
-Exit codes: 0 written, 2 a mistake in what was given, 3 a problem of the data, 5 no checkpoint that can be read.
+Exit codes: 0 written, 2 a mistake in the arguments, 3 a problem with the data, 5 no checkpoint that can be read.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +22,25 @@ import jax
 import numpy as np
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
-from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
+from contrastive_jax.pretrained.load import load
+from contrastive_jax.workdir.atomic import write_atomically
 
 
 def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_size: int) -> dict[str, Any]:
-    """The arrays of the file; the same on every host."""
+    """Computes the arrays of the file; they are the same on every host.
+
+    Args:
+      encoder: the encoder.
+      source: the data set.
+      devices: the devices to use.
+      batch_size: the number of images at a time, over all devices.
+    """
     extractor = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=batch_size
     )
@@ -47,34 +57,35 @@ def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_si
 
 
 def write(arrays: dict[str, Any], file: Path) -> None:
-    """Writes the file whole or not at all."""
-    part = file.with_name(f'{file.name}.part')
+    """Writes the .npz file, all of it or nothing, and makes its folder if it is missing."""
+
+    def save(path: Path) -> None:
+        with path.open('wb') as stream:  # given a path, numpy would append '.npz' to its name
+            np.savez(stream, **arrays)
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('wb') as stream:
-            np.savez(stream, **arrays)
-        os.replace(part, file)
+        write_atomically(file, save)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f'cannot write {file}: {error.strerror} -> choose another file') from error
 
 
 def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
-    """The data of the run, or what the command line names instead."""
+    """Opens the data that the command line names or, if it names none, the data of the run."""
     d = encoder.config.data
     source, name, path = d.source, d.name, d.path
     if given.source or given.name or given.path:
         source, name, path = given.source or source, given.name, given.path
     if not source:
         raise UserError(
-            f'{given.workdir} is a file of weights, which says nothing of data -> name some: '
-            f'--source={"|".join(sources.SOURCES)}'
+            f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
+            f'{", ".join(SOURCES)}'
         )
-    return sources.load(source, name, path, given.split, encoder.image_size)
+    return open_source(source, name, path, given.split, encoder.image_size)
 
 
 def run(given: argparse.Namespace) -> None:
-    """The command."""
+    """Checks the arguments, computes the features and writes them."""
     file = Path(given.file).expanduser().absolute()
     if file.suffix != '.npz':
         raise UserError(f'{given.file} is not an .npz file -> e.g. features.npz')
@@ -82,9 +93,9 @@ def run(given: argparse.Namespace) -> None:
         if (value := getattr(given, flag)) < least:
             raise UserError(f'--{flag} {value} is out of range -> it must be at least {least}')
     if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
-        raise UserError('--projector_layers takes the last class token -> without --last_blocks and --average_pool')
+        raise UserError('--projector_layers needs the last class token -> leave out --last_blocks and --average_pool')
     connect(given.coordinator_address, given.num_processes, given.process_id)
-    encoder = load_encoder(given.workdir, given.weights, given.projector_layers)
+    encoder = load(given.workdir, given.weights, given.projector_layers, encoder=given.encoder)
     encoder = encoder.at_size(given.image_size or encoder.image_size)
     encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
@@ -95,8 +106,9 @@ def run(given: argparse.Namespace) -> None:
     write(arrays, file)
     n, D = arrays['features'].shape
     left_out = len(source) - n
+    origin = encoder.source if encoder.step is None else f'step {encoder.step}'
     print(
-        f'{n} features of {D} numbers, of {source.name} ({given.split}), by the encoder of step {encoder.step}: {file}'
+        f'wrote {file}: {n} features with {D} values of {source.name} ({given.split}), by the encoder of {origin}'
         + (f'; {left_out} of {len(source)} images could not be read and are left out' if left_out else '')
     )
 
@@ -105,27 +117,47 @@ def main(argv: Sequence[str]) -> int:
     """Parses and runs; returns the exit code."""
     parser = argparse.ArgumentParser('contrastive_jax.features', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('file', help='what is written: an .npz file')
-    parser.add_argument('--workdir', required=True, help='of the run whose encoder it is, or a file of weights')
-    parser.add_argument('--split', default='train', help='of the data; default: train')
-    parser.add_argument('--source', choices=sources.SOURCES, default='', help='of the data')
-    parser.add_argument('--name', default='', help='of the TFDS data set')
-    parser.add_argument('--path', default='', help='the .npz file, the image folder, or the TFDS data_dir')
-    parser.add_argument('--weights', choices=tuple(WEIGHTS), default='online', help="target: the moving average's")
-    parser.add_argument('--last_blocks', type=int, default=1, help='of a ViT: class tokens of so many blocks, joined')
-    parser.add_argument('--average_pool', action='store_true', help='of a ViT: and the mean of its patch tokens')
-    parser.add_argument('--projector_layers', type=int, default=0, help='what comes out of so many of them')
-    parser.add_argument('--image_size', type=int, default=0, help='of the images; 0: what it was trained with')
-    parser.add_argument('--batch_size', type=int, default=512, help='images at a time, over all devices')
+    parser.add_argument('file', help='the .npz file to write')
+    parser.add_argument('--workdir', required=True, help='the workdir of a run, or a file of weights')
+    parser.add_argument(
+        '--weights',
+        choices=WEIGHTS,
+        help='which network: online, the trained one, or target, its moving average; default: online for a run, and '
+        'for a published checkpoint the one that its authors evaluate',
+    )
+    parser.add_argument(
+        '--encoder',
+        default='',
+        help='for a file of weights: its encoder, if it cannot be detected, or if it is a class of your own: '
+        'package.module:Class',
+    )
+    parser.add_argument('--split', default='train', help='the split of the data (data.split); default: train')
+    parser.add_argument('--source', choices=SOURCES, default='', help='the kind of data (data.source)')
+    parser.add_argument('--name', default='', help='the name of the TFDS data set (data.name)')
+    parser.add_argument(
+        '--path', default='', help='the .npz file, the image folder, or the data_dir of TFDS (data.path)'
+    )
+    parser.add_argument(
+        '--last_blocks', type=int, default=1, help='for a ViT: concatenate the class tokens of this many last blocks'
+    )
+    parser.add_argument(
+        '--average_pool', action='store_true', help='for a ViT: also concatenate the mean of the patch tokens'
+    )
+    parser.add_argument(
+        '--projector_layers', type=int, default=0, help='the features are the output of this many projector layers'
+    )
+    parser.add_argument(
+        '--image_size', type=int, default=0, help='height and width of the images; 0: the size used in training'
+    )
+    parser.add_argument('--batch_size', type=int, default=512, help='the number of images at a time, over all devices')
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
-    parser.add_argument('--num_processes', type=int)
-    parser.add_argument('--process_id', type=int)
+    parser.add_argument('--num_processes', type=int, help='on several hosts, as in contrastive_jax.main')
+    parser.add_argument('--process_id', type=int, help='on several hosts, as in contrastive_jax.main')
     try:
         run(parser.parse_args(argv))
     except UserError as error:
         for line in str(error).splitlines():
-            # What opens data names the flags of training.
-            print(f'contrastive_jax: error: {line.replace("--config.data.", "--")}', file=sys.stderr)
+            print(f'contrastive_jax: error: {line}', file=sys.stderr)
         return error.exit_code
     return 0
 

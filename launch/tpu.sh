@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or pod slice: create, setup, run, logs, stop, delete. `launch/tpu.sh --help` tells the rest.
-# What is done on the workers is in launch/tpu_worker.sh. This side is written for any bash since 3.2, that of macOS.
+# Trains on a Cloud TPU VM or pod slice: create, setup, run, logs, stop, delete. See `launch/tpu.sh --help`.
+# launch/tpu_worker.sh is the part that runs on the workers. This part runs in bash 3.2 (the version of macOS) or later.
 # gcloud's flags: https://cloud.google.com/sdk/gcloud/reference/compute/tpus/tpu-vm
 set -euo pipefail
 
@@ -12,81 +12,81 @@ usage() {
     create) cat <<'END' ;;
 launch/tpu.sh create [--spot | --preemptible] [settings]
 
-Create the TPU VM or pod slice. One that exists, is READY and of the wanted type is used as it is.
+Create the TPU VM or pod slice. If a TPU of this name and type exists and is READY, it is used.
 Needs --name, --zone, --accelerator-type and --runtime-version.
-  --spot         cheap capacity that may be taken away at any time
-  --preemptible  the older kind of it, which lives 24 hours at most
+  --spot         cheaper capacity that Google may take back at any time
+  --preemptible  the older form of --spot, which ends after 24 hours at most
 END
     setup) cat <<'END' ;;
 launch/tpu.sh setup [settings]
 
 Copy the working tree (tracked files, and untracked ones that git does not ignore) to all workers, unpack it in
-~/contrastive_jax/code, and install it with its [tpu] extra in ~/contrastive_jax/venv. Wants Python >= 3.11 on the VM.
-Call it again after a change of the code; files you deleted go there too, what runs have written stays.
+~/contrastive_jax/code, and install it with its [tpu] extra in ~/contrastive_jax/venv. Needs Python >= 3.11 on the VM.
+Call it again after each change of the code. Files that you deleted are deleted there too; files that runs wrote are kept.
 END
     run) cat <<'END' ;;
 launch/tpu.sh run [settings] -- ARGUMENTS
 
-Run `python -m contrastive_jax.main ARGUMENTS` on all workers, detached from ssh. The arguments arrive unchanged.
-The log of worker N is ~/contrastive_jax/logs/run-N.log there. Refused while a run is alive.
+Run `python -m contrastive_jax.main ARGUMENTS` on all workers, detached from ssh. The arguments are passed on unchanged.
+Worker N writes its log to ~/contrastive_jax/logs/run-N.log. Refused while another run is alive.
 END
     logs) cat <<'END' ;;
 launch/tpu.sh logs [--worker=N] [--follow] | --all [settings]
 
 Show the last 100 lines of one worker's log, or copy the logs of all workers here.
   --worker=N  which worker (default 0)
-  --follow    go on showing what is written until the run ends
+  --follow    keep printing new lines until the run ends
   --all       copy every worker's log to NAME-logs/run-N.log in the current directory
 END
     stop) cat <<'END' ;;
 launch/tpu.sh stop [--grace=SECONDS] [settings]
 
-Send SIGTERM to the run on all workers, so that it saves and ends, and report how it ended.
-  --grace=SECONDS  how long to wait for the end (default 120)
+Send SIGTERM to the run on all workers, so that it saves a checkpoint and ends, and print its exit code.
+  --grace=SECONDS  how long to wait for the end of the run (default 120)
 END
     delete) cat <<'END' ;;
 launch/tpu.sh delete [--yes] [settings]
 
-Delete the TPU and everything on its disks, after a question.
+Delete the TPU and everything on its disks, after confirmation.
   --yes  do not ask
 END
     *) cat <<'END' ;;
 launch/tpu.sh COMMAND [options]: train on a Cloud TPU VM or pod slice
 
   create   create the TPU, or use the one that exists
-  setup    bring the code to all workers and install it
+  setup    copy the code to all workers and install it
   run      start `python -m contrastive_jax.main ARGUMENTS` on all workers: launch/tpu.sh run -- ARGUMENTS
   logs     show, follow or copy the logs
-  stop     SIGTERM to the run on all workers: it saves and ends
+  stop     send SIGTERM to the run on all workers: it saves a checkpoint and ends
   delete   delete the TPU
-launch/tpu.sh COMMAND --help tells more.
+launch/tpu.sh COMMAND --help describes a command.
 END
   esac
   cat <<'END'
 
-Settings, as flags or from the environment:
+Settings, as flags or as environment variables:
   --name=NAME              TPU_NAME          name of the TPU
   --zone=ZONE              ZONE              its zone, e.g. us-east5-b
   --project=PROJECT        PROJECT           Google Cloud project (default: that of gcloud)
   --accelerator-type=TYPE  ACCELERATOR_TYPE  e.g. v6e-8, v5litepod-32, v4-32 (create)
   --runtime-version=NAME   RUNTIME_VERSION   v2-alpha-tpuv6e for v6e, v2-alpha-tpuv5 for v5p, v2-alpha-tpuv5-lite
                                              for v5e, tpu-ubuntu2204-base for v4 and older (create)
-  --dry-run                print the commands, execute nothing
-  --help                   this text
+  --dry-run                print the commands and execute nothing
+  --help                   print this text
 
-With more than one worker gcloud wants its key in the ssh agent: ssh-add ~/.ssh/google_compute_engine
-Exit codes: 0 done; 2 wrong usage, wrong settings, or a run is in the way; else that of gcloud.
+With more than one worker, gcloud needs its key in the ssh agent: ssh-add ~/.ssh/google_compute_engine
+Exit codes: 0 success; 2 wrong usage, wrong settings, or another run is alive; otherwise the exit code of gcloud.
 END
 }
 
-error() { echo "launch/tpu.sh: error: $*" >&2; } # WHAT IS WRONG -> WHAT TO DO
+error() { echo "launch/tpu.sh: error: $*" >&2; } # PROBLEM -> REMEDY
 
 fail() {
   error "$@"
   exit 2
 }
 
-quote() { # one word, so that any shell reads it back unchanged
+quote() { # WORD: prints it quoted, so that any shell reads it back unchanged
   local one="'" closed="'\\''"
   case "$1" in
     '' | *[!A-Za-z0-9_./:=,@%+-]*) printf "'%s'" "${1//$one/$closed}" ;;
@@ -104,19 +104,19 @@ run_or_print() {
   printf '%s\n' "${line% }"
 }
 
-tpu_vm() { # VERB ARGUMENTS...: gcloud, told where the TPU is
+tpu_vm() { # VERB ARGUMENTS...: calls gcloud with the zone and the project of the TPU
   local verb="$1"
   shift
   set -- "--zone=$zone" ${project:+"--project=$project"} "$@"
   run_or_print gcloud compute tpus tpu-vm "$verb" "$@"
 }
 
-ssh_to() { # WORKER COMMAND: gcloud runs it in the login shell of the worker, so it has plain words only
-  # -n: gcloud opens one ssh per worker, and none of them may read what is typed here.
+ssh_to() { # WORKER COMMAND: a login shell of the worker runs COMMAND, which therefore must not need quoting
+  # -n: gcloud opens one ssh for each worker, and none of them may read from this terminal.
   tpu_vm ssh "$name" "--worker=$1" --ssh-flag=-n "--command=$2"
 }
 
-worker() { # WORKER WORDS...: launch/tpu_worker.sh there
+worker() { # WORKER WORDS...: runs launch/tpu_worker.sh there
   local where="$1" code=0
   shift
   ssh_to "$where" "bash contrastive_jax/$worker_script $*" || code=$?
@@ -124,7 +124,7 @@ worker() { # WORKER WORDS...: launch/tpu_worker.sh there
   return "$code"
 }
 
-need() { # SETTING...: all of them are given, or one line says which are not
+need() { # SETTING...: fails with one line that lists the settings that are missing
   local setting missing=''
   for setting in "$@"; do
     case "$setting" in
@@ -136,7 +136,7 @@ need() { # SETTING...: all of them are given, or one line says which are not
   done
   [ -z "$missing" ] || fail "settings are missing -> give ${missing#, }"
   [[ "$name" =~ ^[a-zA-Z][a-zA-Z0-9-]*$ ]] || fail "--name=$name: letters, digits and hyphens only -> give another name"
-  [[ "$zone" =~ ^[a-z][a-z0-9-]*$ ]] || fail "--zone=$zone is not a zone -> give one like us-east5-b"
+  [[ "$zone" =~ ^[a-z][a-z0-9-]*$ ]] || fail "--zone=$zone is not a zone -> give a zone such as us-east5-b"
   [ -n "$dry_run" ] || command -v gcloud >/dev/null ||
     fail 'gcloud is not installed -> install the Google Cloud CLI: https://cloud.google.com/sdk/docs/install'
 }
@@ -147,7 +147,7 @@ tpu_create() {
   [ -z "$spot" ] || [ -z "$preemptible" ] || fail '--spot and --preemptible exclude each other -> give one of them'
   local describe=(describe "$name" '--format=value(state,acceleratorType.basename())')
   if [ -n "$dry_run" ]; then
-    echo '# if there is no such TPU yet, the second command creates it'
+    echo '# if this TPU does not exist yet, the second command creates it'
     tpu_vm "${describe[@]}"
   else
     found="$(tpu_vm "${describe[@]}" 2>"$scratch/describe")" || code=$?
@@ -169,12 +169,12 @@ tpu_create() {
     ${spot:+--spot} ${preemptible:+--preemptible}
 }
 
-pack_tree() { # ROOT ARCHIVE: the working tree, and the list of its files for the next setup to compare with
+pack_tree() { # ROOT ARCHIVE: packs the working tree and the list of its files, which the next setup compares with
   set -euo pipefail
   local lists file
   lists="$(mktemp -d)"
   git -C "$1" ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
-    # git also lists files that were deleted but not yet committed as such
+    # git also lists files whose deletion is not committed yet
     if [ -e "$1/$file" ] || [ -L "$1/$file" ]; then printf '%s\0' "$file"; fi
   done >"$lists/.launch-files"
   COPYFILE_DISABLE=1 tar -czf "$2" -C "$lists" .launch-files -C "$1" --null -T "$lists/.launch-files"
@@ -187,12 +187,12 @@ tpu_setup() {
   tree="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
   if [ -z "$dry_run" ]; then
     git -C "$tree" rev-parse >/dev/null 2>&1 ||
-      fail "$tree is not a git checkout -> launch from one: git tells which files to bring"
+      fail "$tree is not a git checkout -> launch from a checkout: git lists the files to copy"
     packed="$scratch/$archive"
   fi
   run_or_print bash -c "$(declare -f pack_tree)"$'\n''pack_tree "$@"' pack_tree "$tree" "$packed"
   tpu_vm scp "$packed" "$name:$archive" --worker=all
-  # The tree brings the script that unpacks it: that one comes out first.
+  # The archive contains the script that unpacks it, so this script is extracted first.
   local unpack="mkdir -p contrastive_jax && tar -xzf $archive -C contrastive_jax $worker_script"
   ssh_to all "$unpack && bash contrastive_jax/$worker_script setup $archive"
 }
@@ -200,15 +200,15 @@ tpu_setup() {
 tpu_run() { # ARGUMENTS...
   local found encoded='' run code=0
   need --name --zone
-  # Base64 has no character that any shell on the way reads in its own manner.
+  # Base64 has no character that a shell on the way would interpret.
   if [ $# -gt 0 ]; then encoded="$(printf '%s\0' "$@" | base64 | tr -d '\n')"; fi
   run="$(date -u +%Y%m%d-%H%M%S)-$RANDOM"
   if [ -n "$dry_run" ]; then
-    echo '# if this prints nothing, no run is alive, and the second command starts one'
+    echo '# if the first command prints nothing, no run is alive, and the second command starts one'
     worker all check
   else
-    found="$(worker all check)" # before any worker starts: half a pod would wait for the other half
-    found="$(grep ' is alive ' <<<"$found")" || true # not what a login shell may print of its own accord
+    found="$(worker all check)" # before any worker starts: a part of the pod would wait for the others
+    found="$(grep ' is alive ' <<<"$found")" || true # leaves out what a login shell may print
     [ -z "$found" ] ||
       fail "$(wc -l <<<"$found" | tr -d ' ') worker(s) are busy; $(head -n 1 <<<"$found") -> launch/tpu.sh stop first"
   fi
@@ -229,13 +229,13 @@ tpu_logs() {
   [ -z "$number$follow" ] || fail '--all copies the logs of all workers -> leave out --worker and --follow'
   local describe=(describe "$name" '--format=value(networkEndpoints.len())')
   if [ -n "$dry_run" ]; then
-    echo '# this prints the number of workers; then a copy for each worker, shown here for worker 0'
+    echo '# the first command prints the number of workers; the copy is made for each, shown here for worker 0'
     tpu_vm "${describe[@]}"
   else
     workers="$(tpu_vm "${describe[@]}")"
   fi
   run_or_print mkdir -p "$name-logs"
-  while [ "$copied" -lt "$workers" ]; do # gcloud copies to here from one worker at a time
+  while [ "$copied" -lt "$workers" ]; do # gcloud can copy from one worker at a time
     tpu_vm scp "$name:contrastive_jax/logs/run-$copied.log" "$name-logs/run-$copied.log" "--worker=$copied" || code=$?
     copied=$((copied + 1))
   done
@@ -269,7 +269,7 @@ spot='' preemptible='' number='' follow='' all='' grace=120 yes=''
 while [ $# -gt 0 ]; do
   value="${1#*=}"
   case "$1" in
-    --) # what follows is for contrastive_jax.main
+    --) # the rest is passed to contrastive_jax.main
       separated=yes
       shift
       break
@@ -293,12 +293,12 @@ while [ $# -gt 0 ]; do
     --all) all=yes given+=' logs:--all' ;;
     --grace=*) grace="$value" given+=' stop:--grace' ;;
     --yes) yes=yes given+=' delete:--yes' ;;
-    -*) fail "unknown option $1 -> see --help; arguments of the training go after --: launch/tpu.sh run -- ARGUMENTS" ;;
+    -*) fail "unknown option $1 -> see --help; arguments for the training follow --: launch/tpu.sh run -- ARGUMENTS" ;;
     create | setup | run | logs | stop | delete)
-      [ -z "$command" ] || fail "two commands, $command and $1 -> give one"
+      [ -z "$command" ] || fail "two commands are given, $command and $1 -> give one"
       command="$1"
       ;;
-    *) fail "unknown command $1 -> create, setup, run, logs, stop or delete" ;;
+    *) fail "unknown command $1 -> choose from create, setup, run, logs, stop, delete" ;;
   esac
   shift
 done
@@ -306,13 +306,14 @@ if [ -n "$help" ]; then
   usage "$command"
   exit 0
 fi
-[ -n "$command" ] || fail 'no command -> create, setup, run, logs, stop or delete; launch/tpu.sh --help tells more'
+[ -n "$command" ] ||
+  fail 'no command is given -> choose from create, setup, run, logs, stop, delete; see launch/tpu.sh --help'
 for option in $given; do
   [ "${option%%:*}" = "$command" ] || fail "${option#*:} is an option of ${option%%:*}, not of $command -> leave it out"
 done
 [ -z "$separated" ] || [ "$command" = run ] || fail "arguments after -- are for run, not for $command -> leave them out"
-[[ "$number" =~ ^[0-9]*$ ]] || fail "--worker=$number is not the number of a worker -> give one from 0 up"
-[[ "$grace" =~ ^[0-9]+$ ]] || fail "--grace=$grace is not a number of seconds -> give one like 120"
+[[ "$number" =~ ^[0-9]*$ ]] || fail "--worker=$number is not the number of a worker -> give 0 or more"
+[[ "$grace" =~ ^[0-9]+$ ]] || fail "--grace=$grace is not a number of seconds -> give a number such as 120"
 if [ -z "$dry_run" ]; then
   scratch="$(mktemp -d)"
   trap 'rm -rf "$scratch"' EXIT

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# What launch/tpu.sh does on each worker of a TPU: setup, check, run (and supervise it), log, stop. `tpu.sh setup`
-# brings this file. It counts on the TPU VM images: Ubuntu, bash 5, GNU tools. All it makes is under ~/contrastive_jax:
-#   launch/tpu_worker.sh, code/, venv/, ready (the installation is complete), and for worker N
-#   logs/run-N.log, logs/run-N.pid ("pid run"), logs/run-N.exit ("exit code, run").
+# The part of launch/tpu.sh that runs on each worker of a TPU: setup, check, run (and supervise it), log, stop.
+# `tpu.sh setup` copies this file there. It needs what TPU VM images have: Ubuntu, bash 5, GNU tools. All its files are
+# under ~/contrastive_jax: launch/tpu_worker.sh, code/, venv/, ready (exists if the installation is complete), and for
+# worker N logs/run-N.log, logs/run-N.pid (process id, run) and logs/run-N.exit (exit code, run).
 set -u
 
 say() { echo "worker $number: $*"; }
 
-fail() { # WHAT IS WRONG -> WHAT TO DO
+fail() { # PROBLEM -> REMEDY
   say "error: $*" >&2
   exit 2
 }
 
-# A pid alone may belong to another process by now (the VM may have been restarted): look at what it runs, too.
+# After a restart of the VM the process id may belong to another process, so the command line is checked too.
 alive() {
   [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] &&
     tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'contrastive_jax[.]main'
 }
 
-find_python() { # prints the first Python >= 3.11 that can make a virtual environment
+find_python() { # prints the first Python >= 3.11 that can create a virtual environment
   local candidate
   for candidate in python3 python3.13 python3.12 python3.11; do
-    # Debian and Ubuntu keep ensurepip, which venv needs, in a package of its own.
+    # venv needs ensurepip, which Debian and Ubuntu have in a separate package.
     if "$candidate" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "$candidate"
       return
@@ -30,7 +30,7 @@ find_python() { # prints the first Python >= 3.11 that can make a virtual enviro
   return 1
 }
 
-setup() { # ARCHIVE: the working tree, in the home directory
+setup() { # ARCHIVE: the packed working tree, in the home directory
   local python
   ! alive || fail "run $run is alive (pid $pid) -> launch/tpu.sh stop first"
   python="$(find_python)" ||
@@ -38,7 +38,7 @@ setup() { # ARCHIVE: the working tree, in the home directory
       'ppa:deadsnakes/ppa && sudo apt-get -o DPkg::Lock::Timeout=300 install -y python3.12 python3.12-venv'
   rm -f "$root/ready"
   mkdir -p "$root/code" "$root/logs" && cd "$root/code" || exit 1
-  # Only files of the previous tree that the new one lacks are removed: checkpoints may lie beside the code.
+  # Only files of the previous tree that the new one lacks are deleted: checkpoints may lie beside the code.
   if [ -f .launch-files ]; then cp .launch-files ../files.old; else : >../files.old; fi
   tar -xzf "$HOME/$1" || exit 1
   comm -z -23 <(sort -z ../files.old) <(sort -z .launch-files) | xargs -0 -r rm -f --
@@ -48,14 +48,14 @@ setup() { # ARCHIVE: the working tree, in the home directory
   say "installed, $(../venv/bin/python -V 2>&1)"
 }
 
-check() { # before any worker starts: says whether a run is alive
+check() { # prints a line if a run is alive; called before any worker starts
   [ -f "$root/ready" ] || fail 'the code is not installed -> launch/tpu.sh setup'
   ! alive || say "run $run is alive (pid $pid)"
 }
 
-start() { # RUN ARGUMENTS: base64 of the arguments, each closed by a NUL
+start() { # RUN ARGUMENTS: the arguments in base64, each followed by a NUL
   local arguments
-  # gcloud repeats a command whose connection broke: the run must not start twice, nor be in the way of itself.
+  # gcloud repeats a command after a broken connection: the run must not start twice, nor be refused because of itself.
   if [ "$run" = "$1" ]; then
     say "run $run is already started (pid $pid)"
     return
@@ -75,7 +75,8 @@ start() { # RUN ARGUMENTS: base64 of the arguments, each closed by a NUL
   exit 1
 }
 
-# The parent of the run: notes its pid, and how it ends. Detached, and deaf to the SIGHUP of a dropped connection.
+# The parent process of the run: writes its process id and exit code. It is detached and ignores the SIGHUP of a
+# closed connection.
 supervise() { # RUN ARGUMENTS...
   local code=0
   run="$1"
@@ -105,12 +106,12 @@ stop() { # GRACE in seconds
   while alive; do
     if [ "$SECONDS" -ge "$1" ]; then
       say "error: run $run is still alive after $1 s (pid $pid)" \
-        "-> launch/tpu.sh stop again, or look what it does: launch/tpu.sh logs --worker=$number" >&2
+        "-> launch/tpu.sh stop again, or read its log: launch/tpu.sh logs --worker=$number" >&2
       exit 1
     fi
     sleep 0.2
   done
-  for _ in {1..50}; do # the parent of the run notes its exit code a moment later
+  for _ in {1..50}; do # the parent process writes the exit code a moment later
     if [ -f "$files.exit" ] && read -r code ended <"$files.exit" && [ "$ended" = "$run" ]; then break; fi
     sleep 0.1
   done
@@ -120,7 +121,7 @@ stop() { # GRACE in seconds
 main() {
   local command="$1"
   shift
-  PATH="$PATH:$HOME/.local/bin" # where uv puts its Pythons; ssh without a login shell leaves it out
+  PATH="$PATH:$HOME/.local/bin" # uv installs Python here; an ssh command without a login shell lacks it
   number="$(curl -sf -m 10 -H 'Metadata-Flavor: Google' \
     'http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number')" ||
     number="${HOSTNAME##*-w-}"
@@ -139,4 +140,4 @@ main() {
 }
 
 main "$@"
-exit # the next setup replaces this file: bash is to read nothing more from it
+exit # the next setup replaces this file, and bash must not continue to read from it

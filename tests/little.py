@@ -17,7 +17,7 @@ def get_config(name: str = 'mocov2') -> ConfigDict:
       name: of a file in configs/, or 'file,variant'. 'dictionary' keeps the colour: some test should have it.
     """
     file, _, variant = name.partition(',')
-    c = importlib.import_module(f'configs.{file}').get_config(f'{variant},tiny' if variant else 'tiny')
+    c = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(f'{variant},tiny' if variant else 'tiny')
     with c.unlocked():
         c.eval.update(knn_k=4, max_train=16, max_test=2, batch_size=16)  # pictures of few images
         if c.encoder.name.startswith('resnet'):

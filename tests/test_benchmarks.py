@@ -77,7 +77,7 @@ def test_parts_are_left_out(title: str) -> None:
     # Logits and their gradient for the queries: 2 B K D each; MoCo v3 has K = B, and both directions.
     B, D = 16, run.method.network.projector.output_dim
     K = getattr(run.method, 'queue_size', 2 * B)
-    assert flop - parts[programs.name_of_look_up(run.method)][0] == 4 * B * K * D
+    assert flop - parts[programs.name_of_dictionary(run.method)][0] == 4 * B * K * D
     # m target + (1 - m) online
     assert code.count(' = mul ') - parts['EMA'][1].count(' = mul ') == 2 * len(jax.tree.leaves(state.method.target))
     assert flop == parts['EMA'][0]

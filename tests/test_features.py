@@ -1,4 +1,4 @@
-"""The command that writes features: what the file holds, and what it says when something is wrong."""
+"""The command that writes features: the content of the file, and the messages for mistakes."""
 
 import socket
 import subprocess
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import features
+from contrastive_jax import features, load_encoder
 from contrastive_jax.data import sources
-from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax.data.open import open_source
 from tests import saved
 from tests.little import get_config
 
@@ -26,24 +26,24 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder(path: Path, damaged: tuple[int, ...]) -> sources.Source:
-    """Class folders with 19 images, some of which cannot be read, and two held-out ones."""
-    images = sources.load('digits', split='test').array[:21]
+    """Class folders with 19 training images, some of which cannot be read, and two held-out images."""
+    images = open_source('digits', split='test').array[:21]
     for i, image in enumerate(images):
         file = path / ('train' if i < 19 else 'test') / ('even' if i % 2 == 0 else 'odd') / f'{i:02}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
         if i in damaged:
             file.write_bytes(b'no image')
-    return sources.load('folder', path=str(path), image_size=8)
+    return open_source('folder', path=str(path), image_size=8)
 
 
 def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Eight devices, a last batch that is not full: each example once, in order."""
+    """With eight devices and a last batch that is not full, each example is there once, in order."""
     file = tmp_path / 'new' / 'test.npz'
     assert features.main([f'--workdir={workdir}', '--split=test', '--batch_size=100', str(file)]) == 0
     out = capsys.readouterr().out
-    assert '360 features of 8 numbers, of digits (test), by the encoder of step 3' in out and str(file) in out
-    source = sources.load('digits', split='test')
+    assert '360 features with 8 values of digits (test), by the encoder of step 3' in out and str(file) in out
+    source = open_source('digits', split='test')
     with np.load(file, allow_pickle=False) as held:
         assert set(held) == {'features', 'labels', 'index', 'files', 'classes'}
         np.testing.assert_array_equal(held['index'], np.arange(360))
@@ -89,18 +89,18 @@ def test_other_features_of_larger_images(tmp_path: Path) -> None:
 
 
 def test_projections(tmp_path: Path) -> None:
-    """InstDis's linear layer on the encoder's features."""
+    """The features are those of InstDis's linear layer."""
     state = saved.save(get_config('instdis'), tmp_path / 'run')
     given = [f'--workdir={tmp_path / "run"}', '--split=test', '--projector_layers=1', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0
-    h, linear = load_encoder(tmp_path / 'run')(sources.load('digits', split='test').array), state.params['projector']
+    h, linear = load_encoder(tmp_path / 'run')(open_source('digits', split='test').array), state.params['projector']
     expected = np.asarray(h) @ linear['linear_0']['kernel'] + linear['linear_0']['bias']
     with np.load(tmp_path / 'out.npz') as held:
         np.testing.assert_allclose(held['features'], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_without_labels(workdir: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / 'data.npz', images=sources.load('digits').array[:9])
+    np.savez(tmp_path / 'data.npz', images=open_source('digits').array[:9])
     given = [f'--workdir={workdir}', '--source=npz', f'--path={tmp_path / "data.npz"}', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0
     with np.load(tmp_path / 'out.npz') as held:
@@ -114,12 +114,12 @@ def test_without_labels(workdir: Path, tmp_path: Path) -> None:
         (['out.txt'], 2, 'out.txt is not an .npz file'),
         (['out.npz', '--batch_size=0'], 2, '--batch_size 0 is out of range'),
         (['out.npz', '--image_size=-1'], 2, '--image_size -1 is out of range'),
-        (['out.npz', '--last_blocks=4'], 2, 'the last 4 blocks: resnet_tiny is no ViT'),
-        (['out.npz', '--weights=target', '--average_pool'], 2, 'an average pool: resnet_tiny is no ViT'),
+        (['out.npz', '--last_blocks=4'], 2, 'the last 4 blocks: resnet_tiny is not a ViT'),
+        (['out.npz', '--weights=target', '--average_pool'], 2, 'an average pool: resnet_tiny is not a ViT'),
         (['out.npz', '--projector_layers=3'], 2, 'projector_layers 3: the projector of'),
-        (['out.npz', '--projector_layers=1', '--average_pool'], 2, 'without --last_blocks and --average_pool'),
+        (['out.npz', '--projector_layers=1', '--average_pool'], 2, 'leave out --last_blocks and --average_pool'),
         (['out.npz', '--split=trian'], 2, "did you mean 'train'"),
-        (['out.npz', '--source=npz'], 2, 'needs data.path -> --path='),
+        (['out.npz', '--source=npz'], 2, 'needs data.path -> '),
         (['out.npz', '--source=npz', '--path=no.npz'], 3, 'does not exist'),
         (['/proc/out.npz'], 2, 'cannot write /proc/out.npz'),
     ],

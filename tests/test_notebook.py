@@ -11,9 +11,8 @@ import pytest
 from nbclient import NotebookClient
 from sklearn.neighbors import KNeighborsClassifier
 
-from contrastive_jax.data import sources
-from contrastive_jax.pretrained import load
-from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax import load_encoder
+from contrastive_jax.data.open import open_source
 
 REPOSITORY = Path(__file__).parents[1]
 NOTEBOOK = REPOSITORY / 'examples' / 'digits.ipynb'
@@ -47,10 +46,10 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(answer['guess'] - np.log(4097)) < 0.1 and answer['found'] < 0.1
 
     encoder = load_encoder(tmp_path / 'runs' / 'notebook')
-    train, test = (sources.load('digits', split=split) for split in ('train', 'test'))
+    train, test = (open_source('digits', split=split) for split in ('train', 'test'))
     classifier = KNeighborsClassifier(20, metric='cosine').fit(encoder(train.array), train.labels)
     assert abs(classifier.score(encoder(test.array), test.labels) - answer['trained']['knn']) < 0.03
-    assert load(tmp_path / 'runs' / 'digits.safetensors').config['name'] == 'resnet_tiny'
+    assert load_encoder(tmp_path / 'runs' / 'digits.safetensors').architecture['name'] == 'resnet_tiny'
 
 
 def test_stored_outputs_are_whole() -> None:

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from contrastive_jax import compare
-from contrastive_jax.data import sources
-from contrastive_jax.errors import UserError
+from contrastive_jax import compare, load_encoder
+from contrastive_jax.data.open import open_source
+from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.methods import METHODS
-from contrastive_jax.pretrained.encoder import load_encoder
 from contrastive_jax.protocols import run as protocols_run
 from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.reproduce import __main__ as command
@@ -25,19 +27,40 @@ from contrastive_jax.reproduce.references import EXPERIMENTS, IMAGES, Experiment
 from contrastive_jax.reproduce.results import append_result, compare_with_references
 from contrastive_jax.reproduce.table import result_table
 from contrastive_jax.training import fit as training
+from contrastive_jax.training.evaluators import Context, Evaluator
+from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir import metrics
 from tests import whole_runs
-from tests.whole_runs import Cut, compiled, quick_runs  # noqa: F401 (fixtures)
+from tests.whole_runs import compiled, quick_runs  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parents[1]
 
-# No color jitter: the programs of tests are compiled without optimization, and color jitter is slow.
+# Three steps without color jitter: the programs of tests are compiled without optimization, and color jitter is slow.
 CHANGES = {
     'augment.jitter': (0.0, 0.0, 0.0, 0.0),
     'augment.jitter_probability': 0.0,
     'augment.grayscale': 0.0,
     'augment.blur': (0.0, 0.0),
+    'steps': 3,
+    'eval.evaluators': ('knn', 'tests.test_reproduce:Terminate'),
 }
+
+
+class Terminate(Evaluator):
+    """Sends SIGTERM to this process when it evaluates `step`."""
+
+    name = 'terminate'
+    every_steps = 1
+    measures = False
+    step: int | None = None
+
+    def __init__(self, context: Context):
+        pass
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
 
 
 def tiny(accuracy: float) -> Experiment:
@@ -63,7 +86,7 @@ def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
     """kNN accuracy in percent, computed image by image in NumPy."""
     encoder = load_encoder(workdir)
-    splits = [sources.load('digits', split=split) for split in ('train', 'test')]
+    splits = [open_source('digits', split=split) for split in ('train', 'test')]
     train, test = (np.asarray(encoder(split.array), np.float64) for split in splits)
     train, test = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (train, test))
     hits = []
@@ -88,22 +111,19 @@ def test_an_experiment_from_start_to_result(
     """It is interrupted in training and between stages, completed, and repeated; a second experiment fails."""
     results, folder = tmp_path / 'sub' / 'results.jsonl', tmp_path / 'runs' / 'easy'
     argv = [f'--workdir={tmp_path}/runs', f'--results={results}']
-    Cut.at, Cut.done = 1, 0
+    monkeypatch.setattr(Terminate, 'step', 1)
     code, out, _ = call(capsys, 'easy', *argv)
-    assert code == 42 and 'at step 1 of 2, saved; the same command goes on' in out
+    assert code == 42 and 'SIGTERM at step 2 of 3, saved' in out
     assert not results.exists() and not (folder / run_experiment.RESULT).exists()
 
-    Cut.at = None
-    original = run_experiment.Interrupt
-    monkeypatch.setattr(run_experiment, 'Interrupt', AfterTraining)
-    code, out, _ = call(capsys, 'easy', *argv)
-    assert code == 42 and 'between two stages' in out and not results.exists()
+    monkeypatch.setattr(Terminate, 'step', None)
+    with pytest.raises(Interrupted, match='between two stages'):
+        run_experiment.run_experiment('easy', tiny(10.0), folder, train=fit_and_terminate)
     log = (folder / run_experiment.PRETRAINING / metrics.FILE).read_bytes()
-    assert metrics.read(folder / run_experiment.PRETRAINING)[-1]['step'] == 2
+    assert metrics.read(folder / run_experiment.PRETRAINING)[-1]['step'] == 3
     before = run_experiment.read_json(folder / run_experiment.SECONDS)
-    assert before > 0
+    assert before > 0 and not (folder / run_experiment.RESULT).exists()
 
-    monkeypatch.setattr(run_experiment, 'Interrupt', original)
     code, out, _ = call(capsys, 'easy', *argv)
     assert code == 0 and out.rstrip().endswith(f'easy: pass\nrecorded in {results}')
     assert (folder / run_experiment.PRETRAINING / metrics.FILE).read_bytes() == log  # it was not trained again
@@ -136,19 +156,11 @@ def test_an_experiment_from_start_to_result(
     assert [json.loads(x)['passed'] for x in lines] == [True, False]
 
 
-class AfterTraining(run_experiment.Interrupt):
-    """A signal that arrives at the end of the training, after its last check for signals."""
-
-    checks = 0
-
-    @property
-    def requested(self) -> str | None:
-        AfterTraining.checks += 1
-        return 'SIGTERM' if AfterTraining.checks > 1 else None  # the first check is before the training
-
-    @requested.setter
-    def requested(self, value: str | None) -> None:
-        pass
+def fit_and_terminate(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains, and sends a signal to this process afterwards."""
+    trained = training.fit(config, workdir)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return trained
 
 
 def test_an_evaluation_of_an_earlier_checkpoint_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,10 +260,11 @@ def test_an_incomplete_file_is_named(tmp_path: Path) -> None:
     assert run_experiment.read_json(tmp_path / 'none.json') is None
 
 
-def test_missing_configs_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib, 'import_module', lambda name: (_ for _ in ()).throw(ModuleNotFoundError(name)))
-    with pytest.raises(UserError, match=r'no configs/eval/knn\.py here -> start in the repository'):
-        run_experiment.load_config('eval.knn:digits', {})
+def test_recipes_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_experiment.load_config('eval.knn:digits', {'knn.temperature': 0.5}).knn.to_dict() == {
+        'k': (20,), 'temperature': 0.5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize('argv', [[], ['--list'], ['mocov2_digits', '--list']])
@@ -293,6 +306,6 @@ def test_every_method_has_an_experiment_on_digits() -> None:
 def test_reference_accuracies_are_in_the_docstrings_of_configs(name: str) -> None:
     """The docstring of a config states the accuracies of its paper."""
     experiment = EXPERIMENTS[name]
-    doc = importlib.import_module(f'configs.{experiment.config.partition(":")[0]}').__doc__
+    doc = importlib.import_module(f'contrastive_jax.configs.{experiment.config.partition(":")[0]}').__doc__
     for reference in experiment.references:
         assert re.search(rf'(?<!\d){reference.accuracy:g}(?!\d)', doc), f'{reference.accuracy} is not in {doc}'

@@ -1,35 +1,39 @@
-r"""Fine-tuning: the whole network is trained on, with all labels or a few of each class.
+r"""Fine-tuning: trains the whole network with a classifier, on all labels or on a few of each class.
 
     python -m contrastive_jax.main --config=configs/eval/finetune.py:swav_1 --config.init=runs/mine --workdir=runs/tuned
 
-Random crops and flips only; batch norm is over the whole batch. Nothing of this was run here on ImageNet: accuracies
-are the papers', of ResNet-50 unless something else is said.
+Papers: SwAV (arXiv 2006.09882), SimCLR (2002.05709), SimCLR v2 (2006.10029) and MoCo v3 (2104.02057), see below.
+Cost: like supervised training for the given number of epochs.
+Expected, from the papers: the accuracies below, for ResNet-50 unless another network is named.
+Run here: only on the embedded digits; not on ImageNet.
 
-`swav_1` and `swav_10` (the default): SwAV's protocol with 1 and 10 % of the labels, from its official code
-(eval_semisup.py): SGD, batch 256, 20 epochs, x 0.2 at 12 and 16, no weight decay; learning rates of encoder and
-classifier 0.02 and 5 with 1 %, 0.01 and 0.2 with 10 %. There batch norm is over the batch of a GPU. 53.9 and 70.2.
+Training images are only cropped and flipped at random. BN statistics are over the whole batch. The labels used are
+those of a class-balanced part of the training images. The images that the papers used are TFDS's
+imagenet2012_subset/1pct and /10pct: --config.data.source=tfds --config.data.name=... --config.finetune.labels=1.0.
 
-`simclr_1`, `simclr_10`: SimCLR, appendix B.5 of the paper: Nesterov, 0.05 x batch / 256, batch 4096, 60 and 30 epochs,
-no weight decay; the cosine and the classifier of zeros are those of the official code. 48.3 and 65.6.
-
-`simclrv2_1`, `simclrv2_10`, `simclrv2_100`: SimCLR v2, which keeps the first layer of its projector, norm and ReLU
-included, with 1 and 10 % of the labels and none with all of them: the command for 1 % in the official README, for the
-rest the paper. LARS, 0.005 x sqrt(batch), batch 1024, 60 epochs with 1 % and 30 otherwise, cosine, no weight decay, a
-classifier of zeros. 57.9, 68.4 and 76.3. `large`, as in `simclrv2_1,large`: 0.002, for wider networks and selective
-kernels.
-
-`mocov3_vit`: MoCo v3's ViT-B with all labels, by DeiT's protocol: AdamW, 5e-4 x batch / 512, batch 512, 150 epochs, 5
-of warm-up, cosine to 1e-5, weight decay 0.05 of kernels only, label smoothing, mixup, CutMix, drop path and clipped
-gradients, the values of open-mmlab/mmselfsup. 83.2 in the paper. `mocov3_cifar10`, `mocov3_cifar100`,
-`mocov3_flowers`, `mocov3_pets`: its transfer to other data (transfer/README.md): 3e-4, batch 8 x 128, 100 epochs, 3 of
-warm-up; ViT-B: 98.9, 90.5, 97.7 and 93.2. Of DeiT's protocol RandAugment, random erasing (flowers) and mmselfsup's
-average of the weights are left out; its learning rate changes once an epoch, ours at every step.
-
-The labels are those of a class-balanced part of the training images; the lists of images of the papers are TFDS's
-`imagenet2012_subset/1pct` and `/10pct`: --config.data.source=tfds --config.data.name=... --config.finetune.labels=1.0.
-
-Variants also: `full` (all labels, 10 %'s rates), `digits` (a tenth of the embedded digits), `digits_simclrv2` (the same
-with a layer of the projector and LARS), `tiny` (the tests').
+Variants:
+  `swav_1`, `swav_10` (the default): 1 and 10 % of the labels; 53.9 and 70.2 %. From the official code
+    (eval_semisup.py): SGD, batch 256, 20 epochs, x 0.2 after 12 and 16, no weight decay; learning rates of encoder and
+    classifier 0.02 and 5 for 1 %, 0.01 and 0.2 for 10 %. There BN statistics are over the batch of one GPU.
+  `simclr_1`, `simclr_10`: 1 and 10 % of the labels; 48.3 and 65.6 %. From appendix B.5 of the paper: SGD with Nesterov
+    momentum, 0.05 x batch / 256, batch 4096, 60 and 30 epochs, no weight decay. Cosine schedule and a classifier that
+    starts at zero are those of the official code.
+  `simclrv2_1`, `simclrv2_10`, `simclrv2_100`: 1, 10 and 100 % of the labels; 57.9, 68.4 and 76.3 %. With 1 and 10 % the
+    first layer of the projector stays, with its BN and ReLU. LARS, 0.005 x sqrt(batch), batch 1024, 60 epochs for 1 %
+    and 30 otherwise, cosine, no weight decay, a classifier that starts at zero. From the official README for 1 %, from
+    the paper for the others.
+  `large`: learning rate 0.002, for wider networks and selective kernels, as in `simclrv2_1,large`.
+  `mocov3_vit`: all labels, ViT-B; 83.2 %. DeiT's protocol with the values of open-mmlab/mmselfsup: AdamW, 5e-4 x
+    batch / 512, batch 512, 150 epochs, 5 warm-up epochs, cosine to 1e-5, weight decay 0.05 on kernels only, label
+    smoothing, mixup, CutMix, drop path, gradient clipping.
+  `mocov3_cifar10`, `mocov3_cifar100`, `mocov3_flowers`, `mocov3_pets`: transfer of ViT-B to other data, from
+    transfer/README.md of the official repository; 98.9, 90.5, 97.7 and 93.2 %. 3e-4, batch 8 x 128, 100 epochs, 3
+    warm-up epochs. Of DeiT's protocol RandAugment, random erasing (flowers) and mmselfsup's weight averaging are left
+    out. The learning rate changes at every step here, once an epoch there.
+  `full`: all labels with the learning rates of 10 %.
+  `digits`: a tenth of the labels of the embedded digits; `digits_simclrv2`: the same with a layer of the projector and
+    LARS.
+  `tiny`: for tests.
 """
 
 from collections.abc import Callable
@@ -83,7 +87,7 @@ def simclrv2(c: ConfigDict, labels: float, epochs: float, projector_layers: int 
     c.batch_size, c.epochs = 1024, epochs
     c.finetune.update(labels=labels, init_std=0.0, projector_layers=projector_layers)
     c.optimizer.update(name='lars_simclr', learning_rate=0.005, classifier_learning_rate=0.005)
-    c.optimizer.learning_rate_scaling = 'sqrt'  # 0.16
+    c.optimizer.learning_rate_scaling = 'sqrt'  # x sqrt(1024) = 0.16
     c.schedule.name = 'cosine_per_step'
 
 
@@ -98,7 +102,7 @@ def mocov3_vit(c: ConfigDict) -> None:
 def transfer(
     data: str, weight_decay: float = 0.1, mixup: float = 0.8, cutmix: float = 1.0, drop_path: float = 0.1
 ) -> Callable[[ConfigDict], None]:
-    """MoCo v3 on a data set of TFDS; what is not said is DeiT's."""
+    """MoCo v3's transfer to a data set of TFDS; the defaults are those of DeiT."""
 
     def change(c: ConfigDict) -> None:
         mocov3_vit(c)
@@ -112,7 +116,7 @@ def transfer(
 
 
 def digits(c: ConfigDict) -> None:
-    """A mirrored 2 is no 2."""
+    """Small batches, few epochs. No flips: a mirrored 2 is not a 2."""
     c.batch_size, c.epochs = 32, 50.0
     c.schedule.milestones = (30, 40)
     c.augment.update(crop_scale=(0.5, 1.0), flip=0.0)

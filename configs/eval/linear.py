@@ -1,21 +1,31 @@
-r"""The linear probe: how far does one linear layer get on the frozen encoder?
+r"""Linear probe: trains a linear classifier with SGD on the features of a frozen encoder.
 
     python -m contrastive_jax.main --config=configs/eval/linear.py:mocov2 --config.init=runs/mine --workdir=runs/probe
 
-The encoder stays in evaluation mode, its BN statistics included; random crops and flips. The protocol of each method's
-authors (ImageNet, from the official codes) goes by its name:
+Papers: each variant is the protocol of a method's authors for ImageNet, from their official code.
+Cost: one forward pass of the encoder per image and epoch, and the training of one linear layer.
+Expected: the linear probe that the docstring of the recipe reports.
+Run here: only on the embedded digits; not on ImageNet.
 
-`mocov2` (v1 too, and the default): SGD, learning rate 30, batch 256, 100 epochs, x 0.1 at 60 and 80. `mocov3_r50`,
-`mocov3_vit`: SGD, 0.1 and 3 x batch / 256, batch 1024, 90 epochs, cosine. `simsiam`: LARC, 0.1 x batch / 256, batch
-4096, 90 epochs, cosine. `simclr`: Nesterov, 0.1 x batch / 256, batch 4096, 90 epochs, cosine, from zeros. `byol`:
-Nesterov, 0.2 x batch / 256, batch 1024, 80 epochs, cosine. `swav`: SGD, 0.3, batch 256, 100 epochs, cosine, weight
-decay 1e-6. `dino`: SGD, 0.001 x batch / 256, batch 1024, 100 epochs, cosine, on the class tokens of a ViT-S's last four
-blocks; `dino_base`: on that of a ViT-B's last block and the mean of its patch tokens; `dino_resnet50`: on a ResNet's
-features. `cmc`: SGD, 30, batch 256, 60 epochs, x 0.2 at 30, 40 and 50; `cmc_v3`: 50, for double width.
+The encoder is in evaluation mode, with its running BN statistics. Training images are randomly cropped and flipped. "x
+batch / 256" means that the learning rate grows with the batch size.
 
-`sweep` trains fourteen learning rates at once and keeps the one that is best on a tenth of the training images, on
-which no classifier is trained. `digits`: the sweep on the embedded digits, in less than a minute; `tiny`: what the
-tests run. Not run here on ImageNet.
+Variants:
+  `mocov2`: SGD, learning rate 30, batch 256, 100 epochs, x 0.1 after 60 and 80. The default; also for MoCo v1.
+  `mocov3_r50`: SGD, 0.1 x batch / 256, batch 1024, 90 epochs, cosine.
+  `mocov3_vit`: the same with 3 x batch / 256.
+  `simsiam`: LARC, 0.1 x batch / 256, batch 4096, 90 epochs, cosine.
+  `simclr`: SGD with Nesterov momentum, 0.1 x batch / 256, batch 4096, 90 epochs, cosine; the classifier starts at zero.
+  `byol`: SGD with Nesterov momentum, 0.2 x batch / 256, batch 1024, 80 epochs, cosine.
+  `swav`: SGD, 0.3, batch 256, 100 epochs, cosine, weight decay 1e-6.
+  `dino`: SGD, 0.001 x batch / 256, batch 1024, 100 epochs, cosine; on the class tokens of the last four blocks, for
+    ViT-S. `dino_base`: on the class token of the last block and the mean of its patch tokens, for ViT-B.
+    `dino_resnet50`: on the features of a ResNet.
+  `cmc`: SGD, 30, batch 256, 60 epochs, x 0.2 after 30, 40 and 50. `cmc_v3`: 50, for encoders of double width.
+  `sweep`: trains fourteen learning rates at once and keeps the one with the best accuracy on a tenth of the training
+    images, which no classifier is trained on.
+  `digits`: the sweep for the embedded digits, less than a minute on a CPU.
+  `tiny`: for tests.
 """
 
 from typing import Any
@@ -52,7 +62,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def cosine(c: ConfigDict, rate: float, batch: int, epochs: float = 90.0, name: str = 'cosine') -> None:
-    """A rate at batch 256, half a cosine."""
+    """A learning rate for batch 256 that is scaled with the batch, and a cosine schedule."""
     c.batch_size, c.epochs = batch, epochs
     c.optimizer.update(learning_rates=(rate,), learning_rate_batch=256)
     c.schedule.name = name
@@ -65,7 +75,7 @@ def simsiam(c: ConfigDict) -> None:
 
 def simclr(c: ConfigDict) -> None:
     cosine(c, 0.1, 4096, name='cosine_per_step')
-    c.optimizer.update(nesterov=True, weight_decays=(1e-6,))  # the paper has no weight decay, the official code this
+    c.optimizer.update(nesterov=True, weight_decays=(1e-6,))  # from the official code; the paper has no weight decay
     c.linear.init_std = 0.0
 
 
@@ -100,7 +110,7 @@ def sweep(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """A mirrored 2 is no 2."""
+    """The sweep in few epochs. No flips: a mirrored 2 is not a 2."""
     sweep(c)
     c.batch_size, c.epochs = 128, 30.0
     c.augment.update(crop_scale=(0.5, 1.0), flip=0.0)

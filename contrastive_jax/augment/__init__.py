@@ -1,4 +1,13 @@
-"""Augmentation on the device: image operations on batches, and the policy that makes a paper's views of them."""
+"""Augmentation on the device.
+
+- policy     `Policy`, the augmentation of a recipe: which operations, how strong and how often
+- views      the views that a method gets in a training step
+- color, geometry, spaces, mixing   image operations on batches
+- planes     the color arithmetic on separate planes of red, green and blue
+- crops      where random crops are, also used by the loader on the host
+- patches    CPC's augmentation of the patches of an image
+- styles     how the libraries behind the papers differ in these operations
+"""
 
 from contrastive_jax.augment.policy import Policy
 

@@ -1,8 +1,8 @@
-"""Colour operations on float images in [0, 1], channels last; by default with torchvision's float semantics.
+"""Color operations on float images in [0, 1], channels last; by default as torchvision defines them for floats.
 
-The reference repositories (moco, moco-v3, simsiam, ...) apply these through PIL to 8-bit images; here nothing is
-rounded in between. A style says whose operations are meant. Factors have the shape of the leading axes of the images,
-or are scalars.
+The reference repositories (moco, moco-v3, simsiam, ...) apply these operations to 8-bit images with PIL; here nothing
+is rounded in between. The style selects the library whose operations are computed. Factors are scalars or have the
+shape of the leading axes of the images.
 """
 
 import itertools
@@ -21,78 +21,78 @@ ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]
 
 
 def brightness(x: Array, setting: ArrayLike, style: Style = PIL) -> Array:
-    """Multiplies by the setting, or adds it; clipped to [0, 1]. x is [..., H, W, 3], setting [...]."""
+    """Multiplies by the setting, or adds it in some styles; clipped to [0, 1]. x is [..., H, W, 3], setting [...]."""
     return planes.join(planes.brightness(planes.split(x), _per_image(setting, x), style))
 
 
 def contrast(x: Array, factor: ArrayLike, style: Style = PIL) -> Array:
-    """Away from a mean (factor > 1) or towards it, clipped to [0, 1]. x is [..., H, W, 3], factor [...]."""
+    """Scales the distance from a mean by the factor; clipped to [0, 1]. x is [..., H, W, 3], factor [...]."""
     return planes.join(planes.contrast(planes.split(x), _per_image(factor, x), style))
 
 
 def saturation(x: Array, factor: ArrayLike, style: Style = PIL) -> Array:
-    """More colour (factor > 1) or less, clipped to [0, 1]. x is [..., H, W, 3], factor [...]."""
+    """Scales the distance from gray by the factor; clipped to [0, 1]. x is [..., H, W, 3], factor [...]."""
     return planes.join(planes.saturation(planes.split(x), _per_image(factor, x), style))
 
 
 def hue(x: Array, delta: ArrayLike) -> Array:
-    """Turns the hue by `delta` turns (in [-0.5, 0.5]) in exact HSV. x is [..., H, W, 3] in [0, 1], delta [...]."""
-    return planes.join(planes.turn_hue(planes.split(x), _per_image(delta, x)))
+    """Rotates the hue by `delta` turns, in [-0.5, 0.5], in exact HSV. x is [..., H, W, 3] in [0, 1], delta [...]."""
+    return planes.join(planes.rotate_hue(planes.split(x), _per_image(delta, x)))
 
 
 def grayscale(x: Array, style: Style = PIL) -> Array:
-    """The grey of each pixel in all three channels. x is [..., H, W, 3]."""
+    """Replaces all three channels by the gray value of each pixel. x is [..., H, W, 3]."""
     return planes.join(planes.grayscale(planes.split(x), style))
 
 
 def solarize(x: Array, threshold: ArrayLike = 0.5) -> Array:
-    """Inverts what is not below the threshold.
+    """Inverts all values that are at least the threshold.
 
-    PIL inverts grey levels of 128 and more, which is the same as 0.5 on whole levels (127 / 255 < 0.5 < 128 / 255);
-    between the levels 0.5 leaves no jump.
+    PIL inverts levels of 128 and more. On 8-bit levels this equals the threshold 0.5, as 127 / 255 < 0.5 < 128 / 255.
+    For values between the levels, x and 1 - x are equal at 0.5, so the result is continuous.
 
     Args:
-      x: images in [0, 1], of any shape.
-      threshold: [...], or one number for all.
+      x: [..., H, W, 3], images in [0, 1]; any shape if the threshold is a scalar.
+      threshold: [...] or a scalar.
     """
     limit = jnp.asarray(threshold, x.dtype)
     return jnp.where(x < (limit[..., None, None, None] if limit.ndim else limit), x, 1 - x)
 
 
 def normalize(x: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """(x - mean) / std per channel. x is [..., 3]."""
+    """(x - mean) / std for each channel. x is [..., 3]."""
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 
 def draw_jitter(key: Array, strength: Sequence[float], style: Style = PIL) -> tuple[Array, Array]:
-    """The random settings of one image's colour jitter, as torchvision's `ColorJitter.get_params` draws them.
+    """Draws the settings of one image's color jitter, as torchvision's `ColorJitter.get_params` does.
 
     Args:
-      key: one key; use vmap for more.
-      strength: brightness, contrast, saturation, hue. The first three give factors uniform in [max(0, 1 - s), 1 + s],
-        the hue a turn uniform in [-s, s].
-      style: where brightness is added, its strength gives a shift uniform in [-s, s].
+      key: one key; use vmap for several images.
+      strength: s of brightness, contrast, saturation and hue. The factors of the first three are uniform in
+        [max(0, 1 - s), 1 + s]; the rotation of the hue is uniform in [-s, s] turns.
+      style: if brightness is added in this style, the shift is uniform in [-s, s].
 
     Returns:
-      factors float32 [4], in the order of `strength`, and order int32 [4]: which of the four comes first, second, ...
+      Factors float32 [4], in the order of `strength`, and order int32 [4], the operation at each place.
     """
-    s, centre = np.asarray(strength, np.float32), np.asarray(style.neutral, np.float32)
-    low, high = np.where(centre == 1, np.maximum(0, 1 - s), -s), centre + s
-    # float32 in any mode, so that a key means the same images when a test runs in float64.
+    s, neutral = np.asarray(strength, np.float32), np.asarray(style.neutral, np.float32)
+    low, high = np.where(neutral == 1, np.maximum(0, 1 - s), -s), neutral + s
+    # Always float32, so that a key gives the same images in tests that run in float64.
     u = jax.random.uniform(key, (5,), jnp.float32)
     factors = low + (high - low) * u[:4]
     return factors, jnp.asarray(ORDERS)[(u[4] * len(ORDERS)).astype(jnp.int32)]
 
 
 def color_jitter(x: Array, factors: ArrayLike, order: ArrayLike, style: Style = PIL) -> Array:
-    """Brightness, contrast, saturation and hue, in an order of its own for each image; clipped to [0, 1] after each.
+    """Applies brightness, contrast, saturation and hue in a separate order for each image; clips to [0, 1] after each.
 
     Args:
       x: [..., H, W, 3] in [0, 1].
-      factors: [..., 4] settings of brightness, contrast, saturation, and the turn of the hue. `style.neutral` is the
-        identity, to the last bit.
-      order: int [..., 4], a permutation: the operation that comes first, second, third and last, by index in `factors`.
-      style: whose operations.
+      factors: [..., 4], the settings of brightness, contrast and saturation, and the rotation of the hue in turns. With
+        `style.neutral` the output equals the input bit for bit.
+      order: int [..., 4], a permutation: the index in `factors` of the operation at each place.
+      style: selects the library whose operations are computed.
 
     Returns:
       [..., H, W, 3] in [0, 1].
@@ -101,5 +101,5 @@ def color_jitter(x: Array, factors: ArrayLike, order: ArrayLike, style: Style = 
 
 
 def _per_image(value: ArrayLike, x: Array) -> Array:
-    """[...] -> [..., 1, 1], to stand beside a plane."""
+    """[...] -> [..., 1, 1], to broadcast with a plane [..., H, W]."""
     return jnp.asarray(value, x.dtype)[..., None, None]

@@ -1,31 +1,32 @@
-"""Where a random crop lies, and the kernels that resize it: arithmetic that host and device share.
+"""The boxes of random crops; this arithmetic is shared by the host and the device.
 
-The host cuts crops with NumPy, the device with jax.numpy: `xp` is one or the other. Boxes are made of uniform numbers
-in [0, 1), four for each attempt, so each side brings its own source of randomness.
+The host uses NumPy and the device jax.numpy, which are passed as `xp`. Boxes are computed from uniform numbers in
+[0, 1), four for each attempt, so host and device use their own random generators.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# An array of either kind.
-Array = Any
+Array = Any  # an array of NumPy or of JAX
 
-# What `box` functions are given: numbers [4, attempts] for the area (or height), the aspect, the row and the column;
-# height and width of the image; the range of the area, as a fraction of the image's, and of width / height; xp. They
-# return integers [4]: top, left, height, width.
+# A function (u, height, width, scale, ratio, xp) that computes one box. `u` [4, attempts] are uniform numbers in [0, 1)
+# for the area (or the height), the aspect ratio, the row and the column; `height` and `width` are those of the image,
+# in pixels; `scale` is the range of the area, as a fraction of the image's; `ratio` is the range of width / height. It
+# returns integers [4]: top, left, height, width.
 Box = Callable[[Array, int, int, Sequence[float], Sequence[float], Any], Array]
 
-# SimCLR asks for crops that hold a tenth of the object, and takes the whole image for it.
+# SimCLR requires crops to cover at least a tenth of the object, which it defines as the whole image.
 MIN_OBJECT_COVERED = 0.1
 
 
 def torchvision_box(
     u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
 ) -> Array:
-    """As `RandomResizedCrop.get_params`: area uniform, aspect log-uniform, the first attempt that fits.
+    """A box as in torchvision's `RandomResizedCrop.get_params`; see `Box`.
 
-    If none does, the largest centred box with an allowed ratio.
+    The area is uniform and the aspect ratio log-uniform. The first attempt that fits into the image is used, or else
+    the largest centered box with an allowed ratio.
     """
     _, _, down, right = u
     h, w = _log_uniform_sides(u, height, width, scale, ratio, xp)
@@ -36,7 +37,7 @@ def torchvision_box(
 
 
 def byol_box(u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any) -> Array:
-    """As BYOL's `_decode_and_random_crop`: torchvision's first attempt, a side that is too long cut to the image."""
+    """A box as in BYOL's `_decode_and_random_crop`: torchvision's first attempt, with sides clipped to the image's."""
     _, _, down, right = u
     h, w = _log_uniform_sides(u, height, width, scale, ratio, xp)
     h, w = xp.clip(h, 1, height), xp.clip(w, 1, width)
@@ -46,22 +47,22 @@ def byol_box(u: Array, height: int, width: int, scale: Sequence[float], ratio: S
 
 
 def tensorflow_box(u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any) -> Array:
-    """As TensorFlow's `sample_distorted_bounding_box`, which SimCLR calls with the whole image as the object.
+    """A box as in TensorFlow's `sample_distorted_bounding_box`, which SimCLR calls with the whole image as the object.
 
-    Not torchvision's distribution: the aspect is uniform, not its logarithm, and given the aspect the height is
-    uniform, not the area, so small crops are more frequent. A box of less than a tenth of the image is drawn again
-    (`min_object_covered`), whatever the least area. The last row and the last column are left out of all crops but
-    those as high or as wide as the image. If no attempt fits, the whole image.
+    The distribution differs from torchvision's: the aspect ratio is uniform instead of its logarithm, and the height is
+    uniform given the aspect ratio instead of the area, so small crops are more frequent. A box of less than a tenth of
+    the image is drawn again (`min_object_covered`) whatever `scale` is. A crop includes the last row only if it is as
+    high as the image, and the last column only if it is as wide. If no attempt fits, the box is the whole image.
     """
     tall, aspect, down, right = u
     aspect = ratio[0] + (ratio[1] - ratio[0]) * aspect
     least, most = scale[0] * height * width, scale[1] * height * width
     high = xp.minimum(xp.round(xp.sqrt(most / aspect)), height)
     high = xp.where(xp.round(high * aspect) > width, xp.floor((width + 0.5) / aspect), high)
-    high = xp.where(xp.round(high * aspect) > width, high - 1, high)  # of the halves, every other is rounded up
+    high = xp.where(xp.round(high * aspect) > width, high - 1, high)  # `round` rounds halves to even
     low = xp.minimum(xp.round(xp.sqrt(least / aspect)), high)
     h = low + xp.floor(tall * (high - low + 1))
-    h = xp.where(h * xp.round(h * aspect) < least, h + 1, h)  # one pixel makes good what the rounding did
+    h = xp.where(h * xp.round(h * aspect) < least, h + 1, h)  # corrects the rounding
     h = xp.where(h * xp.round(h * aspect) > most, h - 1, h)
     h, w = h.astype(xp.int32), xp.round(h * aspect).astype(xp.int32)
     area = h * w
@@ -73,7 +74,7 @@ def tensorflow_box(u: Array, height: int, width: int, scale: Sequence[float], ra
 
 
 def central_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
-    """The largest centred box with an allowed width / height: top, left, height, width."""
+    """The largest centered box with an allowed width / height: top, left, height, width."""
     h, w = height, width
     if width / height < ratio[0]:
         h = max(1, round(width / ratio[0]))
@@ -82,23 +83,10 @@ def central_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, i
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def triangle(t: Array, xp: Any) -> Array:
-    """The kernel of bilinear interpolation."""
-    return xp.maximum(0, 1 - xp.abs(t))
-
-
-def cubic(t: Array, xp: Any, a: float = -0.5) -> Array:
-    """Keys' cubic convolution kernel (1981), of bicubic interpolation."""
-    t = xp.abs(t)
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = a * (((t - 5) * t + 8) * t - 4)
-    return xp.where(t < 1, near, xp.where(t < 2, far, 0))
-
-
 def _log_uniform_sides(
     u: Array, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], xp: Any
 ) -> tuple[Array, Array]:
-    """Height and width of a uniform area and a log-uniform aspect, rounded."""
+    """Rounded heights and widths, each [attempts], for a uniform area and a log-uniform aspect ratio."""
     area, log_ratio, _, _ = u
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
     aspect = xp.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * log_ratio)
@@ -107,5 +95,5 @@ def _log_uniform_sides(
 
 
 def _first(candidates: Sequence[Array], fits: Array, otherwise: Sequence[int], xp: Any) -> Array:
-    """The first of the candidates, each [attempts], that fits."""
+    """The first attempt that fits, or `otherwise`; candidates are (top, left, height, width), each [attempts]."""
     return xp.where(fits.any(), xp.stack(candidates)[:, xp.argmax(fits)], xp.asarray(otherwise, xp.int32))

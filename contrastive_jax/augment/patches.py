@@ -1,7 +1,7 @@
-"""CPC's own augmentation: an image is cut into overlapping patches, and each of them is distorted by itself.
+"""CPC's augmentation: an image is cut into overlapping patches, and each patch is augmented separately.
 
-What neighbours share (an edge that goes on, a tint, the blur of a lens) would tell which latent belongs to a prediction
-without a look at what is depicted; patches that differ in all this leave only the latter.
+Otherwise low-level properties that neighboring patches share (continuing edges, a tint, the blur of a lens) would
+identify the right latent without any use of the content.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from contrastive_jax.models.cpc import cut_patches
 
 
 class _Draws(NamedTuple):
-    """What is random about a patch apart from its jitter: numbers in [0, 1), each [n]."""
+    """The random numbers of patches other than those of the jitter, uniform in [0, 1), each [n]."""
 
     top: Array
     left: Array
@@ -36,24 +36,26 @@ class _Draws(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """How images are cut into patches and what happens to each; the config section `config.augment.patches`.
+    """The augmentation of patches; its fields are the config section `config.augment.patches`.
 
-    v1 (arXiv 1807.03748): crop=60 of 64 pixels. v2 (1905.09272) lets two of AutoAugment's operations, shearing and
-    elastic deformations, Szegedy's colours and grey loose on each patch, and reports colour dropping before it. Of the
-    geometric ones, `warp` rotates and shears; elastic deformations, and AutoAugment's tone curves, are left out.
+    CPC v1 (arXiv:1807.03748) uses crop=60 of 64 pixels. CPC v2 (arXiv:1905.09272) applies to each patch two operations
+    of AutoAugment, shear and elastic deformation, Szegedy's color operations and grayscale; its previous version used
+    color dropping. Here `warp` rotates and shears; elastic deformation and AutoAugment's tone curves are not
+    implemented.
 
     Attributes:
-      size: height and width of a patch, in pixels; that of the encoder.
-      stride: pixels from one patch to the next; that of the encoder.
-      crop: keep a random square of so many pixels, in the middle of a black patch; 0: the whole patch.
-      flip: probability of a mirrored patch.
-      warp: probability of a rotation with shear; what comes from outside is grey.
-      rotation: greatest angle of a warp, in degrees.
-      shear: greatest shear of a warp, along each axis.
-      jitter: strengths of brightness, contrast, saturation and hue (turns, at most 0.5).
-      jitter_probability: how often the four are applied (all or none), in random order.
-      grayscale: probability of a grey patch.
-      color_drop: probability that only one random channel of three is left; the others are mid-grey (Doersch et al.).
+      size: the height and width of a patch, in pixels; equal to the encoder's.
+      stride: the distance from one patch to the next, in pixels; equal to the encoder's.
+      crop: the size in pixels of a random square of the patch, which is moved to the middle of a black patch; 0: the
+        whole patch.
+      flip: the probability of a horizontal flip.
+      warp: the probability of a rotation with shear; pixels from outside the patch are gray.
+      rotation: the largest angle of a warp, in degrees.
+      shear: the largest shear of a warp, along each axis.
+      jitter: the strengths of brightness, contrast, saturation and hue (in turns, at most 0.5).
+      jitter_probability: the probability that these four are applied, in random order; otherwise none is.
+      grayscale: the probability of a gray patch.
+      color_drop: the probability that one random channel is kept and the other two become mid-gray (Doersch et al.).
     """
 
     size: int = 80
@@ -69,13 +71,13 @@ class Patches:
     color_drop: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'jitter', tuple(self.jitter))  # configs bring lists; a hash needs tuples
+        object.__setattr__(self, 'jitter', tuple(self.jitter))  # configs may hold lists, which are not hashable
 
     def __call__(self, keys: Array, images: Array) -> Array:
-        """Cuts images into patches and distorts each. What has probability 0 is not computed.
+        """Cuts images into patches and augments each. Operations with probability 0 are not computed.
 
         Args:
-          keys: one key per example, [b]: neither its place in the batch nor the devices change its patches.
+          keys: [b], one key for each example; an example's patches depend on its key, not on its position in the batch.
           images: float [b, H, W, 3] in [0, 1].
 
         Returns:
@@ -99,29 +101,29 @@ class Patches:
         return x.reshape(shape)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, a readable line each; empty if nothing is."""
+        """One line for each illegal value; empty if all values are legal."""
         found = []
 
         def check(name: str, good: bool, rule: str) -> None:
             if not good:
-                found.append(f'augment.patches.{name} is {getattr(self, name)!r}: {rule}')
+                found.append(f'augment.patches.{name} is {getattr(self, name)!r} -> {rule}')
 
         for name in ('flip', 'warp', 'jitter_probability', 'grayscale', 'color_drop'):
-            check(name, 0 <= getattr(self, name) <= 1, 'a probability lies in [0, 1]')
+            check(name, 0 <= getattr(self, name) <= 1, 'give a probability in [0, 1]')
         for name in ('size', 'stride'):
-            check(name, getattr(self, name) >= 1, 'a number of pixels, at least 1')
-        check('crop', 0 <= self.crop <= self.size, f'a number of pixels, at most those of a patch, {self.size}; 0: all')
-        check('rotation', 0 <= self.rotation <= 180, 'an angle in degrees, from 0 to 180')
-        check('shear', 0 <= self.shear < 1, 'at least 0 and less than 1')
+            check(name, getattr(self, name) >= 1, 'give a number of pixels, at least 1')
+        check('crop', 0 <= self.crop <= self.size, f'give a number of pixels, at most {self.size}; 0: the whole patch')
+        check('rotation', 0 <= self.rotation <= 180, 'give an angle in degrees, from 0 to 180')
+        check('shear', 0 <= self.shear < 1, 'give a number of at least 0 and below 1')
         check(
             'jitter',
             len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
-            'four strengths >= 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
+            'give four strengths of at least 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
         )
         return found
 
     def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
-        """The random numbers of one patch; those nobody uses are never computed."""
+        """The random numbers of one patch; XLA removes those that are not used."""
         jitter, rest = jax.random.split(key)
         numbers = jax.random.uniform(rest, (len(_Draws._fields),), jnp.float32)
         return _Draws(*numbers), color.draw_jitter(jitter, self.jitter)
@@ -132,19 +134,23 @@ class Patches:
 
 
 def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array) -> Array:
-    """Rotates and shears each patch about its centre, bilinearly; what comes from outside is mid-grey.
+    """Rotates and shears each patch about its center, with bilinear interpolation; pixels from outside are mid-gray.
 
     Args:
       x: [n, p, p, 3] in [0, 1].
       angle: [n], in radians.
-      shear_down, shear_right: [n], rows moved per column, columns moved per row.
+      shear_down: [n], the shift in rows for each column.
+      shear_right: [n], the shift in columns for each row.
+
+    Returns:
+      [n, p, p, 3] in [0, 1].
     """
     cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle)
     rotate = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)  # [n, 2, 2]
     shear = jnp.stack([jnp.stack([one, shear_down], -1), jnp.stack([shear_right, one], -1)], -2)
-    centre = (x.shape[1] - 1) / 2
-    place = jnp.stack(jnp.meshgrid(*(jnp.arange(x.shape[1]) - centre,) * 2, indexing='ij'))  # [2, p, p]
-    source = jnp.einsum('nij,njk,kyx->niyx', rotate, shear, place).astype(x.dtype) + centre
+    center = (x.shape[1] - 1) / 2
+    target = jnp.stack(jnp.meshgrid(*(jnp.arange(x.shape[1]) - center,) * 2, indexing='ij'))  # [2, p, p]
+    source = jnp.einsum('nij,njk,kyx->niyx', rotate, shear, target).astype(x.dtype) + center
 
     def sample(plane: Array, source: Array) -> Array:
         return map_coordinates(plane, list(source), order=1, mode='constant', cval=0.5)
@@ -153,13 +159,13 @@ def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array) -> Array
 
 
 def keep_channel(x: Array, number: Array) -> Array:
-    """Leaves one channel, chosen by a number [n] in [0, 1), in patches [n, p, p, 3]; the others are mid-grey."""
+    """Keeps one channel of patches [n, p, p, 3], chosen by a number [n] in [0, 1); the others become mid-gray."""
     kept = jnp.floor(3 * number)[:, None, None, None] == jnp.arange(3)
     return jnp.where(kept, x, 0.5)
 
 
 def _crop(x: Array, top: Array, left: Array, size: int) -> Array:
-    """A square of each patch [n, p, p, 3] at random (numbers in [0, 1)), put into the middle of a black one."""
+    """Moves a square of each patch [n, p, p, 3], chosen by numbers [n] in [0, 1), to the middle of a black patch."""
     room = x.shape[1] - size
     first, second = room // 2, room - room // 2
 
@@ -171,7 +177,7 @@ def _crop(x: Array, top: Array, left: Array, size: int) -> Array:
 
 
 def _sometimes(probability: float, number: Array, change: Callable[[Array], Array], x: Array) -> Array:
-    """Applies `change` to the patches whose number in [0, 1) is below the probability."""
+    """Applies `change` to the patches whose number [n] in [0, 1) is below the probability."""
     if probability == 0:
         return x
     return jnp.where((number < probability)[:, None, None, None], change(x), x)

@@ -1,8 +1,8 @@
-"""Images as three planes, red, green and blue, each [..., H, W]: the arithmetic behind `color`.
+"""Color arithmetic on images as three planes, red, green and blue, each [..., H, W]; `color` is built on it.
 
-On planes every step is elementwise with one index, so XLA fuses a chain of steps into one pass over memory. With the
-channels on an axis, each grey would mix neighbours along it, and what came before would be computed again for each of
-them. So a chain of colour operations is split into planes once, at its start, and joined once, at its end.
+On planes every operation is elementwise, so XLA fuses a chain of operations into one pass over memory. With channels on
+an axis, each gray value would combine three elements, and XLA would compute the previous operations again for each of
+them. Therefore a chain of color operations splits images into planes once, at its start, and joins them at its end.
 """
 
 from collections.abc import Sequence
@@ -21,62 +21,61 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def split(x: Array) -> Planes:
-    """[..., H, W, 3] as planes."""
+    """Splits [..., H, W, 3] into planes."""
     return x[..., 0], x[..., 1], x[..., 2]
 
 
 def join(planes: Planes) -> Array:
-    """Planes as [..., H, W, 3]."""
+    """Joins planes to [..., H, W, 3]."""
     return jnp.stack(planes, axis=-1)
 
 
 def weighted(weights: Sequence[float], planes: Sequence[Array]) -> Array:
-    """[..., H, W]: the weighted sum of three planes."""
+    """The weighted sum of three planes, [..., H, W]."""
     return weights[0] * planes[0] + weights[1] * planes[1] + weights[2] * planes[2]
 
 
-def grey(planes: Planes, style: Style = PIL) -> Array:
-    """[..., H, W]: the weighted sum of the planes."""
+def gray(planes: Planes, style: Style = PIL) -> Array:
+    """The gray value of each pixel, [..., H, W]."""
     return weighted(style.luma, planes)
 
 
 def grayscale(planes: Planes, style: Style = PIL) -> Planes:
-    """The grey in all three planes."""
-    level = grey(planes, style)
+    """Replaces all three planes by the gray value of each pixel."""
+    level = gray(planes, style)
     return level, level, level
 
 
 def brightness(planes: Planes, setting: Array, style: Style = PIL) -> Planes:
-    """Multiplies by the setting [..., 1, 1], or adds it; clipped to [0, 1]."""
+    """Multiplies by the setting [..., 1, 1], or adds it in some styles; clipped to [0, 1]."""
     return _clipped(planes, 1.0, setting) if style.adds_brightness else _clipped(planes, setting, 0.0)
 
 
 def contrast(planes: Planes, factor: Array, style: Style = PIL) -> Planes:
-    """Blends with the mean grey of each image, or each channel with its own mean; factor [..., 1, 1]."""
+    """Blends with the mean gray of the image or, in some styles, each channel with its mean; factor [..., 1, 1]."""
     if not style.by_channel:
-        return blend(planes, grey(planes, style).mean(axis=(-2, -1), keepdims=True), factor)
+        return blend(planes, gray(planes, style).mean(axis=(-2, -1), keepdims=True), factor)
     red, green, blue = ((1 - factor) * plane.mean(axis=(-2, -1), keepdims=True) for plane in planes)
     return _clipped(planes, factor, (red, green, blue))
 
 
 def saturation(planes: Planes, factor: Array, style: Style = PIL) -> Planes:
-    """Blends each pixel with its grey, or multiplies its saturation in HSV; factor [..., 1, 1]."""
+    """Blends each pixel with its gray or, in some styles, multiplies its saturation in HSV; factor [..., 1, 1]."""
     if style.by_channel:
-        return turn_hue(planes, jnp.zeros_like(factor), factor)
-    return blend(planes, grey(planes, style), factor)
+        return rotate_hue(planes, jnp.zeros_like(factor), factor)
+    return blend(planes, gray(planes, style), factor)
 
 
 def blend(planes: Planes, target: Array, factor: Array) -> Planes:
-    """From the target (factor 0) to the image (1) and on beyond it, clipped to [0, 1]."""
+    """factor * planes + (1 - factor) * target, clipped to [0, 1]."""
     return _clipped(planes, factor, (1 - factor) * target)
 
 
-def turn_hue(planes: Planes, delta: Array, saturate: ArrayLike = 1.0) -> Planes:
-    """Turns the hue by delta [..., 1, 1] turns and multiplies the saturation, up to 1: HSV and back in one.
+def rotate_hue(planes: Planes, delta: Array, saturate: ArrayLike = 1.0) -> Planes:
+    """Rotates the hue by `delta` [..., 1, 1] turns and multiplies the saturation, to at most 1, in HSV.
 
-    Value stays, chroma = value * saturation; the hue, in sixths of a turn from red, moves on. A channel falls from the
-    value by the whole chroma where the hue is furthest from it: v - c clip(2 - |d|, 0, 1), with d the way from the hue
-    to the opposite of the channel, in [-3, 3].
+    The value v does not change, the chroma is c = v * saturation, and the hue is in sixths of a turn from red. A
+    channel is v - c clip(2 - |d|, 0, 1), where d in [-3, 3] is the distance of the hue from the channel's complement.
     """
     red, green, blue = planes
     value = jnp.maximum(jnp.maximum(red, green), blue)
@@ -87,23 +86,23 @@ def turn_hue(planes: Planes, delta: Array, saturate: ArrayLike = 1.0) -> Planes:
     chroma = jnp.minimum(saturate * chroma, value)
 
     def channel(opposite: int) -> Array:
-        way = hue - opposite
-        way -= 6 * jnp.round(way / 6)
-        return value - chroma * jnp.clip(2 - jnp.abs(way), 0, 1)
+        d = hue - opposite
+        d -= 6 * jnp.round(d / 6)
+        return value - chroma * jnp.clip(2 - jnp.abs(d), 0, 1)
 
     return channel(3), channel(-1), channel(1)
 
 
 def jitter(planes: Planes, factors: Array, order: Array, style: Style = PIL) -> Planes:
-    """Brightness, contrast, saturation and hue, in an order of its own for each image; see `color.color_jitter`.
+    """Brightness, contrast, saturation and hue in a separate order for each image; see `color.color_jitter`.
 
-    Under vmap, a switch on the order would compute all four in each of four places, with a mean of the image each time.
-    But each operation happens once. So the chain is laid out around contrast, whose mean is the one thing that needs a
-    pass over the image: a stage of pointwise steps before it and one after it. A step whose turn it is not has the
-    neutral setting, which leaves every bit as it was.
+    With vmap, a switch on the order would compute all four operations at each of the four places, with a mean of the
+    image each time. Instead there are three stages: pointwise operations, then contrast, whose mean needs a separate
+    pass over the image, then pointwise operations again. An operation has its setting in the stage that the order
+    demands, and elsewhere the neutral setting, which does not change a bit.
     """
     plan = _plan(factors.astype(planes[0].dtype), order, style)
-    # The barrier keeps the planning, which is per image, out of the loops over pixels that use it.
+    # The barrier keeps the plan, which is computed once for each image, out of the loops over pixels.
     before, mix, after = jax.tree.map(lambda v: v[..., None, None], lax.optimization_barrier(plan))
     planes = _run(planes, before, style)
     planes = contrast(planes, mix, style)
@@ -111,25 +110,24 @@ def jitter(planes: Planes, factors: Array, order: Array, style: Style = PIL) -> 
 
 
 class _Blend(NamedTuple):
-    """factor * x + to_grey * grey(x): brightness where to_grey is 0, saturation where it is 1 - factor."""
+    """factor * x + to_gray * gray(x): brightness if to_gray is 0, saturation if it is 1 - factor."""
 
     factor: Array
-    to_grey: Array
+    to_gray: Array
 
 
-class _GreyStage(NamedTuple):
-    """Two blends, a turn of the hue, two blends: brightness and saturation in either order, before or after the hue."""
+class _GrayStage(NamedTuple):
+    """Two blends, a rotation of the hue, two blends: brightness and saturation, in any order, on both sides of hue."""
 
     early: tuple[_Blend, _Blend]
-    turn: Array
+    rotation: Array
     late: tuple[_Blend, _Blend]
 
 
 class _HsvStage(NamedTuple):
-    """A turn of the hue with a saturation, brightness, and the same again.
+    """Hue and saturation, brightness, then hue and saturation again.
 
-    In HSV, hue and saturation do not touch each other, and both keep colours in [0, 1]: only brightness has a place
-    among them.
+    In HSV, hue and saturation commute and keep colors in [0, 1], so only their order relative to brightness matters.
     """
 
     early: tuple[Array, Array]
@@ -137,18 +135,18 @@ class _HsvStage(NamedTuple):
     late: tuple[Array, Array]
 
 
-_Stage = _GreyStage | _HsvStage
+_Stage = _GrayStage | _HsvStage
 
 
 def _plan(factors: Array, order: Array, style: Style) -> tuple[_Stage, Array, _Stage]:
-    """What each image does before contrast, its contrast factor, and what it does after; all arrays are [...]."""
-    at = jnp.argsort(order, axis=-1)  # the place of each operation
+    """The stage before contrast, the factor of contrast, and the stage after it; all arrays are [...]."""
+    at = jnp.argsort(order, axis=-1)  # the place of each operation in the order
 
     def stage(here: Array) -> _Stage:
         def setting(i: int, where: Array) -> Array:
             return jnp.where(where[..., i], factors[..., i], style.neutral[i])
 
-        def turn_and_saturate(where: Array) -> tuple[Array, Array]:
+        def hue_and_saturation(where: Array) -> tuple[Array, Array]:
             return setting(HUE, where), setting(SATURATION, where)
 
         def blends(where: Array) -> tuple[_Blend, _Blend]:
@@ -159,11 +157,11 @@ def _plan(factors: Array, order: Array, style: Style) -> tuple[_Stage, Array, _S
 
         if style.by_channel:
             pivot = at[..., BRIGHTNESS, None]
-            early, late = turn_and_saturate(here & (at < pivot)), turn_and_saturate(here & (at > pivot))
+            early, late = hue_and_saturation(here & (at < pivot)), hue_and_saturation(here & (at > pivot))
             return _HsvStage(early, setting(BRIGHTNESS, here), late)
         pivot = at[..., HUE, None]
         bright_first = at[..., BRIGHTNESS] < at[..., SATURATION]
-        return _GreyStage(blends(here & (at < pivot)), setting(HUE, here), blends(here & (at > pivot)))
+        return _GrayStage(blends(here & (at < pivot)), setting(HUE, here), blends(here & (at > pivot)))
 
     pivot = at[..., CONTRAST, None]
     return stage(at < pivot), factors[..., CONTRAST], stage(at > pivot)
@@ -171,22 +169,22 @@ def _plan(factors: Array, order: Array, style: Style) -> tuple[_Stage, Array, _S
 
 def _run(planes: Planes, stage: _Stage, style: Style) -> Planes:
     def apply(planes: Planes, step: _Blend) -> Planes:
-        return _clipped(planes, step.factor, step.to_grey * grey(planes, style))
+        return _clipped(planes, step.factor, step.to_gray * gray(planes, style))
 
     if isinstance(stage, _HsvStage):
-        planes = _turned(planes, *stage.early)
+        planes = _rotated(planes, *stage.early)
         planes = brightness(planes, stage.brightness, style)
-        return _turned(planes, *stage.late)
+        return _rotated(planes, *stage.late)
     planes = apply(apply(planes, stage.early[0]), stage.early[1])
-    planes = _turned(planes, stage.turn)
+    planes = _rotated(planes, stage.rotation)
     return apply(apply(planes, stage.late[0]), stage.late[1])
 
 
-def _turned(planes: Planes, turn: Array, saturate: ArrayLike = 1.0) -> Planes:
-    """`turn_hue`, except that what is not to be changed would come back with other last bits."""
-    same = (turn == 0) & (jnp.asarray(saturate) == 1)
-    turned = turn_hue(planes, turn, saturate)
-    red, green, blue = (jnp.where(same, old, new) for old, new in zip(planes, turned, strict=True))
+def _rotated(planes: Planes, delta: Array, saturate: ArrayLike = 1.0) -> Planes:
+    """`rotate_hue`, but with neutral settings the output equals the input bit for bit."""
+    same = (delta == 0) & (jnp.asarray(saturate) == 1)
+    rotated = rotate_hue(planes, delta, saturate)
+    red, green, blue = (jnp.where(same, old, new) for old, new in zip(planes, rotated, strict=True))
     return red, green, blue
 
 

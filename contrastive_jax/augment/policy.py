@@ -1,6 +1,7 @@
-"""The views of a paper: which operations, how strong, how often, in the order of the MoCo repositories.
+"""The augmentation of a paper: operations, their strengths and probabilities, in the order of the MoCo repositories.
 
-Views are numbered: the global ones first, then the local ones of multi-crop, small crops of small parts (SwAV, DINO).
+Views are numbered: first the global ones, then the local ones of multi-crop, which are smaller crops of smaller parts
+(SwAV, DINO).
 """
 
 import dataclasses
@@ -18,14 +19,16 @@ from contrastive_jax.augment import color, geometry, planes, spaces
 from contrastive_jax.augment.crops import MIN_OBJECT_COVERED
 from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.styles import STYLES, Style
+from contrastive_jax.errors import UserError
+from contrastive_jax.rules import import_named
 
 T = TypeVar('T')
 
-_CROP, _DISTORT, _PATCHES = 0, 1, 2**20  # the parts of a view, each with its own key
+_CROP, _DISTORT, _PATCHES, _EXTRA = 0, 1, 2**20, 2**21  # the steps that make a view; each has its own random key
 
 
 class _Draws(NamedTuple):
-    """What is random about a view apart from its box and its jitter: numbers in [0, 1), each [b]."""
+    """The random numbers of views other than those of the box and the jitter, uniform in [0, 1), each [b]."""
 
     flip: Array
     jitter: Array
@@ -37,11 +40,11 @@ class _Draws(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """The augmentation of one recipe; its fields are the config section `config.augment`, one to one.
+    """The augmentation of one recipe; its fields are the config section `config.augment`.
 
-    A view is `distort(crop(image))`. The two are separate because crops may come from the host, as uint8. Everything
-    random about an example comes from its key and the view's number: not from its place in the batch, nor from the
-    devices. The number of a local view may be a traced integer, so that one program makes all of them.
+    A view is `distort(crop(image))`. The two are separate because the host may cut the crops, as uint8. All randomness
+    comes from the key of the example and the number of the view, so it does not depend on the position in the batch or
+    on the devices. The number of a local view may be traced, so that one program makes all local views.
 
     MoCo v2: all defaults.
     MoCo v1: jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1, grayscale_first=True, blur=(0, 0).
@@ -51,27 +54,32 @@ class Policy:
       std=(1, 1, 1).
 
     Attributes:
-      style: whose image operations, a key of `styles.STYLES`: 'pil', 'simclr', 'simclrv1', 'byol'. It decides how crops
-        are drawn and resized, what jitter, grey and blur compute, and how the strengths of the jitter are meant.
-      crop_scale: least and greatest area of a crop, as a fraction of the image's.
-      crop_ratio: least and greatest width / height of a crop.
-      interpolation: 'bilinear' or 'bicubic', of crops.
-      flip: probability of a mirrored view.
-      jitter: strengths of brightness, contrast, saturation and hue (turns, at most 0.5).
-      jitter_probability: how often the four are applied (all or none), in random order.
-      grayscale: probability of a grey view.
-      grayscale_first: grey before the jitter, as in MoCo v1 and InstDis, rather than after it.
-      blur: probability of a Gaussian blur, for each global view; their number is that of the global views.
-      blur_sigma: least and greatest standard deviation of the blur, in pixels.
-      solarize: probability of solarisation, for each global view.
-      local_crops: number of local views.
-      local_size: their height and width.
-      local_scale: least and greatest area of a local crop, as a fraction of the image's.
-      local_blur: probability of a Gaussian blur of a local view.
-      patches: how a view is cut into patches, and what happens to each of them (CPC); None: it stays whole.
-      color_space: of the views, 'rgb', 'lab' or 'ycbcr'. All operations work on RGB; the result is converted.
-      mean, std: of the channels, for the final normalisation. RGB lies in [0, 1], L in [0, 100], a and b in about
-        [-110, 100], Y, Cb and Cr in [16, 240].
+      style: the library whose operations are used, a key of `styles.STYLES`: 'pil', 'simclr', 'simclrv1' or 'byol'. It
+        decides how crops are drawn and resized, and how jitter, grayscale and blur are defined.
+      crop_scale: the smallest and largest area of a crop, as a fraction of the image's.
+      crop_ratio: the smallest and largest width / height of a crop.
+      interpolation: the interpolation of crops, 'bilinear' or 'bicubic'.
+      flip: the probability of a horizontal flip.
+      jitter: the strengths of brightness, contrast, saturation and hue (in turns, at most 0.5).
+      jitter_probability: the probability that these four are applied, in random order; otherwise none is.
+      grayscale: the probability of a gray view.
+      grayscale_first: whether grayscale comes before the jitter, as in MoCo v1 and InstDis, instead of after it.
+      blur: the probability of a Gaussian blur, for each global view; its length is the number of global views.
+      blur_sigma: the smallest and largest standard deviation of the blur, in pixels.
+      solarize: the probability of solarization, for each global view.
+      local_crops: the number of local views.
+      local_size: the height and width of local views, in pixels.
+      local_scale: the smallest and largest area of a local crop, as a fraction of the image's.
+      local_blur: the probability of a Gaussian blur of a local view.
+      patches: the patches of views and their augmentation (CPC); None: views are not cut.
+      extra: a function of the user's own, 'package.module:name', that changes each view after blur and solarization and
+        before patches and normalization; '': none. It is called as `extra(keys, images, view)`, with a key for each
+        example [b], images float[b, s, s, 3] (RGB in [0, 1]) and the number of the view, inside the compiled step, and
+        returns images of the same shape and dtype.
+      color_space: the color space of the views, 'rgb', 'lab' or 'ycbcr'. All operations work on RGB; the result is
+        converted.
+      mean, std: the mean and standard deviation of the channels, for the final normalization. The range of RGB is
+        [0, 1], of L [0, 100], of a and b about [-110, 100], of Y, Cb and Cr [16, 240].
     """
 
     style: str = 'pil'
@@ -91,6 +99,7 @@ class Policy:
     local_scale: tuple[float, float] = (0.05, 0.14)
     local_blur: float = 0.5
     patches: Patches | None = None
+    extra: str = ''
     color_space: str = 'rgb'
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -98,25 +107,27 @@ class Policy:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))  # configs bring lists; a hash needs tuples
+                object.__setattr__(self, field.name, tuple(value))  # configs may hold lists, which are not hashable
         if isinstance(self.patches, Mapping):
             object.__setattr__(self, 'patches', Patches(**self.patches))
 
     @property
     def global_views(self) -> int:
+        """The number of global views."""
         return len(self.blur)
 
     @property
     def num_views(self) -> int:
+        """The number of global and local views."""
         return self.global_views + self.local_crops
 
     def view_sizes(self, image_size: int) -> tuple[int, ...]:
-        """Height and width of each view, given that of the global ones."""
+        """The height and width of each view; `image_size` is that of the global views."""
         return (image_size,) * self.global_views + (self.local_size,) * self.local_crops
 
     @property
     def view_scales(self) -> tuple[tuple[float, float], ...]:
-        """Least and greatest area of each view's crop, as a fraction of the image's."""
+        """The smallest and largest area of the crop of each view, as a fraction of the image's."""
         return (self.crop_scale,) * self.global_views + (self.local_scale,) * self.local_crops
 
     def __call__(
@@ -125,14 +136,14 @@ class Policy:
         """View number `view` of each image: `distort(crop(images))`.
 
         Args:
-          keys: one key per example, [b]; the same for all views of a step.
+          keys: [b], one key for each example, the same for all views of a step.
           images: uint8 [b, H, W, 3].
-          view: number of the view; one that is traced, as in a loop over views, is that of a local one.
-          size: height and width of a global view.
-          dtype: of the result.
+          view: the number of the view; a traced number must be that of a local view.
+          size: the height and width of a global view, in pixels.
+          dtype: the dtype of the result.
 
         Returns:
-          Normalised images [b, s, s, 3], s being the view's size, or their patches [b, R, C, p, p, 3].
+          Normalized images [b, s, s, 3], where s is the size of the view, or their patches [b, R, C, p, p, 3].
         """
         return self.distort(keys, self.crop(keys, images, view, size), view, dtype)
 
@@ -140,11 +151,11 @@ class Policy:
         """Random resized crops.
 
         Args:
-          keys: [b]; images: uint8 [b, H, W, 3]; view, size: as for the whole view.
+          keys, images, view, size: as in `__call__`.
 
         Returns:
-          float32 [b, s, s, 3] in [0, 255]. In the style of PIL they are whole grey levels, rounded where PIL rounds:
-          what a host loader would have sent as uint8.
+          float32 [b, s, s, 3] in [0, 255]. In PIL's style they are integers, rounded where PIL rounds, as the uint8
+          crops of the loader on the host.
         """
         height, width = images.shape[1:3]
         size, scale = (self.local_size, self.local_scale) if self._is_local(view) else (size, self.crop_scale)
@@ -156,34 +167,36 @@ class Policy:
                 key, height, width, scale, self.crop_ratio, style.attempts, style.box
             )
 
-        boxes = _apart(jax.vmap(box)(_view_keys(keys, view, _CROP)))
+        boxes = _barrier(jax.vmap(box)(_view_keys(keys, view, _CROP)))
         resize = partial(geometry.resized_crop, images, boxes, (size, size), self.interpolation)
         if style.pillow_crops:
             return resize(whole_levels=True)
-        # BYOL clips here; SimCLR clips the overshoot of bicubic only after the first step of its jitter.
+        # BYOL clips the overshoot of bicubic here; SimCLR itself clips it only after the first operation of its jitter.
         return jnp.clip(resize(antialias=False, clamp=False), 0, 255)
 
     def distort(self, keys: Array, crops: Array, view: int | Array, dtype: DTypeLike = jnp.float32) -> Array:
-        """Flip, colours, blur and normalisation.
+        """Applies flip, color operations, blur, solarization, patches and normalization to crops.
 
-        What has probability 0 is not computed at all; what has a probability in between is computed and selected.
+        An operation with probability 0 is not computed; with a probability below 1, its result is computed for all
+        images and selected for some.
 
         Args:
-          keys: [b]; crops: [b, s, s, 3] in [0, 255], uint8 or float; view, dtype: as for the whole view.
+          keys, view, dtype: as in `__call__`.
+          crops: [b, s, s, 3] in [0, 255], uint8 or float.
 
         Returns:
-          Normalised images [b, s, s, 3], or their patches [b, R, C, p, p, 3].
+          Normalized images [b, s, s, 3], or their patches [b, R, C, p, p, 3].
         """
         style = self._style
-        draws, (factors, order) = _apart(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
-        # The papers flip last. A mirror image commutes with all of the rest, and here a pixel may still be a byte.
+        draws, (factors, order) = _barrier(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
+        # The papers flip last. A flip commutes with all other operations, and here the pixels may still be uint8.
         x = _sometimes(self.flip, draws.flip, geometry.hflip, crops)
         x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 255
         rgb, grayscale = planes.split(x), partial(planes.grayscale, style=style)
         if self.grayscale_first:
             rgb = _sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
         if self.jitter_probability > 0 and any(self.jitter):
-            # Not a select of images: with neutral factors the jitter is the identity.
+            # Selects factors, not images: with neutral factors the jitter is the identity.
             neutral = jnp.array(style.neutral, factors.dtype)
             factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
             rgb = planes.jitter(rgb, factors, order, style)
@@ -197,66 +210,101 @@ class Policy:
         blur, solarize = self.local_blur, 0.0
         if not self._is_local(view):
             blur, solarize = self.blur[view], self.solarize[view]
-        if radius > 0:  # a kernel of one pixel changes nothing
+        if radius > 0:  # with one tap the blur is the identity
             taps = 2 * radius + 1
             x = _sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps, padding), x)
         x = _sometimes(solarize, draws.solarize, color.solarize, x)
+        if self.extra:
+            x = self._apply_extra(_view_keys(keys, view, _EXTRA), x, view)
         if self.patches is not None:
             x = self.patches(_view_keys(keys, view, _PATCHES), x)
         return self._finish(x, dtype)
 
+    def _apply_extra(self, keys: Array, images: Array, view: int | Array) -> Array:
+        changed = import_named('augment.extra', self.extra)(keys, images, view)
+        if (changed.shape, changed.dtype) != (images.shape, images.dtype):
+            raise UserError(
+                f'augment.extra {self.extra!r} returns {changed.dtype}{list(changed.shape)} for '
+                f'{images.dtype}{list(images.shape)} -> return images of the same shape and dtype'
+            )
+        return changed
+
     def normalize(self, images: Array, dtype: DTypeLike = jnp.float32) -> Array:
-        """For evaluation: images [..., 3] in [0, 255], uint8 or float, only converted and normalised."""
+        """Normalizes images for evaluation, without augmentation.
+
+        Args:
+          images: [..., 3] in [0, 255], uint8 or float.
+          dtype: the dtype of the result.
+
+        Returns:
+          [..., 3], in the color space of the views.
+        """
         return self._finish(images.astype(jnp.promote_types(dtype, jnp.float32)) / 255, dtype)
 
     def to_rgb(self, views: Array) -> Array:
-        """For pictures: undoes the normalisation and the colour space of views [..., 3]; RGB in [0, 1]."""
+        """Undoes the normalization and the color space of views [..., 3], for display; returns RGB in [0, 1]."""
         x = jnp.asarray(views, jnp.float32) * jnp.asarray(self.std) + jnp.asarray(self.mean)
         return spaces.to_rgb(x, self.color_space)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, a readable line each; empty if nothing is."""
+        """One line for each illegal value; empty if all values are legal."""
         found = []
 
         def check(name: str, good: bool, rule: str) -> None:
             if not good:
-                found.append(f'augment.{name} is {getattr(self, name)!r}: {rule}')
+                found.append(f'augment.{name} is {getattr(self, name)!r} -> {rule}')
 
         for name in ('flip', 'jitter_probability', 'grayscale', 'local_blur'):
-            check(name, _probability(getattr(self, name)), 'a probability lies in [0, 1]')
+            check(name, _probability(getattr(self, name)), 'give a probability in [0, 1]')
         for name in ('blur', 'solarize'):
             values = getattr(self, name)
             good = isinstance(values, tuple) and len(values) > 0 and all(map(_probability, values))
             check(name, good, 'give a probability in [0, 1] for each view, e.g. (0.5, 0.5)')
         if isinstance(self.blur, tuple) and isinstance(self.solarize, tuple):
-            rule = f'as many views as augment.blur, which is {self.blur!r}'
+            rule = f'give as many probabilities as augment.blur has, which is {self.blur!r}'
             check('solarize', len(self.blur) == len(self.solarize), rule)
-        check('local_crops', _whole(self.local_crops) and self.local_crops >= 0, 'a number of views, at least 0')
-        check('local_size', _whole(self.local_size) and self.local_size >= 1, 'a size in pixels, at least 1')
+        check('local_crops', _whole(self.local_crops) and self.local_crops >= 0, 'give a number of views, at least 0')
+        check('local_size', _whole(self.local_size) and self.local_size >= 1, 'give a size in pixels, at least 1')
         for name in ('crop_scale', 'local_scale'):
-            check(name, _rising(getattr(self, name), most=1), 'two areas with 0 < least <= greatest <= 1')
-        check('crop_ratio', _rising(self.crop_ratio), 'two ratios with 0 < least <= greatest, e.g. (0.75, 1.333)')
-        check('blur_sigma', _rising(self.blur_sigma), 'two widths in pixels with 0 < least <= greatest')
-        check('interpolation', self.interpolation in geometry.INTERPOLATIONS, f'one of {geometry.INTERPOLATIONS}')
+            check(name, _rising(getattr(self, name), most=1), 'give two areas with 0 < smallest <= largest <= 1')
+        check(
+            'crop_ratio', _rising(self.crop_ratio), 'give two ratios with 0 < smallest <= largest, e.g. (0.75, 1.333)'
+        )
+        check('blur_sigma', _rising(self.blur_sigma), 'give two widths in pixels with 0 < smallest <= largest')
+        for name, legal in (
+            ('interpolation', geometry.INTERPOLATIONS),
+            ('style', STYLES),
+            ('color_space', spaces.SPACES),
+        ):
+            check(name, getattr(self, name) in legal, f'choose from {", ".join(legal)}')
         check(
             'jitter',
             _numbers(self.jitter, 4) and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
-            'four strengths >= 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
+            'give four strengths of at least 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
         )
-        check('grayscale_first', isinstance(self.grayscale_first, bool), 'True or False')
-        check('style', self.style in STYLES, f'one of {tuple(STYLES)}')
+        check('grayscale_first', isinstance(self.grayscale_first, bool), 'give True or False')
         for name in ('crop_scale', 'local_scale') if self.local_crops else ('crop_scale',):
             if self.style in ('simclr', 'simclrv1') and _rising(getattr(self, name)):
-                rule = f'style {self.style!r} takes no area below {MIN_OBJECT_COVERED}, as in the official code'
+                rule = f'style {self.style!r} cuts no smaller area than {MIN_OBJECT_COVERED}: give a larger second area'
                 check(name, getattr(self, name)[1] > MIN_OBJECT_COVERED, rule)
-        check('color_space', self.color_space in spaces.SPACES, f'one of {tuple(spaces.SPACES)}')
-        low, white, least, scale = 0, 1, 0, 'in units of [0, 1]; divide values in grey levels by 255'
-        if self.color_space != 'rgb':  # deviations below 1 are left over from RGB
-            low, white, least, scale = -128, 255, 1, f'in units of {self.color_space!r}, where channels reach past 100'
-        check('mean', _numbers(self.mean, 3) and all(low <= m <= white for m in self.mean), f'three means {scale}')
-        good = _numbers(self.std, 3) and all(s > 0 and least <= s <= white for s in self.std)
-        check('std', good, f'three deviations > 0, {scale}')
-        return found + (self.patches.problems() if self.patches else [])
+        low, white, smallest, units = 0, 1, 0, 'in units of [0, 1] (divide 8-bit levels by 255)'
+        if self.color_space != 'rgb':  # deviations below 1 are most likely those of RGB
+            low, white, smallest, units = -128, 255, 1, f'in units of {self.color_space!r}, where channels exceed 100'
+        check('mean', _numbers(self.mean, 3) and all(low <= m <= white for m in self.mean), f'give three means {units}')
+        good = _numbers(self.std, 3) and all(s > 0 and smallest <= s <= white for s in self.std)
+        check('std', good, f'give three standard deviations above 0, {units}')
+        return found + self._extra_problems() + (self.patches.problems() if self.patches else [])
+
+    def _extra_problems(self) -> list[str]:
+        if not self.extra:
+            return []
+        if ':' not in self.extra:
+            return [f"augment.extra is {self.extra!r} -> name a function as 'package.module:name', or leave it empty"]
+        try:
+            found = import_named('augment.extra', self.extra)
+        except UserError as error:
+            return [str(error)]
+        return [] if callable(found) else [f'augment.extra {self.extra!r} cannot be called -> name a function']
 
     def _is_local(self, view: int | Array) -> bool:
         return not isinstance(view, int) or view >= self.global_views
@@ -266,11 +314,11 @@ class Policy:
         return STYLES[self.style]
 
     def _finish(self, x: Array, dtype: DTypeLike) -> Array:
-        """From RGB in [0, 1] to what a network sees."""
+        """Converts RGB in [0, 1] to the input of a network."""
         return color.normalize(spaces.from_rgb(x, self.color_space), self.mean, self.std).astype(dtype)
 
     def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
-        """The random numbers of one view of one example; those nobody uses are never computed."""
+        """The random numbers of one view of one example; XLA removes those that are not used."""
         jitter, rest = jax.random.split(key)
         numbers = jax.random.uniform(rest, (len(_Draws._fields),), jnp.float32)
         return _Draws(*numbers), color.draw_jitter(jitter, self.jitter, self._style)
@@ -280,13 +328,13 @@ def _view_keys(keys: Array, view: int | Array, part: int) -> Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, 2 * view + part))(keys)
 
 
-def _apart(draws: Any) -> Any:
-    """Keeps what is drawn once per image out of the loops over pixels, where XLA would draw it again for each."""
+def _barrier(draws: Any) -> Any:
+    """A barrier after draws that are made once for each image; without it XLA would repeat them for each pixel."""
     return jax.tree.map(lax.optimization_barrier, draws)
 
 
 def _sometimes(probability: float, number: Array, change: Callable[[T], T], x: T) -> T:
-    """Applies `change` to the images (or their planes) whose number in [0, 1) is below the probability."""
+    """Applies `change` to the images (or their planes) whose number [b] in [0, 1) is below the probability."""
     if probability == 0:
         return x
     if probability == 1:

@@ -1,6 +1,6 @@
-"""Colour spaces, for CMC: one encoder sees the lightness of an image, the other its colours.
+"""Color spaces for CMC, where one encoder gets the lightness of an image and the other its colors.
 
-Like all of `color`, on planes; the numbers are skimage's, which CMC was trained with.
+The constants are those of skimage, which CMC was trained with.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jax import Array
 
 from contrastive_jax.augment.planes import Planes, join, split, weighted
 
-# Linear sRGB to CIE XYZ, and white under D65.
+# The matrix from linear sRGB to CIE XYZ, and the white point D65.
 XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)
 
@@ -20,27 +20,27 @@ YCBCR_SHIFT = (16.0, 128.0, 128.0)
 
 
 def from_rgb(x: Array, space: str) -> Array:
-    """Into a colour space, in its own units. x is [..., 3] in [0, 1]."""
+    """Converts RGB in [0, 1] to a color space, a key of SPACES, in its own units. x is [..., 3]."""
     return join(SPACES[space][0](split(x)))
 
 
 def to_rgb(x: Array, space: str) -> Array:
-    """Out of a colour space, into the nearest colours in [0, 1]. x is [..., 3]."""
+    """Converts a color space, a key of SPACES, to RGB clipped to [0, 1]. x is [..., 3]."""
     red, green, blue = (jnp.clip(c, 0, 1) for c in SPACES[space][1](split(x)))
     return join((red, green, blue))
 
 
 def rgb_to_lab(planes: Planes) -> Planes:
-    """CIE L*a*b* of sRGB in [0, 1], under D65 and for the 2 degree observer: L in [0, 100], a and b about +-100."""
+    """CIE L*a*b* of sRGB in [0, 1], for D65 and the 2 degree observer: L in [0, 100], a and b in about ±100."""
     linear = [jnp.where(c > 0.04045, _power((c + 0.055) / 1.055, 2.4), c / 12.92) for c in planes]
-    # As multiples of white.
+    # XYZ relative to the white point.
     xyz = [weighted(row, linear) / white for row, white in zip(XYZ_FROM_RGB, WHITE, strict=True)]
     x, y, z = (jnp.where(t > 0.008856, _power(t, 1 / 3), 7.787 * t + 16 / 116) for t in xyz)
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
 def lab_to_rgb(planes: Planes) -> Planes:
-    """The inverse of `rgb_to_lab`, of colours that sRGB has."""
+    """The inverse of `rgb_to_lab`, for colors inside sRGB."""
     lightness, a, b = planes
     y = (lightness + 16) / 116
     xyz = [
@@ -53,7 +53,7 @@ def lab_to_rgb(planes: Planes) -> Planes:
 
 
 def rgb_to_ycbcr(planes: Planes) -> Planes:
-    """ITU-R BT.601 in grey levels: Y in [16, 235], Cb and Cr in [16, 240]."""
+    """ITU-R BT.601 in 8-bit levels: Y in [16, 235], Cb and Cr in [16, 240]."""
     y, cb, cr = (shift + weighted(row, planes) for row, shift in zip(YCBCR_FROM_RGB, YCBCR_SHIFT, strict=True))
     return y, cb, cr
 
@@ -66,11 +66,11 @@ def ycbcr_to_rgb(planes: Planes) -> Planes:
 
 
 def _power(x: Array, exponent: float) -> Array:
-    """x ** exponent for x >= 0, of what XLA vectorises: ten times as fast on a CPU, and as exact as float32 needs."""
+    """x ** exponent for x >= 0, from functions that XLA vectorizes: ten times as fast on a CPU, exact in float32."""
     return jnp.exp(exponent * jnp.log(x))
 
 
-# From RGB, and back.
+# name -> (the function from RGB, the function to RGB)
 SPACES: dict[str, tuple[Callable[[Planes], Planes], Callable[[Planes], Planes]]] = {
     'rgb': (lambda planes: planes, lambda planes: planes),
     'lab': (rgb_to_lab, lab_to_rgb),

@@ -1,30 +1,30 @@
-"""Whose image operations: the libraries behind the papers crop, jitter and blur differently under the same names."""
+"""The differences between the libraries of the papers, which crop, jitter and blur differently under the same names."""
 
 import dataclasses
 
 from contrastive_jax.augment import crops
 
-# Luma as PIL's conversion to 'L' computes it: ITU-R 601-2 (.299, .587, .114) in 16 bits. They sum to exactly 1, so grey
-# stays grey. TensorFlow, and torchvision on float tensors, take .2989 for red, which darkens white.
+# Luma weights of PIL's conversion to 'L': ITU-R 601-2 (.299, .587, .114) in 16 bits. They sum to exactly 1, so gray
+# pixels do not change. TensorFlow, and torchvision on float tensors, use .2989 for red, which darkens white.
 PIL_LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 TENSORFLOW_LUMA = (0.2989, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How the operations are meant.
+    """The definition of the operations in one library or repository.
 
     Attributes:
-      box: where random crops lie.
-      attempts: how many boxes are tried.
-      pillow_crops: crops are antialiased, and rounded to whole grey levels. Otherwise neither: however much a crop is
-        reduced, a pixel is made of the four by four around its centre, and bicubic overshoot is clipped to [0, 255].
-      luma: weights of red, green and blue in grey.
-      adds_brightness: a shift uniform in [-s, s] is added. Otherwise the image is multiplied by 1 + such a number.
-      by_channel: contrast is about the mean of each channel, and saturation a factor of S in HSV. Otherwise both blend
-        with grey: with its mean, and pixel by pixel.
-      zero_padded_blur: the Gaussian blur is a tenth of the image wide, and beyond the border there is black. Otherwise
-        it reaches to four sigma, and the border goes on for ever.
+      box: the distribution of the boxes of random crops.
+      attempts: the number of boxes that are tried.
+      pillow_crops: whether crops are antialiased and rounded to integer levels. Otherwise neither: at every scale a
+        pixel depends on the 4x4 pixels around its center, and bicubic overshoot is clipped to [0, 255].
+      luma: the weights of red, green and blue in gray.
+      adds_brightness: whether brightness adds a shift uniform in [-s, s]. Otherwise it multiplies by 1 + this number.
+      by_channel: whether contrast uses the mean of each channel and saturation multiplies S in HSV. Otherwise contrast
+        blends with the mean gray of the image, and saturation with the gray of each pixel.
+      zero_padded_blur: whether the kernel of the Gaussian blur is a tenth of the image wide, with black outside the
+        image. Otherwise the kernel covers four sigma, and the border pixels are repeated.
     """
 
     box: crops.Box
@@ -37,7 +37,7 @@ class Style:
 
     @property
     def neutral(self) -> tuple[float, float, float, float]:
-        """The settings of a jitter that changes nothing: brightness, contrast, saturation, hue."""
+        """The settings of brightness, contrast, saturation and hue that leave an image unchanged."""
         return (0.0 if self.adds_brightness else 1.0, 1.0, 1.0, 0.0)
 
 
@@ -60,8 +60,8 @@ SIMCLR = Style(
     zero_padded_blur=True,
 )
 
-# PIL and torchvision (the repositories of MoCo, SwAV, SimSiam, DINO, ...), SimCLR in its second and its first version,
-# and BYOL.
+# 'pil': PIL and torchvision, as in the repositories of MoCo, SwAV, SimSiam, DINO, ...; 'simclr' and 'simclrv1': the
+# second and the first version of SimCLR; 'byol': BYOL.
 STYLES = {
     'pil': PIL,
     'simclr': SIMCLR,

@@ -1,7 +1,8 @@
-"""From what a step is given to the views that a method sees, the same on any number of devices.
+"""Makes the views of a batch that a method gets; they are the same on any number of devices.
 
-A step is given either whole images that live on the device and the order in which to take them, or crops that the host
-has cut. In both cases the randomness of an example depends on its position in the global batch, never on its device.
+The input of a step is either all images of the data, kept on the device, and the examples of the batch; or crops that
+the host has cut. In both cases the randomness of an example depends on its position in the global batch, not on its
+device.
 """
 
 from collections.abc import Callable
@@ -30,18 +31,18 @@ def resident_batch(
     dtype: DTypeLike,
     axis_name: str | None,
 ) -> dict[str, Any]:
-    """The local part of a batch of images that every device holds whole.
+    """The local part of a batch from data that is kept on every device.
 
     Args:
-      key: of the step, the same on all devices.
-      images: uint8[n, H, W, 3], all of the data.
-      labels: int32[n].
-      order: int32[B], which examples the global batch takes.
+      key: the key of the step, the same on all devices.
+      images: uint8 [n, H, W, 3], all images of the data.
+      labels: int32 [n].
+      order: int32 [B], the examples of the global batch.
       policy: the augmentation.
-      size: height and width of a global view.
-      shuffles: whether the method wants 'shuffle' and 'shuffled'.
-      dtype: of the views.
-      axis_name: the mapped device axis.
+      size: the height and width of a global view, in pixels.
+      shuffles: whether the method uses 'shuffle' and 'shuffled'.
+      dtype: the dtype of the views.
+      axis_name: the mapped device axis; None: the whole batch is on one device.
 
     Returns:
       A batch as `methods.base.Method.loss` describes it.
@@ -67,29 +68,29 @@ def streamed_batch(
     dtype: DTypeLike,
     axis_name: str | None,
 ) -> dict[str, Any]:
-    """The local part of a batch whose crops come from the host.
+    """The local part of a batch from crops that the host has cut.
 
     Args:
-      key: of the step, the same on all devices.
-      crops: for each view uint8[b, s, s, 3].
-      index: int32[b] example ids.
-      label: int32[b].
-      policy, shuffles, dtype, axis_name: as for `resident_batch`.
+      key: the key of the step, the same on all devices.
+      crops: one uint8 [b, s, s, 3] for each view.
+      index: int32 [b], the indices of the examples.
+      label: int32 [b].
+      policy, shuffles, dtype, axis_name: as in `resident_batch`.
+
+    Returns:
+      A batch as `methods.base.Method.loss` describes it.
     """
     b = index.shape[0]
     position = collectives.positions(b, axis_name)
 
     def own(view: int | Array, position: Array, keys: Array) -> Array:
-        return (
-            crops[view]
-            if isinstance(view, int)
-            else jnp.stack(crops[policy.global_views :])[view - policy.global_views]
-        )
+        if isinstance(view, int):
+            return crops[view]
+        return jnp.stack(crops[policy.global_views :])[view - policy.global_views]
 
     def from_all(view: int | Array, position: Array, keys: Array) -> Array:
-        return collectives.all_gather(own(view, position, keys), axis_name)[
-            position
-        ]  # still uint8: a quarter of the bytes
+        gathered = collectives.all_gather(own(view, position, keys), axis_name)  # uint8, so a quarter of the bytes
+        return gathered[position]
 
     views = _views(key, position, own, from_all, b * collectives.axis_size(axis_name), policy, shuffles, dtype)
     return {'index': index, 'label': label, **views}
@@ -114,13 +115,13 @@ def _views(
             return policy.distort(keys, crop(view, position, keys), view, dtype)
 
         views = [make(view) for view in range(policy.global_views)]
-        if policy.local_crops:  # alike but for their keys: one program for all of them
+        if policy.local_crops:  # they differ only in their keys, so one program makes all of them
             views += list(jax.vmap(make)(jnp.arange(policy.global_views, policy.num_views)))
         return tuple(views)
 
     if not shuffles:
         return {'views': distorted(position, crop)}
-    # Views that the method does not look at cost nothing: XLA drops them, collectives included.
+    # XLA removes the views that the method does not use, with their collectives.
     shuffle = jax.random.permutation(key_shuffle, jnp.arange(batch_size, dtype=jnp.int32))
     return {
         'views': distorted(position, crop),

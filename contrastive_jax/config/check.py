@@ -1,7 +1,5 @@
-"""What is wrong with a config: everything at once, a readable line each, found without compiling anything."""
+"""All configuration errors at once, one readable line each, before compilation."""
 
-import contextlib
-import difflib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -11,72 +9,185 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.base import DTYPES, OPTIMIZERS, SCHEDULES, base_config
-from contrastive_jax.config.build import build_network, build_policy
-from contrastive_jax.errors import UserError
-from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
-from contrastive_jax.methods import METHODS, Method
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.config.base import base_config
+from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
+from contrastive_jax.config.build import build_network
+from contrastive_jax.config.fields import DTYPES, Optimizer, Schedule, sections_of
+from contrastive_jax.errors import Problem, UserError
+from contrastive_jax.methods import Method, find_method, method_or_none
 from contrastive_jax.models import network
 from contrastive_jax.models.vit import VITS
 from contrastive_jax.optim.optimizers import is_below, parameter_path
-from contrastive_jax.rules import Rules
-
-# Fields of encoder and heads that count something.
-SIZES = (
-    'patch_size', 'patch_stride', 'width', 'width_multiplier', 'depth', 'num_heads', 'num_layers', 'hidden_dim',
-    'output_dim',
-)  # fmt: skip
+from contrastive_jax.rules import Rules, declared_fields, did_you_mean, is_of, wrong_kind
 
 
-def check(config: ConfigDict, devices: int, processes: int = 1) -> list[str]:
-    """Everything that is wrong with a config, one readable line each, found without compiling anything.
+def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: int | None = None) -> list[str]:
+    """Finds everything that is wrong with a config, without compiling anything.
 
     Args:
-      config: any config of the form that `base` makes.
-      devices: number of devices of the run.
-      processes: number of hosts.
+      config: a config with the fields of `base.base_config`.
+      devices: the number of devices that the run uses.
+      processes: the number of hosts.
+      num_examples: the number of training images; None: not known yet, `check_examples` is for later.
 
     Returns:
-      Lines that say what was given, the rule, and the remedy; empty if all is well.
+      One `errors.Problem` for each problem: what was given, the rule, and the remedy. Empty if nothing is wrong.
     """
-    c, rules = config, Rules(config)
-    if lacking := _lacking(c):
-        return [f'the config lacks {", ".join(lacking)} -> start from config.base.base_config(...) as configs/ does']
+    rules = Rules(config)
+    if lacking := _lacking(config):
+        remedy = 'start from config.base.base_config(...) as configs/ does'
+        return [Problem(f'the config lacks {", ".join(lacking)}', field=lacking[0], remedy=remedy)]
+    unusable = [
+        path
+        for section, declared in sections_of(config).items()
+        if section not in ('optimizer', 'schedule')
+        for path in rules.declared(section, declared)
+    ]
+    for path, example in (
+        ('encoder.name', 'resnet50'),
+        ('method.name', 'moco'),
+    ):  # they choose the class of the section
+        if problem := wrong_kind(path, rules.value(path), str, example):
+            rules.found.append(problem)
+            unusable.append(path)
+    paths_are_usable = check_optimizer(config, rules)  # these two sections
+    _policy(config, unusable, rules)
+    network_is_right = _network(config, unusable, rules)
+    if any(path not in _OF_POLICY_ALONE for path in unusable):
+        return rules.found  # the rules of several fields need values of the right type
 
-    rules.one_of('parallel', ('jit', 'pmap'))
-    rules.one_of('dtype', DTYPES)
-    rules.one_of('data.source', ('digits', 'npz', 'folder', 'tfds'))
-    for field in ('batch_size', 'chunks', 'log_every_steps', 'data.image_size', 'eval.knn_k', 'eval.batch_size'):
-        rules.within(field, 1)
-    for field in ('eval.max_train', 'eval.max_test', 'checkpoint_every_steps'):
-        rules.within(field, 1)
-    for field in ('steps', 'bn_group_size', 'eval_every_steps', 'profile_steps', 'data.workers'):
-        rules.within(field, 0)
-    rules.within('seed', 0, 2**31 - 1)
-    if c.steps <= 0:
-        rules.within('epochs', 0, open_low=True)
-    rules.within('eval.knn_temperature', MIN_TEMPERATURE)
-    check_optimizer(c, rules)
+    c = with_divisible_batch(config, devices, rules)
+    rules.rule(
+        c.steps > 0 or (math.isfinite(c.epochs) and c.epochs > 0),
+        f'epochs {c.epochs!r} is out of range',
+        field='epochs',
+        remedy='it must be above 0',
+    )
+    if (b := c.eval.batch_size) % processes:
+        near = -(-b // processes) * processes
+        rules.add(
+            f'eval.batch_size {b} is not divisible by {processes} hosts',
+            field='eval.batch_size',
+            remedy=f'use {near}',
+            value=near,
+        )
     if c.batch_size >= 1:
-        _batch(c, devices, processes, rules)
-    _method(c, rules)
-    rules.found += build_policy(c).problems()
-    _network(c, rules)
-    if told := list(rules.found):
-        # Paths are looked at all the same, where the network is right and the rest lets its variables be made.
-        if not any(line.startswith(('encoder', 'projector', 'predictor')) for line in told):
-            with contextlib.suppress(Exception):
-                _variables(c, devices, rules)
-        return [line for line in rules.found if line in told or line.startswith('optimizer.')]
-    _variables(c, devices, rules)
+        check_groups(c, devices, rules)
+        check_chunks(c, devices, rules)
+    try:
+        method = find_method(c.method.name)
+    except UserError as error:
+        rules.found += error.problems
+        return rules.found
+    _method(c, method, rules)
+    predictor_is_right = _predictor(c, method, rules)
+    if num_examples is not None and not rules.found:
+        rules.found += check_examples(c, num_examples, devices)
+    if network_is_right and predictor_is_right and paths_are_usable and not unusable:
+        _variables(c, devices, rules)
+    return rules.found
+
+
+# Fields that no rule outside of `Policy` uses.
+_OF_POLICY_ALONE = frozenset(
+    f'augment.{name}'
+    for name in declared_fields(Policy)
+    if name not in ('blur', 'local_crops', 'local_size', 'patches', 'color_space')
+)
+
+
+def check_optimizer(c: ConfigDict, rules: Rules) -> bool:
+    """Adds to `rules` what is wrong with the sections `optimizer` and `schedule`.
+
+    Returns:
+      Whether their fields have the right type, as `check_paths` needs.
+    """
+    o, s = c.optimizer, c.schedule
+    if rules.declared('optimizer', Optimizer) + rules.declared('schedule', Schedule):
+        return False
+    rules.rule(
+        o.mask != 'matrices' or o.name not in ('lars', 'lars_simclr', 'larc'),
+        f'optimizer.mask {o.mask!r} is of SGD and Adam, not of {o.name}',
+        field='optimizer.mask',
+        remedy='use none',
+        value='none',
+    )
+    rules.rule(
+        len(s.factors) in (0, len(s.milestones)),
+        f'schedule.factors has {len(s.factors)} values for {len(s.milestones)} milestones',
+        field='schedule.factors',
+        remedy='give as many, or none',
+    )
+    if 'warmup' in s.name and not c.get('steps'):
+        rules.rule(
+            not s.warmup_epochs > c.epochs,
+            f'schedule.warmup_epochs {s.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs',
+            field='schedule.warmup_epochs',
+            remedy='shorten the warm-up',
+            value=0.0,
+        )
+    return True
+
+
+def check_examples(c: ConfigDict, num_examples: int, devices: int = 1) -> list[str]:
+    """Finds what is wrong with a config for data of this size, if the config itself is right.
+
+    Args:
+      c: a config without other problems.
+      num_examples: the number of training images.
+      devices: the number of devices that the run uses.
+
+    Returns:
+      As `check`.
+    """
+    rules, B = Rules(c), c.batch_size
+    if num_examples < B:
+        most = max(num_examples // devices, 1) * devices
+        return [
+            Problem(
+                f'{num_examples} images are fewer than batch_size {B}',
+                field='batch_size',
+                remedy=f'use more images, or a batch_size of at most {num_examples}',
+                value=most if most <= num_examples else None,
+            )
+        ]
+    per_epoch, s, m = num_examples // B, c.schedule, c.method
+    warmup = round(s.warmup_epochs * per_epoch)
+    rules.rule(
+        'warmup' not in s.name or not 0 < c.steps < warmup,
+        f'schedule.warmup_epochs {s.warmup_epochs:g} are {warmup} steps, longer than the training of {c.steps}',
+        field='schedule.warmup_epochs',
+        remedy='shorten the warm-up',
+        value=0.0,
+    )
+    rules.rule(
+        not 0 < m.get('num_examples', 0) < num_examples,
+        f'method.num_examples {m.get("num_examples")} is less than the {num_examples} images of the data',
+        field='method.num_examples',
+        remedy='use 0, for as many as there are',
+        value=0,
+    )
+    method = method_or_none(m.name)
+    if method is not None and method.initializes_memory and 'num_prototypes' in m:
+        most = max(m.num_prototypes, default=0)
+        rules.rule(
+            most <= per_epoch * B,
+            f'method.num_prototypes {most} is more than the {per_epoch * B} images of an epoch, which cannot have so '
+            'many clusters',
+            field='method.num_prototypes',
+            remedy='use fewer',
+            value=tuple(min(K, per_epoch * B) for K in m.num_prototypes),
+        )
     return rules.found
 
 
 def _lacking(config: ConfigDict) -> list[str]:
-    """Fields that `base` has and this config has not: one of `encoder.name` as much as the whole section."""
-    method = config.method.get('name') if isinstance(config.get('method'), ConfigDict) else None
-    model = base_config(method if method in METHODS else 'moco')
-    if method not in METHODS:
+    """The fields that a base config has and this config lacks: sections, and fields such as 'encoder.name'."""
+    method = str(config.method.get('name')) if isinstance(config.get('method'), ConfigDict) else None
+    known = method_or_none(method)
+    model = base_config(str(method) if known else 'moco')
+    if not known:
         model.method = ConfigDict({'name': ''})
     model.encoder = ConfigDict({'name': ''})  # its other fields have defaults
     lacking = []
@@ -91,248 +202,155 @@ def _lacking(config: ConfigDict) -> list[str]:
     return lacking
 
 
-def check_optimizer(c: ConfigDict, rules: Rules) -> None:
-    """Adds to `rules` what is wrong with the values of the sections `optimizer` and `schedule`."""
-    o, s = c.optimizer, c.schedule
-    rules.one_of('optimizer.name', OPTIMIZERS)
-    rules.one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
-    rules.one_of('optimizer.mask', ('none', 'matrices'))
-    rules.one_of('schedule.name', SCHEDULES)
-    rules.within('optimizer.learning_rate', 0, open_low=True)
-    for field in ('learning_rate_batch', 'weight_decay', 'clip_norm', 'freeze_epochs', 'freeze_steps'):
-        rules.within(f'optimizer.{field}', 0)
-    rules.within('optimizer.momentum', 0, 1)
-    for field in ('b1', 'b2'):
-        rules.rule(
-            0 <= o[field] < 1, f'optimizer.{field} {o[field]!r} is out of range -> it must be at least 0 and below 1'
-        )
-    if o.final_weight_decay != -1:
-        rules.within('optimizer.final_weight_decay', 0)
-    rules.rule(
-        o.mask != 'matrices' or o.name not in ('lars', 'lars_simclr', 'larc'),
-        f'optimizer.mask {o.mask!r} is of SGD and Adam, not of {o.name} -> use none',
-    )
-    rules.rule(
-        all(_is_rate_factor(pair) for pair in o.rate_factors),
-        f'optimizer.rate_factors {o.rate_factors!r} is out of range -> give pairs of a path and a factor above 0: '
-        "(('projector', 10.0),)",
-    )
-    for field in ('final', 'warmup_epochs', 'warmup_start'):
-        rules.within(f'schedule.{field}', 0)
-    rules.within('schedule.factor', 0, 1, open_low=True)
-    rules.rule(
-        all(math.isfinite(epoch) and epoch > 0 for epoch in s.milestones),
-        f'schedule.milestones {s.milestones!r} is out of range -> they are epochs, all above 0',
-    )
-    rules.rule(
-        all(math.isfinite(factor) and factor > 0 for factor in s.factors),
-        f'schedule.factors {s.factors!r} is out of range -> they are all above 0',
-    )
-    rules.rule(
-        len(s.factors) in (0, len(s.milestones)),
-        f'schedule.factors has {len(s.factors)} values for {len(s.milestones)} milestones -> give as many, or none',
-    )
-    if 'warmup' in s.name and not c.get('steps'):
-        rules.rule(
-            s.warmup_epochs <= c.epochs,
-            f'schedule.warmup_epochs {s.warmup_epochs:g} is longer than the training of {c.epochs:g} epochs '
-            '-> shorten the warm-up',
-        )
-
-
-def _is_rate_factor(pair: Any) -> bool:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        return False
-    path, factor = pair
-    return isinstance(path, str) and isinstance(factor, int | float) and math.isfinite(factor) and factor > 0
-
-
-def _batch(c: ConfigDict, devices: int, processes: int, rules: Rules) -> None:
-    """How the batch, BN groups and chunks lie on the devices."""
-    B = c.batch_size
-    lower, upper = B // devices * devices, -(-B // devices) * devices
-    nearest = f'{lower} or {upper}' if lower else f'{upper}'
-    rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use {nearest}')
-    rules.rule(
-        c.eval.batch_size % processes == 0,
-        f'eval.batch_size {c.eval.batch_size} is not divisible by {processes} hosts -> use a multiple',
-    )
-    rules.found += _groups(B, c.bn_group_size, devices) or _groups_of_views(c, devices)
-    rules.found += _chunks(c, devices)
-
-
-def _groups(batch: int, group: int, devices: int) -> list[str]:
-    """BN groups must fill the devices evenly."""
-    local = batch // devices
-    if group <= 0 or batch % devices:
-        return []
-    if group > batch:
-        return [f'bn_group_size {group} is larger than batch_size {batch} -> use 0 for the whole batch']
-    if (group <= local and local % group == 0) or (group % local == 0 and batch % group == 0):
-        return []
-    if devices == 1:
-        return [f'bn_group_size {group} does not divide batch_size {batch} -> use a divisor, or 0 for the whole batch']
-    return [
-        f'bn_group_size {group} does not fit {devices} devices of {local} examples -> use a divisor of {local}, '
-        f'{local} times a divisor of {devices}, or 0 for the whole batch'
-    ]
-
-
-def _groups_of_views(c: ConfigDict, devices: int) -> list[str]:
-    """Where both views go through one batch norm, view by view on each device, a group lies within a view there."""
-    local, group = c.batch_size // devices, c.bn_group_size
-    concat_views = c.method.name in METHODS and METHODS[c.method.name].concat_views
-    if not concat_views or group <= 0 or local % group == 0:
-        return []
-    return [
-        f'bn_group_size {group} does not divide the {local} examples of a device, as {c.method.name} needs -> use a '
-        f'divisor of {local}, or 0 for one batch norm over both views of the whole batch'
-    ]
-
-
-def _chunks(c: ConfigDict, devices: int) -> list[str]:
-    """Chunks must divide what a device has, and nothing may be drawn by position."""
-    local, chunks = c.batch_size // devices, c.chunks
-    if chunks <= 1 or c.batch_size % devices:
-        return []
-    if drop_path := c.encoder.get('drop_path'):
-        return [f'encoder.drop_path {drop_path!r} draws by the position in the batch -> use 0, or chunks 1']
-    if local % chunks:
-        divisors = [n for n in range(1, local + 1) if local % n == 0]
-        near = [max(n for n in divisors if n < chunks), *[n for n in divisors if n > chunks][:1]]
-        return [
-            f'chunks {chunks} does not divide the {local} examples of a device -> use {" or ".join(map(str, near))}'
-        ]
-    return []
-
-
-def _method(c: ConfigDict, rules: Rules) -> None:
-    """The method's own values, and whether views, encoder and heads are what it needs."""
+def _method(c: ConfigDict, method: type[Method], rules: Rules) -> None:
+    """Rules of the method, and whether it can use the views, the encoder and the heads."""
     name = c.method.name
-    if name not in METHODS:
-        rules.found.append(f'method.name {name!r} is unknown -> choose from {", ".join(METHODS)}')
-        return
-    method = METHODS[name]
-    for field in c.method:
-        if field.endswith('temperature'):
-            rules.within(f'method.{field}', 0, open_low=True)
-        if field.endswith('momentum'):
-            rules.within(f'method.{field}', 0, 1)
-    if 'num_examples' in c.method:
-        rules.within('method.num_examples', 0)
     method.check(c, rules)
     _views(c, method, rules)
     rules.rule(
         method.supports_drop_path or not c.encoder.get('drop_path'),
-        f'encoder.drop_path {c.encoder.get("drop_path")!r} is given, but {name} does not use it -> use 0',
+        f'encoder.drop_path {c.encoder.get("drop_path")!r} is given, but {name} does not use it',
+        field='encoder.drop_path',
+        remedy='use 0',
+        value=0.0,
     )
-    is_split = str(c.encoder.name).startswith('split_')
-    rules.rule(
-        is_split == method.split_encoder,
-        f'encoder.name {c.encoder.name!r} has {"two halves" if is_split else "no halves"} -> cmc, and no other method, '
-        'takes split encoders: split_resnet50, ...',
-    )
+    if str(c.encoder.name).startswith('split_') != method.split_encoder:
+        if method.split_encoder:
+            message, remedy = 'is not a split encoder', f'{name} needs one, e.g. split_resnet50'
+        else:
+            message, remedy = f'is a split encoder, which {name} does not use', 'choose one without split_'
+        rules.add(f'encoder.name {c.encoder.name!r} {message}', field='encoder.name', remedy=remedy)
+
+
+def _predictor(c: ConfigDict, method: type[Method], rules: Rules) -> bool:
+    """Whether there is a predictor if the method has one, with outputs as wide as those of the projector."""
+    name, before = c.method.name, len(rules.found)
     if not method.has_predictor:
-        rules.rule(not c.predictor, f'predictor is given, but {name} has none -> leave that section empty')
+        given = f'predictor is given, but {name} has none'
+        rules.rule(not c.predictor, given, field='predictor', remedy='leave that section empty')
     elif not c.predictor:
-        rules.found.append(f'predictor is empty -> {name} needs one: num_layers, hidden_dim, output_dim')
+        remedy = f'{name} needs one: num_layers, hidden_dim, output_dim'
+        rules.add('predictor is empty', field='predictor', remedy=remedy)
     else:
         z, p = (head.get('output_dim') for head in (c.projector, c.predictor))
         rules.rule(
             z == p or None in (z, p),
-            f'predictor.output_dim {p} differs from projector.output_dim {z} -> they are compared: give one value',
+            f'predictor.output_dim {p} differs from projector.output_dim {z}, and the loss compares the two outputs',
+            field='predictor.output_dim',
+            remedy='give both the same value',
+            value=z,
         )
+    return len(rules.found) == before
 
 
 def _views(c: ConfigDict, method: type[Method], rules: Rules) -> None:
-    """As many views, and of the kind, that the method looks at."""
-    name = c.method.name
-    if isinstance(blur := c.augment.blur, tuple | list) and blur:
-        legal = method.global_views
-        rules.rule(
-            len(blur) in legal,
-            f'augment.blur has {len(blur)} views, {name} looks at {" or ".join(map(str, legal))} -> give so many '
-            'probabilities',
-        )
+    """The number and the kind of the views must be those that the method uses."""
+    name, blur, legal = c.method.name, c.augment.blur, method.global_views
+    rules.rule(
+        not blur or len(blur) in legal,
+        f'augment.blur has {len(blur)} views, {name} uses {" or ".join(map(str, legal))}',
+        field='augment.blur',
+        remedy='give one probability for each view',
+        value=(0.0,) * legal[-1],
+    )
     rules.rule(
         method.multi_crop or not c.augment.local_crops,
-        f'augment.local_crops {c.augment.local_crops} are given, but {name} has no use for them -> use 0',
+        f'augment.local_crops {c.augment.local_crops} are given, but {name} does not use local views',
+        field='augment.local_crops',
+        remedy='use 0',
+        value=0,
     )
     rules.rule(
         method.patches or not c.augment.patches,
-        f'augment.patches are given, but {name} looks at whole images -> use None',
+        f'augment.patches are given, but {name} uses whole images',
+        field='augment.patches',
+        remedy='use None',
     )
 
 
-def _network(c: ConfigDict, rules: Rules) -> None:
-    """Names, fields and sizes of encoder and heads."""
+def _policy(c: ConfigDict, unusable: list[str], rules: Rules) -> None:
+    """What the augmentation itself finds wrong, as far as its fields have the right type."""
+    wrong = {path.split('.')[1] for path in unusable if path.startswith('augment.')}
+    if 'blur' in wrong:
+        wrong.add('solarize')  # is compared with it
+    policy = Policy(**{name: value for name, value in c.augment.to_dict().items() if name not in wrong})
+    rules.found += [Problem(line, field='augment') for line in policy.problems()]
+
+
+def _network(c: ConfigDict, unusable: list[str], rules: Rules) -> bool:
+    """The names, required fields and image sizes of encoder and heads. Returns whether nothing is wrong with them."""
     common = {'dtype': c.dtype if c.dtype in DTYPES else DTYPES[0], 'bn_group_size': None}
     heads = ('projector', 'predictor') if c.predictor else ('projector',)
     builders: dict[str, Callable[..., Any]] = {head: partial(network.build_head, head) for head in heads}
-    for section, make in {'encoder': network.build_encoder, **builders}.items():
-        fields = c[section].to_dict()
-        for name in SIZES:
-            rules.rule(
-                name not in fields or fields[name] >= 1,
-                f'{section}.{name} {fields.get(name)!r} is out of range -> it must be at least 1',
-            )
+    found = Rules(c)
+    for section, build in {'encoder': network.build_encoder, **builders}.items():
+        if any(path.startswith(f'{section}.') for path in unusable):
+            continue
         try:
-            make(fields, **common)
+            build(c[section].to_dict(), **common)
         except UserError as error:
-            rules.found.append(str(error))
-    if c.encoder.name in VITS and (patch := c.encoder.get('patch_size', 16)) >= 1:
-        sizes = {'data.image_size': c.data.image_size}
-        if c.augment.local_crops:
-            sizes['augment.local_size'] = c.augment.local_size
+            found.add(str(error), field=section)
+    sizes = {'data.image_size': c.data.image_size}
+    if c.augment.local_crops:
+        sizes['augment.local_size'] = c.augment.local_size
+    patch = c.encoder.get('patch_size', 16)
+    if 'encoder.name' not in unusable and c.encoder.name in VITS and is_of(patch, int) and patch >= 1:
         for field, size in sizes.items():
-            near = f'{size // patch * patch} or {-(-size // patch) * patch}' if size >= patch else f'{patch}'
-            line = f'{field} {size} % encoder.patch_size {patch} = {size % patch} -> use {near}'
-            rules.rule(size % patch == 0, line)
+            if is_of(size, int) and size % patch:
+                near = sorted({max(size // patch, 1) * patch, -(-size // patch) * patch})
+                found.add(
+                    f'{field} {size} % encoder.patch_size {patch} = {size % patch}',
+                    field=field,
+                    remedy=f'use {" or ".join(map(str, near))}',
+                    value=near[-1],
+                )
+    rules.found += found.found
+    return not found.found
 
 
 def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
-    """What only the variables tell, for which shapes are enough: sizes that do not fit, paths that match nothing."""
+    """What only the shapes of the variables show: sizes that do not fit, paths without a parameter."""
     fields = c.method.to_dict()
-    method = METHODS[fields.pop('name')]
+    method = find_method(fields.pop('name'))
 
     def init() -> Any:
         images = jnp.zeros((c.batch_size, c.data.image_size, c.data.image_size, 3))
         views = tuple(images for _ in c.augment.blur)
         return method(build_network(c), **fields).init(jax.random.key(0), {'views': views})
 
+    wrong = bool(rules.found)
     try:
         params, state = jax.eval_shape(init)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        reason = ' '.join(str(error).split())
-        rules.found.append(f'the network cannot be made: {reason} -> change encoder, projector or predictor')
+    except Exception as error:  # modules check their own fields, and a user's module may raise anything
+        if not wrong:  # otherwise what is wrong elsewhere may be the reason
+            reason = ' '.join(str(error).split())
+            if not isinstance(error, ValueError | UserError):
+                reason = f'{type(error).__name__}: {reason}'
+            remedy = 'change encoder, projector or predictor'
+            rules.add(f'the network cannot be built: {reason}', field='encoder', remedy=remedy)
         return
-    piece, group = c.batch_size // devices // c.chunks, c.bn_group_size
-    if c.chunks > 1 and jax.tree.leaves(state.batch_stats) and (not group or piece % group):
-        rules.found.append(
-            f'bn_group_size {group} does not fit chunks of {piece} examples: each would have its own BN statistics '
-            f'-> use a divisor of {piece}, or an encoder and heads without BN'
-        )
+    if not wrong and jax.tree.leaves(state.batch_stats):
+        check_groups_in_chunks(c, devices, rules)
     check_paths(params, c, rules)
 
 
 def check_paths(params: Any, c: ConfigDict, rules: Rules) -> None:
-    """Adds to `rules` which paths in the section `optimizer` are not those of a parameter.
+    """Adds to `rules` the paths in the section `optimizer` that are not those of a parameter.
 
     Args:
-      params: arrays, or their shapes.
-      c: the config.
-      rules: of the config.
+      params: the trained parameters, or their shapes.
+      c: a config with the section `optimizer`.
+      rules: the rules of the config.
     """
     names = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     prefixes = {'/'.join(path.split('/')[: depth + 1]) for path in names for depth in range(path.count('/') + 1)}
     by_path = {field: c.optimizer[field] for field in ('constant', 'freeze', 'freeze_first')}
-    by_path['rate_factors'] = tuple(pair[0] for pair in c.optimizer.rate_factors if _is_rate_factor(pair))
+    by_path['rate_factors'] = tuple(path for path, _ in c.optimizer.rate_factors)
     for field, given_paths in by_path.items():
         for given in given_paths:
-            near = difflib.get_close_matches(given, sorted(prefixes), n=1)
-            if not any(is_below(path, (given,)) for path in names):
-                meant = f'; did you mean {near[0]!r}?' if near else ''
-                rules.found.append(
-                    f'optimizer.{field} {given!r} matches no parameter{meant} -> give paths such as {names[0]!r} or '
-                    f'{names[0].rpartition("/")[0]!r}'
-                )
+            rules.rule(
+                any(is_below(path, (given,)) for path in names),
+                f'optimizer.{field} {given!r} matches no parameter{did_you_mean(given, sorted(prefixes))}',
+                field=f'optimizer.{field}',
+                remedy=f'give paths such as {names[0]!r} or {names[0].rpartition("/")[0]!r}',
+            )

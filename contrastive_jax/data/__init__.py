@@ -1,9 +1,12 @@
-"""Images in: sources that give example i, one deterministic order over them, and the host loader for larger data.
+"""Data sources with random access, the order in which training sees the examples, and the loader on the host.
 
-- sources   what a data set is; arrays in memory, `.npz` files, the embedded digits; `load`, which opens any of them
+- sources   the interface `Source`; arrays in memory; a subset of another source; names of splits
+- digits    scikit-learn's handwritten digits, the embedded data set
+- npz       `.npz` files
 - folder    folders of image files, with or without labels
 - tfds      data sets prepared by TensorFlow Datasets, read without TensorFlow
-- images    any image file to RGB uint8; random and centre crops on the host
-- sampler   which examples the batch of a step holds: a pure function of (seed, step)
-- loader    Grain: decodes each image once, cuts all its crops, yields uint8 batches
+- open      `open_source` opens any of these by name
+- images    decodes image files to RGB uint8; random and center crops on the host
+- sampler   the examples of each batch, a pure function of (seed, step)
+- loader    Grain pipeline: decodes each image once, cuts all its crops, yields uint8 batches
 """

@@ -1,13 +1,13 @@
-"""Image files to RGB uint8 arrays, whatever they are, and the crops that the host cuts from them.
+"""Decodes image files of any kind to RGB uint8 arrays, and cuts crops from them on the host.
 
-Files are recognised by content, never by name. One rule for each kind of image:
+The format is detected from the content of a file, not from its name. Each kind of image is converted as follows:
 
-  greyscale, 1-bit      the value in all three channels
+  grayscale, 1-bit      the value is repeated in all three channels
   CMYK                  converted by Pillow, which also undoes Adobe's inversion
-  palette               looked up; a transparent colour counts as its colour
-  alpha                 dropped, as the readers behind the papers' numbers do (torchvision, TensorFlow)
-  16-bit grey           divided by 257: 65535 becomes 255 (Pillow alone clips everything above 255 to white)
-  32-bit and float grey 65535 or 1.0 becomes 255; images that go beyond are scaled by their own maximum
+  palette               replaced by its colors; transparency is ignored
+  alpha                 dropped, as torchvision and TensorFlow do, which the papers used
+  16- and 32-bit gray   `white` becomes 255, by default 65535 (Pillow alone clips everything above 255 to white)
+  float gray            `white` becomes 255, by default 1.0
   animated              the first frame
   EXIF orientation      applied; damaged EXIF is ignored
 """
@@ -22,20 +22,28 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from contrastive_jax.augment import crops
 from contrastive_jax.augment.styles import PIL, Style
+from contrastive_jax.models.interpolation import cubic, triangle
 
-# Raster formats whose decoders stay inside this process (Pillow hands PostScript files to Ghostscript).
-_SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
-Image.init()  # registers the formats now, before threads race to do it
+# Raster formats that Pillow decodes in this process (it starts Ghostscript for PostScript files).
+_SAFE_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')
+Image.init()  # registers the formats now, since threads would race to do it later
 FORMATS = tuple(name for name in _SAFE_FORMATS if name in Image.OPEN)
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.avif', '.jp2')
+EXTENSIONS = tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in FORMATS))
 
-# Pillow warns of odd EXIF, palettes and sizes, once a file. What matters of that is decided here. (A filter for good:
-# warnings.catch_warnings is not safe in threads.)
+# Pillow warns about unusual EXIF, palettes and sizes once a file; this module handles these cases itself. The filter is
+# permanent because warnings.catch_warnings is not thread-safe.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
-MAX_PIXELS = 100_000_000  # read from the header, before any memory is taken: 300 MB as RGB
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; compared with the size in the header, before memory is allocated
+
+# A JPEG may be decoded at a reduced size as long as its sides keep this many times the size of a crop. The smallest
+# crops cover 5 % of the area, 0.22 of the side, so no crop is ever enlarged because of the reduction.
+DRAFT_FACTOR = 4
+
+# Gray images of more than 8 bits: 16 bits in either byte order, 32 bits, and floats.
+DEEP_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
+WHITES = (255, 1023, 4095, 16383, 65535)  # largest values of 8, 10, 12, 14 and 16 bits
 
 INTERPOLATIONS = {
     'nearest': Image.Resampling.NEAREST,
@@ -44,7 +52,7 @@ INTERPOLATIONS = {
     'lanczos': Image.Resampling.LANCZOS,
 }
 
-# What undoes each value of EXIF tag 0x0112.
+# The transposition that undoes each value of the EXIF tag 'orientation', 0x0112.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,22 +66,24 @@ _UPRIGHT = {
 
 
 class ImageError(Exception):
-    """One image that cannot be read, with the reason. The loader replaces it and counts it."""
+    """One image cannot be read; the message gives the reason. The loader replaces the image and counts it."""
 
 
-def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
-    """Decodes an image file, by the rules at the top of this file.
+def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float = 0) -> np.ndarray:
+    """Decodes an image file by the rules at the top of this file.
 
     Args:
       file: a path, or the bytes of the file.
-      min_side: JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (much faster, and antialiased) as long as both
-        sides keep at least this many pixels. 0: full size.
+      min_side: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size (much faster, and antialiased) if both sides keep at
+        least this many pixels; 0 decodes at full size.
+      white: the value that becomes 255 in gray images of more than 8 bits, see `deep_white`; larger values are clipped.
+        0: 65535 for integers, 1 for floats; an image with larger values is scaled by its maximum.
 
     Returns:
       uint8 [H, W, 3], RGB, read-only.
 
     Raises:
-      ImageError: the file cannot be read, is no image, is damaged, or has more than MAX_PIXELS pixels.
+      ImageError: the file cannot be read, is not an image, is damaged, or has more than MAX_PIXELS pixels.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
@@ -82,36 +92,56 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0) -> np.ndarray:
             if min_side:
                 image.draft(None, (min_side, min_side))
             image.load()
-            return np.asarray(_rgb(_upright(image)))
+            return np.asarray(_rgb(_upright(image), white))
     except ImageError:
         raise
-    except Exception as error:  # a damaged file can raise nearly anything: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # damaged files raise many types: OSError, SyntaxError, struct.error, ...
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ImageError(f'{type(error).__name__}: {reason}') from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     orientation = 1
-    with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the picture
+    with contextlib.suppress(Exception):  # an image with damaged EXIF is still used
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith('I'):  # 16-bit in either byte order, or 32-bit
-        return _grey(np.asarray(image), 65535)
-    if image.mode == 'F':
-        return _grey(np.asarray(image), 1)
+def deep_white(files: Sequence[str]) -> float:
+    """The largest value that gray images of more than 8 bits can have, judged from their pixels.
+
+    12-bit cameras, X-rays and microscopes write files of 16 bits whose values end at 4095: read as 16 bits they are
+    nearly black.
+
+    Args:
+      files: a sample of the images; those of 8 bits, and those that cannot be read, do not count.
+
+    Returns:
+      The smallest of WHITES that no pixel exceeds, or else the largest pixel; 0 if no image has more
+      than 8 bits. For float images 1, or the largest pixel above 1.
+    """
+    most = 0.0
+    for file in files:
+        with contextlib.suppress(Exception), Image.open(file, formats=FORMATS) as image:
+            if image.mode in DEEP_MODES and image.width * image.height <= MAX_PIXELS:
+                x = np.asarray(image, np.float64)
+                floor = 1.0 if image.mode == 'F' else WHITES[0]
+                most = max(most, floor, float(x[np.isfinite(x)].max(initial=0)))
+    return next((float(white) for white in (1, *WHITES) if most <= white), most) if most else 0.0
+
+
+def _rgb(image: Image.Image, white: float) -> Image.Image:
+    if image.mode in DEEP_MODES:
+        return _gray(np.asarray(image, np.float64), white, 1 if image.mode == 'F' else 65535)
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _grey(x: np.ndarray, white: float) -> Image.Image:
-    """Grey values 0..white as an RGB image; a larger maximum becomes white, so that nothing saturates."""
-    x = x.astype(np.float64)
+def _gray(x: np.ndarray, white: float, default: float) -> Image.Image:
+    """Gray values 0..white as an RGB image, see `decode`."""
     if not np.isfinite(x).all():
         raise ImageError('pixels that are not finite')
-    x = np.maximum(x, 0) * (255 / max(white, x.max()))
-    return Image.fromarray(np.rint(x).astype(np.uint8)).convert('RGB')
+    x = np.maximum(x, 0) * (255 / (white or max(default, x.max())))
+    return Image.fromarray(np.rint(np.minimum(x, 255)).astype(np.uint8)).convert('RGB')
 
 
 def crop_box(
@@ -122,14 +152,17 @@ def crop_box(
     ratio: Sequence[float],
     style: Style = PIL,
 ) -> tuple[int, int, int, int]:
-    """The box of a random resized crop: (left, top, right, bottom), integers, never empty.
+    """Draws the box of a random resized crop.
 
     Args:
-      rng: always advanced by the same amount, so later draws do not depend on this one.
-      height, width: of the image, in pixels.
-      scale: (smallest, largest) area fraction.
-      ratio: (smallest, largest) width / height.
-      style: decides the distribution, by default torchvision's.
+      rng: the source of randomness; each call advances it by the same amount, so later draws do not depend on the box.
+      height, width: the size of the image, in pixels.
+      scale: (smallest, largest) area of the box, as a fraction of the image's.
+      ratio: (smallest, largest) width / height of the box.
+      style: decides the distribution; by default torchvision's.
+
+    Returns:
+      (left, top, right, bottom), integers; the box is not empty.
     """
     area, aspect, right, down = rng.random((style.attempts, 4)).T
     top, left, h, w = map(int, style.box((area, aspect, down, right), height, width, scale, ratio, np))
@@ -145,35 +178,35 @@ def random_resized_crop(
     interpolation: str = 'bilinear',
     style: Style = PIL,
 ) -> np.ndarray:
-    """A random box of the image, resized to a square.
+    """Cuts a random box from an image and resizes it to a square.
 
     Args:
-      image: uint8 [H, W, 3] or a Pillow RGB image (cheaper when several crops are cut from one image).
+      image: uint8 [H, W, 3], or a Pillow RGB image (cheaper if several crops are cut from one image).
       rng: the source of randomness.
-      size: side of the result, in pixels.
+      size: height and width of the result, in pixels.
       scale, ratio: see `crop_box`.
-      interpolation: a key of INTERPOLATIONS; in the style of TensorFlow 'bilinear' or 'bicubic'.
-      style: whether to antialias, as Pillow does, or not, as TensorFlow: see `interpolate`.
+      interpolation: a key of INTERPOLATIONS; for TensorFlow's styles only 'bilinear' or 'bicubic'.
+      style: decides whether to antialias, as Pillow does (`resize`), or not, as TensorFlow does (`interpolate`).
 
     Returns:
       uint8 [size, size, 3].
     """
     image = _pillow(image)
-    # Cropped first: Pillow's resize(box=...) lets the filter see pixels outside the box, and torchvision does not.
+    # Crop first, as torchvision does: with Pillow's resize(box=...) the filter would use pixels outside the box.
     crop = image.crop(crop_box(rng, image.height, image.width, scale, ratio, style))
     return (resize if style.pillow_crops else interpolate)(crop, size, interpolation)
 
 
 def resize(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
-    """The whole image as uint8 [size, size, 3], antialiased; the aspect ratio is not kept."""
+    """Resizes the whole image to uint8 [size, size, 3], antialiased; the aspect ratio is not kept."""
     return np.asarray(_pillow(image).resize((size, size), INTERPOLATIONS[interpolation]))
 
 
 def interpolate(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bicubic') -> np.ndarray:
-    """The whole image as uint8 [size, size, 3] without antialiasing, as TensorFlow's `resize` by default.
+    """Resizes the whole image to uint8 [size, size, 3] without antialiasing, as TensorFlow's `resize` does by default.
 
-    However much the image is reduced, each pixel is made of the four by four around its centre, or of the two by two if
-    'bilinear'. TensorFlow rounds nothing. These pixels travel as bytes: they are rounded, and overshoot is clipped.
+    At any scale, each output pixel depends on the 4x4 pixels around its center for 'bicubic', on 2x2 for 'bilinear'.
+    Unlike TensorFlow, the result is rounded and clipped to uint8.
     """
     x = np.asarray(image, np.float32)
     for _ in range(2):  # the rows, then the columns
@@ -186,9 +219,18 @@ def interpolate(image: np.ndarray | Image.Image, size: int, interpolation: str =
 def center_crop(
     image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear', style: Style = PIL
 ) -> np.ndarray:
-    """The evaluation crop: short side to size * 256 / 224, then the central square. uint8 [size, size, 3].
+    """The crop for evaluation: resizes the short side to size * 256 / 224, then cuts the central square.
 
-    Without antialiasing, in the style of SimCLR and BYOL, the crop comes first: 224 / 256 of the short side.
+    SimCLR's and BYOL's styles crop first, a square of 224 / 256 of the short side, and resize without antialiasing.
+
+    Args:
+      image: uint8 [H, W, 3], or a Pillow RGB image.
+      size: height and width of the result, in pixels.
+      interpolation: as in `random_resized_crop`.
+      style: as in `random_resized_crop`.
+
+    Returns:
+      uint8 [size, size, 3].
     """
     image = _pillow(image)
     if not style.pillow_crops:
@@ -196,26 +238,26 @@ def center_crop(
         left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
         return interpolate(image.crop((left, top, left + side, top + side)), size, interpolation)
     short = round(size * 256 / 224)
-    # torchvision's Resize cuts the long side down to an integer.
+    # torchvision's Resize rounds the long side down.
     factor = short / min(image.width, image.height)
     width = short if image.width <= image.height else math.floor(image.width * factor)
     height = short if image.height <= image.width else math.floor(image.height * factor)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    # A panorama would become a huge canvas of which only the middle is kept: resize just that middle (and the filter's
-    # environment, which resize(box=...) does see).
+    # Only the central square is resized, because a panorama would become a very large image first. With resize(box=...)
+    # the filter uses pixels outside the box, so the result is the same.
     inverse_x, inverse_y = image.width / width, image.height / height
-    right = min((left + size) * inverse_x, image.width)  # rounding must not lead outside
+    right = min((left + size) * inverse_x, image.width)  # rounding could exceed the width
     bottom = min((top + size) * inverse_y, image.height)
     box = (left * inverse_x, top * inverse_y, right, bottom)
     return np.asarray(image.resize((size, size), INTERPOLATIONS[interpolation], box=box))
 
 
 def _taps(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """The four pixels around the centre of each output pixel, int [size, 4], and their weights, float32 [size, 4]."""
+    """The four pixels around the center of each output pixel, int [size, 4], and their weights, float32 [size, 4]."""
     whole, part = np.divmod((2 * np.arange(size)[:, None] + 1) * length - size, 2 * size)
     tap = np.arange(-1, 3)
     at, distance = whole + tap, tap - part / (2 * size)
-    weights = crops.cubic(distance, np) if interpolation == 'bicubic' else crops.triangle(distance, np)
+    weights = cubic(distance, np) if interpolation == 'bicubic' else triangle(distance, np)
     weights = np.where((at >= 0) & (at < length), weights, 0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(at, 0, length - 1), weights.astype(np.float32)

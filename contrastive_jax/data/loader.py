@@ -1,8 +1,8 @@
-"""The host loader, for data that does not fit on the device: Grain decodes each image once and cuts all its crops.
+"""The loader on the host, for data that does not fit on the device: Grain decodes each image once and cuts its crops.
 
-Element k of the stream is one place in the order of training: (step, row of the global batch). Which image stands there
-and how it is cropped follow from (seed, step, row) alone, so starting at any step costs nothing, and a resumed run, or
-one on another number of hosts, sees identical crops. Crops leave as uint8; everything else happens on the device.
+Element k of a process's stream is one position in training, (step, row of the global batch). Its image and its crops
+depend only on (seed, step, row), so training can start at any step at no cost, and a resumed run, or a run on another
+number of hosts, gets identical crops. The crops are uint8; all other augmentation runs on the device.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ from contrastive_jax.errors import DataError, UserError
 
 Batch = dict[str, Any]
 
-# Unreadable images: what is tolerated before a run stops, since beyond that the data set itself is broken.
+# The run stops when more images than this are unreadable, because the data set itself is then damaged.
 MAX_BAD_FRACTION = 0.01
-MAX_BAD_FEW = 5  # however small the data set or early the step
+MAX_BAD_FEW = 5  # always tolerated, for small data sets and early steps
 MAX_BAD_IN_A_ROW = 10
 
 PREFETCH_BATCHES = 2
 
 
 class Bad(NamedTuple):
-    """An image that could not be read: which one, where it lies, and why."""
+    """An image that could not be read: its index, where it is stored, and the reason."""
 
     example: int
     file: str
@@ -40,14 +40,14 @@ class Bad(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """A function from a place in a process's stream to an example. Picklable, for worker processes.
+    """A function from a position in a process's stream to an example. Picklable, for worker processes.
 
     Attributes:
       source: the data.
-      batch_size: global.
+      batch_size: the global batch size.
       interpolation: a key of images.INTERPOLATIONS.
       style: a key of styles.STYLES.
-      process_index, process_count: the process holds one contiguous share of the rows of every global batch.
+      process_index, process_count: the process reads one contiguous part of the rows of each global batch.
     """
 
     source: Source
@@ -57,15 +57,22 @@ class Example:
     process_index: int
     process_count: int
 
-    def place(self, k: int) -> tuple[int, int]:
-        """The batch, from 0, and the row of the global batch that element k of this process's stream is."""
+    def position(self, k: int) -> tuple[int, int]:
+        """The batch, from 0, and the row in the global batch of element k of this process's stream."""
         local = self.batch_size // self.process_count
         return k // local, self.process_index * local + k % local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainExample(Example):
-    """The crops, index and label of the example at a place; `views` holds (size, area scale) for each crop."""
+    """The crops, index and label of a training example.
+
+    Attributes:
+      seed: the seed of order and crops.
+      start_step: the step of the first batch.
+      views: the size in pixels and the (smallest, largest) area fraction of each crop.
+      crop_ratio: (smallest, largest) width / height of the crops.
+    """
 
     seed: int
     start_step: int
@@ -73,11 +80,11 @@ class TrainExample(Example):
     crop_ratio: Sequence[float]
 
     def __call__(self, k: int) -> Batch:
-        batch, row = self.place(k)
+        batch, row = self.position(k)
         step = self.start_step + batch
         wanted = sampler.batch_index(self.seed, step, len(self.source), self.batch_size)[row]
         index, picture, label, bad = self.readable(int(wanted))
-        # The last word sets this apart from the order of the epoch, which is drawn from (seed, epoch).
+        # The last number makes this stream different from that of the epoch's order, (seed, epoch).
         rng = np.random.default_rng((self.seed, step, row, 1))
         style = STYLES[self.style]
         crops = tuple(
@@ -87,7 +94,7 @@ class TrainExample(Example):
         return {'crops': crops, 'index': index, 'label': label, 'bad': bad}
 
     def readable(self, index: int) -> tuple[int, Image.Image, int, tuple[Bad, ...]]:
-        """This example or, if its image is damaged, the next by index that is not: the same one in every run."""
+        """Reads this example or, if its image is damaged, the next readable one by index, the same in every run."""
         bad: list[Bad] = []
         for shift in range(min(MAX_BAD_IN_A_ROW + 1, len(self.source))):
             i = (index + shift) % len(self.source)
@@ -99,19 +106,24 @@ class TrainExample(Example):
                 return i, Image.fromarray(picture), label, tuple(bad)
         raise DataError(
             f'{len(bad)} images in a row cannot be read, from {bad[0].file} ({bad[0].reason}) to {bad[-1].file} -> '
-            'check the data and its permissions'
+            'check the files and their permissions'
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalExample(Example):
-    """The central crop of the example at a place among `indices`; nothing, marked by -1, past their end."""
+    """The center crop, index and label of an evaluation example; past the end of `indices`, a row marked with -1.
+
+    Attributes:
+      indices: int [m], the examples to read, in order.
+      image_size: height and width of the result, in pixels.
+    """
 
     indices: np.ndarray
     image_size: int
 
     def __call__(self, k: int) -> Batch:
-        batch, row = self.place(k)
+        batch, row = self.position(k)
         position = batch * self.batch_size + row
         bad: tuple[Bad, ...] = ()
         if position < len(self.indices):
@@ -125,7 +137,7 @@ class EvalExample(Example):
         return {'image': empty, 'index': -1, 'label': -1, 'bad': bad}
 
     def view(self, picture: np.ndarray) -> np.ndarray:
-        """Images of the right size pass; those of one square size in memory are resized, photographs centre-cropped."""
+        """Keeps images of the right size, resizes square images in memory, and center-crops all others."""
         if picture.shape[:2] == (self.image_size, self.image_size):
             return picture
         style = STYLES[self.style]
@@ -154,22 +166,23 @@ def train_batches(
 ) -> Iterator[Batch]:
     """This process's rows of the batches of steps start_step..stop_step-1.
 
-    Unreadable images are replaced by the next readable one by index, logged once each and counted; 'index' and 'label'
-    are those of the image shown. Close the iterator (`.close()`) to stop before its end.
+    An unreadable image is replaced by the next readable one by index, logged once and counted; 'index' and 'label' are
+    those of the image that is used. Close the iterator (`.close()`) to stop before its end.
 
     Args:
       source: the data.
-      seed: >= 0. With the step and the row, decides order and crops.
-      batch_size: global, divisible by process_count.
-      image_size: side of the crops in pixels; one for each view if they differ (multi-crop).
-      num_views: crops cut from each image.
-      crop_scale: (smallest, largest) area fraction; one pair for each view if they differ.
-      crop_ratio: (smallest, largest) width / height.
+      seed: at least 0. Seed, step and row determine the example and its crops.
+      batch_size: the global batch size, divisible by process_count.
+      image_size: height and width of the crops, in pixels; one for each view if they differ (multi-crop).
+      num_views: the number of crops of each image.
+      crop_scale: (smallest, largest) area of a crop, as a fraction of the image's; one pair for each view if they
+        differ.
+      crop_ratio: (smallest, largest) width / height of a crop.
       interpolation: a key of images.INTERPOLATIONS.
-      style: a key of styles.STYLES, which decides where crops lie and whether they are antialiased.
-      start_step, stop_step: global steps.
-      num_workers: 0 reads with threads of this process (decoding and resizing release Python's lock); n > 0 with n
-        processes, each making whole batches, for hosts with so many cores that the lock binds after all.
+      style: a key of styles.STYLES, which decides how boxes are drawn and whether crops are antialiased.
+      start_step, stop_step: the first step, and the step after the last.
+      num_workers: 0 reads with threads of this process (decoding and resizing release Python's global lock); n > 0
+        reads with n processes, each making whole batches, for hosts with so many cores that the lock limits threads.
       process_index, process_count: the process takes the rows [index * b, (index + 1) * b), b = batch_size / count.
 
     Yields:
@@ -180,12 +193,12 @@ def train_batches(
       DataError: too many images cannot be read, or a worker process died.
     """
     local = _local_batch_size(batch_size, process_count)
-    sampler.steps_per_epoch(len(source), batch_size)  # refuses too few images now, not inside a thread
+    sampler.steps_per_epoch(len(source), batch_size)  # raises for too few images here rather than inside a thread
     sizes = (image_size,) * num_views if isinstance(image_size, int) else tuple(image_size)
     scales = (tuple(crop_scale),) * num_views if np.ndim(crop_scale[0]) == 0 else tuple(crop_scale)
     if len(sizes) != num_views or len(scales) != num_views:
         raise UserError(
-            f'{num_views} views, {len(sizes)} crop sizes, {len(scales)} crop scales -> give one for each view'
+            f'{num_views} views have {len(sizes)} crop sizes and {len(scales)} crop scales -> give one for each view'
         )
     example = TrainExample(
         source=source,
@@ -213,20 +226,20 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """This process's rows of batches that hold every example of `indices` once, in order.
+    """This process's rows of batches that contain each example of `indices` once, in order.
 
-    Rows without an example have index -1, label -1 and a black image: those that fill the last batch, so that every
-    process takes the same number of steps, and unreadable images, which are logged and counted.
+    A row without an example has index -1, label -1 and a black image. Such rows fill the last batch, so that all
+    processes take the same number of steps, and replace unreadable images, which are logged and counted.
 
     Args:
       source: the data.
-      indices: int [m], what to read; None: everything.
-      image_size: side of the result in pixels. Images of this size pass unchanged; images in memory, all of one square
-        size, are resized whole; others are centre-cropped (`images.center_crop`).
-      batch_size: global, divisible by process_count.
+      indices: int [m], the examples to read; None reads all.
+      image_size: height and width of the result, in pixels. Images of this size are not changed; square images in
+        memory are resized as a whole; all others are center-cropped (`images.center_crop`).
+      batch_size: the global batch size, divisible by process_count.
       interpolation: a key of images.INTERPOLATIONS.
       style: a key of styles.STYLES, which decides whether resized images are antialiased.
-      process_index, process_count: as in train_batches.
+      process_index, process_count: as in `train_batches`.
 
     Yields:
       {'image': uint8 [b, size, size, 3], 'index': int32 [b], 'label': int32 [b]}.
@@ -259,12 +272,12 @@ def _local_batch_size(batch_size: int, process_count: int) -> int:
 
 
 def _batches(example: Any, count: int, local: int, num_workers: int, n: int) -> Iterator[Batch]:
-    """Runs `example` over range(count) ahead of the consumer, in order, stacked by `local`."""
+    """Runs `example` over range(count), in order and ahead of the consumer, and stacks each `local` results."""
     examples = grain.MapDataset.range(count).map(example)
     if num_workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own to start workers, also outside an absl program
-        # Slices of whole batches go to the processes: crops then travel in few, large pieces of shared memory.
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own absl flags to start workers, also in other programs
+        # Each worker process makes whole batches, so that crops are sent in few, large blocks of shared memory.
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=PREFETCH_BATCHES)
         stacked = examples.batch(local, drop_remainder=True, batch_fn=_stack).to_iter_dataset(ahead)
@@ -282,8 +295,8 @@ def _batches(example: Any, count: int, local: int, num_workers: int, n: int) -> 
         if 'Worker process' not in str(error):
             raise
         raise DataError(
-            f'a data loading process died: {error} -> exit code -9 is mostly too little memory, -7 a full /dev/shm; '
-            'use fewer, or threads: --config.data.workers=0'
+            f'a worker process of the data loader died: {error} -> use fewer data.workers, or 0 for threads (exit code '
+            '-9 usually means too little memory, -7 a full /dev/shm)'
         ) from error
     finally:
         iterator.close()
@@ -301,10 +314,10 @@ def _stack(examples: Sequence[Batch]) -> Batch:
 
 
 class Tally:
-    """Counts the different unreadable images that a process has met, logs each once, and stops the run at too many.
+    """Counts the unreadable images of a process, logs each once, and raises an error if there are too many.
 
     Args:
-      n: number of examples in the data, so that going round again does not thin the fraction out.
+      n: the number of examples in the data; in later epochs the fraction stays relative to n.
     """
 
     def __init__(self, n: int):
@@ -313,10 +326,14 @@ class Tally:
         self.bad: set[int] = set()
 
     def count(self, examples: int, bad: Sequence[Bad]) -> None:
-        """Takes note of one batch.
+        """Counts one batch.
+
+        Args:
+          examples: the number of examples in the batch.
+          bad: the unreadable images in it.
 
         Raises:
-          DataError: more than MAX_BAD_FRACTION of the images seen cannot be read, and more than MAX_BAD_FEW.
+          DataError: more than MAX_BAD_FEW images, and more than MAX_BAD_FRACTION of those seen, cannot be read.
         """
         self.seen += examples
         seen = min(self.seen, self.n)
@@ -324,9 +341,9 @@ class Tally:
             if example in self.bad:
                 continue
             self.bad.add(example)
-            logging.warning('cannot read image %s (%s): left out', file, reason)
+            logging.warning('cannot read image %s (%s); it is skipped', file, reason)
             if len(self.bad) > max(MAX_BAD_FEW, MAX_BAD_FRACTION * seen):
                 raise DataError(
                     f'{len(self.bad)} of {seen} images cannot be read, more than {MAX_BAD_FRACTION:.0%}; the last was '
-                    f'{file} ({reason}) -> mend or remove them; the log names each'
+                    f'{file} ({reason}) -> repair or remove them; the log names each'
                 )

@@ -1,8 +1,8 @@
-"""One deterministic order: which examples the batch of a step holds is a pure function of (seed, step).
+"""The order of the examples: the batch of a step is a pure function of (seed, step).
 
-So the position in the data is just the step. Resuming in mid-epoch is exact, also on another number of hosts, and there
-is no sampler state to save. Every example is used at most once an epoch, exactly once if the batch size divides n;
-otherwise the n % batch_size last examples of each epoch's order rest until the next epoch.
+The step is therefore the only state of the sampler: a run resumes exactly in the middle of an epoch, also on another
+number of hosts. Each epoch uses every example at most once, and exactly once if the batch size divides n; otherwise the
+last n % batch_size examples of the epoch's order are not used in that epoch.
 """
 
 import functools
@@ -12,22 +12,24 @@ import numpy as np
 from contrastive_jax.data.sources import DataSetupError
 
 
-@functools.lru_cache(maxsize=4)  # prefetching threads straddle two epochs
+@functools.lru_cache(maxsize=4)  # prefetching threads may be in two epochs at once
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of one epoch: a permutation of range(n), int64 [n], read-only. seed >= 0."""
+    """The order of one epoch: a permutation of range(n), int64 [n], read-only. `seed` must be at least 0."""
     order = np.random.default_rng((seed, epoch)).permutation(n)
-    order.flags.writeable = False  # the cache hands the same array to everyone
+    order.flags.writeable = False  # all callers share the cached array
     return order
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole batches in an epoch of n examples.
+    """The number of full batches in an epoch of n examples.
 
     Raises:
-      DataSetupError: there are fewer examples than one batch takes.
+      DataSetupError: there are fewer than `batch_size` examples.
     """
     if n < batch_size:
-        raise DataSetupError(f'{n} images < global batch {batch_size} -> use more images or --config.batch_size={n}')
+        raise DataSetupError(
+            f'{n} images are fewer than batch_size {batch_size} -> use more images, or a batch_size of at most {n}'
+        )
     return n // batch_size
 
 
@@ -35,13 +37,13 @@ def batch_index(seed: int, step: int, n: int, batch_size: int) -> np.ndarray:
     """The examples of one global batch.
 
     Args:
-      seed: of the order.
-      step: global training step, from 0.
-      n: number of examples.
-      batch_size: global batch size.
+      seed: the seed of the order.
+      step: the training step, from 0.
+      n: the number of examples in the data.
+      batch_size: the global batch size.
 
     Returns:
-      int64 [batch_size], read-only.
+      int64 [batch_size], indices of examples, read-only.
 
     Raises:
       DataSetupError: n < batch_size.
@@ -51,7 +53,7 @@ def batch_index(seed: int, step: int, n: int, batch_size: int) -> np.ndarray:
 
 
 def chunk_index(seed: int, start: int, stop: int, n: int, batch_size: int) -> np.ndarray:
-    """The batches of steps start..stop-1, for a compiled loop over many steps: int32 [stop - start, batch_size]."""
+    """The examples of the batches of steps start..stop-1: int32 [stop - start, batch_size]; see `batch_index`."""
     chunk = np.empty((stop - start, batch_size), np.int32)
     for row, step in enumerate(range(start, stop)):
         chunk[row] = batch_index(seed, step, n, batch_size)

@@ -1,8 +1,8 @@
-"""Data sets prepared by TensorFlow Datasets as `array_record`, read by name without TensorFlow and without a network.
+"""Data sets prepared by TensorFlow Datasets as `array_record`, read without TensorFlow and without network access.
 
-What is on disk is found by looking at the folders, before tensorflow_datasets is imported: it may ask a cloud bucket
-about data that is not there. Preparing a data set, or converting one from `tfrecord`, is the one thing that needs
-TensorFlow; the errors print the commands.
+The prepared data is found by listing folders, before tensorflow_datasets is imported, because that package may query a
+cloud bucket about data that is missing. Only preparing a data set, or converting one from `tfrecord`, needs TensorFlow;
+the errors print the commands.
 """
 
 import functools
@@ -19,50 +19,57 @@ from typing import Any
 import numpy as np
 
 from contrastive_jax.data import images
-from contrastive_jax.data.folder import DRAFT_FACTOR
-from contrastive_jax.data.sources import ArraySource, DataSetupError, Source, resolve_split, suggestion
+from contrastive_jax.data.sources import ArraySource, DataSetupError, Source
+from contrastive_jax.data.splits import resolve_split
 from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.rules import did_you_mean
 
-# Image data sets of the papers, to recognise a misspelt name; any other prepared data set works as well.
+# Image data sets of the papers, to suggest one for a misspelled name; any other prepared data set works as well.
 WELL_KNOWN = (
     'caltech101', 'cifar10', 'cifar100', 'dtd', 'fashion_mnist', 'food101', 'imagenet2012', 'imagenet2012_subset',
     'imagenet_resized', 'mnist', 'oxford_flowers102', 'oxford_iiit_pet', 'places365_small', 'stanford_dogs', 'stl10',
     'sun397', 'svhn_cropped',
 )  # fmt: skip
 
-# Images of one fixed size are decoded into memory up to here, so that they can live on the device. CIFAR is 0.15 GB.
+# Images of one fixed size are decoded into memory up to this size, so that they can be kept on the device. CIFAR takes
+# 0.15 GB.
 IN_MEMORY_BYTES = 1 << 30
 
-INSTALL = "pip install -e '.[tfds]'"
-PREPARE = f'{INSTALL} tensorflow apache-beam mlcroissant'  # what the scripts of tensorflow_datasets import
+INSTALL = 'pip install tensorflow-datasets'
+PREPARE = f'{INSTALL} tensorflow apache-beam mlcroissant'  # the scripts of tensorflow_datasets import these
 
 
 class TfdsSource(Source):
-    """Records of a split, read and decoded one by one.
+    """The records of one split, read and decoded one by one.
 
     Args:
       records: a `tfds.data_source` that leaves images encoded: record i is {'image': bytes, 'label': int, ...}.
-      name: for messages.
-      classes: names of the labels.
-      labelled: whether records have a label.
-      image_size: the largest crop to be cut, in pixels; much larger JPEGs are decoded at a reduced size.
+      name: the name in logs and messages.
+      classes: the names of the classes, indexed by label, or None.
+      labeled: whether the records have labels.
+      image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
     """
 
     def __init__(
-        self, records: Any, *, name: str, classes: tuple[str, ...] | None, labelled: bool, image_size: int = 224
+        self, records: Any, *, name: str, classes: tuple[str, ...] | None, labeled: bool, image_size: int = 224
     ):
         self.name = name
         self.classes = classes
         self._records = records
-        self._labelled = labelled
-        self._min_side = DRAFT_FACTOR * image_size
+        self._labeled = labeled
+        self._min_side = images.DRAFT_FACTOR * image_size
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int32 [n], or None. Reads every record when first asked: about a minute and all the bytes of ImageNet."""
-        if not self._labelled:
+        """int32 [n], or None. The first access reads every record; for ImageNet this takes about a minute."""
+        if not self._labeled:
             return None
         return np.array([int(record['label']) for record in map(self._records.__getitem__, range(len(self)))], np.int32)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of named classes: counting labels would read every record."""
+        return len(self.classes or ()) if self._labeled else 0
 
     def __len__(self) -> int:
         return len(self._records)
@@ -71,12 +78,12 @@ class TfdsSource(Source):
         return self.example(i)[0]
 
     def label(self, i: int) -> int:
-        return int(self._record(i)['label']) if self._labelled else -1
+        return int(self._record(i)['label']) if self._labeled else -1
 
     def example(self, i: int) -> tuple[np.ndarray, int]:
         record = self._record(i)
         image = images.decode(record['image'], min_side=self._min_side)
-        return image, int(record['label']) if self._labelled else -1
+        return image, int(record['label']) if self._labeled else -1
 
     def file_name(self, i: int) -> str:
         return f'{self.name}[{i}]'
@@ -88,49 +95,66 @@ class TfdsSource(Source):
     def _record(self, i: int) -> Any:
         try:
             return self._records[i]
-        except Exception as error:  # a damaged shard raises the readers' own types
+        except Exception as error:  # for a damaged shard, the readers raise exceptions of their own types
             raise images.ImageError(f'{type(error).__name__}: {error}') from error
 
 
 def load(name: str, path: str = '', split: str = 'train', image_size: int = 224) -> Source:
-    """Opens a split of a prepared data set.
+    """Opens one split of a prepared data set.
 
     Args:
-      name: '<name>', '<name>/<config>', each with ':<version>' if it is not to be the newest.
-      path: the data_dir; by default $TFDS_DATA_DIR, or ~/tensorflow_datasets.
-      split: a split of the data set, also a slice of one ('train[:10%]'); 'test' means 'validation' where there is no
-        'test'.
-      image_size: the largest crop to be cut, in pixels.
+      name: '<name>' or '<name>/<config>'; with ':<version>' for another version than the newest.
+      path: the data_dir; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: a split of the data set, a slice of one ('train[:10%]'), or 'all'. Evaluation splits replace each other:
+        where 'test' is missing or has no labels, 'validation' is read.
+      image_size: height and width of the largest crop, in pixels.
 
     Returns:
       An ArraySource for small images of one size, otherwise a TfdsSource.
 
     Raises:
-      UserError: no such name, config or split; tensorflow_datasets is not installed.
-      DataError: not prepared, or prepared in a format without random access.
+      UserError: an unknown name, config, version or split.
+      DataError: the data set is not prepared, its file format has no random access, or tensorflow_datasets is not
+        installed.
     """
     data_dir = Path(os.path.abspath(os.path.expanduser(path or os.environ.get('TFDS_DATA_DIR') or _DEFAULT_DIR)))
     folder = find(name, data_dir)
     if not list(folder.glob('*.array_record*')):
         raise DataSetupError(
-            f"'{folder}' is prepared without array_record files, so its examples cannot be read in any order -> "
+            f"'{folder}' is prepared without array_record files, which random access needs -> "
             f'{PREPARE} && python -m tensorflow_datasets.scripts.convert_format '
             f'--dataset_version_dir={folder} --out_file_format=array_record'
         )
     part, slice_ = re.fullmatch(r'([^\[]*)(.*)', split, re.DOTALL).groups()  # type: ignore[union-attr]
-    split = resolve_split(part, _splits(folder), f"'{folder}'") + slice_
     tfds = _import(folder)
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features
     if 'image' not in features:
-        raise DataError(f"'{folder}' has no feature 'image': it has {', '.join(features)} -> use an image data set")
-    records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        raise DataError(f"'{folder}' has no feature 'image', only {', '.join(features)} -> use an image data set")
+
+    def records_of(split: str) -> Any:
+        return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+
+    def is_labeled(split: str) -> bool:
+        """The test split of ImageNet and others has label -1 throughout: a few records tell."""
+        if 'label' not in features:
+            return False
+        records = records_of(split)
+        few = np.linspace(0, len(records) - 1, min(len(records), 8)).astype(int)
+        return any(int(records[int(i)]['label']) >= 0 for i in few)
+
+    available = _splits(folder)
+    if split == 'all':
+        split = '+'.join(available)
+    else:
+        split = resolve_split(part, available, f"'{folder}'", is_labeled) + slice_
+    records = records_of(split)
     names = getattr(features['label'], 'names', None) if 'label' in features else None
     source = TfdsSource(
         records,
         name=f'{name}:{split}',
         classes=tuple(names) if names else None,
-        labelled='label' in features,
+        labeled='label' in features,
         image_size=image_size,
     )
     height, width = tuple(features['image'].shape or (None, None))[:2]
@@ -143,30 +167,46 @@ _DEFAULT_DIR = os.path.join('~', 'tensorflow_datasets')
 
 
 def find(name: str, data_dir: Path) -> Path:
-    """The folder of the newest (or the named) version of a prepared data set, found without tensorflow_datasets."""
+    """The folder of a prepared data set, found without tensorflow_datasets.
+
+    Args:
+      name: '<name>' or '<name>/<config>'; with ':<version>' for another version than the newest.
+      data_dir: the folder that holds the prepared data sets.
+
+    Raises:
+      UserError: an unknown name, config or version.
+      DataError: the data set is not prepared.
+    """
     base, version = name.partition(':')[::2]
     dataset, config = base.partition('/')[::2]
     prepared = _prepared(data_dir)
     if dataset not in prepared:
-        near = suggestion(dataset, [*prepared, *WELL_KNOWN])
-        if not dataset or ('did you mean' in near and dataset not in WELL_KNOWN):
-            raise UserError(f'unknown TFDS data set {dataset!r}{near}')
+        known = list(dict.fromkeys([*prepared, *WELL_KNOWN]))
+        near = did_you_mean(dataset, known)
+        if not dataset or (near and dataset not in WELL_KNOWN):
+            raise UserError(f'TFDS data set {dataset!r} is unknown{near} -> choose from {", ".join(known)}')
         raise DataSetupError(_how_to_prepare(dataset, config, data_dir, prepared))
     configs = prepared[dataset]
     if not config and '' not in configs and len(configs) > 1:
-        raise UserError(f"'{dataset}' has several configs -> set --config.data.name={dataset}/<config>, one of "
-                        f'{", ".join(sorted(configs))}')  # fmt: skip
+        choices = ', '.join(f'{dataset}/{config}' for config in sorted(configs))
+        raise UserError(f"TFDS data set '{dataset}' has several configs -> set data.name to one of {choices}")
     chosen = config if config or '' in configs else next(iter(configs))
     if chosen not in configs:
-        raise UserError(f"'{dataset}' is not prepared with config {config!r}{suggestion(config, sorted(configs))}")
+        raise UserError(
+            f"TFDS data set '{dataset}' is not prepared with config {config!r}{did_you_mean(config, configs)} -> "
+            f'choose from {", ".join(sorted(configs))}'
+        )
     versions = {folder.name: folder for folder in configs[chosen]}
     if version and version not in versions:
-        raise UserError(f"'{base}' is not prepared in version {version!r}{suggestion(version, sorted(versions))}")
+        raise UserError(
+            f"TFDS data set '{base}' is not prepared in version {version!r}{did_you_mean(version, versions)} -> "
+            f'choose from {", ".join(sorted(versions))}'
+        )
     return versions[version] if version else max(versions.values(), key=_version_number)
 
 
 def _prepared(data_dir: Path) -> dict[str, dict[str, list[Path]]]:
-    """Every prepared data set in data_dir: {name: {config or '': [version folders]}}."""
+    """All prepared data sets in data_dir: {name: {config or '': [version folders]}}."""
     found: dict[str, dict[str, list[Path]]] = {}
     for depth in ('*/*', '*/*/*'):
         for info in sorted(data_dir.glob(f'{depth}/dataset_info.json')):
@@ -199,15 +239,15 @@ def _how_to_prepare(dataset: str, config: str, data_dir: Path, prepared: dict[st
     return (
         f"TFDS data set '{dataset}' is not prepared: looked for '{data_dir / dataset}/.../dataset_info.json'; "
         f"'{data_dir}' {held}{'' if _installed() else ', and tensorflow_datasets is not installed'} -> {PREPARE} && "
-        f'{build}{manual}; or set --config.data.path to the data_dir that holds it'
+        f'{build}{manual}; or set data.path to the data_dir that holds it'
     )
 
 
 def _installed() -> bool:
-    """Whether tensorflow_datasets is there, without importing it."""
+    """Whether tensorflow_datasets is installed; it is not imported."""
     try:
         return importlib.util.find_spec('tensorflow_datasets') is not None
-    except ValueError:  # imported already, by other means than a file
+    except ValueError:  # the module is imported but has no spec, as modules made in memory
         return True
 
 
@@ -216,7 +256,7 @@ def _import(folder: Path) -> ModuleType:
         import tensorflow_datasets
     except ImportError as error:
         needs = f"'{folder}' is prepared, but reading it needs tensorflow_datasets ({error})"
-        raise UserError(f'{needs} -> {INSTALL}') from error
+        raise DataSetupError(f'{needs} -> {INSTALL}') from error
     return tensorflow_datasets
 
 
@@ -228,7 +268,7 @@ def _in_memory(source: TfdsSource) -> ArraySource:
             raise DataError(f'{source.name}: an image cannot be read: {error} -> prepare the data again') from error
     return ArraySource(
         np.stack(pictures),
-        np.array(labels) if source._labelled else None,
+        np.array(labels) if source._labeled else None,
         name=source.name,
         classes=source.classes,
     )

@@ -1,1 +1,1 @@
-"""Devices and hosts: collectives, one step on many devices, the connection of several processes."""
+"""Devices and hosts: collectives, running a per-device step on many devices, and connecting several processes."""

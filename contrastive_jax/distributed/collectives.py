@@ -1,7 +1,8 @@
-"""Collectives over a mapped device axis that also work without one. They need jax alone, so losses can use them.
+"""Collectives over a mapped device axis that also work without one. They need jax alone, so that losses can use them.
 
-A step is written once, for one device; `axis_name=None` means that the whole batch is on this device. Under an axis, a
-loss is the mean over the local examples; the `pmean` of the loss and of its gradients equals those of the whole batch.
+A step is written once, for one device. `axis_name=None` means that the whole batch is on this device. Under an axis, a
+loss is the mean over the local examples; the `pmean` of the loss and of its gradients equals the loss and the gradients
+of the whole batch.
 """
 
 from functools import partial
@@ -11,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-PyTree = Any
+PyTree = Any  # a nested structure of arrays; mypy has no type for it
 
 
 def axis_size(axis_name: str | None) -> int:
-    """Number of devices along the axis; 1 when all of the batch is here."""
+    """Number of devices along the axis; 1 without an axis."""
     return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
 def axis_index(axis_name: str | None) -> Array | int:
-    """Position of this device along the axis, 0 without one."""
+    """Index of this device along the axis; 0 without an axis."""
     return 0 if axis_name is None else lax.axis_index(axis_name)
 
 
@@ -40,12 +41,12 @@ def pmax(x: Array, axis_name: str | None) -> Array:
 
 
 def all_gather(x: Array, axis_name: str | None) -> Array:
-    """The rows of all devices: local [b, ...] -> global [B, ...], in device order. Differentiable."""
+    """Concatenates the rows of all devices, in device order: local [b, ...] -> global [B, ...]. Differentiable."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
 def reversed_rows(x: Array, axis_name: str | None) -> Array:
-    """This device's rows of the global batch in reverse order: local [b, ...] -> local [b, ...]. Differentiable."""
+    """Reverses the rows of the global batch: local [b, ...] -> this device's new rows [b, ...]. Differentiable."""
     if axis_name is not None:
         n = axis_size(axis_name)
         x = lax.ppermute(x, axis_name, [(i, n - 1 - i) for i in range(n)])
@@ -53,7 +54,7 @@ def reversed_rows(x: Array, axis_name: str | None) -> Array:
 
 
 def psum_scatter(x: Array, axis_name: str | None) -> Array:
-    """Sum over the devices, each keeping its own rows: [B, ...] -> [b, ...]. Differentiable."""
+    """Sums over the devices and returns this device's rows of the sum: [B, ...] -> [b, ...]. Differentiable."""
     return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
 
 
@@ -63,17 +64,17 @@ def positions(b: int, axis_name: str | None) -> Array:
 
 
 def local_rows(x: Array, axis_name: str | None) -> Array:
-    """This device's rows [b, ...] of an array [B, ...] that every device holds whole."""
+    """This device's rows [b, ...] of an array [B, ...] that is the same on all devices."""
     b = x.shape[0] // axis_size(axis_name)
     return lax.dynamic_slice_in_dim(x, axis_index(axis_name) * b, b)
 
 
 def example_keys(key: Array, position: Array) -> Array:
-    """A random key for every example, by its position in the global batch: the device count changes nothing.
+    """A random key for each example, which does not depend on the number of devices.
 
     Args:
-      key: one typed key.
-      position: int32[b] positions in the global batch.
+      key: a typed key, the same on all devices.
+      position: int32[b] positions of the examples in the global batch.
 
     Returns:
       Typed keys [b].

@@ -1,11 +1,12 @@
-"""The devices of a run, and how a per-device step is run on all of them: jit(shard_map) or pmap.
+"""The devices of a run, and how a per-device step runs on all of them: jit(shard_map) or pmap.
 
-The state has one of two layouts: the *global* layout (the shapes that one device would have; checkpoints hold it) and,
-under pmap, the *stacked* layout with a leading device axis.
+Arrays have one of two layouts. In the *global* layout their shapes are those that one device would have; checkpoints
+use it. In the *stacked* layout, which pmap uses, they have an additional leading device axis.
 """
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.errors import UserError
 
 AXIS = 'data'
 REPLICATED = PartitionSpec()
@@ -24,11 +26,12 @@ SHARDED = PartitionSpec(AXIS)
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of a run, and how a per-device function is run on them.
+    """The devices of a run, and how a per-device function runs on them.
 
     Attributes:
       mesh: one axis, 'data', over all devices of all processes.
-      mode: 'jit' runs jit(shard_map); 'pmap' runs jax.pmap, the option people know.
+      mode: 'jit' runs jit(shard_map), with arrays in the global layout; 'pmap' runs jax.pmap, with arrays in the
+        stacked layout.
     """
 
     mesh: Mesh
@@ -52,26 +55,29 @@ class Devices:
 
         Args:
           step: a function of per-device arrays that uses collectives over 'data'.
-          in_specs: for each argument a pytree prefix of PartitionSpecs.
-          out_specs: likewise for the result. Under pmap results keep the stacked layout.
-          donate: arguments whose buffers the result may take over.
+          in_specs: a pytree prefix of PartitionSpecs for each argument.
+          out_specs: a pytree prefix of PartitionSpecs for the result.
+          donate: positions of the arguments whose buffers may be reused for the result.
 
         Returns:
-          A function of arrays in this mode's layout (`place` makes it).
+          A function of arrays in this mode's layout (see `place`), which returns arrays in this mode's layout.
         """
         if self.mode == 'pmap':
             return jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=list(self.mesh.devices.flat))
-        # check_vma=False is pmap's meaning of a gradient: with checking on, gradients of replicated parameters arrive
-        # already summed, and a further pmean leaves them too large by the number of devices.
+        # With check_vma=False gradients are local, as under pmap. With checking on, gradients of replicated parameters
+        # are already summed over the devices, and a pmean leaves them too large by the number of devices.
         mapped = jax.shard_map(step, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return jax.jit(mapped, donate_argnums=donate)
 
     def place(self, tree: PyTree, specs: PyTree) -> PyTree:
-        """Brings a pytree of the global layout onto the devices in this mode's layout.
+        """Puts arrays on the devices, in this mode's layout.
 
         Args:
-          tree: arrays in the global layout, the same in every process.
+          tree: a pytree of arrays in the global layout, the same in every process.
           specs: a pytree prefix of PartitionSpecs.
+
+        Returns:
+          The pytree of arrays in this mode's layout.
         """
         shardings = self.shardings(tree, specs)
         put = jax.tree.map(self._put, tree, shardings)
@@ -82,16 +88,16 @@ class Devices:
         return jax.tree.unflatten(structure, _stack_jit(self.mesh, leaf_specs)(leaves))
 
     def collect(self, tree: PyTree, specs: PyTree) -> PyTree:
-        """The inverse of `place`: device arrays in the global layout, as a checkpoint wants them."""
+        """The inverse of `place`: device arrays in the global layout, as checkpoints hold them."""
         if self.mode == 'jit':
             return tree
         leaves, structure = jax.tree.flatten(tree)
         leaf_specs = tuple(jax.tree.leaves(_broadcast(specs, tree), is_leaf=_is_spec))
-        unstacked = _unstack_jit(self.mesh, leaf_specs)([self._whole(x) for x in leaves])
+        unstacked = _unstack_jit(self.mesh, leaf_specs)([self._join_processes(x) for x in leaves])
         return jax.tree.unflatten(structure, unstacked)
 
     def place_rows(self, tree: PyTree) -> PyTree:
-        """Brings this process's rows of a global batch onto its devices, split by rows."""
+        """Puts this process's rows of a global batch on its devices, split by rows."""
         n_local = self.count // jax.process_count()
 
         def put(x: np.ndarray) -> Array:
@@ -102,17 +108,17 @@ class Devices:
         return jax.tree.map(put, tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """Replicated results as numpy arrays. Waits for them."""
+        """Returns replicated results as numpy arrays; waits until they are computed."""
         one_shard = jax.tree.map(lambda x: x.addressable_data(0), tree)
         host = jax.device_get(one_shard)
         return jax.tree.map(lambda x: x[0], host) if self.mode == 'pmap' else host
 
     def shardings(self, tree: PyTree, specs: PyTree) -> PyTree:
-        """The sharding of every leaf in the global layout, from a pytree prefix of PartitionSpecs."""
+        """The sharding of each leaf in the global layout, from a pytree prefix of PartitionSpecs."""
         return jax.tree.map(self.sharding, _broadcast(specs, tree), is_leaf=_is_spec)
 
-    def _whole(self, x: Array) -> Array:
-        """In several processes pmap gives each its own part of a stacked array, [local devices, ...]; joins them."""
+    def _join_processes(self, x: Array) -> Array:
+        """Joins the parts of a stacked array: under pmap each process has its own, [local devices, ...]."""
         if x.shape[0] == self.count:
             return x
         parts = [shard.data for shard in x.addressable_shards]
@@ -128,8 +134,21 @@ class Devices:
 
 
 def find_devices(mode: Literal['jit', 'pmap'] = 'jit', count: int | None = None) -> Devices:
-    """All devices of all processes (or the first `count`) on one 'data' axis."""
-    chosen = jax.devices()[:count]
+    """All devices of all processes (or the first `count`) on one 'data' axis.
+
+    Raises:
+      UserError: jax finds no device, for example because JAX_PLATFORMS names hardware that is not there.
+    """
+    try:
+        chosen = jax.devices()[:count]
+    except (RuntimeError, AssertionError) as error:  # some versions of jax assert that there is a backend
+        reason = ' '.join(str(error).split())
+        given = {name: os.environ[name] for name in ('JAX_PLATFORMS', 'XLA_FLAGS') if os.environ.get(name)}
+        settings = ' '.join(f'{name}={value}' for name, value in given.items()) or 'nothing set'
+        raise UserError(
+            f'jax finds no device with {settings}{": " + reason if reason else ""}',
+            remedy=f'unset {" and ".join(given)}, or set JAX_PLATFORMS=cpu' if given else 'set JAX_PLATFORMS=cpu',
+        ) from error
     auto = (jax.sharding.AxisType.Auto,)  # make_mesh's default, explicit axes, types arrays by their sharding
     return Devices(jax.make_mesh((len(chosen),), (AXIS,), axis_types=auto, devices=chosen), mode)
 
@@ -139,7 +158,7 @@ def _is_spec(x: Any) -> bool:
 
 
 def _broadcast(specs: PyTree, tree: PyTree) -> PyTree:
-    """Spreads a pytree prefix of specs over the whole tree."""
+    """Expands a pytree prefix of specs to one spec for each leaf of the tree."""
     return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: spec, part), specs, tree, is_leaf=_is_spec)
 
 
@@ -147,9 +166,9 @@ def _sharded_dim(spec: PartitionSpec) -> int | None:
     return next((dim for dim, name in enumerate(spec) if name == AXIS), None)
 
 
-@functools.lru_cache(maxsize=8)  # compiled once, however often a step is given its orders
+@functools.lru_cache(maxsize=8)  # so that `place` compiles once for all calls
 def _stack_jit(mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Callable[[list[Array]], list[Array]]:
-    """The leaves of a pytree in the global layout -> those of the stacked one."""
+    """A compiled function from the leaves of a pytree in the global layout to those in the stacked layout."""
     n = mesh.size
 
     def stack(x: Array, spec: PartitionSpec) -> Array:
@@ -165,7 +184,7 @@ def _stack_jit(mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Callable[[list[A
 
 @functools.lru_cache(maxsize=8)
 def _unstack_jit(mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Callable[[list[Array]], list[Array]]:
-    """The leaves of a stacked pytree -> those of the global layout."""
+    """A compiled function from the leaves of a pytree in the stacked layout to those in the global layout."""
 
     def unstack(x: Array, spec: PartitionSpec) -> Array:
         dim = _sharded_dim(spec)

@@ -1,4 +1,4 @@
-"""Several processes: how they are connected, before any other use of jax."""
+"""Connecting the processes of a run, and the cache of compiled programs."""
 
 import importlib.util
 import os
@@ -10,31 +10,41 @@ from contrastive_jax.errors import UserError
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connects the processes of a run. It must come before any other use of jax.
+    """Connects the processes of a run. Call it before any other use of jax.
+
+    Without arguments, the settings are read from the environment (Cloud TPU, Slurm, Open MPI); if there are none, this
+    is the only process, and nothing is done.
 
     Args:
-      coordinator: host:port of process 0; None: taken from the environment (Cloud TPU, Slurm, Open MPI), if any.
-      num_processes: number of processes; None with `coordinator` None.
-      process_id: number of this process, from 0; None with `coordinator` None.
+      coordinator: address host:port of process 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
-      UserError: some of the three given and some not, or the coordinator cannot be reached.
+      UserError: only some of the three are given, or the coordinator cannot be reached.
     """
-    given = (coordinator, num_processes, process_id)
+    given = {'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id}
+    missing = [name for name, value in given.items() if value is None]
     managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
     on_tpu = importlib.util.find_spec('libtpu') is not None and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
-    if all(x is None for x in given) and not managed and not on_tpu and 'JAX_COORDINATOR_ADDRESS' not in os.environ:
+    if len(missing) == 3 and not managed and not on_tpu and 'JAX_COORDINATOR_ADDRESS' not in os.environ:
         return
-    if any(x is None for x in given) and any(x is not None for x in given):
-        raise UserError('give all of --coordinator_address, --num_processes and --process_id, or none of them')
+    if 0 < len(missing) < 3:
+        raise UserError(f'{" and ".join(missing)} missing -> give all of {", ".join(given)}, or none of them')
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except Exception as error:
-        where = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', 'found from the environment')
-        raise UserError(f'cannot connect the hosts (coordinator {where}): {" ".join(str(error).split())}') from error
+        where = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', 'address from the environment')
+        raise UserError(
+            f'cannot connect the hosts (coordinator {where}): {" ".join(str(error).split())} -> check that process 0 '
+            'runs and that all hosts can reach its address'
+        ) from error
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a second start compiles nothing; a user's own cache folder is kept."""
+    """Stores compiled programs in ~/.cache/contrastive_jax/xla, so that a second start need not compile them again.
+
+    The environment variable JAX_COMPILATION_CACHE_DIR, if set, takes precedence.
+    """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))

@@ -77,9 +77,22 @@ class OnlineFeatures:
         self.train, self.test = train, train if test is None else test
         self._train_ids = evenly_spaced(len(train), max_train)
         self._test_ids = evenly_spaced(len(self.test), max_test)
-        self.classes = number_of_classes(train, test, self._train_ids, self._test_ids)
+        self.unmeasured = why_unmeasured(train, test, self._train_ids, self._test_ids)
         self._step: int | None = None
         self._features: Features | None = None
+
+    def labeled(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+        """Features and labels of the training images and of the held-out images that have a label.
+
+        Returns:
+          float32[n, D], int[n], float32[m, D], int[m], and the number of classes. Held-out images of classes that the
+          training images lack stay: they count as errors.
+        """
+        assert self.train.labels is not None and self.test.labels is not None and not self.unmeasured
+        y, y_test = self.train.labels[features.train_ids], self.test.labels[features.test_ids]
+        rows, rows_test = y >= 0, y_test >= 0
+        classes = 1 + max(int(y.max()), int(y_test.max()))
+        return features.train[rows], y[rows], features.test[rows_test], y_test[rows_test], classes
 
     def at(self, step: int, params: PyTree, stats: PyTree) -> Features:
         """Computes the features at a step, or returns the cached ones.
@@ -98,10 +111,25 @@ class OnlineFeatures:
         return self._features
 
 
+def why_unmeasured(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> str:
+    """Why these examples cannot tell an accuracy; '' if they can. Examples without a label (-1) are left out of it."""
+    if test is None:
+        return 'the data has no held-out images'
+    if train.labels is None or test.labels is None:
+        return f'the {"training" if train.labels is None else "held-out"} images have no labels'
+    known, asked = (np.unique(x[x >= 0]) for x in (train.labels[train_ids], test.labels[test_ids]))
+    if len(known) < 2:
+        return f'the training images are of {len(known)} class{"" if len(known) == 1 else "es"}'
+    if not np.isin(asked, known).any():
+        return 'no held-out image belongs to a class of the training images'
+    return ''
+
+
 def number_of_classes(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> int:
-    """The number of classes of these examples; 0 if an example of either split has no label."""
-    if test is None or train.labels is None or test.labels is None:
+    """Number of classes of these examples; 0 where one of them has no label, or `why_unmeasured` has a reason."""
+    if test is None or why_unmeasured(train, test, train_ids, test_ids):
         return 0
+    assert train.labels is not None and test.labels is not None
     labels = np.concatenate([train.labels[train_ids], test.labels[test_ids]])
     return int(labels.max()) + 1 if labels.min() >= 0 else 0
 

@@ -1,21 +1,14 @@
-"""Signals of collapse: numbers that tell, without labels, whether the features still say different things.
+"""Signals of collapse: measures, without labels, of how different the features of different images are.
 
 All take features [B, D] and return a scalar of at least float32; they may run inside a compiled step. A zero vector
-counts as a zero vector, not as NaN.
+counts as a zero vector, not as NaN. The third signal, `feature_std`, is in losses/collapse.py, because training logs
+it too.
 """
 
 import jax.numpy as jnp
 from jax import Array
 
-
-def feature_std(x: Array) -> Array:
-    """Spread of the L2-normalised features [B, D]: 1 = all over the sphere, 0 = all the same (total collapse).
-
-    The mean over dimensions of the standard deviation over the batch, times sqrt(D).
-    Chen & He, "Exploring Simple Siamese Representation Learning" (2021), section 4.1 and figure 2.
-    """
-    z = _normalize(x)
-    return jnp.mean(jnp.std(z, axis=0)) * jnp.sqrt(jnp.asarray(z.shape[1], z.dtype))
+from contrastive_jax.losses.numerics import at_least_float32, normalize
 
 
 def effective_rank(x: Array, epsilon: float = 1e-7) -> Array:
@@ -24,7 +17,7 @@ def effective_rank(x: Array, epsilon: float = 1e-7) -> Array:
     x: [B, D], neither centered nor normalized. Garrido et al., "RankMe: Assessing the Downstream Performance of
     Pretrained Self-Supervised Representations by Their Rank" (2023), equation 1. Estimates need B well above D.
     """
-    singular_values = jnp.linalg.svd(_wide(x), compute_uv=False)
+    singular_values = jnp.linalg.svd(at_least_float32(x), compute_uv=False)
     p = singular_values / jnp.maximum(singular_values.sum(), 1e-30) + epsilon
     return jnp.exp(-jnp.sum(p * jnp.log(p)))
 
@@ -40,18 +33,9 @@ def uniformity(x: Array, t: float = 2.0) -> Array:
     """
     if len(x) < 2:
         raise ValueError(f'uniformity is a mean over pairs: needs at least 2 examples, got {len(x)}')
-    z = _normalize(x)
+    z = normalize(x)
     squares = jnp.sum(z**2, axis=1)
     dots = jnp.matmul(z, z.T, precision='highest')
     distance2 = jnp.maximum(squares[:, None] + squares - 2 * dots, 0)  # |a|^2 + |b|^2 - 2ab, rounding kept from below 0
     pairs = ~jnp.eye(len(z), dtype=bool)
     return jnp.log(jnp.mean(jnp.exp(-t * distance2), where=pairs))
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _normalize(x: Array) -> Array:
-    x = _wide(x)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)

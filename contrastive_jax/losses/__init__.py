@@ -1,8 +1,8 @@
-"""Losses: arrays in, scalar out. They need jax alone, and may be used in any project.
+"""Losses: pure functions of arrays. They need jax alone, and can be used in any project.
 
-Under a mapped axis (pmap, shard_map, vmap with axis_name) pass `axis_name`: every device gives its local rows, the
-value is the mean over the local examples, and the pmean of value and gradients equals those of the whole batch on one
-device.
+Under a mapped axis (pmap, shard_map, or vmap with axis_name) pass `axis_name`. Each device passes its local rows, and
+the value is the mean over the local examples. The pmean of the values and of their gradients equals the value and the
+gradient of the whole batch on one device.
 """
 
 from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence

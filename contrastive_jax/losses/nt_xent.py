@@ -1,9 +1,9 @@
-"""NT-Xent: a view must find the other one of its image among all views (SimCLR, arXiv 2002.05709, eq. 1).
+"""NT-Xent: each view is classified among all other views of the batch (SimCLR, arXiv 2002.05709, eq. 1).
 
     l(i, j) = -log( exp(z_i.z_j/T) / sum_{k != i} exp(z_i.z_k/T) )        k over the 2B views
 
-Every view is a query, and the gradient reaches it as a key, too: on the other devices as on its own. The official code
-sums the mean over the first views and the mean over the second, which is twice the paper's mean over all 2B.
+Every view is a query and a key, and gets gradients in both roles, from the queries of all devices. The official code
+adds the mean over the first views to the mean over the second views, which is twice the paper's mean over all 2B views.
 """
 
 import jax
@@ -12,17 +12,17 @@ from jax import Array
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.info_nce import ContrastiveOutput, negative_terms, similarities
-from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
+from contrastive_jax.losses.numerics import MASKED_LOGIT, TENSORFLOW_NORM_FLOOR, normalize
 
 
 def nt_xent(z1: Array, z2: Array, *, temperature: float, unit: bool = True, axis_name: str | None = None) -> Array:
-    """NT-Xent as in google-research/simclr: the mean over the first views plus the mean over the second.
+    """NT-Xent as in google-research/simclr: the mean over the first views plus the mean over the second views.
 
     Args:
       z1: [B, D] projections of the first views.
-      z2: [B, D] of the second views of the same images.
+      z2: [B, D] projections of the second views of the same images.
       temperature: > 0; 0.1 on ImageNet, 0.5 on CIFAR-10.
-      unit: L2-normalise them (the official `hidden_norm`).
+      unit: whether to L2-normalize the projections (the official `hidden_norm`).
       axis_name: the mapped device axis; projections are gathered over it.
 
     Returns:
@@ -36,13 +36,15 @@ def nt_xent(z1: Array, z2: Array, *, temperature: float, unit: bool = True, axis
 def nt_xent_with_memory(
     z1: Array, z2: Array, memory: Array, *, temperature: float, axis_name: str | None = None
 ) -> Array:
-    """NT-Xent with the projections of earlier batches as further negatives (SimCLR v2's memory, arXiv 2006.10029).
+    """NT-Xent with the projections of earlier batches as additional negatives (SimCLR v2's memory, arXiv 2006.10029).
+
+    z1, z2 and the memory are L2-normalized here. The memory gets no gradient.
 
     Args:
-      z1: [B, D] projections of the first views, L2-normalised here, as all three are.
-      z2: [B, D] of the second views of the same images.
-      memory: [..., D] the negatives, flattened over the leading axes; they get no gradient. Under an axis every device
-        gives its own part, which stays where it is.
+      z1: [B, D] projections of the first views.
+      z2: [B, D] projections of the second views of the same images.
+      memory: [..., D] the additional negatives; its leading axes are flattened. Under an axis each device passes its
+        own shard.
       temperature: > 0.
       axis_name: the mapped device axis.
 
@@ -50,49 +52,52 @@ def nt_xent_with_memory(
       Scalar, over the (local) examples, at least float32.
     """
     z1, z2, memory = (normalize(x, TENSORFLOW_NORM_FLOOR) for x in (z1, z2, memory))
-    found = nt_xent_terms(z1, z2, temperature=temperature, axis_name=axis_name)
-    found = add_negatives(found, jnp.concatenate([z1, z2]), memory, temperature=temperature, axis_name=axis_name)
-    return 2.0 * jnp.mean(found.loss)
+    terms = nt_xent_terms(z1, z2, temperature=temperature, axis_name=axis_name)
+    terms = add_negatives(terms, jnp.concatenate([z1, z2]), memory, temperature=temperature, axis_name=axis_name)
+    return 2.0 * jnp.mean(terms.loss)
 
 
 def nt_xent_terms(z1: Array, z2: Array, *, temperature: float, axis_name: str | None = None) -> ContrastiveOutput:
-    """Looks each view up among all others.
+    """The terms of `nt_xent`, from which its metrics are computed too.
 
     Args:
-      z1: [b, D] projections of the first views, as they are compared.
-      z2: [b, D] of the second views.
+      z1: [b, D] projections of the first views; they are not normalized here.
+      z2: [b, D] projections of the second views; they are not normalized here.
       temperature: > 0.
       axis_name: the mapped device axis.
 
     Returns:
-      A ContrastiveOutput of the 2b local views, the first ones first.
+      The ContrastiveOutput of the 2b local views: the b first views, then the b second views.
     """
     z = jnp.concatenate([z1, z2])  # [2b, D]
     all1, all2 = collectives.all_gather(z1, axis_name), collectives.all_gather(z2, axis_name)  # [B, D]
-    own = collectives.positions(z1.shape[0], axis_name)[:, None] == jnp.arange(all1.shape[0])  # [b, B]
-    none = jnp.zeros_like(own)
+    same_image = collectives.positions(z1.shape[0], axis_name)[:, None] == jnp.arange(all1.shape[0])  # [b, B]
+    none = jnp.zeros_like(same_image)
     logits = similarities(z, jnp.concatenate([all1, all2])) / temperature  # [2b, 2B]
-    itself = jnp.block([[own, none], [none, own]])
-    other = jnp.block([[none, own], [own, none]])
-    logits = jnp.where(itself, -1e9, logits)
+    itself = jnp.block([[same_image, none], [none, same_image]])  # [2b, 2B]
+    other_view = jnp.block([[none, same_image], [same_image, none]])
+    logits = jnp.where(itself, MASKED_LOGIT, logits)
     positive = jnp.tile(jnp.sum(z1 * z2, axis=-1) / temperature, 2)  # [2b]
-    hardest = jnp.max(jnp.where(other, -jnp.inf, jax.lax.stop_gradient(logits)), axis=-1)
+    hardest = jnp.max(jnp.where(other_view, -jnp.inf, jax.lax.stop_gradient(logits)), axis=-1)
     return ContrastiveOutput(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
 
 
 def add_negatives(
-    found: ContrastiveOutput, z: Array, negatives: Array, *, temperature: float, axis_name: str | None = None
+    terms: ContrastiveOutput, z: Array, negatives: Array, *, temperature: float, axis_name: str | None = None
 ) -> ContrastiveOutput:
-    """The same queries with more negatives.
+    """Adds the negatives of a dictionary to the terms of a contrastive loss.
 
     Args:
-      found: of the queries.
-      z: [b, D] the queries.
-      negatives: [..., D] this device's part of them; no gradient reaches it.
+      terms: the terms of the local queries.
+      z: [b, D] the local queries; they are not normalized here.
+      negatives: [..., D] this device's shard of the dictionary, not normalized here. It gets no gradient.
       temperature: > 0.
       axis_name: the mapped device axis.
+
+    Returns:
+      The terms of the same queries, with more negatives.
     """
     log_sum, hardest = negative_terms(z, negatives, temperature=temperature, axis_name=axis_name)
     return ContrastiveOutput(
-        found.positive_logit, jnp.logaddexp(found.logsumexp, log_sum), jnp.maximum(found.hardest_negative, hardest)
+        terms.positive_logit, jnp.logaddexp(terms.logsumexp, log_sum), jnp.maximum(terms.hardest_negative, hardest)
     )

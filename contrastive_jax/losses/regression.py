@@ -1,11 +1,11 @@
-"""Losses without negatives: a prediction of one view is brought near the target of the other (BYOL, SimSiam).
+"""Losses without negatives: the prediction from one view regresses the projection of the other (BYOL, SimSiam).
 
     BYOL, eq. 2 (arXiv 2006.07733)       || p/||p|| - z/||z|| ||^2  =  2 - 2 cos(p, z)
     SimSiam, eq. 1 (arXiv 2011.10566)    D(p, z)  =  -cos(p, z)
 
-They differ in a constant, a factor, and the floor of the norms. Both give one direction; BYOL sums the two, SimSiam
-averages them. No gradient flows into the target z, without which these methods collapse. There is nothing to gather:
-the pmean over devices is the loss of the whole batch.
+They differ in a constant, a factor and the norm floor. Each function computes one direction; BYOL sums both directions,
+SimSiam averages them. No gradient flows into z: without this stop-gradient the methods collapse. No collectives are
+needed: the pmean over the devices is the loss of the whole batch.
 """
 
 import jax.numpy as jnp
@@ -17,9 +17,11 @@ from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, TORCH_COSINE_
 def normalized_regression(p: Array, z: Array) -> Array:
     """Mean squared distance of unit vectors (BYOL's `regression_loss`), in [0, 4]; BYOL sums both directions.
 
+    p and z are L2-normalized here.
+
     Args:
-      p: [B, D] predictions of the online network, of one view.
-      z: [B, D] projections of the target network, of the other; stopped here.
+      p: [B, D] predictions of the online network from one view.
+      z: [B, D] projections of the target network from the other view. They get no gradient.
 
     Returns:
       Scalar, the mean over the (local) examples, at least float32.
@@ -29,11 +31,11 @@ def normalized_regression(p: Array, z: Array) -> Array:
 
 
 def negative_cosine(p: Array, z: Array) -> Array:
-    """-cos(p, z), in [-1, 1]; SimSiam averages both directions.
+    """Mean of -cos(p, z), in [-1, 1]; SimSiam averages both directions.
 
     Args:
-      p: [B, D] predictions, of one view.
-      z: [B, D] projections, of the other; stopped here.
+      p: [B, D] predictions from one view.
+      z: [B, D] projections of the other view. They get no gradient.
 
     Returns:
       Scalar, the mean over the (local) examples, at least float32.

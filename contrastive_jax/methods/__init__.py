@@ -1,5 +1,9 @@
-"""The methods, one paper family a file. A new one is a file, a config, a test, and a line in METHODS."""
+"""The methods, one file for each family of papers. To add one, see base.py; METHODS maps `method.name` to a class."""
 
+import dataclasses
+from typing import Any
+
+from contrastive_jax.errors import UserError
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cmc import CMC
@@ -14,6 +18,7 @@ from contrastive_jax.methods.mocov3 import MoCoV3
 from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
 from contrastive_jax.methods.simsiam import SimSiam
 from contrastive_jax.methods.swav import SwAV
+from contrastive_jax.rules import did_you_mean, import_named
 
 METHODS: dict[str, type[Method]] = {
     'moco': MoCo,
@@ -32,6 +37,36 @@ METHODS: dict[str, type[Method]] = {
     'swav': SwAV,
     'deepcluster': DeepCluster,
 }
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method by its name: a key of METHODS, or 'package.module:Class'.
+
+    Raises:
+      UserError: there is no such method, or the class is no `Method`.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ':' not in str(name):
+        raise UserError(
+            f'method.name {name!r} is unknown{did_you_mean(name, METHODS)} -> choose from {", ".join(METHODS)}, or '
+            "give a class of your own as 'package.module:Class'"
+        )
+    found = import_named('method.name', name)
+    if not (isinstance(found, type) and issubclass(found, Method) and dataclasses.is_dataclass(found)):
+        raise UserError(
+            f'method.name {name!r} is no method -> subclass contrastive_jax.methods.Method as a frozen dataclass'
+        )
+    return found
+
+
+def method_or_none(name: Any) -> type[Method] | None:
+    """As `find_method`, and None where there is no such method."""
+    try:
+        return find_method(str(name))
+    except UserError:
+        return None
+
 
 __all__ = [
     'BYOL',
@@ -52,4 +87,6 @@ __all__ = [
     'SimCLRMemory',
     'SimSiam',
     'SwAV',
+    'find_method',
+    'method_or_none',
 ]

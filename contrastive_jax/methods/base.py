@@ -1,14 +1,34 @@
-"""The contract between a method and the loop.
+"""The interface between a method and the training loop, and functions that many methods share.
 
-A method is a frozen dataclass: its fields are its hyper-parameters (the config section `config.method`, one to one) and
-its network, so `repr(method)` is the recipe and a typo raises. It holds no state. What it remembers goes in and comes
-out as a `MethodState` of unchanged structure, shapes and dtypes; asking for a loss changes nothing.
+A method is a frozen dataclass that inherits from `Method`. Its fields are a network and hyperparameters, the same ones
+as in the section `config.method`, so that a misspelled field raises an error and `repr(method)` shows all of them. It
+holds no arrays. Everything that changes during training is passed in and returned: the trained parameters, and a
+`MethodState` with everything else.
 
     params, state = method.init(rng, batch)                           once
-    loss, (state, metrics) = method.loss(params, state, batch, ...)   every step, differentiated in params
-    params, state = method.after_update(params, state, ...)           after the optimizer
+    loss, (state, metrics) = method.loss(params, state, batch, ...)   every step; gradients with respect to params
+    params, state = method.after_update(params, state, ...)           every step, after the optimizer
 
-Every method trains `params['encoder']`; evaluation needs nothing else.
+To write a method:
+
+1. Declare the dataclass, and set the class constants of `Method` that differ from their defaults. From these the config
+   check knows which networks and views the method can use.
+2. `init` returns the parameters and the state at step 0. `init_online` and `init_online_and_target` do this for most
+   methods. Every method trains `params['encoder']`, with the BN statistics `state.batch_stats['online']['encoder']`:
+   this is the encoder that is evaluated and exported.
+3. `loss` applies the networks in training mode (`project`, `predict` or `project_views`), computes a loss, and returns
+   it with the new state and metrics. The new state has the structure, shapes and dtypes of the old one. Gradients must
+   not flow through the state.
+4. Override `after_update` if something changes after the optimizer's step, such as a target network, and `check` to
+   reject illegal values of the fields.
+5. Add the class to `METHODS` in methods/__init__.py, write a config, and list the config in tests/runs.py:
+   tests/methods/test_contract.py then checks all of this.
+
+Many devices: `loss` runs on each device with the local examples, and the training loop averages losses, gradients and
+metrics over the devices. The averages must be those of the whole batch on one device. For this, pass `axis_name` on to
+networks and losses, and use `distributed.collectives` for everything else that depends on several examples. `rng` is
+the same on all devices; `collectives.example_keys` derives a key for each example from it. On return the state is the
+same on all devices, except the parts of the memory that `memory_spec` shards.
 """
 
 import abc
@@ -27,22 +47,33 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import ContrastiveOutput
-from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
 from contrastive_jax.rules import Rules
 
+# One device's part of a batch, as a method gets it: b local examples of the B in the global batch.
+#
+#   views     tuple of augmented images [b, H, W, 3], or grids of patches [b, R, C, p, p, 3]; global views first
+#   index     int32[b], the index of each example in the data set
+#   label     int32[b], the class of each example, -1 without labels
+#
+# and, if `Method.shuffles`:
+#
+#   shuffle   int32[B], a permutation of the global batch, the same on all devices
+#   shuffled  the views in shuffled order: at the global position i those of example shuffle[i]
 Batch = dict[str, Any]
 
 
 class MethodState(flax.struct.PyTreeNode):
-    """What a method remembers besides the trained parameters.
+    """Everything that a method keeps between steps, except the trained parameters.
 
     Attributes:
-      target: parameters no gradient reaches: the moving average. {} where unused.
-      batch_stats: {'online': ..., 'target': ...}: each network has its own BN statistics.
-      memory: queue or bank, named by the method; {} where unused.
+      target: parameters that are not trained by gradients, such as those of a moving average; {} if there are none.
+      batch_stats: BN statistics {'online': ..., 'target': ...}, separate for each network.
+      memory: a dict of arrays such as a queue or a memory bank, with names that the method chooses; {} if there are
+        none.
     """
 
     target: PyTree
@@ -50,27 +81,31 @@ class MethodState(flax.struct.PyTreeNode):
     memory: PyTree
 
 
+# What `Method.loss` returns: the loss, and as auxiliary output the new state and the metrics, which are scalars.
+LossOutput = tuple[Array, tuple[MethodState, dict[str, Array]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
-    """A way to learn an encoder. Subclasses are frozen dataclasses and are not subclassed further.
+    """A method of self-supervised learning. Subclasses are frozen dataclasses, and are not subclassed further.
 
-    Fields named `num_examples`, `steps_per_epoch` and `total_steps`, for methods that need to know them, are 0 in a
-    config: the data and the length of the training fill them in.
+    The module docstring says how to write one. Three fields have a special meaning where a method declares them:
+    `num_examples` (images in the training split), `steps_per_epoch` and `total_steps` are 0 in a config, and are set
+    when data and length of the training are known.
 
     Attributes:
-      network: encoder, projector and, where the method predicts, predictor.
-      has_predictor: class constant: whether the network has a predictor.
-      global_views: class constant: how many global views a batch may have.
-      multi_crop: class constant: whether local views may follow them.
-      patches: class constant: whether a view is a grid of patches.
-      concat_views: class constant: whether both views go through the network, and its batch norm, together.
-      split_encoder: class constant: whether the encoder is split in two (models.split).
-      supports_drop_path: class constant: whether the encoder may leave out branches in training.
-      shuffles: class constant: whether keys are encoded in shuffled order, in which case a batch carries 'shuffle' and
-        'shuffled' (see `loss`).
-      initializes_memory: class constant: whether `init_memory` sees all of the data before step 0, and `before_epoch`
-        is called.
-      memory_spec: class constant: a pytree prefix of PartitionSpecs for `state.memory`.
+      network: encoder, projector and, if `has_predictor`, predictor.
+      has_predictor: class constant; whether the network must have a predictor.
+      global_views: class constant; the numbers of global views that a batch may have.
+      multi_crop: class constant; whether a batch may have local views, which follow the global ones.
+      patches: class constant; whether views may be grids of patches instead of images.
+      concat_views: class constant; whether both views pass through the network in one batch, with common BN statistics.
+      split_encoder: class constant; whether the encoder consists of two (models/split.py).
+      supports_drop_path: class constant; whether the encoder may use stochastic depth.
+      initializes_memory: class constant; whether training begins with a pass over the data that calls `init_memory`,
+        and each epoch with a call of `before_epoch`.
+      memory_spec: class constant; a pytree prefix of PartitionSpecs for `state.memory`. Sharded arrays are split over
+        the devices; the default is that each device holds all of the memory.
     """
 
     network: Network
@@ -87,26 +122,29 @@ class Method(abc.ABC):
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
-        """Adds to `rules` what is wrong with the method's own values in a config. Nothing, unless a method says so.
+        """Adds to `rules` what is wrong with a config for this method. The default adds nothing.
 
-        Temperatures, momenta and what the class constants say are looked at already.
+        The types and ranges that the fields declare (`rules.field`) and the class constants are checked before; left
+        are rules of several fields, such as a queue that the batch size must divide.
         """
         del c, rules
 
     @property
     def shuffles(self) -> bool:
+        """Whether keys are encoded in shuffled order; then a batch has the entries 'shuffle' and 'shuffled'."""
         return False
 
     @abc.abstractmethod
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, MethodState]:
-        """Parameters and state at step 0.
+        """Returns the parameters and the state at step 0.
 
         Args:
           rng: a typed key.
-          batch: a global batch; only its shapes matter.
+          batch: 'views' of a global batch [B, H, W, 3]; only the shapes matter.
 
         Returns:
-          Trained parameters {'encoder': ..., ...} and the state, sharing no buffer.
+          Trained parameters {'encoder': ..., ...}, and the state. They must not share buffers, because both are donated
+          to the compiled step; see `copy`.
         """
 
     @abc.abstractmethod
@@ -119,38 +157,48 @@ class Method(abc.ABC):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[MethodState, dict[str, Array]]]:
-        """The loss of the local examples.
+    ) -> LossOutput:
+        """Computes the loss of the local examples.
 
         Args:
           params: trained parameters.
-          state: of the step before.
-          batch: 'views': tuple of [b, H, W, C], global views first; 'index': int32[b] example ids; 'label': int32[b].
-            If `shuffles`: 'shuffle': int32[B], a permutation of the global batch, and 'shuffled': the views of the
-            examples shuffle[i] at the local positions i.
-          rng: a key, the same on all devices.
-          progress: step / total steps in [0, 1].
-          axis_name: the mapped device axis; None when the whole batch is here.
+          state: the state after the previous step.
+          batch: the local part of a batch; see `Batch`.
+          rng: a typed key, the same on all devices, another one in each step.
+          progress: step / total steps, in [0, 1).
+          axis_name: the mapped device axis; None when the whole batch is on this device.
 
         Returns:
-          The mean over the local examples, the new state, and metrics (averaged over the devices by the caller).
+          loss, (state, metrics): the mean over the local examples, the new state, and scalars for the log, which the
+          caller averages over the devices.
         """
 
     def after_update(
         self, params: PyTree, state: MethodState, *, progress: Array | float
     ) -> tuple[PyTree, MethodState]:
-        """What moves after the optimizer's step. Nothing, unless a method says otherwise."""
+        """Changes the parameters or the state after the optimizer's step. By default it changes nothing.
+
+        Args:
+          params: trained parameters after the optimizer's step.
+          state: the state that `loss` returned.
+          progress: as for `loss`.
+
+        Returns:
+          The new parameters and the new state.
+        """
         del progress
         return params, state
 
     def init_memory(
         self, params: PyTree, state: MethodState, batch: Batch, *, axis_name: str | None = None
     ) -> MethodState:
-        """Before step 0, if `initializes_memory`: the untrained network is shown every batch of one epoch.
+        """Fills the memory before step 0, if `initializes_memory`. It is called for each batch of one epoch.
 
         Args:
-          params, batch, axis_name: as for `loss`.
-          state: of the batch before.
+          params: untrained parameters.
+          state: the state after the previous batch.
+          batch: the local part of a batch.
+          axis_name: as for `loss`.
 
         Returns:
           The new state.
@@ -158,11 +206,11 @@ class Method(abc.ABC):
         raise NotImplementedError
 
     def before_epoch(self, state: MethodState, *, rng: Array, axis_name: str | None = None) -> MethodState:
-        """At the start of every epoch, if `initializes_memory`; a part of its first step.
+        """Updates the state at the start of each epoch, if `initializes_memory`. It is a part of the first step.
 
         Args:
-          state: of the step before; in the first epoch that of `init_memory`.
-          rng: a key, the same on all devices.
+          state: the state after the previous step, or after `init_memory` in the first epoch.
+          rng: a typed key, the same on all devices.
           axis_name: as for `loss`.
 
         Returns:
@@ -171,15 +219,51 @@ class Method(abc.ABC):
         raise NotImplementedError
 
 
-def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    """Parameters and BN statistics of a network, from the shape of the first view.
+# ================================ initialization ================================
 
-    The network gets a key of its own, so that whatever else a method draws from `rng`, it starts from the same weights.
+
+def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    """Initializes the parameters and BN statistics of a network, for views of the shape of the first one.
+
+    The key is `fold_in(rng, 0)`, so that the weights do not depend on what else a method derives from `rng`.
     """
-    few = jax.tree.map(lambda x: x[:2], batch['views'][0])  # two examples: BN needs more than one
-    variables = network.init(jax.random.fold_in(rng, 0), few, train=True)
+    examples = jax.tree.map(lambda x: x[:2], batch['views'][0])  # BN needs more than one
+    variables = network.init(jax.random.fold_in(rng, 0), examples, train=True)
     variables = jax.tree.map(jnp.asarray, dict(variables))
-    return _plain(variables['params']), _plain(variables.get('batch_stats', {}))
+    return _as_dict(variables['params']), _as_dict(variables.get('batch_stats', {}))
+
+
+def init_online(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, MethodState]:
+    """Parameters and state of a method with one network; without target and memory."""
+    params, stats = init_network(network, rng, batch)
+    return params, MethodState(target={}, batch_stats={'online': stats}, memory={})
+
+
+def init_online_and_target(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, MethodState]:
+    """Parameters and state of a method whose target network starts as a copy of the online network; without memory.
+
+    The target has no predictor.
+    """
+    params, stats = init_network(network, rng, batch)
+    target, target_stats = copy((without_predictor(params), without_predictor(stats)))
+    return params, MethodState(target=target, batch_stats={'online': stats, 'target': target_stats}, memory={})
+
+
+def copy(tree: PyTree) -> PyTree:
+    """Copies all arrays. A target that starts equal to the online network needs its own buffers: both are donated."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def without_predictor(params: PyTree) -> PyTree:
+    """The parameters (or BN statistics) of the online network that a target network has: all but the predictor's."""
+    return {name: part for name, part in params.items() if name != 'predictor'}
+
+
+def _as_dict(tree: PyTree) -> PyTree:
+    return tree.unfreeze() if isinstance(tree, FrozenDict) else tree
+
+
+# ================================ networks in training mode ================================
 
 
 def apply(
@@ -191,21 +275,23 @@ def apply(
     method: str | Callable[..., Any] = '__call__',
     rngs: dict[str, Array] | None = None,
 ) -> tuple[Any, PyTree]:
-    """The network in training mode, in `network.chunks` pieces of the local batch.
+    """Applies a network in training mode, in `network.chunks` chunks of the local batch.
 
-    Pieces keep no activations: the backward pass computes those of one piece at a time anew, from its images
-    (GradCache, arXiv 2101.06983). The loss still sees the embeddings of the whole batch, so value and gradient stay the
-    same; that takes BN groups, if any, that lie within a piece.
+    With more than one chunk no activations are stored: the backward pass recomputes them for one chunk at a time from
+    its images (GradCache, arXiv 2101.06983). The loss has the embeddings of the whole batch, so that its value and
+    gradient do not change. BN groups, if any, must lie within a chunk.
 
     Args:
-      network, params, stats: what is applied, and its variables.
-      x: [b, ...], images or what the method takes.
+      network: the network.
+      params: its parameters.
+      stats: its BN statistics.
+      x: [b, ...] images, or other inputs of `method`.
       axis_name: the mapped device axis.
-      method: of the network, or a function of it and x.
-      rngs: keys for what the network draws by position; one piece only.
+      method: the name of a method of the network, or a function of the network and x.
+      rngs: keys for random operations of the network, such as drop path; not with several chunks.
 
     Returns:
-      What the method returns, and the new BN statistics.
+      The output of `method`, and the new BN statistics.
     """
 
     def forward(x: Array) -> tuple[Any, PyTree]:
@@ -213,18 +299,18 @@ def apply(
         out, new = network.apply(
             variables, x, train=True, axis_name=axis_name, method=method, rngs=rngs, mutable=['batch_stats']
         )
-        return out, _plain(new.get('batch_stats', {}))
+        return out, _as_dict(new.get('batch_stats', {}))
 
     if network.chunks == 1:
         return forward(x)
-    pieces = x.reshape(network.chunks, -1, *x.shape[1:])
-    out, new = lax.map(jax.checkpoint(forward, prevent_cse=False), pieces)  # in a loop nothing can be merged
-    # Every piece has moved the same old statistics towards its own: their mean has moved towards the batch's.
+    chunks = x.reshape(network.chunks, -1, *x.shape[1:])
+    out, new = lax.map(jax.checkpoint(forward, prevent_cse=False), chunks)  # not needed inside a loop
+    # Each chunk averages the same old statistics with its own, so the mean is the average with those of the batch.
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), out), jax.tree.map(lambda s: s.mean(0), new)
 
 
 def project(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
-    """z = projector(encoder(x)) in training mode: [b, D], and the new BN statistics."""
+    """Returns z = projector(encoder(x)) in training mode, [b, D], and the new BN statistics."""
     (_, z), stats = apply(network, params, stats, x, axis_name, 'project')
     return z, stats
 
@@ -232,14 +318,9 @@ def project(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name
 def predict(
     network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None
 ) -> tuple[tuple[Array, Array], PyTree]:
-    """z = projector(encoder(x)) and p = predictor(z) in training mode: [b, D] each, and the new BN statistics."""
+    """Returns z = projector(encoder(x)) and p = predictor(z) in training mode, [b, D] each; and new BN statistics."""
     (_, z, p), stats = apply(network, params, stats, x, axis_name)
     return (z, p), stats
-
-
-def step_of(progress: Array | float, total_steps: int) -> Array:
-    """The step, int32: progress is step / total_steps. Exact below four million steps, in float32."""
-    return jnp.round(jnp.asarray(progress) * total_steps).astype(jnp.int32)
 
 
 def project_views(
@@ -250,74 +331,76 @@ def project_views(
     axis_name: str | None,
     drop_path: Array | None = None,
 ) -> tuple[Array, PyTree]:
-    """Projections of the views of multi-crop in training mode: an encoder's pass for each size, one of the projector.
+    """Projects multi-crop views in training mode: one pass of the encoder for each image size, one of the projector.
 
-    The views of an image stand side by side in a pass, so that what is normalised in groups or drawn by position is the
-    same on any number of devices. A BN group is one of so many images, with all of their views that are in the pass.
+    The rows of a pass are ordered by image, then view. So BN groups, and random operations that depend on the position,
+    do not depend on the number of devices. A BN group of n images has all of their views in the pass.
 
     Args:
       network: encoder and projector.
-      params, stats: its variables.
-      views: [b, H, W, C] each; those of one size follow each other.
+      params: its parameters.
+      stats: its BN statistics.
+      views: V arrays [b, H, W, C]; views of the same size follow each other.
       axis_name: the mapped device axis.
-      drop_path: a key for encoders that leave out branches; None: they leave out none.
+      drop_path: a key for the drop path of the encoder; None: without drop path.
 
     Returns:
-      z [V, b, D] and the new BN statistics.
+      Projections z [V, b, D], and the new BN statistics.
     """
     h: list[Array] = []
     for _, group in itertools.groupby(views, key=jnp.shape):
         x = jnp.stack(tuple(group), axis=1)  # [b, v, H, W, C]
         rngs = None if drop_path is None else {'drop_path': jax.random.fold_in(drop_path, len(h))}
-        encoder = network.clone(encoder=_grouped(network.encoder, x.shape[1]))
+        encoder = network.clone(encoder=_scale_bn_groups(network.encoder, x.shape[1]))
         rows, stats = apply(encoder, params, stats, x.reshape(-1, *x.shape[2:]), axis_name, 'encode', rngs)
         h.append(rows.reshape(*x.shape[:2], -1))
     rows = jnp.concatenate(h, axis=1)  # [b, V, D of h]
-    project = lambda network, h, **how: network.projector(h, **how)  # noqa: E731
-    projector = network.clone(projector=_grouped(network.projector, len(views)))
+    project = lambda network, h, **kwargs: network.projector(h, **kwargs)  # noqa: E731
+    projector = network.clone(projector=_scale_bn_groups(network.projector, len(views)))
     z, stats = apply(projector, params, stats, rows.reshape(-1, rows.shape[-1]), axis_name, project)
     return z.reshape(*rows.shape[:2], -1).swapaxes(0, 1), stats
 
 
-def _grouped(module: Any, views: int) -> Any:
-    """A module for rows that are so many views of each image."""
+def _scale_bn_groups(module: Any, views: int) -> Any:
+    """The module with BN groups for `views` rows of each image."""
     group = getattr(module, 'bn_group_size', None)
     return module.clone(bn_group_size=group * views) if group else module
 
 
-def copy(tree: PyTree) -> PyTree:
-    """A target that starts equal to the online network needs buffers of its own: both are donated."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def without_predictor(params: PyTree) -> PyTree:
-    """The part of the online parameters that the target has: all but the predictor."""
-    return {name: part for name, part in params.items() if name != 'predictor'}
-
-
 def unshuffle(keys: Array, shuffle: Array, axis_name: str | None = None) -> Array:
-    """Brings keys that were encoded in shuffled order back to their queries (MoCo, section 3.3).
+    """Restores the order of keys that were encoded in shuffled order (MoCo, section 3.3).
 
     Args:
-      keys: [b, D] of the examples shuffle[i], at the local positions i.
+      keys: [b, D] keys; the one at the global position i belongs to example shuffle[i].
       shuffle: int32[B], a permutation of the global batch.
       axis_name: the mapped device axis.
+
+    Returns:
+      [b, D] keys of the local examples.
     """
-    back = jnp.argsort(shuffle)
-    return collectives.all_gather(keys, axis_name)[collectives.local_rows(back, axis_name)]
+    inverse = jnp.argsort(shuffle)
+    return collectives.all_gather(keys, axis_name)[collectives.local_rows(inverse, axis_name)]
 
 
-def contrast_metrics(found: ContrastiveOutput, temperature: float, negative_mean: Array) -> dict[str, Array]:
-    """How well the look-up went, in cosine similarities.
+# ================================ schedules and metrics ================================
+
+
+def step_from_progress(progress: Array | float, total_steps: int) -> Array:
+    """The step, int32, from progress = step / total_steps. In float32 it is exact below four million steps."""
+    return jnp.round(jnp.asarray(progress) * total_steps).astype(jnp.int32)
+
+
+def contrast_metrics(terms: ContrastiveOutput, temperature: float, negative_mean: Array) -> dict[str, Array]:
+    """Metrics of a contrastive loss: top-1 accuracy, and similarities as cosines.
 
     Args:
-      found: of the local queries.
-      temperature: that the logits were divided by.
+      terms: the terms of the local queries.
+      temperature: the temperature that the logits were divided by.
       negative_mean: mean cosine similarity of a query and a negative.
     """
-    positive = jnp.mean(found.positive_logit) * temperature
+    positive = jnp.mean(terms.positive_logit) * temperature
     return {
-        'contrastive_top1': jnp.mean(found.correct),
+        'contrastive_top1': jnp.mean(terms.correct),
         'positive_similarity': positive,
         'negative_similarity': negative_mean,
         'alignment': 2.0 - 2.0 * positive,  # mean squared distance of unit vectors (Wang & Isola 2020)
@@ -325,20 +408,24 @@ def contrast_metrics(found: ContrastiveOutput, temperature: float, negative_mean
 
 
 def regression_metrics(p: Array, z: Array, axis_name: str | None = None) -> dict[str, Array]:
-    """How near predictions p come to the targets z, both [b, D], and whether those have collapsed."""
+    """Metrics of a regression loss: similarity of predictions p and targets z, [b, D], and collapse of the targets."""
     positive = -negative_cosine(p, z)
     return {
         'positive_similarity': positive,
         'alignment': 2.0 - 2.0 * positive,
-        'feature_std': feature_std(normalize(z), axis_name),
+        'feature_std': feature_std(z, axis_name),
     }
 
 
-def feature_std(z: Array, axis_name: str | None = None) -> Array:
-    """Standard deviation of unit features over the global batch, times sqrt(D): 1 when spread, 0 when collapsed."""
-    mean, square = collectives.pmean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)), axis_name)
-    return jnp.mean(jnp.sqrt(jnp.maximum(square - mean**2, 0.0))) * z.shape[-1] ** 0.5
+def mean_negative_similarity(q: Array, k: Array, axis_name: str | None = None) -> Array:
+    """Mean cosine similarity of the local queries and the keys of the other examples in the global batch.
 
-
-def _plain(tree: PyTree) -> PyTree:
-    return tree.unfreeze() if isinstance(tree, FrozenDict) else tree
+    Args:
+      q: [b, D] local queries, unit vectors.
+      k: [b, D] local keys, unit vectors.
+      axis_name: the mapped device axis.
+    """
+    B = q.shape[0] * collectives.axis_size(axis_name)
+    mean_key = collectives.pmean(jnp.mean(k, axis=0), axis_name)  # [D]
+    all_pairs, positive = jnp.mean(q @ mean_key), jnp.mean(jnp.sum(q * k, axis=-1))
+    return (all_pairs * B - positive) / max(B - 1, 1)

@@ -1,8 +1,8 @@
-"""BYOL (arXiv 2006.07733): the online network predicts what a slowly moving target makes of the other view.
+"""BYOL (arXiv 2006.07733): the online network predicts the target network's projection of the other view.
 
-Official source: google-deepmind/deepmind-research, byol/byol_experiment.py. As there, the target starts from other
-random weights than the online network (the authors saw no difference), its own batch statistics normalise it, and it
-moves after the optimizer's step, parameters only.
+Official source: google-deepmind/deepmind-research, byol/byol_experiment.py. As there, the target network starts from
+other random weights than the online network (the authors saw no difference), and is normalized with the statistics of
+its own batches. After the optimizer's step its parameters, but not its BN statistics, move towards the online network.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jax import Array
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses import normalized_regression
 from contrastive_jax.methods import base, ema
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +23,10 @@ class BYOL(base.Method):
 
     Attributes:
       network: encoder, projector and predictor, with BN over the whole global batch.
-      momentum: tau of the target at the start; it rises to 1 on a half cosine.
+      momentum: tau of the target network at the start; it increases to 1 along half a cosine.
     """
 
-    momentum: float = 0.996
+    momentum: float = field(0.996, least=0, most=1)
 
     has_predictor: ClassVar[bool] = True
 
@@ -48,7 +49,7 @@ class BYOL(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         x1, x2 = batch['views']
         stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
@@ -56,7 +57,7 @@ class BYOL(base.Method):
         (_, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
         z1, stats_k = base.project(self.network, state.target, stats_k, x1, axis_name)
         z2, stats_k = base.project(self.network, state.target, stats_k, x2, axis_name)
-        loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # which stops the gradient into z
+        loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # without gradient through z
         state = dataclasses.replace(state, batch_stats={'online': stats, 'target': stats_k})
         return loss, (state, base.regression_metrics(p1, z2, axis_name))
 

@@ -1,12 +1,13 @@
-"""CPC v1 (arXiv 1807.03748) and v2 (1905.09272): from the patches above, tell which patch lies further below.
+"""CPC v1 (arXiv 1807.03748) and v2 (1905.09272): latents of patches are predicted from the patches above them.
 
-An encoder sees each patch alone; a context network sees the latents of a patch's row and those above; linear predictors
-tell the latents of rows further down among those of all patches of all images. v2 predicts in four directions, with a
-LayerNorm encoder, targets of 64 dimensions, and patches that are distorted one by one (`config.augment.patches`).
+An encoder maps each patch to a latent. A context network combines the latents of a patch's row and of the rows above
+it. Linear predictors predict latents in rows further down, which are classified among the latents of all patches of all
+images. v2 predicts in four directions, and has a LayerNorm encoder, targets of 64 dimensions, and an augmentation of
+each patch (`config.augment.patches`).
 
-No official code exists. What was chosen: the layout is the pseudo-code of v2's appendix. Each direction has a context
-network and predictors of its own, and all losses are summed. Of v1's f = exp(z' W c), W is the product of the projector
-(one linear layer without bias, as wide as the encoder) and the predictors here; it has v2's context network.
+There is no official code. The layout follows the pseudo-code in the appendix of v2. Our choices: each direction has its
+own context network and predictors, and all losses are added. In v1's f = exp(z' W c), W is the product of the projector
+(a linear layer without bias, of the width of the encoder) and a predictor; v1 uses the context network of v2.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from contrastive_jax.methods import base
 from contrastive_jax.models.context import ContextNetwork
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.network import Network
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,81 +34,82 @@ class CPC(base.Method):
     """Contrastive Predictive Coding on a grid of patches.
 
     Attributes:
-      network: a CPC encoder, and a projector that makes latents into targets, patch by patch: no batch norm in it.
-      directions: where the predicted patches lie, some of 'down', 'up', 'right', 'left'. v1: down only.
-      offsets: by how many rows; those of patches that overlap are left out. (3,) in v2's pseudo-code.
-      scale: of the predictions; 0.1 in v2, 1 in v1.
-      candidates: among which latents the own one must be told: 'global', 'batch' or 'image'; see losses.cpc.
-      context_blocks: residual blocks of the context network; 5 in v2.
-      context_dim: channels inside its blocks; 256 in v2.
+      network: a CPC encoder, and a projector from latents to targets, which maps each patch by itself, without BN.
+      directions: directions of the prediction, some of 'down', 'up', 'right', 'left'. v1: down only.
+      offsets: distances in rows; those of overlapping patches are omitted. (3,) in v2's pseudo-code.
+      scale: the factor of the predictions; 0.1 in v2, 1 in v1.
+      candidates: the latents among which the predicted one is classified: 'global', 'batch' or 'image'; see
+        `losses.cpc_grid`.
+      context_blocks: number of residual blocks of the context network; 5 in v2.
+      context_dim: number of channels inside these blocks; 256 in v2.
     """
 
-    directions: tuple[str, ...] = ('down', 'up', 'right', 'left')
-    offsets: tuple[int, ...] = (3,)
-    scale: float = 0.1
-    candidates: str = 'global'
-    context_blocks: int = 5
-    context_dim: int = 256
+    directions: tuple[str, ...] = field(('down', 'up', 'right', 'left'), choices=DIRECTIONS, min_items=1)
+    offsets: tuple[int, ...] = field((3,), least=1, min_items=1)
+    scale: float = field(0.1, above=0)
+    candidates: str = field('global', choices=CANDIDATES)
+    context_blocks: int = field(5, least=1)
+    context_dim: int = field(256, least=1)
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
     patches: ClassVar[bool] = True
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
-        """The encoder cuts images into a grid, and predictions must stay within."""
+        """The encoder must cut images into a grid, and all predicted patches must be in the grid."""
         m, e = c.method, c.encoder
-        rules.within('method.scale', 0, open_low=True)
-        rules.within('method.context_blocks', 1)
-        rules.within('method.context_dim', 1)
         rules.rule(
-            m.candidates in CANDIDATES,
-            f'method.candidates {m.candidates!r} is unknown -> choose from {", ".join(CANDIDATES)}',
+            len(set(m.directions)) == len(m.directions),
+            f'method.directions {m.directions!r} has a direction twice',
+            field='method.directions',
+            remedy='give each once',
         )
-        rules.rule(
-            len(m.directions) > 0
-            and len(set(m.directions)) == len(m.directions)
-            and set(m.directions) <= set(DIRECTIONS),
-            f'method.directions {m.directions!r} -> give some of {", ".join(DIRECTIONS)}, each once',
-        )
-        if not e.name.startswith('cpc'):
-            rules.rule(
-                False, f'encoder.name {e.name!r} sees whole images -> CPC needs one of {", ".join(CPC_ENCODERS)}'
-            )
+        if e.name not in CPC_ENCODERS:
+            remedy = f'CPC needs one of {", ".join(CPC_ENCODERS)}'
+            rules.add(f'encoder.name {e.name!r} encodes whole images', field='encoder.name', remedy=remedy)
             return
         hidden_norm = c.projector.get('num_layers', 1) > 1 and c.projector.get('batch_norm', True)
         rules.rule(
             not hidden_norm and not c.projector.get('last_batch_norm'),
-            'projector.batch_norm would tell each patch about the others -> CPC has none: use False',
+            'projector.batch_norm would mix the patches, and CPC has no batch norm',
+            field='projector.batch_norm',
+            remedy='set batch_norm and last_batch_norm to False',
+            value=False,
         )
         size, stride = e.patch_size, e.patch_stride
         if min(size, stride, c.data.image_size) < 1:
-            return  # said elsewhere
+            return  # another rule reports it
         try:
             check_patches((c.data.image_size,), size, stride)
         except ValueError as error:
-            rules.rule(False, f'data.image_size, encoder.patch_size and encoder.patch_stride: {error}')
+            rules.add(f'data.image_size, encoder.patch_size and encoder.patch_stride: {error}', field='data.image_size')
             return
         rows = (c.data.image_size - size) // stride + 1
         rules.rule(
-            len(m.offsets) > 0 and all(1 <= k < rows for k in m.offsets),
-            f'method.offsets {m.offsets!r} do not fit a grid of {rows} rows -> use numbers from 1 to {rows - 1}',
+            all(k < rows for k in m.offsets),
+            f'method.offsets {m.offsets!r} do not fit a grid of {rows} rows',
+            field='method.offsets',
+            remedy=f'use numbers from 1 to {rows - 1}',
         )
         if p := c.augment.patches:
             rules.rule(
                 (p.size, p.stride) == (size, stride),
-                f'augment.patches has size {p.size}, stride {p.stride} -> give those of the encoder, {size} and '
-                f'{stride}',
+                f'augment.patches has size {p.size}, stride {p.stride}',
+                field='augment.patches.size' if p.size != size else 'augment.patches.stride',
+                remedy=f'give those of the encoder, {size} and {stride}',
+                value=size if p.size != size else stride,
             )
 
     @property
     def context(self) -> ContextNetwork:
+        """The context network of one direction."""
         return ContextNetwork(self.context_blocks, self.context_dim, self.network.encoder.dtype)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        few = batch['views'][0][:2]
+        params, state = base.init_online(self.network, rng, batch)
+        examples = batch['views'][0][:2]
         latents, _ = jax.eval_shape(
-            lambda: self.network.apply({'params': params}, few, train=True, method=latents_and_targets)
+            lambda: self.network.apply({'params': params}, examples, train=True, method=latents_and_targets)
         )
         D, K, target_dim = latents.shape[-1], len(self.offsets), self.network.projector.output_dim
         context, predict = {}, {}
@@ -116,7 +118,7 @@ class CPC(base.Method):
             z = rotate_to_direction(jnp.zeros(latents.shape), direction)
             context[direction] = self.context.init(key_context, z)['params']
             predict[direction] = jax.random.normal(key_predict, (K, D, target_dim)) * D**-0.5
-        return {**params, 'context': context, 'predict': predict}, base.MethodState({}, {'online': stats}, {})
+        return {**params, 'context': context, 'predict': predict}, state
 
     def loss(
         self,
@@ -127,18 +129,18 @@ class CPC(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         (latents, targets), _ = base.apply(
             self.network, params, {}, batch['views'][0], axis_name, latents_and_targets
         )  # [b, R, C, D]
 
-        lookups = []  # for each direction and offset, of [b, R-k, C]
+        outputs = []  # for each direction and offset, with arrays [b, R-k, C]
         for direction in self.directions:
             c: Any = self.context.apply(
                 {'params': params['context'][direction]}, rotate_to_direction(latents, direction)
             )
-            lookups += cpc_terms(
+            outputs += cpc_terms(
                 c,
                 rotate_to_direction(targets, direction),
                 params['predict'][direction],
@@ -152,16 +154,16 @@ class CPC(base.Method):
             return jnp.mean(jnp.stack([jnp.mean(x) for x in values]))
 
         metrics = {
-            'contrastive_top1': mean(found.correct for found in lookups),
-            'positive_logit': mean(found.positive_logit for found in lookups),
+            'contrastive_top1': mean(output.correct for output in outputs),
+            'positive_logit': mean(output.positive_logit for output in outputs),
             'feature_std': base.feature_std(normalize(latents.mean((1, 2))), axis_name),
         }
-        return len(lookups) * mean(found.loss for found in lookups), (state, metrics)
+        return len(outputs) * mean(output.loss for output in outputs), (state, metrics)
 
 
 def latents_and_targets(
     network: Network, x: Array, *, train: bool, axis_name: str | None = None
 ) -> tuple[Array, Array]:
-    """z [B, R, C, D] of images or their patches, and what is to be predicted of it, [B, R, C, dim]."""
+    """Latents [B, R, C, D] of images or patches, and the targets of the prediction, [B, R, C, dim]."""
     z = network.encoder.grid(x, train=train, axis_name=axis_name)
     return z, network.projector(z, train=train, axis_name=axis_name)

@@ -1,8 +1,8 @@
-"""DeepCluster-v2 (arXiv 2006.09882, appendix): clusters of last epoch's embeddings are predicted from every crop.
+"""DeepCluster-v2 (arXiv 2006.09882, appendix): each crop predicts the cluster of its image in the previous epoch.
 
-Official source: facebookresearch/swav, main_deepclusterv2.py. Prototypes are the centroids there, and frozen for longer
-than any of its trainings; here they are part of the memory. The embeddings of the last epoch lie there in the order in
-which they came, here in a row for every example; both leave out the examples that the last epoch dropped.
+Official source: facebookresearch/swav, main_deepclusterv2.py. There the prototypes are the centroids, frozen throughout
+training; here they are a part of the memory. There the embeddings of the last epoch are stored in the order of
+training; here each example has a row. In both, examples that were dropped from the last epoch have no cluster.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -20,30 +19,33 @@ from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
 class DeepCluster(base.Method):
     """DeepCluster-v2.
 
-    The memory, whose rows lie on all devices: 'banks', for each of the two global views [rows, D] with the embedding
-    that an example had when last seen, zeros if it was not seen since the clusters were made; 'assignments' int32
-    [rows, heads], the cluster of each example, -1 for none. And, the same on all devices: 'prototypes', for each head
-    the centroids [K, D]; 'entropy', of the sizes of the clusters as a part of ln K.
+    The memory has these entries. The rows of the first two are sharded over the devices:
+
+      banks        for each of the two global views [rows, D], the last embedding of each example; zeros if the example
+                   was not seen since the last clustering
+      assignments  int32[rows, heads], the cluster of each example, -1 for none
+      prototypes   for each head the centroids [K, D]
+      entropy      entropy of the cluster sizes, divided by ln K, the mean over the heads
 
     Attributes:
       network: encoder and projector, no predictor.
       num_prototypes: K of each head. Head i clusters the bank of view i mod 2.
       temperature: T of the predictions.
-      kmeans_iterations: of assigning and averaging.
-      num_examples: rows of the banks; 0 in a config means: as many as the data set has.
+      kmeans_iterations: number of k-means iterations.
+      num_examples: rows of the banks; 0 in a config: the number of examples in the data set.
     """
 
-    num_prototypes: tuple[int, ...] = (3000, 3000, 3000)
-    temperature: float = 0.1
-    kmeans_iterations: int = 10
-    num_examples: int = 0
+    num_prototypes: tuple[int, ...] = field((3000, 3000, 3000), least=2, min_items=1)
+    temperature: float = field(0.1, above=0)
+    kmeans_iterations: int = field(10, least=1)
+    num_examples: int = field(0, least=0)
 
     multi_crop: ClassVar[bool] = True
     initializes_memory: ClassVar[bool] = True
@@ -54,36 +56,27 @@ class DeepCluster(base.Method):
         'entropy': REPLICATED,
     }
 
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.kmeans_iterations', 1)
-        heads = c.method.num_prototypes
-        rules.rule(
-            len(heads) > 0 and all(K >= 2 for K in heads),
-            f'method.num_prototypes {heads!r} is out of range -> give the clusters of each head, at least 2',
-        )
-
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        rows, D = memory.bank_rows(self.num_examples), self.network.projector.output_dim
-        state = {
+        params, state = base.init_online(self.network, rng, batch)
+        rows, D = memory.num_rows(self.num_examples), self.network.projector.output_dim
+        new = {
             'banks': tuple(jnp.zeros((rows, D), jnp.float32) for _ in range(2)),
             'assignments': jnp.zeros((rows, len(self.num_prototypes)), jnp.int32),
-            # Made anew at step 0.
+            # `before_epoch` replaces them at step 0.
             'prototypes': tuple(
                 normalize(jax.random.normal(jax.random.fold_in(rng, 1), (K, D))) for K in self.num_prototypes
             ),
             'entropy': jnp.zeros((), jnp.float32),
         }
-        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory=state)
+        return params, dataclasses.replace(state, memory=new)
 
     def init_memory(
         self, params: PyTree, state: base.MethodState, batch: base.Batch, *, axis_name: str | None = None
     ) -> base.MethodState:
         stats, banks = state.batch_stats['online'], list(state.memory['banks'])
-        for i, view in enumerate(batch['views'][:2]):  # one by one, as in the official code
+        for i, view in enumerate(batch['views'][:2]):  # in two passes, as in the official code
             z, stats = base.project(self.network, params, stats, view, axis_name)
-            banks[i] = memory.bank_update(banks[i], batch['index'], normalize(z), 0.0, axis_name)
+            banks[i] = memory.update_bank(banks[i], batch['index'], normalize(z), 0.0, axis_name)
         return dataclasses.replace(state, batch_stats={'online': stats}, memory=state.memory | {'banks': tuple(banks)})
 
     def before_epoch(self, state: base.MethodState, *, rng: Array, axis_name: str | None = None) -> base.MethodState:
@@ -92,14 +85,14 @@ class DeepCluster(base.Method):
         for head, K in enumerate(self.num_prototypes):
             z = banks[head % 2]
             seen = jnp.any(z != 0, axis=1)
-            centroids = self.draw(jax.random.fold_in(rng, head), z, seen, K, axis_name)
+            centroids = self.init_centroids(jax.random.fold_in(rng, head), z, seen, K, axis_name)
             centroids, assigned = spherical_kmeans(
                 z, centroids, iterations=self.kmeans_iterations, mask=seen, axis_name=axis_name
             )
             sizes = jnp.zeros(K, z.dtype).at[assigned].add(jnp.where(seen, 1.0, 0.0))
             sizes = collectives.psum(sizes, axis_name)
-            share = sizes / jnp.maximum(jnp.sum(sizes), 1.0)
-            entropies.append(jnp.sum(jax.scipy.special.entr(share)) / math.log(K))
+            p = sizes / jnp.maximum(jnp.sum(sizes), 1.0)
+            entropies.append(jnp.sum(jax.scipy.special.entr(p)) / math.log(K))
             prototypes.append(centroids)
             assignments.append(assigned)
         new = {
@@ -110,12 +103,20 @@ class DeepCluster(base.Method):
         }
         return dataclasses.replace(state, memory=new)
 
-    def draw(self, key: Array, bank: Array, seen: Array, count: int, axis_name: str | None) -> Array:
-        """`count` different rows of the whole bank that were seen, [count, D], the same on all devices."""
+    def init_centroids(self, key: Array, bank: Array, seen: Array, count: int, axis_name: str | None) -> Array:
+        """Samples different rows of the whole bank as initial centroids: [count, D], the same on all devices.
+
+        Args:
+          key: a typed key, the same on all devices.
+          bank: [r, D] this device's rows.
+          seen: bool[r], the rows that may be sampled.
+          count: number of rows.
+          axis_name: the mapped device axis.
+        """
         seen = collectives.all_gather(seen, axis_name)
-        number = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
-        rows, own = memory.bank_part(bank, lax.top_k(number, count)[1], axis_name)
-        return collectives.psum(jnp.where(own[:, None], rows, 0.0), axis_name)
+        priority = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
+        rows, owned = memory.owned_rows(bank, lax.top_k(priority, count)[1], axis_name)
+        return collectives.psum(jnp.where(owned[:, None], rows, 0.0), axis_name)
 
     def loss(
         self,
@@ -126,28 +127,28 @@ class DeepCluster(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         z, stats = base.project_views(self.network, params, state.batch_stats['online'], batch['views'], axis_name)
         z = normalize(z)  # [V, b, D]
-        assigned = memory.bank_read(state.memory['assignments'], batch['index'], axis_name)  # [b, heads]
-        loss, found = jnp.zeros(()), jnp.zeros(())
+        assigned = memory.read_bank(state.memory['assignments'], batch['index'], axis_name)  # [b, heads]
+        loss, top1 = jnp.zeros(()), jnp.zeros(())
         for head, C in enumerate(state.memory['prototypes']):
             scores = jnp.matmul(z, lax.stop_gradient(C).T, precision=lax.Precision.HIGHEST)  # [V, b, K]
-            own = assigned[:, head]
-            loss += cluster_prediction(scores, own, temperature=self.temperature, axis_name=axis_name)
-            found += jnp.mean(jnp.argmax(scores[0], axis=-1) == own)
+            cluster = assigned[:, head]
+            loss += cluster_prediction(scores, cluster, temperature=self.temperature, axis_name=axis_name)
+            top1 += jnp.mean(jnp.argmax(scores[0], axis=-1) == cluster)
         heads = len(self.num_prototypes)
-        loss, found = loss / heads, found / heads
+        loss, top1 = loss / heads, top1 / heads
 
         banks = tuple(
-            memory.bank_update(bank, batch['index'], z[i], 0.0, axis_name)
+            memory.update_bank(bank, batch['index'], z[i], 0.0, axis_name)
             for i, bank in enumerate(state.memory['banks'])
         )
         metrics = {
-            'cluster_top1': found,
+            'cluster_top1': top1,
             'cluster_entropy': state.memory['entropy'],  # 0: all images in one cluster
-            'relative_loss': loss * heads / sum(map(math.log, self.num_prototypes)),  # 1: all predictions are equal
+            'relative_loss': loss * heads / sum(map(math.log, self.num_prototypes)),  # 1: all predictions are uniform
             'feature_std': base.feature_std(z[0], axis_name),
         }
         new = state.memory | {'banks': banks}

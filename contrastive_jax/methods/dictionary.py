@@ -1,8 +1,8 @@
-"""The two dictionaries that MoCo is compared with (arXiv 1911.05722, figure 2), with everything else equal.
+"""The two other dictionaries of MoCo's comparison (arXiv 1911.05722, figure 2), with everything else equal.
 
-End-to-end: the keys are those of the batch, from the same encoder, which learns through them too; consistent, but no
-larger than the batch. Memory bank: a row for every example, refreshed when the example is seen; large, but its rows
-come from encoders of the whole last epoch. MoCo's queue is in `moco.py`.
+End-to-end: the keys are those of the batch, from the same encoder, which gets gradients through queries and keys. They
+are consistent, but no more than a batch. Memory bank: it has a row for each example, which is updated when the example
+is seen. It is large, but its rows come from many versions of the encoder. MoCo's queue is in `moco.py`.
 """
 
 import dataclasses
@@ -11,15 +11,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.info_nce import info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.methods.mocov3 import mean_negative_similarity
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +25,12 @@ class EndToEnd(base.Method):
     """The dictionary is the batch, and the gradient flows into queries and keys.
 
     Attributes:
-      network: encoder and projector, for queries and keys alike.
-      temperature: T.
-      shuffle_bn: keys are encoded in shuffled order, as in MoCo.
+      network: encoder and projector, for queries and keys.
+      temperature: T of the softmax.
+      shuffle_bn: whether keys are encoded in shuffled order, as in MoCo.
     """
 
-    temperature: float = 0.07
+    temperature: float = field(0.07, above=0)
     shuffle_bn: bool = True
 
     @property
@@ -40,8 +38,7 @@ class EndToEnd(base.Method):
         return self.shuffle_bn
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={})
+        return base.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -52,53 +49,48 @@ class EndToEnd(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         stats = state.batch_stats['online']
-        keys_of = batch['shuffled'] if self.shuffle_bn else batch['views']
+        key_views = batch['shuffled'] if self.shuffle_bn else batch['views']
         q, stats = base.project(self.network, params, stats, batch['views'][0], axis_name)
-        k, stats = base.project(self.network, params, stats, keys_of[1], axis_name)
+        k, stats = base.project(self.network, params, stats, key_views[1], axis_name)
         if self.shuffle_bn:
             k = base.unshuffle(k, batch['shuffle'], axis_name)
-        found = info_nce_in_batch_terms(q, k, temperature=self.temperature, axis_name=axis_name)
+        terms = info_nce_in_batch_terms(q, k, temperature=self.temperature, axis_name=axis_name)
         q, k = lax.stop_gradient((normalize(q), normalize(k)))
-        metrics = base.contrast_metrics(found, self.temperature, mean_negative_similarity(q, k, axis_name))
+        metrics = base.contrast_metrics(terms, self.temperature, base.mean_negative_similarity(q, k, axis_name))
         metrics['feature_std'] = base.feature_std(q, axis_name)
-        return jnp.mean(found.loss), (dataclasses.replace(state, batch_stats={'online': stats}), metrics)
+        return jnp.mean(terms.loss), (dataclasses.replace(state, batch_stats={'online': stats}), metrics)
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryBank(base.Method):
-    """The dictionary is drawn from a bank with a row for every example (InstDis, arXiv 1805.01978).
+    """The dictionary is a sample from a memory bank with a row for each example (InstDis, arXiv 1805.01978).
 
-    The K negatives are drawn uniformly, once a step for the whole batch, the same on any number of devices. (The
-    official InstDis draws K for each example: the same in expectation, without the sharing that makes it one matrix
-    product.)
+    In each step K negatives are sampled uniformly for the whole batch, the same on any number of devices. (The official
+    InstDis samples K negatives for each example; its loss has the same expectation, but is not a matrix product.)
 
     Attributes:
-      network: encoder and projector.
-      num_examples: rows of the bank; 0 in a config means: as many as the data set has.
-      num_negatives: K.
-      momentum: of the rows, v <- normalise(m v + (1 - m) f); 0.5 in InstDis.
-      temperature: T.
+      network: encoder and projector, no predictor.
+      num_examples: rows of the bank; 0 in a config: the number of examples in the data set.
+      num_negatives: K, the number of sampled rows.
+      momentum: m of the update v <- normalize(m v + (1 - m) f); 0.5 in InstDis.
+      temperature: T of the softmax.
     """
 
-    num_examples: int = 0
-    num_negatives: int = 65536
-    momentum: float = 0.5
-    temperature: float = 0.07
+    num_examples: int = field(0, least=0)
+    num_negatives: int = field(65536, least=1)
+    momentum: float = field(0.5, least=0, most=1)
+    temperature: float = field(0.07, above=0)
 
-    global_views: ClassVar[tuple[int, ...]] = (1, 2)  # the second, which all dictionaries of a comparison have, is idle
+    global_views: ClassVar[tuple[int, ...]] = (1, 2)  # the other dictionaries need two; here a second is not used
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
 
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.num_negatives', 1)
-
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
+        params, state = base.init_online(self.network, rng, batch)
         bank = memory.init_bank(jax.random.fold_in(rng, 1), self.num_examples, self.network.projector.output_dim)
-        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={'bank': bank})
+        return params, dataclasses.replace(state, memory={'bank': bank})
 
     def loss(
         self,
@@ -109,20 +101,19 @@ class MemoryBank(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del progress
         bank = state.memory['bank']
         q, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         q = normalize(q)  # [b, D]
-        k = lax.stop_gradient(memory.bank_read(bank, batch['index'], axis_name))  # [b, D], as it was when last seen
-        drawn = jax.random.randint(rng, (self.num_negatives,), 0, self.num_examples)
-        negatives, own = memory.bank_part(bank, drawn, axis_name)  # [K, D], bool[K]
-        found = info_nce_terms(q, k, negatives, temperature=self.temperature, axis_name=axis_name, mask=own)
-        bank = memory.bank_update(bank, batch['index'], q, self.momentum, axis_name)
-        total = collectives.psum(jnp.sum(jnp.where(own[:, None], normalize(negatives), 0.0), axis=0), axis_name)  # [D]
-        metrics = base.contrast_metrics(found, self.temperature, jnp.mean(q @ total) / self.num_negatives)
+        k = lax.stop_gradient(memory.read_bank(bank, batch['index'], axis_name))  # [b, D], the rows of the examples
+        sampled = jax.random.randint(rng, (self.num_negatives,), 0, self.num_examples)
+        negatives, owned = memory.owned_rows(bank, sampled, axis_name)  # [K, D], bool[K]
+        terms = info_nce_terms(q, k, negatives, temperature=self.temperature, axis_name=axis_name, mask=owned)
+        bank = memory.update_bank(bank, batch['index'], q, self.momentum, axis_name)
+        total = jnp.sum(jnp.where(owned[:, None], normalize(negatives), 0.0), axis=0)  # [D]
+        negative_mean = jnp.mean(q @ collectives.psum(total, axis_name)) / self.num_negatives
+        metrics = base.contrast_metrics(terms, self.temperature, negative_mean)
         metrics['feature_std'] = base.feature_std(q, axis_name)
-        return jnp.mean(found.loss), (
-            dataclasses.replace(state, batch_stats={'online': stats}, memory={'bank': bank}),
-            metrics,
-        )
+        state = dataclasses.replace(state, batch_stats={'online': stats}, memory={'bank': bank})
+        return jnp.mean(terms.loss), (state, metrics)

@@ -1,8 +1,9 @@
-"""DINO (arXiv 2104.14294): a student learns from small crops what its slowly moving teacher says of large ones.
+"""DINO (arXiv 2104.14294): from all crops a student predicts the probabilities of a momentum teacher for large crops.
 
-There are no negatives. Centring keeps the teacher from always saying the same, sharpening from saying nothing. Official
-source: facebookresearch/dino, main_dino.py. The rest of the recipe is the optimizer's affair: weight decay that rises,
-gradients clipped tensor by tensor, and a last layer frozen in the first epoch (`config.optimizer.freeze_first`).
+There are no negatives. Centering prevents collapse to one output; a low teacher temperature prevents collapse to the
+uniform output. Official source: facebookresearch/dino, main_dino.py. The rest of the recipe is configured in
+`config.optimizer`: the increasing weight decay, gradient clipping for each tensor, and freezing the last layer in the
+first epoch (`freeze_first`).
 """
 
 import dataclasses
@@ -12,68 +13,61 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.dino import dino, targets, update_center
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, ema
 from contrastive_jax.models.heads import torch_uniform
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
 class DINO(base.Method):
     """Self-distillation with no labels.
 
-    Both networks end in a linear layer of unit rows; it sees what the projector, the bottleneck, puts out as unit
-    vectors. The teacher sees the global views alone, without drop path; its BN is in training mode and has its own
+    Both networks end in a linear layer with unit rows. Its inputs are the L2-normalized outputs of the projector (the
+    bottleneck). The teacher encodes the global views only, without drop path; its BN is in training mode, with its own
     statistics.
 
     Attributes:
       network: encoder and projector, no predictor.
-      output_dim: O, outputs of the last layer.
-      train_gain: the last layer's rows have a trained length, which starts at 1: better, and safe for ViT-S only.
-      momentum: of the teacher at the start; it rises to 1 on a half cosine.
+      output_dim: O, the number of outputs of the last layer.
+      train_gain: whether the norms of the last layer's rows are trained, from 1 on. This is better, but stable for
+        ViT-S only.
+      momentum: m of the teacher at the start; it increases to 1 along half a cosine.
       student_temperature: T_s.
-      teacher_temperature: T_t.
-      warmup_teacher_temperature: T_t in the first epoch, from where it rises linearly, epoch by epoch.
-      teacher_warmup_epochs: in so many epochs; 0: T_t is constant.
-      center_momentum: of the centre, the running mean of the teacher's outputs.
-      steps_per_epoch, total_steps: 0 in a config: filled in.
+      teacher_temperature: T_t after the warm-up.
+      warmup_teacher_temperature: T_t in the first epoch, from which it changes linearly from epoch to epoch.
+      teacher_warmup_epochs: number of epochs of this warm-up; 0: T_t is constant.
+      center_momentum: m of the center, the running mean of the teacher's outputs.
+      steps_per_epoch: steps in an epoch; 0 in a config: set when the data is known.
+      total_steps: steps of the training; 0 in a config: set when the data is known.
     """
 
-    output_dim: int = 65536
+    output_dim: int = field(65536, least=2)
     train_gain: bool = False
-    momentum: float = 0.996
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    warmup_teacher_temperature: float = 0.04
-    teacher_warmup_epochs: int = 0
-    center_momentum: float = 0.9
-    steps_per_epoch: int = 0
-    total_steps: int = 0
+    momentum: float = field(0.996, least=0, most=1)
+    student_temperature: float = field(0.1, above=0)
+    teacher_temperature: float = field(0.04, above=0)
+    warmup_teacher_temperature: float = field(0.04, above=0)
+    teacher_warmup_epochs: int = field(0, least=0)
+    center_momentum: float = field(0.9, least=0, most=1)
+    steps_per_epoch: int = field(0, least=0)
+    total_steps: int = field(0, least=0)
 
     multi_crop: ClassVar[bool] = True
     supports_drop_path: ClassVar[bool] = True
 
-    @classmethod
-    def check(cls, c: ConfigDict, rules: Rules) -> None:
-        rules.within('method.output_dim', 2)
-        rules.within('method.teacher_warmup_epochs', 0)
-
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
+        params, state = base.init_online_and_target(self.network, rng, batch)
         shape = (self.network.projector.output_dim, self.output_dim)
-        params['last_layer'] = {'kernel': torch_uniform(jax.random.fold_in(rng, 1), shape, jnp.float32)}
+        last = {'kernel': torch_uniform(jax.random.fold_in(rng, 1), shape, jnp.float32)}
         if self.train_gain:
-            params['last_layer']['gain'] = jnp.ones((1, self.output_dim))  # a matrix: decayed, as in the official code
-        state = base.MethodState(
-            target=base.copy(params),
-            batch_stats={'online': stats, 'target': base.copy(stats)},
-            memory={'center': jnp.zeros(self.output_dim)},
-        )
-        return params, state
+            last['gain'] = jnp.ones((1, self.output_dim))  # two dimensions: decayed, as in the official code
+        target = state.target | {'last_layer': base.copy(last)}
+        memory = {'center': jnp.zeros(self.output_dim)}
+        return params | {'last_layer': last}, dataclasses.replace(state, target=target, memory=memory)
 
     def loss(
         self,
@@ -84,7 +78,7 @@ class DINO(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         views, center = batch['views'], state.memory['center']
         stats, stats_t = state.batch_stats['online'], state.batch_stats['target']
         z, stats = base.project_views(self.network, params, stats, views, axis_name, drop_path=rng)  # [V, b, D]
@@ -93,7 +87,7 @@ class DINO(base.Method):
         student = last_layer(params['last_layer'], z, self.network.projector.dtype)  # [V, b, O]
         teacher = lax.stop_gradient(last_layer(state.target['last_layer'], z_t, self.network.projector.dtype))
 
-        epoch = base.step_of(progress, self.total_steps) // self.steps_per_epoch
+        epoch = base.step_from_progress(progress, self.total_steps) // self.steps_per_epoch
         T_t = teacher_temperature(
             epoch,
             start=self.warmup_teacher_temperature,
@@ -109,7 +103,7 @@ class DINO(base.Method):
             'positive_similarity': positive,
             'alignment': 2.0 - 2.0 * positive,
             'feature_std': base.feature_std(z[0], axis_name),
-            # 0: one output always wins; 1: all are equal. Both are the collapse that centre and temperature balance.
+            # 0: all probability on one output; 1: uniform. Both are collapse, which center and temperature prevent.
             'teacher_entropy': -jnp.mean(jnp.sum(p * jnp.log(jnp.maximum(p, 1e-30)), axis=-1))
             / math.log(self.output_dim),
             'teacher_temperature': T_t,
@@ -130,12 +124,15 @@ class DINO(base.Method):
 
 
 def last_layer(params: PyTree, z: Array, dtype: jnp.dtype = jnp.float32) -> Array:
-    """The weight-normed linear layer without bias: products of unit rows, times their gain if they have one, with z.
+    """A linear layer with weight normalization and without bias.
 
     Args:
-      params: {'kernel': [D, O], 'gain': [1, O] or left out}.
+      params: {'kernel': [D, O], 'gain': [1, O]}; without 'gain' the rows of the layer are unit vectors.
       z: [..., D] unit vectors.
-      dtype: of the factors; the logits are float32 at least.
+      dtype: dtype of the factors of the matrix product.
+
+    Returns:
+      [..., O] logits, at least float32.
     """
     kernel = normalize(params['kernel'].T).T * params.get('gain', 1.0)  # [D, O]
     logits_dtype = jnp.promote_types(dtype, jnp.float32)
@@ -145,7 +142,7 @@ def last_layer(params: PyTree, z: Array, dtype: jnp.dtype = jnp.float32) -> Arra
 
 
 def teacher_temperature(epoch: Array | int, *, start: float, final: float, warmup_epochs: int) -> Array:
-    """From `start`, in epoch 0, to `final`, in epoch warmup_epochs - 1, linearly; then constant."""
+    """T_t: linear from `start` in epoch 0 to `final` in epoch warmup_epochs - 1, then constant."""
     epoch = jnp.asarray(epoch)
-    rising = start + (final - start) * epoch / max(warmup_epochs - 1, 1)
-    return jnp.where(epoch < warmup_epochs, rising, final)
+    warmup = start + (final - start) * epoch / max(warmup_epochs - 1, 1)
+    return jnp.where(epoch < warmup_epochs, warmup, final)

@@ -1,9 +1,9 @@
-"""InstDis (arXiv 1805.01978): every image is a class of its own, and a memory bank holds the features of all classes.
+"""InstDis (arXiv 1805.01978): each image is a class of its own, and a memory bank holds the features of all classes.
 
 Official source: zhirongw/lemniscate.pytorch, lib/NCEAverage.py, lib/NCECriterion.py, lib/LinearAverage.py. As there,
-the partition constant is the estimate of the first step, negatives may be the own row again, and the rows of the bank
-are averages of old and new features, where the paper puts the new ones. The proximal term is the paper's (eq. 10); the
-code has none.
+the partition constant is estimated in the first step, a sampled negative may be the positive row again, and the rows of
+the bank are averages of old and new features; in the paper they are the new features. The proximal term is from the
+paper (eq. 10); the code has none.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.info_nce import ContrastiveOutput
-from contrastive_jax.losses.nce import log_partition, look_up_logits, look_up_rows, nce
+from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax_terms, sampled_softmax_terms
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, memory
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 
 OBJECTIVES = ('nce', 'softmax')
 
@@ -31,20 +31,20 @@ class InstDis(base.Method):
 
     Attributes:
       network: encoder and projector, no predictor.
-      num_examples: N, rows of the bank; 0 in a config means: as many as the data set has.
-      num_negatives: K, rows drawn for each example; 0: none are drawn, the softmax is over all rows.
-      objective: 'nce', or 'softmax' over the own row and the K others.
-      momentum: m of the rows, v <- normalise(m v + (1 - m) f).
-      temperature: T.
-      proximal: lambda, weight of |f - v|^2, which smooths the training; 0 in the authors' code.
+      num_examples: N, rows of the bank; 0 in a config: the number of examples in the data set.
+      num_negatives: K, rows that are sampled for each example; 0: the softmax is over all rows.
+      objective: 'nce', or 'softmax' over the positive row and the K sampled rows.
+      momentum: m of the update v <- normalize(m v + (1 - m) f).
+      temperature: T of the softmax.
+      proximal: lambda, the weight of |f - v|^2, which makes training smoother; 0 in the authors' code.
     """
 
-    num_examples: int = 0
-    num_negatives: int = 4096
-    objective: str = 'nce'
-    momentum: float = 0.5
-    temperature: float = 0.07
-    proximal: float = 0.0
+    num_examples: int = field(0, least=0)
+    num_negatives: int = field(4096, least=0)
+    objective: str = field('nce', choices=OBJECTIVES)
+    momentum: float = field(0.5, least=0, most=1)
+    temperature: float = field(0.07, above=0)
+    proximal: float = field(0.0, least=0)
 
     global_views: ClassVar[tuple[int, ...]] = (1,)
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC, 'log_Z': REPLICATED}
@@ -52,14 +52,11 @@ class InstDis(base.Method):
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
         check_objective(c, rules)
-        rules.within('method.proximal', 0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
+        params, state = base.init_online(self.network, rng, batch)
         bank = memory.init_bank(jax.random.fold_in(rng, 1), self.num_examples, self.network.projector.output_dim)
-        return params, base.MethodState(
-            target={}, batch_stats={'online': stats}, memory={'bank': bank, 'log_Z': unknown_log_Z(self.objective)}
-        )
+        return params, dataclasses.replace(state, memory={'bank': bank, 'log_Z': init_log_Z(self.objective)})
 
     def loss(
         self,
@@ -70,46 +67,46 @@ class InstDis(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del progress
         bank, index = state.memory['bank'], batch['index']
         f, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         f = normalize(f)  # [b, D]
-        drawn = memory.draw_rows(rng, len(f), self.num_negatives, self.num_examples, axis_name)  # [b, K]
-        found = contrast(
-            f, bank, index, drawn, state.memory['log_Z'],
+        negatives = memory.sample_rows(rng, len(f), self.num_negatives, self.num_examples, axis_name)  # [b, K]
+        output = contrast_with_bank(
+            f, bank, index, negatives, state.memory['log_Z'],
             objective=self.objective, num_examples=self.num_examples, temperature=self.temperature, axis_name=axis_name,
         )  # fmt: skip
-        loss = found.loss
+        loss = output.loss
         if self.proximal:
-            v = memory.bank_read(bank, index, axis_name)  # [b, D], as it was when last seen
+            v = memory.read_bank(bank, index, axis_name)  # [b, D], the rows of the examples
             loss += self.proximal * jnp.mean(jnp.sum((f - lax.stop_gradient(v)) ** 2, axis=-1))
 
-        metrics = found.metrics(self.temperature)
+        metrics = output.metrics(self.temperature)
         metrics['feature_std'] = base.feature_std(f, axis_name)
-        bank = memory.bank_update(bank, index, f, self.momentum, axis_name)
-        state = base.MethodState(target={}, batch_stats={'online': stats}, memory={'bank': bank, 'log_Z': found.log_Z})
+        bank = memory.update_bank(bank, index, f, self.momentum, axis_name)
+        state = base.MethodState(target={}, batch_stats={'online': stats}, memory={'bank': bank, 'log_Z': output.log_Z})
         return loss, (state, metrics)
 
 
 def check_objective(c: ConfigDict, rules: Rules) -> None:
-    """What is wrong with the objective and the negatives that a config draws for it."""
-    rules.within('method.num_negatives', 0)
-    rules.one_of('method.objective', OBJECTIVES)
+    """Adds a problem if no negatives are drawn and the objective needs some."""
     rules.rule(
         c.method.num_negatives != 0 or c.method.objective == 'softmax',
-        'method.num_negatives 0 is the softmax over all examples -> set method.objective to softmax, or draw some',
+        'method.num_negatives 0 is the softmax over all examples',
+        field='method.num_negatives',
+        remedy='set method.objective to softmax, or draw some',
     )
 
 
-class Contrast(NamedTuple):
-    """What comparing features with a bank gave.
+class BankOutput(NamedTuple):
+    """The result of comparing features with a memory bank.
 
     Attributes:
-      loss: scalar, of the local examples.
-      log_Z: logarithm of the partition constant, to be kept; {} where unused.
-      terms: of the local examples.
-      negative_mean: mean cosine similarity with a row drawn.
+      loss: scalar, the mean over the local examples.
+      log_Z: logarithm of the partition constant, for the next step; {} if the objective has none.
+      terms: the terms of the softmax for the local examples.
+      negative_mean: mean cosine similarity of an example and a negative.
     """
 
     loss: Array
@@ -118,52 +115,54 @@ class Contrast(NamedTuple):
     negative_mean: Array
 
     def metrics(self, temperature: float) -> dict[str, Array]:
-        """The usual ones, and the partition constant."""
+        """The metrics of a contrastive loss, and log_Z if there is one."""
         metrics = base.contrast_metrics(self.terms, temperature, self.negative_mean)
         return metrics | ({'log_Z': self.log_Z} if isinstance(self.log_Z, Array) else {})
 
 
-def unknown_log_Z(objective: str) -> Array | PyTree:
-    """What is remembered as log Z before the first step has estimated it; {} where there is no such constant."""
+def init_log_Z(objective: str) -> Array | PyTree:
+    """log Z before the first step: -inf means that it is not estimated yet. {} if the objective has none."""
     return jnp.full((), -jnp.inf, jnp.float32) if objective == 'nce' else {}
 
 
-def contrast(
+def contrast_with_bank(
     f: Array,
     bank: Array,
     index: Array,
-    drawn: Array,
+    negatives: Array,
     log_Z: Array | PyTree,
     *,
     objective: str,
     num_examples: int,
     temperature: float,
     axis_name: str | None = None,
-) -> Contrast:
-    """Tells the own row of each local example from others.
+) -> BankOutput:
+    """Loss of classifying each local example as its own row of the bank, among all rows or among sampled rows.
 
     Args:
-      f: [b, D] unit features.
+      f: [b, D] features of the local examples, unit vectors.
       bank: [r, D] this device's rows.
-      index: int32[b] the own rows.
-      drawn: int32[b, K] the others; K = 0: all.
-      log_Z: as remembered.
+      index: int32[b] the positive row of each local example.
+      negatives: int32[b, K] the sampled rows; if K = 0 the negatives are all rows.
+      log_Z: logarithm of the partition constant: the state of the previous step, or `init_log_Z`.
       objective: 'nce' or 'softmax'.
-      num_examples: N.
-      temperature: T.
+      num_examples: N; rows from N on are padding.
+      temperature: T > 0.
       axis_name: the mapped device axis.
     """
-    if not drawn.shape[1]:
-        found = look_up_rows(f, bank, index, num_examples=num_examples, temperature=temperature, axis_name=axis_name)
-        mean = memory.bank_mean(lax.stop_gradient(bank), num_examples, axis_name)
-        return Contrast(jnp.mean(found.loss), log_Z, found, jnp.mean(f @ mean))
-    rows = jnp.concatenate([index[:, None], drawn], axis=1)  # [b, 1 + K]
+    if not negatives.shape[1]:
+        terms = non_parametric_softmax_terms(
+            f, bank, index, num_examples=num_examples, temperature=temperature, axis_name=axis_name
+        )
+        mean = memory.mean_row(lax.stop_gradient(bank), num_examples, axis_name)
+        return BankOutput(jnp.mean(terms.loss), log_Z, terms, jnp.mean(f @ mean))
+    rows = jnp.concatenate([index[:, None], negatives], axis=1)  # [b, 1 + K]
     logits = memory.bank_similarities(bank, f, rows, axis_name) / temperature
-    found = look_up_logits(logits)
+    terms = sampled_softmax_terms(logits)
     if objective == 'nce':
         estimate = log_partition(logits, num_examples, axis_name).astype(log_Z.dtype)
         log_Z = jnp.where(jnp.isneginf(log_Z), estimate, log_Z)
         loss = nce(logits, log_Z, num_examples=num_examples)
     else:
-        loss = jnp.mean(found.loss)
-    return Contrast(loss, log_Z, found, jnp.mean(logits[:, 1:]) * temperature)
+        loss = jnp.mean(terms.loss)
+    return BankOutput(loss, log_Z, terms, jnp.mean(logits[:, 1:]) * temperature)

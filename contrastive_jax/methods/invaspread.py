@@ -1,7 +1,7 @@
-"""InvaSpread (arXiv 1904.03436): features invariant under augmentation that spread out, end to end in the batch.
+"""InvaSpread (arXiv 1904.03436): features that are invariant to augmentation and different for different images.
 
-Official source: mangye16/Unsupervised_Embedding_Learning, demo_seen.py, BatchAverage.py. One encoder, no bank, no
-moving average: the negatives are the other images of the batch, in both their views.
+Official source: mangye16/Unsupervised_Embedding_Learning, demo_seen.py, BatchAverage.py. There is one encoder, no
+memory bank and no moving average: the negatives are both views of the other images in the batch.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base
-from contrastive_jax.methods.mocov3 import mean_negative_similarity
+from contrastive_jax.rules import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +24,15 @@ class InvaSpread(base.Method):
 
     Attributes:
       network: encoder and projector, with BN over the whole global batch of both views.
-      temperature: T.
+      temperature: T of the softmax.
     """
 
-    temperature: float = 0.1
+    temperature: float = field(0.1, above=0)
 
     concat_views: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={})
+        return base.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -44,15 +43,15 @@ class InvaSpread(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
-        views = jnp.concatenate(batch['views'])  # [2b, ...]: one pass, so BN sees both
+        views = jnp.concatenate(batch['views'])  # [2b, ...]: one pass, so that BN is over both
         z, stats = base.project(self.network, params, state.batch_stats['online'], views, axis_name)
         z1, z2 = jnp.split(z, 2)  # [b, D]
         loss = instance_softmax(z1, z2, temperature=self.temperature, axis_name=axis_name)
 
         z1, z2 = lax.stop_gradient((normalize(z1), normalize(z2)))
-        found = info_nce_in_batch_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
-        metrics = base.contrast_metrics(found, self.temperature, mean_negative_similarity(z1, z2, axis_name))
+        terms = info_nce_in_batch_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
+        metrics = base.contrast_metrics(terms, self.temperature, base.mean_negative_similarity(z1, z2, axis_name))
         metrics['feature_std'] = base.feature_std(z1, axis_name)
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

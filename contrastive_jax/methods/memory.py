@@ -1,6 +1,7 @@
-"""What is remembered between steps: the queue of MoCo and the memory bank of InstDis, as sharded device arrays.
+"""The queue of MoCo and the memory bank of InstDis, as arrays that are sharded over the devices.
 
-Both are plain pytrees that go in and come out. No entry ever leaves its device: queries travel to them.
+Both are plain pytrees, which functions take and return. Keys and rows are not sent between devices: queries are
+gathered, and each device compares them with its own shard.
 """
 
 from functools import partial
@@ -19,11 +20,12 @@ from contrastive_jax.losses.numerics import normalize
 
 
 class Queue(TypedDict):
-    """A ring of batches of keys.
+    """A ring buffer of batches of keys.
 
-    keys: [slots, B, D] unit vectors, slot s holding the global batch that was enqueued there. Sharded on B, so that a
-      device keeps the keys it made, and the same keys are evicted on 1 or on 256 devices.
-    slot: int32 scalar, where the next batch goes.
+    Attributes:
+      keys: [slots, B, D] unit vectors; each slot holds a global batch. The axis B is sharded, so that a device stores
+        the keys that it computed, and the same keys are evicted on any number of devices.
+      slot: int32 scalar, the slot for the next batch.
     """
 
     keys: Array
@@ -34,26 +36,33 @@ QUEUE_SPEC = {'keys': PartitionSpec(None, AXIS), 'slot': REPLICATED}
 
 
 def init_queue(key: Array, size: int, batch_size: int, dim: int) -> Queue:
-    """Random unit vectors, as in the official MoCo.
+    """A queue of random unit vectors, as in the official MoCo.
 
     Args:
       key: a typed random key.
-      size: K, number of keys in the queue.
-      batch_size: B, the global batch; it must divide K.
-      dim: D.
+      size: K, the number of keys in the queue.
+      batch_size: B, the global batch size.
+      dim: D, the dimension of a key.
+
+    Raises:
+      ValueError: K is not a positive multiple of B.
     """
     if size % batch_size or size < batch_size:
-        raise ValueError(f'queue_size {size} is not a positive multiple of the batch size {batch_size}')
+        near = max(size // batch_size, 1) * batch_size
+        raise ValueError(f'queue_size {size} is not a positive multiple of the batch size {batch_size} -> use {near}')
     keys = jax.random.normal(key, (size // batch_size, batch_size, dim), jnp.float32)
     return {'keys': normalize(keys), 'slot': jnp.zeros((), jnp.int32)}
 
 
 def enqueue(queue: Queue, keys: Array) -> Queue:
-    """Replaces the oldest batch by this one.
+    """Replaces the oldest batch of keys by a new one.
 
     Args:
-      queue: keys [slots, b, D] (this device's shard of B).
-      keys: [b, D] this device's keys, L2-normalised.
+      queue: this device's shard, with keys [slots, b, D].
+      keys: [b, D] the new keys of this device, unit vectors. They get no gradient.
+
+    Returns:
+      This device's shard of the new queue.
     """
     slots = queue['keys'].shape[0]
     keys = lax.stop_gradient(keys).astype(queue['keys'].dtype)
@@ -65,79 +74,78 @@ def enqueue(queue: Queue, keys: Array) -> Queue:
 
 # ================================ bank ================================
 
-# Rows are rounded up to a multiple of this, so that any power-of-two device count up to it divides them and a
-# checkpoint fits another device count.
-BANK_ROWS = 1024
+# The number of rows is rounded up to a multiple of this. So every power of two up to it divides the rows, and a
+# checkpoint can be restored on another number of devices.
+ROW_MULTIPLE = 1024
 
 BANK_SPEC = SHARDED
 
 
-def bank_rows(num_examples: int) -> int:
-    """Rows of a bank for so many examples."""
-    return -(-num_examples // BANK_ROWS) * BANK_ROWS
+def num_rows(num_examples: int) -> int:
+    """The number of rows of a bank for `num_examples` examples, including padded rows."""
+    return -(-num_examples // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 def init_bank(key: Array, num_examples: int, dim: int) -> Array:
-    """A row for every example: U(-1/sqrt(D/3), 1/sqrt(D/3)), not normalised, as in InstDis.
+    """A bank with a row for each example, from U(-1/sqrt(D/3), 1/sqrt(D/3)) and not normalized, as in InstDis.
 
     Args:
       key: a typed random key.
-      num_examples: number of examples; the rows are rounded up to a multiple of BANK_ROWS.
-      dim: D.
+      num_examples: N; the number of rows is rounded up to a multiple of ROW_MULTIPLE.
+      dim: D, the dimension of a row.
 
     Returns:
       [rows, D] float32, to be sharded by rows (BANK_SPEC).
     """
-    rows = bank_rows(num_examples)
     bound = 1.0 / (dim / 3) ** 0.5
-    return jax.random.uniform(key, (rows, dim), jnp.float32, -bound, bound)
+    return jax.random.uniform(key, (num_rows(num_examples), dim), jnp.float32, -bound, bound)
 
 
-def bank_read(bank: Array, index: Array, axis_name: str | None = None) -> Array:
-    """The rows of the local examples.
+def read_bank(bank: Array, index: Array, axis_name: str | None = None) -> Array:
+    """Returns the rows of the local examples.
 
     Args:
       bank: [r, D] this device's rows.
-      index: int32[b] example ids of the local batch.
+      index: int32[b] indices of the local examples in the data set.
       axis_name: the mapped device axis.
 
     Returns:
-      [b, D].
+      [b, D] rows.
     """
-    rows, own = bank_part(bank, collectives.all_gather(index, axis_name), axis_name)
-    return collectives.psum_scatter(jnp.where(own[:, None], rows, jnp.zeros_like(rows)), axis_name)
+    rows, owned = owned_rows(bank, collectives.all_gather(index, axis_name), axis_name)
+    return collectives.psum_scatter(jnp.where(owned[:, None], rows, jnp.zeros_like(rows)), axis_name)
 
 
-def bank_part(bank: Array, index: Array, axis_name: str | None = None) -> tuple[Array, Array]:
-    """This device's part of a set of rows that every device asks for.
+def owned_rows(bank: Array, index: Array, axis_name: str | None = None) -> tuple[Array, Array]:
+    """Returns those of the requested rows that this device stores.
 
     Args:
       bank: [r, D] this device's rows.
-      index: int32[M] example ids, the same on every device.
+      index: int32[M] requested rows of the whole bank, the same on all devices.
       axis_name: the mapped device axis.
 
     Returns:
-      [M, D] rows, meaningful where the second result, bool[M], says that this device owns the row.
+      Rows [M, D], and bool[M], True for the rows that this device stores; the other rows have arbitrary values.
     """
     local = index - collectives.axis_index(axis_name) * bank.shape[0]
-    own = (local >= 0) & (local < bank.shape[0])
-    return bank[jnp.clip(local, 0, bank.shape[0] - 1)], own
+    owned = (local >= 0) & (local < bank.shape[0])
+    return bank[jnp.clip(local, 0, bank.shape[0] - 1)], owned
 
 
-GATHERED = 2**24  # numbers of bank rows that `bank_similarities` holds at a time: 64 MB
+MAX_GATHERED = 2**24  # numbers of bank rows that `bank_similarities` has in memory at a time: 64 MB
 
 
 def bank_similarities(bank: Array, v: Array, index: Array, axis_name: str | None = None) -> Array:
-    """How similar each local example is to rows of its own choice.
+    """Inner products of each local example with M rows of the whole bank.
 
-    Examples and choices are gathered, every device scores the rows that it owns, and the scores are added up. The rows
-    of all examples together, [B, M, D], would be 0.5 GB at InstDis' 256 x 4096 x 128; so they are taken a few examples
-    at a time, and again for the gradient.
+    Features and indices are gathered, each device computes the products with the rows that it stores, and the results
+    are added. The rows of all examples, [B, M, D], would take 0.5 GB for the 256 x 4096 x 128 of InstDis. They are
+    therefore read for a few examples at a time, and read again in the backward pass.
 
     Args:
-      bank: [r, D] this device's rows; they never get a gradient.
+      bank: [r, D] this device's rows. They get no gradient.
       v: [b, D] features of the local examples.
-      index: int32[b, M] example ids, M for each of them.
+      index: int32[b, M] rows of the whole bank for each local example.
       axis_name: the mapped device axis.
 
     Returns:
@@ -146,54 +154,57 @@ def bank_similarities(bank: Array, v: Array, index: Array, axis_name: str | None
     bank = lax.stop_gradient(bank)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def of_one(example: tuple[Array, Array]) -> Array:
+    def products(example: tuple[Array, Array]) -> Array:
         v, index = example  # [D], [M]
-        rows, own = bank_part(bank, index, axis_name)
-        return jnp.where(own, jnp.sum(rows * v, axis=-1), 0.0)
+        rows, owned = owned_rows(bank, index, axis_name)
+        return jnp.where(owned, jnp.sum(rows * v, axis=-1), 0.0)
 
     v, index = collectives.all_gather(v, axis_name), collectives.all_gather(index, axis_name)  # [B, D], [B, M]
-    few = 2 ** (max(1, GATHERED // (index.shape[1] * bank.shape[1])).bit_length() - 1)  # a power of 2 divides most B
-    partial_sums = lax.map(of_one, (v, index), batch_size=min(few, len(v)))  # [B, M]
+    # A power of two, which divides most batch sizes.
+    at_a_time = 2 ** (max(1, MAX_GATHERED // (index.shape[1] * bank.shape[1])).bit_length() - 1)
+    partial_sums = lax.map(products, (v, index), batch_size=min(at_a_time, len(v)))  # [B, M]
     return collectives.psum_scatter(partial_sums, axis_name)
 
 
-def bank_mean(bank: Array, num_examples: int, axis_name: str | None = None) -> Array:
-    """The mean [D] of all rows but the padded ones, which are those from num_examples on."""
+def mean_row(bank: Array, num_examples: int, axis_name: str | None = None) -> Array:
+    """The mean [D] of the rows of all examples, without the padded rows, which are those from `num_examples` on."""
     row = collectives.positions(bank.shape[0], axis_name)
-    return (
-        collectives.psum(jnp.sum(jnp.where(row[:, None] < num_examples, bank, 0.0), axis=0), axis_name) / num_examples
-    )
+    total = jnp.sum(jnp.where(row[:, None] < num_examples, bank, 0.0), axis=0)
+    return collectives.psum(total, axis_name) / num_examples
 
 
-def draw_rows(key: Array, b: int, num_rows: int, num_examples: int, axis_name: str | None = None) -> Array:
-    """Rows of a bank drawn uniformly, with replacement, for each local example; never a padded one.
+def sample_rows(key: Array, b: int, num_negatives: int, num_examples: int, axis_name: str | None = None) -> Array:
+    """Samples rows of a bank for each local example, uniformly and with replacement, without the padded rows.
 
     Args:
       key: a typed key, the same on all devices.
       b: number of local examples.
-      num_rows: K, rows for each.
-      num_examples: N; rows are drawn below it.
+      num_negatives: K, the number of rows for each example.
+      num_examples: N, the number of rows that are not padding.
       axis_name: the mapped device axis.
 
     Returns:
-      int32[b, K], a function of the key and the position in the global batch.
+      int32[b, K], which depends on the key and on the position of the example in the global batch.
     """
     keys = collectives.example_keys(key, collectives.positions(b, axis_name))
-    return jax.vmap(lambda key: jax.random.randint(key, (num_rows,), 0, num_examples))(keys)
+    return jax.vmap(lambda key: jax.random.randint(key, (num_negatives,), 0, num_examples))(keys)
 
 
-def bank_update(bank: Array, index: Array, v: Array, momentum: float, axis_name: str | None = None) -> Array:
-    """v_i <- normalise(m v_i + (1 - m) f_i), each device writing the rows it owns (InstDis, arXiv 1805.01978).
+def update_bank(bank: Array, index: Array, f: Array, momentum: float, axis_name: str | None = None) -> Array:
+    """v_i <- normalize(m v_i + (1 - m) f_i) (InstDis, arXiv 1805.01978). Each device updates the rows that it stores.
 
     Args:
-      bank: [r, D] this device's rows.
-      index: int32[b] example ids of the local batch.
-      v: [b, D] their new unit features f.
-      momentum: m.
+      bank: [r, D] this device's rows v.
+      index: int32[b] indices of the local examples in the data set.
+      f: [b, D] their new features, unit vectors. They get no gradient.
+      momentum: m in [0, 1].
       axis_name: the mapped device axis.
+
+    Returns:
+      [r, D] this device's rows of the new bank.
     """
-    index, v = collectives.all_gather(index, axis_name), collectives.all_gather(lax.stop_gradient(v), axis_name)
-    rows, own = bank_part(bank, index, axis_name)
-    moved = normalize(momentum * rows + (1.0 - momentum) * v)
+    index, f = collectives.all_gather(index, axis_name), collectives.all_gather(lax.stop_gradient(f), axis_name)
+    v, owned = owned_rows(bank, index, axis_name)
+    updated = normalize(momentum * v + (1.0 - momentum) * f)
     local = index - collectives.axis_index(axis_name) * bank.shape[0]
-    return bank.at[jnp.where(own, local, bank.shape[0])].set(moved.astype(bank.dtype), mode='drop')
+    return bank.at[jnp.where(owned, local, bank.shape[0])].set(updated.astype(bank.dtype), mode='drop')

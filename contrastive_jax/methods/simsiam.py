@@ -1,7 +1,7 @@
-"""SimSiam (arXiv 2011.10566): two views, one network, a predictor, and a stopped gradient; nothing is remembered.
+"""SimSiam (arXiv 2011.10566): one network with a predictor, two views and a stop-gradient; no target and no memory.
 
-Official source: facebookresearch/simsiam, simsiam/builder.py and main_simsiam.py. The predictor's learning rate, which
-does not decay, is the optimizer's affair (`config.optimizer.constant`).
+Official source: facebookresearch/simsiam, simsiam/builder.py and main_simsiam.py. The constant learning rate of the
+predictor is configured in `config.optimizer.constant`.
 """
 
 import dataclasses
@@ -24,8 +24,7 @@ class SimSiam(base.Method):
     has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        return params, base.MethodState(target={}, batch_stats={'online': stats}, memory={})
+        return base.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -36,11 +35,12 @@ class SimSiam(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
+        del rng, progress
         x1, x2 = batch['views']
         stats = state.batch_stats['online']
         (z1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
         (z2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
-        loss = D(p1, z2) / 2 + D(p2, z1) / 2  # D stops the gradient into z
+        loss = D(p1, z2) / 2 + D(p2, z1) / 2  # D has no gradient through z
         state = dataclasses.replace(state, batch_stats={'online': stats})
         return loss, (state, base.regression_metrics(p1, z2, axis_name))

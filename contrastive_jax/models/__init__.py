@@ -1,4 +1,13 @@
-"""Networks: encoders (`resnet.py`, `vit.py`, `cpc.py`), heads, and the two joined (`network.py`)."""
+"""Networks as Linen modules.
+
+- resnet, vit, cpc   encoders, images to features; `split` runs two of them side by side (CMC)
+- heads              the MLPs that serve as projectors and predictors
+- network            encoder, projector and predictor as one network; the contract of an encoder
+- norm               batch norm over groups of examples
+- context            the context network of CPC
+- tokens             other features of a ViT than its class token
+- interpolation      kernels that resize images and position embeddings
+"""
 
 from contrastive_jax.models.context import ContextNetwork
 from contrastive_jax.models.cpc import CPCEncoder

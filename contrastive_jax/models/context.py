@@ -1,4 +1,4 @@
-"""The context of CPC: a network on the grid of latents that has seen a patch's own row and those above, none below."""
+"""The context network of CPC: each context depends on the latents in its own row and above, on none below."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,15 +7,16 @@ from jax import Array
 
 
 class ContextNetwork(nn.Module):
-    """PixelCNN-like: residual blocks of masked convolutions, as in the pseudo-code of CPC v2 (arXiv 1905.09272, A.2).
+    """Residual blocks of masked convolutions like PixelCNN's, as in the pseudo-code of CPC v2 (arXiv:1905.09272, A.2).
 
-    A block looks one column to either side, one row up and never down, so that with five of them a context has seen
-    five rows above it and five columns to either side. No norm: it would join what the mask keeps apart.
+    A block sees one column to the left and to the right, and one row above. With five blocks, a context depends on its
+    own row, five rows above it, and five columns to each side. There is no normalization, because its statistics would
+    include the rows below.
 
     Attributes:
-      num_blocks: 5 in the paper.
-      hidden_dim: channels of the convolutions inside a block; 256 in the paper.
-      dtype: of the computation.
+      num_blocks: the number of residual blocks; 5 in the paper.
+      hidden_dim: the channels of the convolutions inside a block; 256 in the paper.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     num_blocks: int = 5
@@ -24,7 +25,7 @@ class ContextNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        """Maps latents [B, R, C, D] to contexts [B, R, C, D], in float32 at least because a loss follows."""
+        """Maps latents [B, R, C, D] on a grid of patches to contexts [B, R, C, D], in float32 or a wider dtype."""
         x = z.astype(self.dtype)
         for i in range(self.num_blocks):
             y = nn.relu(self._conv(self.hidden_dim, (1, 1), f'block{i}_in')(x))
@@ -35,5 +36,5 @@ class ContextNetwork(nn.Module):
 
     def _conv(self, channels: int, kernel_size: tuple[int, int], name: str) -> nn.Conv:
         rows, columns = kernel_size
-        padding = ((rows - 1, 0), (columns // 2, columns // 2))  # rows: above only
+        padding = ((rows - 1, 0), (columns // 2, columns // 2))  # rows are padded only above
         return nn.Conv(channels, kernel_size, padding=padding, dtype=self.dtype, name=name)

@@ -1,4 +1,4 @@
-"""The encoder of CPC: an image is cut into overlapping patches, and a ResNet sees each of them alone."""
+"""The encoder of CPC: an image is cut into overlapping patches, and a ResNet encodes each patch separately."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,41 +9,42 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
+from contrastive_jax import rules
 from contrastive_jax.models.resnet import conv
 
-# The stages of a trunk: blocks, channels of a bottleneck, channels that the stage puts out.
+# For each stage: the number of blocks, the channels inside a block, and the output channels.
 CPC_ENCODERS: dict[str, dict[str, Any]] = {
-    # v1: the first three stages of ResNet-v2-101; no norm at all.
+    # v1: the first three stages of ResNet-v2-101, without normalization.
     'cpc_resnet101': {
         'stage_sizes': (3, 4, 23), 'bottlenecks': (64, 128, 256), 'channels': (256, 512, 1024), 'norm': 'none',
     },
-    # v2: the third stage deeper, its bottlenecks twice and its channels four times as wide.
+    # v2: the third stage is deeper, with twice the channels inside its blocks and four times the output channels.
     'cpc_resnet161': {
         'stage_sizes': (3, 4, 46), 'bottlenecks': (64, 128, 512), 'channels': (256, 512, 4096),
     },
-    # v2's smaller one has the 24 million parameters of a whole ResNet-50: all four stages.
+    # v2's smaller encoder has the 24 million parameters of a whole ResNet-50, so all four stages.
     'cpc_resnet50': {
         'stage_sizes': (3, 4, 6, 3), 'bottlenecks': (64, 128, 256, 512), 'channels': (256, 512, 1024, 2048),
     },
-    # For 32 px images, and for tests and 8 px digits; our own sizes, from no paper.
+    # For 32 px images, and for tests and 8 px digits; these two sizes are not from a paper.
     'cpc_small': {'stage_sizes': (2, 2, 2), 'bottlenecks': (64, 128, 256), 'channels': (256, 512, 1024)},
     'cpc_tiny': {'stage_sizes': (1, 1, 1), 'bottlenecks': (16, 32, 64), 'channels': (64, 128, 256)},
 }  # fmt: skip
 
 
 def cut_patches(images: Array, size: int, stride: int) -> Array:
-    """Overlapping square patches in their grid.
+    """Cuts images into a grid of overlapping square patches.
 
     Args:
       images: [B, H, W, C].
-      size: p, height and width of a patch, in pixels.
-      stride: pixels from one patch to the next.
+      size: p, the height and width of a patch, in pixels.
+      stride: the distance from one patch to the next, in pixels.
 
     Returns:
-      [B, R, C', p, p, C].
+      [B, rows, columns, p, p, C].
 
     Raises:
-      ValueError: patches do not fill the image.
+      ValueError: the patches do not fill the image exactly.
     """
     check_patches(images.shape[1:3], size, stride)
     rows, columns = ((length - size) // stride + 1 for length in images.shape[1:3])
@@ -52,23 +53,23 @@ def cut_patches(images: Array, size: int, stride: int) -> Array:
 
 
 def check_patches(image: tuple[int, ...], size: int, stride: int) -> None:
-    """Raises ValueError where patches do not fill an image of so many pixels."""
+    """Raises ValueError if patches of this size and stride do not fill the `image` (height, width) exactly."""
     for length in image:
         if rest := (length - size) % stride if length >= size else size - length:
             low = length - rest
             use = f'{low} or {low + stride}' if length >= size else f'{size} or {size + stride}'
-            raise ValueError(f'image {length} is not filled by patches of {size} every {stride} pixels; use {use}')
+            raise ValueError(f'image size {length} is not filled by patches of {size} at stride {stride}; use {use}')
 
 
 class PreactivationBlock(nn.Module):
-    """x + f(x), f = three times norm, ReLU, convolution (He et al., arXiv 1603.05027).
+    """x + f(x), where f is three times norm, ReLU and convolution (He et al., arXiv:1603.05027).
 
     Attributes:
-      bottleneck: channels of the first two convolutions.
-      channels: that the block puts out.
-      stride: 1 or 2, of the 3x3 convolution.
-      norm: makes a norm, or None.
-      dtype: of the computation.
+      bottleneck: the channels of the first two convolutions.
+      channels: the output channels.
+      stride: the stride of the 3x3 convolution, 1 or 2.
+      norm: builds a normalization layer; None: there is none.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     bottleneck: int
@@ -91,54 +92,56 @@ class PreactivationBlock(nn.Module):
         y = conv(self.bottleneck, 3, self.stride, self.dtype, name='conv2')(activate(y, 'norm2'))
         y = conv(self.channels, 1, 1, self.dtype, name='conv3')(activate(y, 'norm3'))
         if self.norm is None:
-            # Without a norm, the variance would double with each block: start at the identity instead.
+            # Without normalization the variance would double with each block, so each block starts as the identity.
             y *= self.param('gain', nn.initializers.zeros, ()).astype(self.dtype)
         return x + y
 
 
 class CPCEncoder(nn.Module):
-    """ResNet v2 on patches, without batch norm, which would carry what one patch holds to the others.
+    """A ResNet v2 that encodes patches. It has no batch norm, which would carry information between patches.
 
     Attributes:
-      stage_sizes: blocks of each stage, of which there are as many; each but the first halves the resolution.
-      bottlenecks: channels inside the blocks of each stage.
-      channels: that each stage puts out; the last is D.
-      patch_size: p, in pixels.
-      patch_stride: from one patch to the next; patches overlap.
-      stem: 'imagenet', 7x7 stride 2 and a max-pool, or 'cifar', 3x3 stride 1 and none, for patches below 32 px.
-      norm: 'layer', over all that one patch has in a layer, or 'none'.
-      remat: recompute each block in the backward pass: less memory, a third more work, the same numbers.
-      dtype: of the computation; parameters are float32.
+      stage_sizes: the number of blocks in each stage; every stage but the first halves the resolution.
+      bottlenecks: the channels inside the blocks, for each stage; entries beyond the number of stages are ignored.
+      channels: the output channels, for each stage; those of the last stage are D.
+      patch_size: p, the height and width of a patch, in pixels.
+      patch_stride: the distance from one patch to the next, in pixels; patches overlap if it is below `patch_size`.
+      stem: 'imagenet' (a 7x7 convolution with stride 2, then max-pooling) or 'cifar' (a 3x3 convolution with stride 1,
+        for patches below 32 px).
+      norm: 'layer', over all positions and channels of one patch, or 'none'.
+      remat: recompute each block in the backward pass, which saves memory for about a third more work; the results are
+        the same.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     stage_sizes: tuple[int, ...]
     bottlenecks: tuple[int, ...]
     channels: tuple[int, ...]
-    patch_size: int = 80
-    patch_stride: int = 36
+    patch_size: int = rules.field(80, least=1)
+    patch_stride: int = rules.field(36, least=1)
     stem: str = 'imagenet'
     norm: str = 'layer'
     remat: bool = False
     dtype: Dtype = jnp.float32
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """h [B, D] of images or patches as in `grid`: the mean over all patches, which is what is evaluated."""
+        """Maps images or patches, as in `grid`, to h [B, D], the mean over all patches; evaluation uses h."""
         return self.grid(x, train=train, axis_name=axis_name).mean((1, 2))
 
     @nn.compact
     def grid(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Encodes patch by patch.
+        """Encodes each patch separately.
 
         Args:
-          x: [B, H, W, 3] images, normalised, or patches of them that were cut already, [B, R, C, p, p, 3].
-          train: without effect: nothing here depends on it, nor on the devices.
-          axis_name: likewise.
+          x: normalized images [B, H, W, 3], or their patches [B, R, C, p, p, 3].
+          train: has no effect, because the encoder behaves the same in training and evaluation.
+          axis_name: has no effect, because nothing is shared between examples.
 
         Returns:
-          z: [B, R, C, D], the average over the positions in each patch, in float32 at least.
+          z [B, R, C, D], the average over the positions in each patch, in float32 or a wider dtype.
 
         Raises:
-          ValueError: an unknown stem or norm, patches that do not fill the image.
+          ValueError: an unknown stem or norm, or patches that do not fill the image exactly.
         """
         del train, axis_name
         if self.stem not in ('imagenet', 'cifar'):
@@ -153,12 +156,12 @@ class CPCEncoder(nn.Module):
         if x.ndim == 4:
             x = cut_patches(x, self.patch_size, self.patch_stride)
         grid = x.shape[:3]
-        x = x.reshape(-1, *x.shape[3:])  # [N, p, p, 3], every patch by itself
+        x = x.reshape(-1, *x.shape[3:])  # [N, p, p, 3], N = B * R * C patches
         kernel_size, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
         x = conv(self.channels[0] // 4, kernel_size, stride, self.dtype, name='conv1')(x)
         if self.stem == 'imagenet':
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
-        stages = zip(self.stage_sizes, self.bottlenecks, self.channels, strict=False)  # as many as have a size
+        stages = zip(self.stage_sizes, self.bottlenecks, self.channels, strict=False)  # stops with `stage_sizes`
         for stage, (size, bottleneck, channels) in enumerate(stages):
             for i in range(size):
                 x = block(
@@ -176,5 +179,5 @@ class CPCEncoder(nn.Module):
 
 
 def cpc(name: str, **fields: Any) -> CPCEncoder:
-    """The encoder of that name in `CPC_ENCODERS`; `fields` override its values."""
+    """Builds the encoder with this name in `CPC_ENCODERS`; `fields` override its values."""
     return CPCEncoder(**{**CPC_ENCODERS[name], **fields})

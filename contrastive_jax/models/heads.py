@@ -8,52 +8,55 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
+from contrastive_jax import rules
 from contrastive_jax.models.norm import BatchNorm
 
-torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(±1/√fan_in), torch's nn.Linear
+torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(±1/√fan_in), as torch's nn.Linear
 
-# Initial kernels; biases start at 0, but torch's are uniform like its kernels.
+# Initializers of kernels. Biases start at 0, except for 'torch', where they are uniform like the kernels.
 INITS: dict[str, nn.initializers.Initializer] = {
     'torch': torch_uniform,
     'normal': nn.initializers.normal(0.01),  # SimCLR
-    'trunc_normal': nn.initializers.normal(0.02),  # DINO: timm's trunc_normal_(std=.02) cuts at ±2, which is never met
+    'trunc_normal': nn.initializers.normal(
+        0.02
+    ),  # DINO: timm's trunc_normal_(std=.02) truncates at ±2, which has no effect
 }
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'relu': nn.relu,
-    'gelu': lambda x: nn.gelu(x, approximate=False),  # torch's nn.GELU
+    'gelu': lambda x: nn.gelu(x, approximate=False),  # as torch's nn.GELU
 }
 
 
 class MLP(nn.Module):
-    """Linear layers with an activation, and optionally batch norm, between them: the heads of all methods.
+    """The head of every method: linear layers with an activation, and optionally batch norm, between them.
 
     MoCo v1: 1 layer with bias. MoCo v2: 2 layers with bias, no batch norm. MoCo v3 (arXiv:2104.02057): no bias, batch
-    norm after every hidden layer; projectors, and the predictor of the ViTs, end in a batch norm without factor and
-    offset. SimCLR: likewise, with a factor at the end. Layers are named linear_0, bn_0, linear_1, ...
+    norm after every hidden layer; the projectors, and the predictor of the ViTs, end with a batch norm without scale
+    and offset. SimCLR: as MoCo v3, with a scale at the end. The layers are named linear_0, bn_0, linear_1, ...
 
     Attributes:
-      num_layers: linear layers, at least 1.
-      hidden_dim: outputs of all but the last.
-      output_dim: outputs of the last.
-      bias: of the linear layers.
-      last_bias: of the last one; None: as the others.
-      batch_norm: after every hidden linear layer.
-      last_batch_norm: also after the last.
-      last_batch_norm_affine: with a learned factor and offset there.
-      last_batch_norm_offset: with a learned offset there; None: as last_batch_norm_affine.
-      activation: 'relu' or 'gelu', after every hidden layer.
-      kernel_init: of the linear layers, 'torch', 'normal' or 'trunc_normal'; see `INITS`.
-      bn_group_size: examples that share BN statistics, None: the whole global batch; see `BatchNorm`.
-      bn_momentum: of the running statistics; new = bn_momentum * old + (1 - bn_momentum) * batch.
+      num_layers: the number of linear layers, at least 1.
+      hidden_dim: the outputs of every linear layer but the last.
+      output_dim: the outputs of the last linear layer.
+      bias: whether linear layers have a bias.
+      last_bias: whether the last linear layer has a bias; None: as `bias`.
+      batch_norm: whether a batch norm follows every linear layer but the last.
+      last_batch_norm: whether a batch norm follows the last linear layer.
+      last_batch_norm_affine: whether that last batch norm learns a scale and an offset.
+      last_batch_norm_offset: whether that last batch norm learns an offset; None: as `last_batch_norm_affine`.
+      activation: 'relu' or 'gelu', applied after every layer but the last.
+      kernel_init: the initializer of the kernels, 'torch', 'normal' or 'trunc_normal'; see `INITS`.
+      bn_group_size: the number of examples that share BN statistics; None: the global batch. See `BatchNorm`.
+      bn_momentum: the momentum of the running statistics, new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
-      bn_unbiased: of the running variance: True as in torch, False as in Keras and Haiku.
-      dtype: of the computation; parameters are float32.
+      bn_unbiased: whether the running variance is unbiased, as in torch, or not, as in Keras and Haiku.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
-    num_layers: int
-    hidden_dim: int
-    output_dim: int
+    num_layers: int = rules.field(least=1)
+    hidden_dim: int = rules.field(least=1)
+    output_dim: int = rules.field(least=1)
     bias: bool = False
     last_bias: bool | None = None
     batch_norm: bool = True
@@ -69,16 +72,24 @@ class MLP(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Maps [B, D] to [B, output_dim], returned in float32 at least because losses follow.
+        """Applies all layers.
+
+        Args:
+          x: [B, D], the local examples.
+          train: whether batch norm uses the statistics of the batch; otherwise the running ones.
+          axis_name: the mapped device axis; None: the whole batch is on one device.
+
+        Returns:
+          [B, output_dim], in float32 or a wider dtype.
 
         Raises:
-          ValueError: fewer than one layer, an unknown activation or kernel_init.
+          ValueError: fewer than one layer, or an unknown activation or kernel_init.
         """
         return self.projector_features(x, self.num_layers, train=train, axis_name=axis_name)
 
     @nn.compact
     def projector_features(self, x: Array, count: int, *, train: bool, axis_name: str | None = None) -> Array:
-        """What comes out of the first `count` layers, norm and activation included; of 0: x."""
+        """The output of the first `count` linear layers, with their batch norm and activation; x if `count` is 0."""
         if self.num_layers < 1:
             raise ValueError(f'MLP num_layers {self.num_layers} must be at least 1')
         for field, legal in (('activation', ACTIVATIONS), ('kernel_init', INITS)):
@@ -113,7 +124,7 @@ class MLP(nn.Module):
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
-    """Initial values U(-bound, bound)."""
+    """An initializer that draws from U(-bound, bound)."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -1,4 +1,4 @@
-"""Batch normalisation whose groups are a hyper-parameter of the method, not an accident of the hardware."""
+"""Batch normalization over groups of examples. The group size is a hyper-parameter and independent of the devices."""
 
 import math
 
@@ -11,23 +11,23 @@ from contrastive_jax.distributed import collectives
 
 
 def split_groups(group_size: int | None, local_batch: int, devices: int) -> tuple[int, int]:
-    """How groups of consecutive examples of the global batch lie on the devices.
+    """How groups of consecutive examples of the global batch are distributed over the devices.
 
     Args:
-      group_size: examples that share statistics; None, or at least the global batch: all of them.
-      local_batch: examples on each device.
-      devices: number of devices along the batch axis.
+      group_size: the number of examples that share statistics; None, or a size of at least the global batch: all.
+      local_batch: the number of examples on each device.
+      devices: the number of devices along the batch axis.
 
     Returns:
       (groups on each device, devices of each group); at least one of the two is 1.
 
     Raises:
-      ValueError: groups do not fill the devices evenly.
+      ValueError: the groups cannot be divided evenly among the devices.
     """
     if group_size is None or group_size >= local_batch * devices:
         return 1, devices
     if group_size < 1:
-        raise ValueError(f'BatchNorm group_size {group_size} must be at least 1; None is the whole global batch')
+        raise ValueError(f'BatchNorm group_size {group_size} must be at least 1; None means the global batch')
     if group_size <= local_batch and local_batch % group_size == 0:
         return local_batch // group_size, 1
     group_devices = group_size // local_batch
@@ -41,25 +41,25 @@ def split_groups(group_size: int | None, local_batch: int, devices: int) -> tupl
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167).
+    """Batch normalization (Ioffe & Szegedy, arXiv:1502.03167) over groups of examples.
 
-    The result is a function of the global batch alone: each consecutive `group_size` examples of it are normalised
-    with their own mean and variance, whether they lie on one device or on several. MoCo v1 and v2 were defined with
-    32 examples a GPU, hence `group_size=32`; None is the "SyncBN" of the other methods.
+    Each group of `group_size` consecutive examples of the global batch is normalized with its own mean and variance,
+    whether it is on one device or on several, so the result depends only on the global batch. MoCo v1 and v2 used 32
+    examples on each GPU, which is `group_size=32`; None is the "SyncBN" of the other methods.
 
-    Runs under `jit(shard_map(check_vma=False))`, `pmap`, and without an axis. `vmap(axis_name=...)` has no
-    `axis_index_groups`, so there a group must be the whole batch or lie on one device.
+    It works under `jit(shard_map(check_vma=False))`, under `pmap`, and without a mapped axis. `vmap(axis_name=...)`
+    does not support `axis_index_groups`; there a group must be the whole batch or be on one device.
 
     Attributes:
-      group_size: examples that share statistics; None: the whole global batch. A batch smaller than the group, and
-        the example that parameters are initialised with, is one group.
+      group_size: the number of examples that share statistics; None: the global batch. A batch smaller than a group is
+        one group, and so is the batch with which parameters are initialized.
       momentum: running = momentum * running + (1 - momentum) * batch; torch calls 1 - momentum the momentum.
       epsilon: added to the variance.
-      unbiased: the running variance is that of n - 1, as torch has it; False: of n, as Keras and Haiku have it.
-      use_scale: learn a factor for each channel.
-      use_bias: learn an offset for each channel.
-      scale_init: initial factor; zeros for the last norm of a residual block ("zero-gamma").
-      dtype: of the output. Statistics are computed and kept in float32 at least.
+      unbiased: whether the running variance divides by n - 1, as in torch, or by n, as in Keras and Haiku.
+      use_scale: whether to learn a scale for each channel.
+      use_bias: whether to learn an offset for each channel.
+      scale_init: the initializer of the scale; zeros for the last norm of a residual block ("zero-gamma").
+      dtype: the dtype of the output. Statistics are computed and stored in float32 or a wider dtype.
     """
 
     group_size: int | None = None
@@ -73,18 +73,19 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Normalises over all axes but the last.
+        """Normalizes over all axes but the last.
 
         Args:
           x: [B, ..., C], the local examples.
-          train: use, and remember, the statistics of the batch; otherwise use the running ones.
-          axis_name: the mapped device axis; None: all of the batch is here.
+          train: whether to use the statistics of the batch and update the running ones; otherwise the running ones are
+            used.
+          axis_name: the mapped device axis; None: the whole batch is on one device.
 
         Returns:
           [B, ..., C] in `dtype`.
 
         Raises:
-          ValueError: groups do not fill the devices evenly.
+          ValueError: the groups cannot be divided evenly among the devices.
         """
         channels = x.shape[-1:]
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
@@ -102,7 +103,7 @@ class BatchNorm(nn.Module):
                 n = group_devices * math.prod(x.shape[1:-1])
                 correction = n / max(n - 1, 1) if self.unbiased else 1.0
                 batch = (mean.reshape(groups, -1).mean(0), var.reshape(groups, -1).mean(0) * correction)
-                if group_devices < collectives.axis_size(axis_name):  # other devices hold other groups
+                if group_devices < collectives.axis_size(axis_name):  # other devices have other groups
                     batch = collectives.pmean(batch, axis_name)
                 for running, new in zip((running_mean, running_var), batch, strict=True):
                     updated = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
@@ -110,7 +111,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
 
-        # (x - mean) / std * scale + bias as one multiply-add for each element.
+        # (x - mean) / std * scale + bias as one multiplication and one addition for each element.
         factor = lax.rsqrt(var + self.epsilon)
         if self.use_scale:
             factor = factor * self.param('scale', self.scale_init, channels, jnp.float32)
@@ -121,15 +122,15 @@ class BatchNorm(nn.Module):
 
 
 def group_moments(x: Array, group_devices: int, axis_name: str | None) -> tuple[Array, Array]:
-    """Mean and biased variance of each group in one pass over the data, E[x²] − E[x]².
+    """The mean and the biased variance E[x²] − E[x]² of each group, in one pass over the data.
 
     Args:
-      x: [groups, examples, ..., C].
-      group_devices: consecutive devices that share each group.
+      x: [groups, examples, ..., C], the local examples.
+      group_devices: the number of consecutive devices that share each group.
       axis_name: the mapped device axis, or None.
 
     Returns:
-      mean and variance, [groups, 1, ..., 1, C], in the dtype of x.
+      Mean and variance, each [groups, 1, ..., 1, C], in the dtype of x.
     """
     axes = tuple(range(1, x.ndim - 1))
     moments = (x.mean(axes, keepdims=True), (x * x).mean(axes, keepdims=True))

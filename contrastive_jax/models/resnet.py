@@ -1,4 +1,4 @@
-"""ResNets in torchvision's layout, the stride in the 3x3 convolution ("v1.5"); selective kernels as in SimCLR v2."""
+"""ResNets as in torchvision, with the stride in the 3x3 convolution ("v1.5"); selective kernels as in SimCLR v2."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,16 +9,17 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
+from contrastive_jax import rules
 from contrastive_jax.models.norm import BatchNorm
 
-# The convolutions of a block: (kernel size, whether it carries the block's stride, output channels / stage channels).
+# The convolutions of a block: (kernel size, whether it has the block's stride, output channels / stage channels).
 BLOCKS: dict[str, tuple[tuple[int, bool, int], ...]] = {
     'basic': ((3, True, 1), (3, False, 1)),
     'bottleneck': ((1, False, 1), (3, True, 1), (1, False, 4)),
 }
 
 RESNETS: dict[str, dict[str, Any]] = {
-    # 0.3 M parameters for tests and 8 px digits; our own size, from no paper.
+    # 0.3 M parameters, for tests and 8 px digits; this size is not from a paper.
     'resnet_tiny': {'stage_sizes': (1, 1, 1, 1), 'block': 'basic', 'width': 16, 'stem': 'cifar'},
     'resnet18': {'stage_sizes': (2, 2, 2, 2), 'block': 'basic'},
     'resnet34': {'stage_sizes': (3, 4, 6, 3), 'block': 'basic'},
@@ -28,29 +29,30 @@ RESNETS: dict[str, dict[str, Any]] = {
     'resnet200': {'stage_sizes': (3, 24, 36, 3), 'block': 'bottleneck'},
 }
 
-# How 3x3 and 7x7 convolutions, and the max-pool, are padded. TensorFlow's SAME puts the odd pixel after the image when
-# the stride is 2: the weights of one padding do not serve another.
+# The padding of (3x3 and 7x7 convolutions, max-pooling). With stride 2, TensorFlow's SAME pads more after the image
+# than before it, so weights trained with one padding do not fit another.
 PADDINGS: dict[str, tuple[str, str]] = {
     'torch': ('symmetric', 'symmetric'),
-    'same': ('SAME', 'SAME'),  # Haiku's ResNets, and so BYOL's
-    'simclr': ('symmetric', 'SAME'),  # google-research/simclr pads its convolutions by hand
+    'same': ('SAME', 'SAME'),  # Haiku's ResNets, which BYOL uses
+    'simclr': ('symmetric', 'SAME'),  # google-research/simclr pads its convolutions explicitly
 }
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class SelectiveKernels(nn.Module):
-    """Two 3x3 convolutions, mixed channel by channel (Li et al., arXiv:1903.06586, as SimCLR v2 has it).
+    """Two 3x3 convolutions and a learned mixture of the two for each channel (Li et al., arXiv:1903.06586).
 
-    The original looks with a 3x3 and a dilated kernel; SimCLR v2, for speed, with two 3x3 that are one convolution.
+    The paper uses a 3x3 and a dilated kernel. SimCLR v2, which is followed here, uses two 3x3 kernels, computed as one
+    convolution, for speed.
 
     Attributes:
-      channels: outputs.
+      channels: the output channels, C.
       stride: 1 or 2.
-      ratio: width of the layer that decides on the mixture / channels; at least 32 channels wide.
-      padding: of the convolution, 'symmetric' or 'SAME'.
-      norm: makes a BatchNorm.
-      dtype: of the computation.
+      ratio: the layer that computes the mixture has max(32, ratio * channels) channels.
+      padding: the padding of the convolution, 'symmetric' or 'SAME'.
+      norm: builds a `BatchNorm`.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     channels: int
@@ -62,11 +64,11 @@ class SelectiveKernels(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool, axis_name: str | None) -> Array:
-        """Maps [B, H, W, C_in] to [B, H / stride, W / stride, channels], batch norm and ReLU included."""
+        """Maps [B, H, W, C_in] to [B, H / stride, W / stride, C]; batch norm and ReLU are included."""
         x = conv(2 * self.channels, 3, self.stride, self.dtype, name='conv', padding=self.padding)(x)
         x = nn.relu(self.norm(name='bn')(x, train=train, axis_name=axis_name))
         x = x.reshape(*x.shape[:-1], 2, self.channels)  # [B, H, W, 2, C]
-        s = x.sum(-2).mean((1, 2), keepdims=True)  # [B, 1, 1, C], what both see on average
+        s = x.sum(-2).mean((1, 2), keepdims=True)  # [B, 1, 1, C], the mean over positions
         s = conv(max(int(self.channels * self.ratio), 32), 1, 1, self.dtype, name='reduce_conv')(s)
         s = nn.relu(self.norm(name='reduce_bn')(s, train=train, axis_name=axis_name))
         mixture = conv(2 * self.channels, 1, 1, self.dtype, name='mix_conv')(s)
@@ -75,17 +77,17 @@ class SelectiveKernels(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + f(x)), f the convolutions of `BLOCKS[block]`, each followed by batch norm.
+    """relu(x + f(x)), where f is the convolutions of `BLOCKS[block]`, each followed by batch norm.
 
     Attributes:
       block: 'basic' or 'bottleneck'.
-      channels: of the stage; a bottleneck puts out four times as many.
+      channels: the channels of the stage; a bottleneck block has four times as many outputs.
       stride: 1 or 2.
-      zero_init_residual: start the last norm's factor at 0, the block at the identity.
-      padding: of the 3x3 convolutions, 'symmetric' or 'SAME'.
-      sk_ratio: above 0: selective kernels in place of the strided convolution, and ResNet-D's shortcut.
-      norm: makes a BatchNorm.
-      dtype: of the computation.
+      zero_init_residual: whether the scale of the last batch norm starts at 0, and so the block as the identity.
+      padding: the padding of the 3x3 convolutions, 'symmetric' or 'SAME'.
+      sk_ratio: above 0, selective kernels replace the strided convolution, and the shortcut is that of ResNet-D.
+      norm: builds a `BatchNorm`.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     block: str
@@ -98,7 +100,9 @@ class ResidualBlock(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, axis_name: str | None) -> Array:  # positional: static for nn.remat
+    def __call__(
+        self, x: Array, train: bool, axis_name: str | None
+    ) -> Array:  # positional, for nn.remat's static_argnums
         """Maps [B, H, W, C_in] to [B, H / stride, W / stride, C_out]."""
         layers = BLOCKS[self.block]
         y = x
@@ -129,34 +133,37 @@ class ResNet(nn.Module):
     """ResNet (He et al., arXiv:1512.03385) without its classifier, as in torchvision's `models/resnet.py`.
 
     Modules are named as in torchvision, with `layer1_0` for `layer1.0`, `downsample_conv` for `downsample.0` and
-    `downsample_bn` for `downsample.1`. The output of each stage is sown as `layer1` ... in 'intermediates'.
+    `downsample_bn` for `downsample.1`. The output of each stage is sown into 'intermediates' as `layer1`, `layer2`, ...
 
     Attributes:
-      stage_sizes: blocks of each stage; each stage but the first halves the resolution and doubles the channels.
-      block: 'basic' (ResNet-18, 34) or 'bottleneck' (50, 101, 152).
-      width: channels of the stem and of the first stage.
-      width_multiplier: factor on all channels; SimCLR's 1x, 2x, 4x.
-      stem: 'imagenet', 7x7 stride 2 and a max-pool, or 'cifar', 3x3 stride 1 and none, for images of 8 to 64 px.
-      stem_width: channels of the stem alone, None: those of the first stage; CMC's widths leave it at 64.
-      zero_init_residual: start every block at the identity (MoCo v3, SimSiam, SimCLR).
+      stage_sizes: the number of blocks in each stage; every stage but the first halves the resolution and doubles the
+        channels.
+      block: 'basic' (ResNet-18 and 34) or 'bottleneck' (deeper ones).
+      width: the channels of the stem and of the first stage.
+      width_multiplier: a factor on all channels; 1, 2 and 4 in SimCLR.
+      stem: 'imagenet' (a 7x7 convolution with stride 2, then max-pooling) or 'cifar' (a 3x3 convolution with stride 1,
+        for images of 8 to 64 px).
+      stem_width: the channels of the stem; None: those of the first stage. CMC keeps 64 at every width.
+      zero_init_residual: whether every block starts as the identity (MoCo v3, SimSiam, SimCLR).
       padding: 'torch', 'same' (BYOL) or 'simclr'; see `PADDINGS`.
-      sk_ratio: above 0: selective kernels (`SelectiveKernels`) in bottlenecks and, as always in SimCLR v2, a ResNet-D
-        (He et al., arXiv:1812.01187): three 3x3 convolutions in place of the 7x7, shortcuts that average before they
-        project. SimCLR v2 has 0.0625.
-      bn_group_size: examples that share BN statistics, None: the whole global batch; see `BatchNorm`.
-      bn_momentum: of the running statistics; new = bn_momentum * old + (1 - bn_momentum) * batch.
+      sk_ratio: above 0, bottleneck blocks have selective kernels (`SelectiveKernels`) and the network is a ResNet-D
+        (He et al., arXiv:1812.01187): three 3x3 convolutions replace the 7x7 one, and shortcuts average before they
+        project. 0.0625 in SimCLR v2.
+      bn_group_size: the number of examples that share BN statistics; None: the global batch. See `BatchNorm`.
+      bn_momentum: the momentum of the running statistics, new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
-      bn_unbiased: of the running variance: True as in torch, False as in Keras and Haiku.
-      remat: recompute each block in the backward pass: less memory, a third more work, the same numbers.
-      dtype: of the computation; parameters are float32.
+      bn_unbiased: whether the running variance is unbiased, as in torch, or not, as in Keras and Haiku.
+      remat: recompute each block in the backward pass, which saves memory for about a third more work; the results are
+        the same.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     stage_sizes: tuple[int, ...]
     block: str
-    width: int = 64
-    width_multiplier: int = 1
+    width: int = rules.field(64, least=1)
+    width_multiplier: int = rules.field(1, least=1)
     stem: str = 'imagenet'
-    stem_width: int | None = None
+    stem_width: int | None = rules.field(None, least=1)
     zero_init_residual: bool = False
     padding: str = 'torch'
     sk_ratio: float = 0.0
@@ -172,15 +179,15 @@ class ResNet(nn.Module):
         """Encodes images.
 
         Args:
-          x: [B, H, W, 3] images, normalised.
-          train: normalise with the statistics of the batch.
-          axis_name: the mapped device axis; None: all of the batch is here.
+          x: [B, H, W, 3], normalized images; other numbers of channels are possible.
+          train: whether batch norm uses the statistics of the batch; otherwise the running ones.
+          axis_name: the mapped device axis; None: the whole batch is on one device.
 
         Returns:
-          h: [B, C], the average over all positions, in float32 at least: it is compared with cosines and probed.
+          h [B, D], the average over all positions, in float32 or a wider dtype.
 
         Raises:
-          ValueError: an unknown block, stem or padding; selective kernels where there are no bottlenecks.
+          ValueError: an unknown block, stem or padding; or selective kernels without bottleneck blocks.
         """
         if self.block not in BLOCKS:
             raise ValueError(f'ResNet block {self.block!r} is unknown; use one of {", ".join(BLOCKS)}')
@@ -189,7 +196,7 @@ class ResNet(nn.Module):
         if self.padding not in PADDINGS:
             raise ValueError(f'ResNet padding {self.padding!r} is unknown; use one of {", ".join(PADDINGS)}')
         if self.sk_ratio and (self.block != 'bottleneck' or not 0 < self.sk_ratio <= 1):
-            raise ValueError(f'ResNet sk_ratio {self.sk_ratio!r} must be 0, or at most 1 and in bottleneck blocks')
+            raise ValueError(f'ResNet sk_ratio {self.sk_ratio!r} must be 0, or at most 1 with bottleneck blocks')
         norm = partial(
             BatchNorm,
             group_size=self.bn_group_size,
@@ -231,15 +238,15 @@ class ResNet(nn.Module):
 
 
 def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, padding: str = 'symmetric') -> nn.Conv:
-    """A convolution without bias, with torchvision's initial values.
+    """A convolution without bias, with torchvision's initialization.
 
     Args:
-      channels: outputs.
-      kernel_size: odd.
+      channels: the output channels.
+      kernel_size: the height and width of the kernel, odd.
       stride: 1 or 2.
-      dtype: of the computation.
-      name: of the module.
-      padding: 'symmetric', by half the kernel, or 'SAME'.
+      dtype: the dtype of the computation.
+      name: the name of the module.
+      padding: 'symmetric' (half the kernel on each side) or 'SAME'.
     """
     return nn.Conv(
         channels,
@@ -254,16 +261,17 @@ def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, 
 
 
 def max_pool(x: Array, padding: str) -> Array:
-    """The stem's, 3x3 with stride 2; padded, 'symmetric' or 'SAME', with -inf."""
+    """The 3x3 max-pooling of the stem with stride 2; `padding`, 'symmetric' or 'SAME', is with -inf."""
     if padding == 'symmetric':
         x, padding = pad(x, (1, 1), -jnp.inf), 'VALID'
     return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
 
 
 def average_pool(x: Array, stride: int) -> Array:
-    """2x2, of ResNet-D's shortcuts. With stride 1 the last row and column average what is there, as TensorFlow does.
+    """The 2x2 average pooling of ResNet-D's shortcuts, as SimCLR v2 computes it in TensorFlow.
 
-    With stride 2 an odd size is padded with a zero that counts.
+    With stride 1, averages at the last row and column are over the pixels inside the image. With stride 2, an odd size
+    is padded with zeros, which count in the average.
     """
     if stride == 1:
         return nn.avg_pool(x, window_shape=(2, 2), strides=(1, 1), padding='SAME', count_include_pad=False)
@@ -271,10 +279,13 @@ def average_pool(x: Array, stride: int) -> Array:
 
 
 def pad(x: Array, edges: tuple[int, int], value: float) -> Array:
-    """Rows and columns before and after. XLA joins it with the pooling, whose own padding jax2onnx would forget."""
+    """Pads rows and columns with `edges` = (before, after).
+
+    It is separate from the pooling because jax2onnx ignores the padding of a pooling; XLA fuses the two.
+    """
     return jnp.pad(x, ((0, 0), edges, edges, (0, 0)), constant_values=value)
 
 
 def resnet(name: str, **fields: Any) -> ResNet:
-    """The ResNet of that name in `RESNETS`; `fields` override its values."""
+    """Builds the ResNet with this name in `RESNETS`; `fields` override its values."""
     return ResNet(**{**RESNETS[name], **fields})

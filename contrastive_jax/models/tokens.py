@@ -1,4 +1,4 @@
-"""Other features of a trained ViT than its last class token, as DINO's linear probe takes them (arXiv:2104.14294)."""
+"""Features of a trained ViT from several blocks and from patch tokens, as in DINO's linear probe (arXiv:2104.14294)."""
 
 import dataclasses
 
@@ -9,20 +9,21 @@ from contrastive_jax.models.vit import VisionTransformer
 
 
 class Tokens(VisionTransformer):
-    """A ViT, with the same parameters, whose features are the class tokens of its last blocks, side by side.
+    """A ViT with the same parameters whose features are the concatenated class tokens of its last blocks.
 
-    DINO (eval_linear.py) takes those of 4 blocks of ViT-S; of ViT-B that of the last, and the mean of its patch tokens.
+    DINO (eval_linear.py) uses the class tokens of the last 4 blocks of ViT-S; for ViT-B it uses the last class token
+    and the mean of the patch tokens.
 
     Attributes:
-      last_blocks: n, whose class tokens are taken, each after the final LayerNorm; the last block's stand last.
-      average_pool: behind them the mean of the last block's patch tokens.
+      last_blocks: n, the number of blocks. Their class tokens, after the final LayerNorm, keep the blocks' order.
+      average_pool: whether to append the mean of the patch tokens of the last block.
     """
 
     last_blocks: int = 1
     average_pool: bool = False
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Maps images [B, H, W, 3] to features [B, n D], or [B, (n + 1) D]."""
+        """Maps images [B, H, W, 3] to features [B, n D], or [B, (n + 1) D] with `average_pool`."""
         queries = None if self.average_pool else 1
         layers, _ = self.blocks(x, self.last_blocks, queries=queries, train=train, axis_name=axis_name)
         features = [tokens[:, 0] for tokens in layers]
@@ -32,6 +33,6 @@ class Tokens(VisionTransformer):
 
 
 def tokens(vit: VisionTransformer, last_blocks: int, average_pool: bool) -> Tokens:
-    """The same network with these features."""
+    """The same ViT with the features of `Tokens`."""
     fields = {f.name: getattr(vit, f.name) for f in dataclasses.fields(vit) if f.name not in ('parent', 'name')}
     return Tokens(**fields, last_blocks=last_blocks, average_pool=average_pool)

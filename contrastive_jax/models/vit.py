@@ -1,4 +1,4 @@
-"""Vision transformers as MoCo v3 and DINO train them: sin-cos or learned positions, patches or a convolutional stem."""
+"""Vision transformers of MoCo v3 and DINO: sin-cos or learned positions, linear patches or a convolutional stem."""
 
 import math
 from typing import Any
@@ -10,19 +10,21 @@ import numpy as np
 from flax.typing import Dtype
 from jax import Array, lax
 
+from contrastive_jax import rules
 from contrastive_jax.distributed import collectives
 from contrastive_jax.models.heads import INITS, torch_uniform, uniform
+from contrastive_jax.models.interpolation import cubic
 from contrastive_jax.models.norm import BatchNorm
 
 DINO = {'position': 'learned', 'kernel_init': 'trunc_normal'}
 
 VITS: dict[str, dict[str, Any]] = {
     'vit_tiny': {'width': 192, 'depth': 12, 'num_heads': 3},
-    # MoCo v3 gives 12 heads to small and base alike; DINO, DeiT and timm give 6 to small. Parameters do not tell.
+    # MoCo v3's small has 12 heads; that of DINO, DeiT and timm has 6. The shapes of the parameters are the same.
     'vit_small': {'width': 384, 'depth': 12, 'num_heads': 12},
     'vit_base': {'width': 768, 'depth': 12, 'num_heads': 12},
     'vit_large': {'width': 1024, 'depth': 24, 'num_heads': 16},
-    # The convolutional stem costs about a block, so there is one block less.
+    # The convolutional stem costs about as much as a block, so there is one block less.
     'vit_conv_small': {'width': 384, 'depth': 11, 'num_heads': 12, 'stem': 'conv'},
     'vit_conv_base': {'width': 768, 'depth': 11, 'num_heads': 12, 'stem': 'conv'},
     'dino_tiny': {'width': 192, 'depth': 12, 'num_heads': 3, **DINO},
@@ -36,21 +38,21 @@ KERNEL_INITS = ('xavier', 'trunc_normal')
 
 
 def sincos_position(height: int, width: int, dim: int, temperature: float = 10_000.0) -> np.ndarray:
-    """The fixed 2-D position embedding of MoCo v3 (`vits.py`), with a row of zeros for the cls token.
+    """The fixed 2-D position embedding of MoCo v3 (`vits.py`), with a row of zeros for the class token.
 
     Half of the channels encode one coordinate, half the other: sin and cos of coordinate / temperature^(i / (dim/4)).
-    The authors' grid is built with 'ij' indexing of (width, height): patch n of the row-major sequence gets the
-    coordinates (n // height, n % height). On square images that is (row, column); on others it does not line up
-    with rows. We keep it, as their checkpoints do.
+    The authors build the grid with 'ij' indexing of (width, height): patch n of the row-major sequence gets the
+    coordinates (n // height, n % height). For square images these are (row, column); for other images they are not
+    aligned with rows. They are kept because the authors' checkpoints were trained with them.
 
     Args:
-      height: patches in a column.
-      width: patches in a row.
-      dim: channels, a multiple of 4.
-      temperature: of the wave lengths.
+      height: the number of patches in a column.
+      width: the number of patches in a row.
+      dim: the number of channels, a multiple of 4.
+      temperature: the base of the wavelengths.
 
     Returns:
-      float64[1 + height * width, dim].
+      float64 [1 + height * width, dim].
 
     Raises:
       ValueError: dim is not a multiple of 4.
@@ -65,7 +67,15 @@ def sincos_position(height: int, width: int, dim: int, temperature: float = 10_0
 
 
 def resize_positions(position: Array, height: int, width: int) -> Array:
-    """Learned positions, of a cls token and a square grid [1 + N, D], for a grid of [1 + height * width, D]."""
+    """Interpolates learned positions to another grid, as DINO does.
+
+    Args:
+      position: [1 + N, D], the positions of the class token and of a square grid of N patches.
+      height, width: the number of patches in a column and in a row of the new grid.
+
+    Returns:
+      [1 + height * width, D].
+    """
     side = math.isqrt(len(position) - 1)
     if (height, width) == (side, side):
         return position
@@ -76,37 +86,31 @@ def resize_positions(position: Array, height: int, width: int) -> Array:
 
 
 def bicubic(source: int, target: int) -> np.ndarray:
-    """DINO's interpolation of `source` learned positions to `target`, along one axis of the image.
+    """The weights of DINO's interpolation of `source` learned positions to `target`, along one axis of the image.
 
-    torch's bicubic kernel (a = -0.75), not antialiased, edges repeated. The authors ask for (target + 0.1) / source as
-    the scale, lest rounding lose a patch, and torch samples at that scale: a plain resize gives other positions.
+    The kernel is torch's bicubic one (a = -0.75), without antialiasing; positions beyond the border repeat the border.
+    The authors use the scale (target + 0.1) / source, so that rounding never loses a patch, and torch samples at this
+    scale; target / source would give other positions.
 
     Returns:
-      float64[target, source].
+      float64 [target, source].
     """
-    at = (np.arange(target) + 0.5) * source / (target + 0.1) - 0.5  # where the target's patches lie in the source
+    at = (np.arange(target) + 0.5) * source / (target + 0.1) - 0.5  # the target's patches in units of source patches
     weights = np.zeros((target, source))
     for tap in range(-1, 3):
         index = np.floor(at).astype(int) + tap
-        np.add.at(weights, (np.arange(target), np.clip(index, 0, source - 1)), _cubic(np.abs(at - index)))
+        np.add.at(weights, (np.arange(target), np.clip(index, 0, source - 1)), cubic(at - index, np, a=-0.75))
     return weights
 
 
-def _cubic(t: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys' kernel at the distances t in [0, 2]."""
-    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-    far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
-    return np.where(t <= 1, near, far)
-
-
 class PatchEmbed(nn.Module):
-    """Cuts images into patches and maps each linearly; 'proj' has a kernel [p, p, C, width] like a convolution's.
+    """Cuts images into patches and maps each linearly; 'proj' has a kernel [p, p, C, width], as a convolution has.
 
     Attributes:
-      patch_size: p, in pixels.
-      width: channels of a token.
-      kernel_init: 'xavier', or else torch's convolutions, as in DINO: there only linear layers are 'trunc_normal'.
-      dtype: of the computation.
+      patch_size: p, the height and width of a patch, in pixels.
+      width: the channels of a token.
+      kernel_init: 'xavier', or 'trunc_normal', where the kernel is initialized as torch's convolutions, as in DINO.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     patch_size: int
@@ -133,14 +137,14 @@ class PatchEmbed(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Four 3x3 convolutions of stride 2 with batch norm and ReLU, then 1x1 (Xiao et al., arXiv:2106.14881).
+    """Four 3x3 convolutions of stride 2 with batch norm and ReLU, then a 1x1 one (Xiao et al., arXiv:2106.14881).
 
     Attributes:
-      width: channels of a token; the convolutions have 1/8, 1/4, 1/2 and all of it.
-      bn_group_size: examples that share BN statistics; see `BatchNorm`.
-      bn_momentum: of the running statistics.
+      width: the channels of a token; the 3x3 convolutions have 1/8, 1/4, 1/2 and all of them.
+      bn_group_size: the number of examples that share BN statistics; see `BatchNorm`.
+      bn_momentum: the momentum of the running statistics.
       bn_epsilon: added to the variance.
-      dtype: of the computation.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     width: int
@@ -182,11 +186,11 @@ class Attention(nn.Module):
     """Multi-head self-attention.
 
     Attributes:
-      num_heads: of width / num_heads channels each.
-      qkv_bias: a bias on queries, keys and values.
-      queries: only the first so many tokens ask, all answer; None: all ask.
-      kernel_init: 'xavier' or 'trunc_normal'.
-      dtype: of the computation; the softmax runs in float32 at least.
+      num_heads: the number of heads, of D / num_heads channels each.
+      qkv_bias: whether queries, keys and values have a bias.
+      queries: the number of tokens, from the first, whose outputs are computed; None: all.
+      kernel_init: the initializer of the kernels, 'xavier' or 'trunc_normal'.
+      dtype: the dtype of the computation; the softmax is in float32 or a wider dtype.
     """
 
     num_heads: int
@@ -197,16 +201,16 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Maps tokens [B, N, D] to [B, queries, D] and the attention paid, [B, heads, queries, N]."""
+        """Maps tokens [B, N, D] to outputs [B, queries, D] and attention weights [B, heads, queries, N]."""
         b, n, d = x.shape
         init = _initializer(self.kernel_init)
-        # Xavier for each of q, k and v on its own, [D, D], not for the joint [D, 3D].
+        # Xavier for q, k and v separately, each [D, D], not for the joint kernel [D, 3D].
         qkv_init = uniform((6 / (d + d)) ** 0.5) if self.kernel_init == 'xavier' else init
         qkv = nn.Dense(3 * d, use_bias=self.qkv_bias, kernel_init=qkv_init, dtype=self.dtype, name='qkv')(x)
         q, k, v = jnp.moveaxis(
             qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0
         )  # [B, N, heads, D/heads]
-        # Written out because jax.nn.dot_product_attention takes its softmax in float32 even when all else is float64.
+        # Not jax.nn.dot_product_attention, whose softmax is in float32 even if everything else is in float64.
         logits = jnp.einsum('bqhd,bkhd->bhqk', q[:, : self.queries], k)
         logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32)) * (d // self.num_heads) ** -0.5
         weights = nn.softmax(logits).astype(self.dtype)
@@ -218,13 +222,13 @@ class TransformerBlock(nn.Module):
     """Pre-norm transformer block: x + attention(LN(x)), then x + MLP(LN(x)) with exact GELU.
 
     Attributes:
-      num_heads: of the attention.
+      num_heads: the number of attention heads.
       mlp_ratio: hidden channels of the MLP / channels of a token.
-      qkv_bias: a bias on queries, keys and values.
+      qkv_bias: whether queries, keys and values have a bias.
       layer_norm_epsilon: added to the variance.
-      queries: put out only the first so many tokens; None: all.
-      kernel_init: 'xavier' or 'trunc_normal'.
-      dtype: of the computation.
+      queries: the number of tokens, from the first, that are computed; None: all.
+      kernel_init: the initializer of the kernels, 'xavier' or 'trunc_normal'.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     num_heads: int
@@ -237,14 +241,14 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, kept: Array | None = None) -> tuple[Array, Array]:
-        """One block.
+        """Applies the block.
 
         Args:
-          x: tokens [B, N, D].
+          x: [B, N, D] tokens.
           kept: [B, 2] factors of the two branches, for drop path; None: 1.
 
         Returns:
-          Tokens [B, queries, D], and the attention that they paid to all tokens, [B, heads, queries, N].
+          Tokens [B, queries, D] and their attention weights over all tokens, [B, heads, queries, N].
         """
         d = x.shape[-1]
         init = _initializer(self.kernel_init)
@@ -263,34 +267,35 @@ class TransformerBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT (Dosovitskiy et al., arXiv:2010.11929) as in MoCo v3 (arXiv:2104.02057) and DINO (arXiv:2104.14294).
 
-    There is no classifier. Modules are named as in timm, with `blocks_0` for `blocks.0` and `mlp_fc1` for `mlp.fc1`.
-    Positions are computed from the shape of the images, so crops of any divisible size are legal.
+    It has no classifier. Modules are named as in timm, with `blocks_0` for `blocks.0` and `mlp_fc1` for `mlp.fc1`. The
+    position embedding follows the shape of the images, so they may have any size that is a multiple of the patch size.
 
     Attributes:
-      patch_size: in pixels; a convolutional stem fixes it to 16.
-      width: channels of a token, D.
-      depth: number of blocks.
-      num_heads: of the attention; must divide the width.
+      patch_size: the height and width of a patch, in pixels; with the convolutional stem it must be 16.
+      width: D, the channels of a token.
+      depth: the number of blocks.
+      num_heads: the number of attention heads; it must divide the width.
       mlp_ratio: hidden channels of the MLP / width.
-      qkv_bias: a bias on queries, keys and values.
-      layer_norm_epsilon: added to the variance.
-      stem: 'patch' or 'conv'.
-      position: 'sincos', fixed, or 'learned' on the grid of the (square) images that the parameters are made with, and
-        interpolated for others.
-      kernel_init: of the linear layers, 'xavier' as in MoCo v3 or 'trunc_normal' as in DINO.
-      drop_path: how often the branches of the last block are left out, for each image by itself; in the first block
-        never, in between linearly. Only where there is a key 'drop_path': a teacher is applied without.
-      bn_group_size: of the convolutional stem: examples that share BN statistics; see `BatchNorm`.
-      bn_momentum: of the stem's running statistics.
-      bn_epsilon: added to the variance.
-      remat: recompute each block in the backward pass: less memory, a third more work, the same numbers.
-      dtype: of the computation; parameters are float32.
+      qkv_bias: whether queries, keys and values have a bias.
+      layer_norm_epsilon: added to the variance of each LayerNorm.
+      stem: 'patch' (`PatchEmbed`) or 'conv' (`ConvStem`).
+      position: 'sincos' (fixed), or 'learned' on the grid of the square images with which the parameters are
+        initialized, and interpolated for images of other sizes.
+      kernel_init: the initializer of the linear layers, 'xavier' as in MoCo v3 or 'trunc_normal' as in DINO.
+      drop_path: the probability that a branch of the last block is dropped, drawn for each image; it grows linearly
+        from 0 in the first block. Nothing is dropped without the rng stream 'drop_path', e.g. for a teacher.
+      bn_group_size: the number of examples that share BN statistics in the convolutional stem; see `BatchNorm`.
+      bn_momentum: the momentum of the stem's running statistics.
+      bn_epsilon: added to the variance of the stem's batch norm.
+      remat: recompute each block in the backward pass, which saves memory for about a third more work; the results are
+        the same.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
+    patch_size: int = rules.field(least=1)
+    width: int = rules.field(least=1)
+    depth: int = rules.field(least=1)
+    num_heads: int = rules.field(least=1)
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     layer_norm_epsilon: float = 1e-6
@@ -308,42 +313,44 @@ class VisionTransformer(nn.Module):
         """Encodes images.
 
         Args:
-          x: [B, H, W, 3] images, normalised; H and W are multiples of the patch size.
-          train: normalise with the statistics of the batch (convolutional stem only).
-          axis_name: the mapped device axis; None: all of the batch is here.
+          x: [B, H, W, 3], normalized images; H and W are multiples of the patch size.
+          train: whether the batch norm of a convolutional stem uses the statistics of the batch; otherwise the running
+            ones.
+          axis_name: the mapped device axis; None: the whole batch is on one device.
 
         Returns:
-          h: [B, D], the cls token after the final LayerNorm, in float32 at least.
+          h [B, D], the class token after the final LayerNorm, in float32 or a wider dtype.
 
         Raises:
-          ValueError: sizes that do not divide, or an unknown stem, position or kernel_init.
+          ValueError: sizes that do not fit each other, or an unknown stem, position or kernel_init.
         """
-        # Only the cls token is wanted: the last block computes nothing else, 6 % less work in 12 blocks.
+        # The last block computes only the class token, which saves 6 % of the work in 12 blocks.
         (tokens,), _ = self.blocks(x, 1, queries=1, train=train, axis_name=axis_name)
         return tokens[:, 0]
 
     def intermediate_layers(self, x: Array, count: int) -> list[Array]:
-        """What the last `count` blocks put out, in eval mode: all tokens [B, 1 + N, D], after the final LayerNorm."""
+        """The outputs of the last `count` blocks in evaluation mode: all tokens [B, 1 + N, D], after the LayerNorm."""
         return self.blocks(x, count, queries=None, train=False, axis_name=None)[0]
 
     def last_attention(self, x: Array) -> Array:
-        """What the tokens look at in the last block, in eval mode: [B, heads, 1 + N, 1 + N], rows sum to 1."""
+        """The attention weights of the last block in evaluation mode: [B, heads, 1 + N, 1 + N], rows sum to 1."""
         return self.blocks(x, 1, queries=None, train=False, axis_name=None)[1]
 
     @nn.compact
     def blocks(
         self, x: Array, count: int, *, queries: int | None, train: bool, axis_name: str | None
     ) -> tuple[list[Array], Array]:
-        """The whole network; `__call__` and the other methods say what is wanted of it.
+        """Applies the whole network, for `__call__` and the other methods.
 
         Args:
-          x: [B, H, W, 3] images.
-          count: blocks whose tokens are returned, from the last.
-          queries: tokens that the last block computes; None: all.
-          train, axis_name: as for `__call__`.
+          x: [B, H, W, 3], normalized images.
+          count: the number of last blocks whose tokens are returned.
+          queries: the number of tokens, from the first, that the last block computes; None: all.
+          train, axis_name: as in `__call__`.
 
         Returns:
-          Normalised tokens of each of these blocks, in float32 at least, and the attention of the last.
+          The tokens of each of these blocks after the final LayerNorm, in float32 or a wider dtype, and the attention
+          weights of the last block.
         """
         self.check(x.shape)
         if self.stem == 'patch':
@@ -377,21 +384,24 @@ class VisionTransformer(nn.Module):
         return layers, attention
 
     def positions(self, height: int, width: int) -> Array:
-        """Position embedding [1 + height * width, D] of a grid of patches, with a row for the cls token."""
+        """The position embedding [1 + height * width, D] of a grid of patches; the first row is the class token's."""
         if self.position == 'sincos':
             return jnp.asarray(sincos_position(height, width, self.width), self.dtype)
         if self.is_initializing() and height != width:
-            raise ValueError(f'ViT positions are learned on a square grid; make the parameters with {height}x{height}')
+            raise ValueError(
+                f'ViT positions are learned on a square grid, and this one is {height}x{width}; initialize the '
+                'parameters with square images'
+            )
         shape = (1, 1 + height * width, self.width)
         if self.has_variable('params', 'pos_embed'):
-            shape = self.get_variable('params', 'pos_embed').shape  # of the images it was made with
+            shape = self.get_variable('params', 'pos_embed').shape  # of the images at initialization
         position = self.param('pos_embed', INITS['trunc_normal'], shape, jnp.float32)[0]
         return resize_positions(position, height, width).astype(self.dtype)
 
     def kept_paths(self, b: int, axis_name: str | None) -> Array | None:
-        """Drop path (Huang et al., arXiv:1603.09382): factors [b, depth, 2] of mean 1; None where nothing is dropped.
+        """Drop path (Huang et al., arXiv:1603.09382): factors [b, depth, 2] with mean 1; None if nothing is dropped.
 
-        Drawn by the position in the global batch: the devices change nothing.
+        They are drawn by the position in the global batch, so they do not depend on the number of devices.
         """
         if not self.drop_path or not self.has_rng('drop_path'):
             return None
@@ -401,7 +411,7 @@ class VisionTransformer(nn.Module):
         return ((drawn < keep) / keep).astype(self.dtype)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError for names that are unknown and sizes that do not fit each other."""
+        """Raises ValueError for unknown names and for sizes that do not fit each other or the images' shape."""
         p = self.patch_size
         for field, legal in (('stem', ('patch', 'conv')), ('position', POSITIONS), ('kernel_init', KERNEL_INITS)):
             if (value := getattr(self, field)) not in legal:
@@ -412,14 +422,14 @@ class VisionTransformer(nn.Module):
                 'width that is a multiple of 8'
             )
         if self.width % self.num_heads:
-            raise ValueError(f'ViT width {self.width} % num_heads {self.num_heads} = {self.width % self.num_heads}')
+            raise ValueError(f'ViT width {self.width} is not divisible by num_heads {self.num_heads}')
         if not 0 <= self.drop_path < 1:
-            raise ValueError(f'ViT drop_path {self.drop_path} is out of range; a probability below 1, 0: none')
+            raise ValueError(f'ViT drop_path {self.drop_path} is out of range; it must be at least 0 and below 1')
         for size in shape[1:3]:
             if size % p:
                 low = size - size % p
                 use = f'{low} or {low + p}' if low else f'{p}'
-                raise ValueError(f'image {size} % patch {p} = {size % p}; use {use}')
+                raise ValueError(f'image size {size} is not divisible by patch_size {p}; use {use}')
 
 
 def _initializer(kernel_init: str) -> nn.initializers.Initializer:
@@ -427,5 +437,5 @@ def _initializer(kernel_init: str) -> nn.initializers.Initializer:
 
 
 def vit(name: str, patch_size: int = 16, **fields: Any) -> VisionTransformer:
-    """The ViT of that name in `VITS`; `fields` override its values."""
+    """Builds the ViT with this name in `VITS`; `fields` override its values."""
     return VisionTransformer(**{**VITS[name], 'patch_size': patch_size, **fields})

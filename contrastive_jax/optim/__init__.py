@@ -1,1 +1,1 @@
-"""Optimizers and schedules as the papers have them, and what a config builds of them."""
+"""Optimizers and schedules as in the official code of the papers, and building them from a config."""

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate that the sections `optimizer` and `schedule` of a config describe."""
+"""Builds the optimizer and its learning-rate schedule from the sections `optimizer` and `schedule` of a config."""
 
 import math
 
@@ -12,15 +12,18 @@ from contrastive_jax.optim import optimizers, schedules
 def build_optimizer(
     config: ConfigDict, steps_per_epoch: int, total_steps: int
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
-    """What makes updates of gradients, and its learning rate, for the log.
+    """Builds the optimizer and its learning-rate schedule from a config.
 
     Args:
-      config: of the form of `config.base.base_config`, checked.
-      steps_per_epoch: whole batches in an epoch.
-      total_steps: length of the run.
+      config: a checked config with the fields of `config.base.base_config`.
+      steps_per_epoch: number of whole batches in an epoch.
+      total_steps: number of steps of the run.
+
+    Returns:
+      The optimizer, and the schedule of its learning rate for the log.
 
     Raises:
-      UserError: a warm-up longer than the training.
+      UserError: the warm-up is longer than the training.
     """
     o = config.optimizer
     learning_rate = _learning_rate(config, steps_per_epoch, total_steps)
@@ -28,13 +31,13 @@ def build_optimizer(
     if o.final_weight_decay >= 0:
         weight_decay = schedules.linspace_warmup_cosine(o.weight_decay, o.final_weight_decay, 0, total_steps)
 
-    parts = {}
+    parts = {}  # its keys are a part of the optimizer state's structure, and so of checkpoints: do not rename them
     if o.freeze:
         parts['frozen'] = tuple(o.freeze), optax.set_to_zero()
     if o.freeze_first and (steps := o.freeze_steps or math.ceil(o.freeze_epochs * steps_per_epoch)):
-        # The optimizer of these parameters starts late: it counts its own steps, the schedules go on with the run.
-        later = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
-        parts['resting'] = tuple(o.freeze_first), optimizers.freeze_for(later, steps)
+        # A frozen optimizer does not count steps. Its schedules are shifted, so that they follow the steps of the run.
+        delayed = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
+        parts['resting'] = tuple(o.freeze_first), optimizers.freeze_for(delayed, steps)
     if o.constant:
         parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(base_rate(config)), weight_decay)
     for i, (path, factor) in enumerate(o.rate_factors):
@@ -69,8 +72,8 @@ def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -
     warmup_steps = round(s.warmup_epochs * steps_per_epoch)
     if 'warmup' in s.name and warmup_steps > total_steps:
         raise UserError(
-            f'schedule.warmup_epochs {s.warmup_epochs:g} are {warmup_steps} steps, longer than the training of '
-            f'{total_steps} -> shorten the warm-up, e.g. --config.schedule.warmup_epochs=0'
+            f'schedule.warmup_epochs {s.warmup_epochs:g} ({warmup_steps} steps) is longer than the training of '
+            f'{total_steps} steps -> reduce schedule.warmup_epochs; 0 is no warm-up'
         )
     match s.name:
         case 'step':
@@ -86,12 +89,12 @@ def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -
 
 
 def base_rate(config: ConfigDict) -> float:
-    """The learning rate at this batch size, before any schedule."""
+    """The learning rate at this batch size, which the schedule starts from or warms up to."""
     return config.optimizer.learning_rate * batch_factor(config)
 
 
 def batch_factor(config: ConfigDict) -> float:
-    """What learning rates are multiplied by, for this batch size."""
+    """The factor of the learning rates for this batch size (`optimizer.learning_rate_scaling`)."""
     o = config.optimizer
     if o.learning_rate_scaling == 'sqrt':
         return config.batch_size**0.5

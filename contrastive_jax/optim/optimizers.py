@@ -1,4 +1,4 @@
-"""Optimizers as the papers' own codes have them, made of optax's parts."""
+"""Optimizers as in the official code of the papers, composed of optax transformations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.optim.schedules import Schedule
 
 Decay = float | Schedule
-Mask = Callable[[PyTree], PyTree]  # of the parameters: True where weight decay (and adaptation) apply
+Mask = Callable[[PyTree], PyTree]  # parameters -> booleans: True where weight decay (and LARS adaptation) apply
 
 
 def sgd(
     learning_rate: Schedule, *, momentum: float, weight_decay: Decay, nesterov: bool = False, mask: Mask | None = None
 ) -> optax.GradientTransformation:
-    """torch.optim.SGD: weight decay joins the gradient; the rate stays outside the buffer."""
+    """torch.optim.SGD: weight decay is added to the gradient; the learning rate is outside the momentum buffer."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
         optax.trace(decay=momentum, nesterov=nesterov),
@@ -29,7 +29,7 @@ def sgd(
 def adam(
     learning_rate: Schedule, *, weight_decay: Decay, b1: float = 0.9, b2: float = 0.999, mask: Mask | None = None
 ) -> optax.GradientTransformation:
-    """torch.optim.Adam: weight decay joins the gradient, before the moments."""
+    """torch.optim.Adam: weight decay is added to the gradient, before the moments."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_adam(b1=b1, b2=b2),
@@ -40,24 +40,24 @@ def adam(
 def adamw(
     learning_rate: Schedule, *, weight_decay: Decay, b1: float = 0.9, b2: float = 0.999, mask: Mask | None = None
 ) -> optax.GradientTransformation:
-    """torch.optim.AdamW. Without a mask biases and norms decay too (MoCo v3's ViTs)."""
+    """torch.optim.AdamW. Without a mask, biases and norm parameters are decayed too (MoCo v3's ViTs)."""
     return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=mask)
 
 
 def matrices(params: PyTree) -> PyTree:
-    """The mask of tensors with two dimensions or more: all but biases, and factors and offsets of norms."""
+    """A mask that selects tensors with two or more dimensions: all but biases, and scales and offsets of norms."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def kernels(params: PyTree) -> PyTree:
-    """The mask of DeiT and timm: matrices, but for the class token and learned positions of a ViT."""
+    """The mask of DeiT and timm: `matrices` without the class token and the position embedding of a ViT."""
     return jax.tree_util.tree_map_with_path(
         lambda path, p: p.ndim > 1 and parameter_path(path[-1:]) not in ('cls_token', 'pos_embed'), params
     )
 
 
 def nothing(params: PyTree) -> PyTree:
-    """The mask that leaves out everything."""
+    """A mask that selects no parameter."""
     return jax.tree.map(lambda _: False, params)
 
 
@@ -71,9 +71,9 @@ def lars(
 ) -> optax.GradientTransformation:
     """LARS of MoCo v3 (moco/optimizer.py), DINO and BYOL (utils/optimizers.py).
 
-    What the mask leaves out gets neither weight decay nor adaptation. MoCo v3 and DINO go by the number of dimensions,
-    BYOL by names ('b', and modules with 'norm'): the same parameters. The learning rate stays outside the momentum
-    buffer; see `lars_simclr`.
+    Parameters that the mask does not select get neither weight decay nor adaptation. MoCo v3 and DINO select them by
+    the number of dimensions, BYOL by name ('b', and modules with 'norm'); the result is the same. The learning rate is
+    outside the momentum buffer, unlike in `lars_simclr`.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=mask),
@@ -94,8 +94,8 @@ def lars_simclr(
 ) -> optax.GradientTransformation:
     """LARS of SimCLR (tf2/lars_optimizer.py, classic momentum): the learning rate is inside the momentum buffer.
 
-    It differs from `lars` while the learning rate changes. The official mask goes by names: batch_normalization, bias,
-    and head_supervised, the kernel of the classifier that is trained beside.
+    It differs from `lars` while the learning rate changes. The official mask excludes by name: batch_normalization,
+    bias, and head_supervised, the kernel of the online classifier.
     """
     return optax.lars(
         learning_rate,
@@ -117,15 +117,15 @@ def larc(
     clip: bool = False,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """apex's LARC around SGD (SwAV, DeepCluster-v2, SimSiam's probe): every parameter is decayed and adapted.
+    """SGD with apex's LARC (SwAV, DeepCluster-v2, SimSiam's probe): all parameters are decayed and adapted.
 
     Args:
-      learning_rate: of the step.
-      momentum: of SGD.
-      weight_decay: joins the gradient inside LARC; left out where |w| or |g| is 0.
-      trust_coefficient: eta of the ratio eta |w| / (|g| + wd |w| + eps).
-      clip: the ratio is at most the learning rate, min(ratio / lr, 1).
-      eps: of the ratio.
+      learning_rate: schedule of the learning rate.
+      momentum: momentum of SGD.
+      weight_decay: it is added to the gradient inside LARC, except where |w| or |g| is 0.
+      trust_coefficient: eta in the ratio eta |w| / (|g| + wd |w| + eps).
+      clip: whether the ratio is limited to min(ratio / learning rate, 1).
+      eps: eps in the ratio.
     """
     return optax.chain(
         _scale_by_larc(learning_rate, weight_decay, trust_coefficient, clip, eps),
@@ -135,7 +135,7 @@ def larc(
 
 
 def clip_per_tensor(max_norm: float, eps: float = 1e-6) -> optax.GradientTransformation:
-    """DINO's clip_gradients: every parameter's gradient by its own norm, g * min(1, max_norm / (|g| + eps))."""
+    """DINO's clip_gradients: clips each gradient tensor by its own norm, g * min(1, max_norm / (|g| + eps))."""
 
     def clip(g: Array) -> Array:
         return g * jnp.minimum(1.0, max_norm / (jnp.linalg.norm(g.ravel()) + eps))
@@ -144,19 +144,23 @@ def clip_per_tensor(max_norm: float, eps: float = 1e-6) -> optax.GradientTransfo
 
 
 def freeze_for(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """Nothing moves for the first `steps` steps: no step, no momentum, no weight decay, no count of Adam's.
+    """Freezes the parameters for the first `steps` steps.
 
-    So do SwAV and DINO, which set the gradient to None for that time: torch's optimizers pass such a parameter over.
+    They are not updated, and momentum, weight decay and Adam's step count do not advance. SwAV and DINO do so by
+    setting gradients to None, because torch's optimizers skip parameters without a gradient.
     """
     return optax.conditionally_mask(optimizer, lambda step: step >= steps)
 
 
 def sweep(make: Callable[..., optax.GradientTransformation], *settings: Any) -> optax.GradientTransformation:
-    """Many trainings at once: row r of every parameter is updated as by `make(*(x[r] for x in settings))`.
+    """Trains R models at once, each with its own settings: `make(*(x[r] for x in settings))` updates row r.
 
     Args:
-      make: an optimizer from one value of each setting, which may be traced.
-      settings: [R] each.
+      make: a function from one (possibly traced) value of each setting to an optimizer.
+      settings: arrays [R], one for each argument of `make`.
+
+    Returns:
+      An optimizer of parameters with a leading axis of size R.
     """
 
     def init(params: PyTree) -> PyTree:
@@ -172,11 +176,12 @@ def by_path(
     optimizer: optax.GradientTransformation,
     parts: Mapping[str, tuple[Sequence[str], optax.GradientTransformation]],
 ) -> optax.GradientTransformation:
-    """Other optimizers for the parameters below some paths.
+    """Uses other optimizers for the parameters below some paths.
 
     Args:
-      optimizer: for all other parameters.
-      parts: name -> (prefixes such as 'encoder/patch_embed', the optimizer there); the first that holds a path counts.
+      optimizer: the optimizer of all other parameters.
+      parts: name -> (path prefixes such as 'encoder/patch_embed', the optimizer of the parameters below them). A
+        parameter belongs to the first part that matches it.
     """
     if not parts:
         return optimizer
@@ -192,12 +197,12 @@ def by_path(
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
-    """The key path of a leaf as 'encoder/layer1_0/conv1/kernel'."""
+    """The key path of a leaf as a string, such as 'encoder/layer1_0/conv1/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def is_below(path: str, prefixes: Sequence[str]) -> bool:
-    """Whether a parameter path equals or lies below one of the prefixes."""
+    """Whether a parameter path equals one of the prefixes or is below one."""
     return any(path == prefix or path.startswith(prefix + '/') for prefix in prefixes)
 
 

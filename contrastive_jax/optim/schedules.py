@@ -1,6 +1,6 @@
-"""Learning-rate schedules, as the official codes have them: functions of the step, usable inside a compiled step.
+"""Learning-rate schedules as in the official code of the papers: functions of the step that can be compiled.
 
-Granularity is part of a recipe: MoCo v1 and v2 change the learning rate once an epoch, MoCo v3 at every iteration.
+How often the learning rate changes is a part of a recipe: once an epoch in MoCo v1 and v2, every step in MoCo v3.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,14 @@ Schedule = Callable[[Array | int], Array]
 def step_decay(
     base: float, milestones: Sequence[float], factor: float | Sequence[float], steps_per_epoch: int
 ) -> Schedule:
-    """Multiplied by `factor` at each milestone, given in epochs (MoCo v1, InstDis: x0.1 at 120 and 160).
+    """The learning rate is multiplied at each milestone.
 
-    Several factors are those of `base` from each milestone on (InvaSpread: x0.1 at 120, x0.05 at 160, x0.01 at 200).
+    Args:
+      base: initial value.
+      milestones: epochs at which the value changes.
+      factor: a number multiplies the current value at each milestone (MoCo v1, InstDis: 0.1 at 120 and 160). A sequence
+        has one factor of `base` for each milestone (InvaSpread: 0.1 at 120, 0.05 at 160, 0.01 at 200).
+      steps_per_epoch: number of steps in an epoch.
     """
 
     def schedule(step: Array | int) -> Array:
@@ -28,7 +33,7 @@ def step_decay(
 
 
 def cosine_per_epoch(base: float, epochs: float, steps_per_epoch: int, final: float = 0.0) -> Schedule:
-    """Half a cosine to `final`, constant within an epoch (MoCo v2 `--cos`, SimSiam)."""
+    """Half a cosine from `base` to `final`, constant within each epoch (MoCo v2 `--cos`, SimSiam)."""
 
     def schedule(step: Array | int) -> Array:
         epoch = jnp.asarray(step) // steps_per_epoch
@@ -38,7 +43,7 @@ def cosine_per_epoch(base: float, epochs: float, steps_per_epoch: int, final: fl
 
 
 def warmup_cosine(base: float, warmup_steps: int, total_steps: int, final: float = 0.0, start: float = 0.0) -> Schedule:
-    """Linear from `start` to `base`, then half a cosine to `final`, at every iteration (MoCo v3, BYOL, SimCLR)."""
+    """Linear from `start` to `base`, then half a cosine to `final`, updated every step (MoCo v3, BYOL, SimCLR)."""
 
     def schedule(step: Array | int) -> Array:
         step = jnp.asarray(step)
@@ -52,13 +57,16 @@ def warmup_cosine(base: float, warmup_steps: int, total_steps: int, final: float
 def linspace_warmup_cosine(
     base: float, final: float, warmup_steps: int, total_steps: int, start: float = 0.0
 ) -> Schedule:
-    """DINO's and SwAV's: the warm-up is a linspace that includes its end, so `base` is reached one step early and kept.
+    """The schedule of DINO and SwAV: linear warm-up, then half a cosine, updated every step.
+
+    The warm-up is a linspace that includes its end point: `base` is reached in the last step of the warm-up, and the
+    cosine starts from it in the next step.
 
     Args:
       base: value at the end of the warm-up.
-      final: value that the cosine moves to.
-      warmup_steps: length of the warm-up; 0 for none.
-      total_steps: length of the whole schedule.
+      final: value at the end of the cosine.
+      warmup_steps: number of steps of the warm-up; 0: no warm-up.
+      total_steps: number of steps of the whole schedule.
       start: first value of the warm-up.
     """
 
@@ -73,15 +81,15 @@ def linspace_warmup_cosine(
 
 
 def constant(base: float) -> Schedule:
-    """Never changes (a predictor with SimSiam's `--fix-pred-lr`)."""
+    """A constant learning rate (for the predictor with SimSiam's `--fix-pred-lr`)."""
     return lambda step: jnp.full((), base)
 
 
 def shifted(schedule: Schedule | float, steps: int) -> Schedule:
-    """What a schedule (or a constant) is `steps` later: for an optimizer that starts then and counts from 0."""
+    """A schedule (or a constant) without its first `steps` steps, for an optimizer that counts from 0 at that step."""
     return lambda step: jnp.asarray(schedule(step + steps) if callable(schedule) else schedule)
 
 
 def scaled(schedule: Schedule, factor: float) -> Schedule:
-    """So many times a schedule: for a part of the network that learns faster or slower than the rest."""
+    """A schedule times `factor`, for a part of the network with another learning rate."""
     return lambda step: factor * schedule(step)

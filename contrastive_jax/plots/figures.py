@@ -19,7 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from contrastive_jax.plots.panels import LARGE, SMALL, Curve, History, Panel, curves_of
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 Path = str | os.PathLike[str]
 
@@ -229,4 +229,4 @@ def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format='png', dpi=DPI, facecolor='white')
-    replace_file(path, png.getvalue())
+    write_atomically(path, png.getvalue())

@@ -1,6 +1,7 @@
-"""Weights in and out: published checkpoints into our encoders, and our encoders to where they are used."""
+"""Trained encoders: loading them from runs, files and published checkpoints, and saving and exporting them."""
 
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.pretrained.encoder_file import save
 from contrastive_jax.pretrained.load import load
-from contrastive_jax.pretrained.weights import Weights, save
 
-__all__ = ['Weights', 'load', 'save']
+__all__ = ['Encoder', 'load', 'save']

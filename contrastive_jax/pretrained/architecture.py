@@ -1,4 +1,4 @@
-"""Which encoder a state dict is of, told by its names and shapes."""
+"""Detects which encoder a state dict belongs to, from its names and shapes."""
 
 import math
 import re
@@ -12,18 +12,19 @@ from contrastive_jax.models.resnet import RESNETS
 from contrastive_jax.models.vit import VITS, sincos_position
 
 POSITION = 'pos_embed'
-SK_RATIO = 0.0625  # of SimCLR v2, the only one with selective kernels
-CROP = {'imagenet': 224, 'cifar': 32}  # what ResNets with that stem are trained on; nothing depends on it
+SK_RATIO = 0.0625  # SimCLR v2's; no other published encoder has selective kernels
+CROP = {'imagenet': 224, 'cifar': 32}  # stem of a ResNet -> the usual image size; its weights do not record the size
 
 State = Mapping[str, np.ndarray]
 
 
 def describe(state: State, heads_of: str) -> dict[str, Any]:
-    """The section `encoder` that a state dict, without head, belongs to.
+    """The section `encoder` of a config that a state dict without head belongs to.
 
     Args:
       state: arrays by torchvision's or timm's names, or those of one of CMC's halves.
-      heads_of: 'vit' or 'dino': whose ViTs these are; their small one has 12 heads there and 6 here. '': unknown.
+      heads_of: whose ViTs these are, which decides the number of attention heads: 'vit' (MoCo v3, whose small ViT has
+        12 heads) or 'dino' (whose small ViT has 6). '': unknown.
 
     Raises:
       UserError: it is neither a ResNet nor a ViT, or a ViT whose number of heads is not known.
@@ -32,18 +33,18 @@ def describe(state: State, heads_of: str) -> dict[str, Any]:
         return _resnet(state)
     if 'cls_token' in state:
         return _vit(state, heads_of)
-    raise UserError('it is neither a ResNet nor a ViT -> name the encoder with --encoder')
+    raise UserError('it is neither a ResNet nor a ViT -> name the encoder, such as encoder=resnet50')
 
 
 def image_size(config: Mapping[str, Any], state: State) -> int:
-    """Height and width of the images that it was trained on, as far as the weights tell."""
+    """Height and width of the images that it was trained on; a ResNet's weights do not record it, so the usual size."""
     if POSITION in state and state[POSITION].ndim == 3:
         return math.isqrt(state[POSITION].shape[1] - 1) * config.get('patch_size', 16)
     return CROP.get(config.get('stem', ''), 224)
 
 
 def check_position(position: np.ndarray) -> str:
-    """'' if these are the fixed sin-cos positions of MoCo v3, else what is wrong."""
+    """Compares positions with the fixed sin-cos positions of MoCo v3; returns '' or how they differ."""
     if position.ndim != 3 or position.shape[0] != 1 or math.isqrt(position.shape[1] - 1) ** 2 != position.shape[1] - 1:
         return f'its {POSITION} has shape {list(position.shape)}, not that of a square grid'
     if position.shape[2] % 4:
@@ -58,7 +59,7 @@ def _resnet(state: State) -> dict[str, Any]:
     blocks = {match.groups() for name in state if (match := re.match(r'layer(\d+)\.(\d+)\.', name))}
     stages = sorted({int(stage) for stage, _ in blocks})
     sizes = tuple(sum(int(stage) == n for stage, _ in blocks) for n in stages)
-    last = state.get('conv3.weight', state['conv1.weight'])  # of the stem; ResNet-D's has three
+    last = state.get('conv3.weight', state['conv1.weight'])  # the last convolution of the stem; ResNet-D has three
     stem, width = last.shape[0], state.get('layer1.0.conv1.weight', last).shape[0]
 
     config: dict[str, Any] = {'name': 'resnet50' if block == 'bottleneck' else 'resnet18'}
@@ -89,8 +90,8 @@ def _vit(state: State, heads_of: str) -> dict[str, Any]:
     heads_of = heads_of or ('' if fixed else 'dino')
     if not heads_of:
         raise UserError(
-            'its positions are those of MoCo v3, whose ViT-S has 12 heads, but nothing says whose it is -> give '
-            '--encoder=vit_small (MoCo v3) or, with 6 heads, --encoder=vit_small,num_heads=6'
+            'it has the positions of MoCo v3, whose ViT-S has 12 heads, but may be another ViT with 6 heads -> give '
+            'encoder=vit_small (MoCo v3) or, with 6 heads, encoder=vit_small,num_heads=6'
         )
     stem = 'conv' if conv else 'patch'
     kind = {'width': width, 'depth': depth, 'stem': stem}
@@ -98,6 +99,6 @@ def _vit(state: State, heads_of: str) -> dict[str, Any]:
         if name.startswith(heads_of) and all(fields.get(field, 'patch') == value for field, value in kind.items()):
             return {'name': name, 'patch_size': 16 if conv else state['patch_embed.proj.weight'].shape[-1]}
     raise UserError(
-        f'it is a ViT of width {width} and depth {depth}, whose number of heads weights do not tell -> give it, e.g. '
-        f'--encoder={heads_of}_small,width={width},depth={depth},num_heads=...'
+        f'it is a ViT of width {width} and depth {depth}, and weights do not record its number of heads -> give it, '
+        f'such as encoder={heads_of}_small,width={width},depth={depth},num_heads=3'
     )

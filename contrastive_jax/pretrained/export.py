@@ -1,4 +1,4 @@
-"""Writes an encoder where it is wanted: a file of ours, torchvision's or timm's names, Detectron2, ONNX."""
+"""Writes an encoder for use elsewhere: a file of ours, torchvision's or timm's names, Detectron2, ONNX."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from safetensors.numpy import save_file
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.resnet import ResNet
 from contrastive_jax.models.vit import VisionTransformer, sincos_position
-from contrastive_jax.pretrained import architecture, names, onnx_files, weights, writers
-from contrastive_jax.pretrained.published import Say
-from contrastive_jax.pretrained.weights import Weights
+from contrastive_jax.pretrained import architecture, encoder_file, names, onnx_files, pixels, writers
+from contrastive_jax.pretrained.encoder import Encoder, Say
+from contrastive_jax.workdir.atomic import write_atomically
 
 NAMES = ('ours', 'torch', 'detectron2')
 SUFFIXES = {
@@ -23,99 +23,116 @@ SUFFIXES = {
 EPSILON = 1e-5  # of torch's batch norm
 
 
-def names_for(path: Path, wanted: str | None = None) -> str:
-    """Whose names a file with that suffix gets.
+def names_for(path: Path, wanted: str = '') -> str:
+    """Whose names the arrays get in a file with this suffix.
+
+    Args:
+      path: the file to be written.
+      wanted: a value of NAMES; '': the usual one for the suffix.
 
     Raises:
-      UserError: an unknown suffix, or one of files that do not have the names that are wanted; what writes ONNX is not
-        installed.
+      UserError: an unknown suffix, or one of files that cannot have these names; jax2onnx is needed and not installed.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f'OUT {path} ends in {path.suffix or "nothing"} -> choose from {", ".join(SUFFIXES)}')
+        raise UserError(f'{path} ends in {path.suffix or "nothing"} -> choose from {", ".join(SUFFIXES)}')
     legal = SUFFIXES[path.suffix]
     if wanted and wanted not in legal:
-        raise UserError(f'--names={wanted} is not for {path.suffix} -> choose from {", ".join(legal)}')
+        raise UserError(f'names {wanted!r} cannot be written to {path.suffix} files -> choose from {", ".join(legal)}')
     if legal == ('onnx',):
         onnx_files.check_installed()
     return wanted or legal[0]
 
 
-def write(path: Path, made: Weights, suffix: str, wanted: str, say: Say) -> None:
-    """Writes a file.
+def write(path: str | Path, encoder: Encoder, wanted: str = '', say: Say = lambda _: None) -> None:
+    """Writes a file, whose suffix decides the format: all of it or, if something fails, nothing.
 
     Args:
-      path: where; its own suffix does not matter.
-      made: the encoder.
-      suffix: a key of SUFFIXES.
-      wanted: whose names, see `names_for`.
-      say: is told what whoever loads it must know.
+      path: a file with a suffix of SUFFIXES.
+      encoder: as it was loaded, or for another image size.
+      wanted: whose names the arrays get, see `names_for`.
+      say: is called with what a user of the file must know, line by line.
 
     Raises:
-      UserError: no such network is known there.
+      UserError: the file cannot be written, or there is no such network in that library.
     """
+    path = Path(path).expanduser()
+    wanted = names_for(path, wanted)
     if wanted == 'ours':
-        weights.save(path, made)
+        encoder_file.save(path, encoder)
         return
-    if wanted == 'onnx':
-        onnx_files.write(path, made, say)
-        return
-    state, notes = torch_state(made)
-    if wanted == 'detectron2':
-        if not isinstance(made.encoder, ResNet):
-            raise UserError(f'{made.config["name"]} is no ResNet, the only one that Detectron2 takes')
-        state = {names.detectron2_name(name): x for name, x in state.items() if not name.endswith(names.COUNTER)}
-        # There is no fc to take away.
-        notes[0] = 'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB'
-        writers.write_detectron2(path, state, 'contrastive_jax')
-    elif suffix == '.safetensors':
-        save_file({name: np.ascontiguousarray(x) for name, x in state.items()}, path, metadata={'format': 'pt'})
-    else:
-        writers.write_torch(path, state)
-    for note in [*notes, f'images: {weights.normalisation(made.policy)}']:
+    encoder.check_savable()
+    try:
+        if wanted == 'onnx':
+            write_atomically(path, lambda temporary: onnx_files.write(temporary, encoder, say))
+            return
+        state, notes = torch_state(encoder)
+        if wanted == 'detectron2':
+            state = detectron2_state(encoder, state)
+            # Detectron2 builds no fc, so the first note on torchvision does not apply.
+            notes[0] = 'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB'
+            write_atomically(path, lambda temporary: writers.write_detectron2(temporary, state, 'contrastive_jax'))
+        elif path.suffix == '.safetensors':
+            arrays = {name: np.ascontiguousarray(x) for name, x in state.items()}
+            write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata={'format': 'pt'}))
+        else:
+            write_atomically(path, lambda temporary: writers.write_torch(temporary, state))
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror} -> choose another file') from error
+    for note in [*notes, f'input: {pixels.describe(encoder.policy)}']:
         say(f'note: {note}')
 
 
-def torch_state(made: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A state dict under torchvision's or timm's names, and what whoever loads it must know.
+def torch_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A state dict under torchvision's or timm's names, and what a user of it must know.
 
     Raises:
-      UserError: there is no such network there.
+      UserError: torchvision and timm have no such network.
     """
-    encoder, flat = made.encoder, made.flat
-    if isinstance(encoder, ResNet):
-        notes = _notes_on_resnet(made, encoder)
-    elif isinstance(encoder, VisionTransformer):
+    module, flat = encoder.module, encoder.flat
+    name = encoder.architecture['name']
+    if isinstance(module, ResNet):
+        notes = _notes_on_resnet(name, module)
+    elif isinstance(module, VisionTransformer):
         notes = [
-            f'timm: num_classes=0, num_heads={encoder.num_heads}, img_size={made.image_size}'
-            + (", and MoCo v3's convolutional stem" if encoder.stem == 'conv' else '')
+            f'timm: num_classes=0, num_heads={module.num_heads}, img_size={encoder.image_size}'
+            + (", and MoCo v3's convolutional stem" if module.stem == 'conv' else '')
         ]
     else:
-        raise UserError(f'{made.config["name"]} has no counterpart in torchvision or timm -> write .safetensors, ours')
+        raise UserError(f'{name} has no counterpart in torchvision or timm -> write a .safetensors file of ours')
     state = {}
-    for path, name in names.torch_names(flat).items():
-        state[name] = names.to_torch(path, flat[path])
-        if name.endswith('running_var'):
-            state[name.replace('running_var', names.COUNTER)] = np.array(0, np.int64)
-    if isinstance(encoder, VisionTransformer) and encoder.position == 'sincos':
-        side = made.image_size // encoder.patch_size
-        state[architecture.POSITION] = sincos_position(side, side, encoder.width)[None].astype(np.float32)
+    for path, theirs in names.torch_names(flat).items():
+        state[theirs] = names.to_torch(path, flat[path])
+        if theirs.endswith('running_var'):
+            state[theirs.replace('running_var', names.COUNTER)] = np.array(0, np.int64)
+    if isinstance(module, VisionTransformer) and module.position == 'sincos':
+        side = encoder.image_size // module.patch_size
+        state[architecture.POSITION] = sincos_position(side, side, module.width)[None].astype(np.float32)
     return state, notes
 
 
-def _notes_on_resnet(made: Weights, encoder: ResNet) -> list[str]:
-    """What is to be known.
+def detectron2_state(encoder: Encoder, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same arrays under Detectron2's names.
 
     Raises:
-      UserError: torchvision has no such ResNet, so its features would be others.
+      UserError: the encoder is not a ResNet.
     """
-    if encoder.padding != 'torch' or encoder.sk_ratio:
-        what = 'selective kernels' if encoder.sk_ratio else f'padding {encoder.padding!r}'
-        raise UserError(
-            f'{made.config["name"]} has {what}, as no ResNet of torchvision has -> write .safetensors, ours'
-        )
+    if not isinstance(encoder.module, ResNet):
+        raise UserError(f'{encoder.architecture["name"]} is not a ResNet, the only encoder that Detectron2 can load')
+    return {names.detectron2_name(name): x for name, x in state.items() if not name.endswith(names.COUNTER)}
+
+
+def _notes_on_resnet(name: str, module: ResNet) -> list[str]:
+    """What a user of torchvision must know.
+
+    Raises:
+      UserError: torchvision has no such ResNet, so its features would differ.
+    """
+    if module.padding != 'torch' or module.sk_ratio:
+        what = 'selective kernels' if module.sk_ratio else f'padding {module.padding!r}'
+        raise UserError(f"{name} has {what}, unlike torchvision's ResNets -> write a .safetensors file of ours")
     notes = ['torchvision: set model.fc = torch.nn.Identity()']
-    if encoder.stem == 'cifar':
-        notes.append('its stem is a 3x3 convolution of stride 1 without max-pool: change conv1 and maxpool so')
-    if encoder.bn_epsilon != EPSILON:
-        notes.append(f'its batch norms have eps={encoder.bn_epsilon:g}: set it in every BatchNorm2d')
+    if module.stem == 'cifar':
+        notes.append('the stem is a 3x3 convolution of stride 1 without max-pool: change conv1 and maxpool accordingly')
+    if module.bn_epsilon != EPSILON:
+        notes.append(f'the batch norms have eps={module.bn_epsilon:g}: set it in every BatchNorm2d')
     return notes

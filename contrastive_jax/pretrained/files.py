@@ -1,6 +1,6 @@
-"""Files of arrays by name, told apart by what they hold: PyTorch, safetensors, `.npz`, pickles and TensorFlow.
+"""Opens files of arrays by name: PyTorch, safetensors, `.npz`, pickles and TensorFlow. No code in them runs.
 
-None runs code.
+The kind of a file is detected from its content.
 """
 
 import io
@@ -16,17 +16,17 @@ from safetensors import SafetensorError, safe_open
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import pickles, tensorflow_files, torch_files
 
-MAX_EXPANSION = 20  # of a compressed file: weights are not that regular
-SMALL = 2**26  # bytes that any file may expand to
+MAX_EXPANSION = 20  # the largest factor by which a compressed file may expand; weights compress far less
+SMALL = 2**26  # bytes to which any file may expand
 
 
 class Source(NamedTuple):
-    """What a file holds, before its numbers are read.
+    """An opened file, whose arrays have not been read yet.
 
     Attributes:
-      content: a dict, of dicts, of whatever `read` takes.
-      read: reads one array.
-      metadata: texts that a safetensors file says about itself.
+      content: nested dicts by name; the leaves are what `read` takes.
+      read: reads the array of one leaf.
+      metadata: the metadata of a safetensors file; {} for other files.
     """
 
     content: Any
@@ -34,22 +34,22 @@ class Source(NamedTuple):
     metadata: Mapping[str, str] = {}
 
     def array(self, leaf: Any) -> np.ndarray:
-        """The numbers of a leaf of `content`.
+        """Reads the array of a leaf of `content`.
 
         Raises:
-          UserError: they are damaged, or no numbers.
+          UserError: the array is damaged, or its dtype is not numeric.
         """
         x = self.read(leaf)
         if x.dtype.kind not in 'fiub' and x.dtype != ml_dtypes.bfloat16:
-            raise UserError(f'it holds an array of {x.dtype}, where real numbers should be')
+            raise UserError(f'it contains an array of dtype {x.dtype} instead of real numbers')
         return x
 
 
 def read(path: Path) -> Source:
-    """Opens a file.
+    """Opens a file, or a checkpoint of TensorFlow.
 
     Raises:
-      UserError: it is missing, damaged, of no known kind, or asks for more than numbers.
+      UserError: the file is missing, damaged, of an unknown kind, or contains more than arrays and plain data.
     """
     try:
         if checkpoint := tensorflow_files.find(path):
@@ -58,7 +58,7 @@ def read(path: Path) -> Source:
         with path.open('rb') as file:
             head = file.read(512)
         if head.startswith(b'\x93NUMPY'):
-            raise UserError('it is one array without a name -> give a file of arrays by name')
+            raise UserError('it is a single array without a name -> give a file of arrays by name')
         if head.startswith(b'PK') and _holds_arrays(path):
             return _npz(path)
         if head[8:9] == b'{':
@@ -68,8 +68,10 @@ def read(path: Path) -> Source:
         if head.startswith((b'PK', b'\x80')) or head[257:262] == b'ustar':
             opened = torch_files.read(path)
             return Source(opened.content, opened.array)
-        kind = 'is empty' if not head else 'is text' if head.isascii() and b'\0' not in head else 'is of no known kind'
-        raise UserError(f'it {kind} -> give a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow')
+        kind = 'empty' if not head else 'text' if head.isascii() and b'\0' not in head else 'of an unknown kind'
+        raise UserError(
+            f'it is {kind} -> give a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow'
+        )
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror or error} -> give the file of weights') from error
     except UserError as error:
@@ -86,7 +88,7 @@ def _safetensors(path: Path) -> Source:
 
 def _numpy(leaf: Any) -> np.ndarray:
     if not isinstance(leaf, pickles.NumpyArray):
-        raise UserError(f'it holds a {type(leaf).__name__} where an array should be')
+        raise UserError(f'it contains a {type(leaf).__name__} instead of an array')
     return leaf.array
 
 
@@ -102,11 +104,11 @@ def _holds_arrays(path: Path) -> bool:
 
 
 def _npz(path: Path) -> Source:
-    """Each array's size is compared with its header before it is read: numpy would believe the header."""
+    """Opens an .npz file. Each header is compared with the data: numpy would allocate whatever the header claims."""
     archive = zipfile.ZipFile(path)
     total, most = sum(member.file_size for member in archive.infolist()), path.stat().st_size * MAX_EXPANSION
     if total > max(SMALL, most):
-        raise UserError(f'it would expand to {total} bytes, which weights do not')
+        raise UserError(f'it would expand to {total} bytes, which is implausible for weights')
 
     def array(name: str) -> np.ndarray:
         try:
@@ -115,7 +117,7 @@ def _npz(path: Path) -> Source:
                 read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
                 shape, fortran, dtype = read_header[version](file)
                 if dtype.hasobject:
-                    raise UserError(f'{name} holds Python objects, which may be code: it is not read')
+                    raise UserError(f'{name} contains Python objects, which may be code, so the file is refused')
                 numbers = file.read()
             return np.frombuffer(numbers, dtype).reshape(shape, order='F' if fortran else 'C')
         except (ValueError, KeyError, *torch_files.ZIP_ERRORS) as error:

@@ -1,7 +1,7 @@
-"""BYOL's networks, under torchvision's names: Haiku's ResNet, as the authors' `utils/networks.py` arranges it.
+"""Maps the names of BYOL's checkpoints to torchvision's. They are those of the Haiku ResNet in `utils/networks.py`.
 
-A ResNet is there 'res_net50/~/block_group_0/~/block_2/~/conv_1', and its arrays are laid out as ours. A running
-statistic has three: 'average', which is used, and 'hidden' and 'counter', of which it was made.
+A convolution is named like 'res_net50/~/block_group_0/~/block_2/~/conv_1', and its array has the same layout as ours.
+A running statistic has three arrays: 'average', which is used, and 'hidden' and 'counter', from which it is computed.
 """
 
 import re
@@ -23,7 +23,10 @@ STEM = re.compile(r'(?:.*/)?initial_(conv|batchnorm)(?:_1)?')
 
 
 def from_haiku(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays by 'params/MODULE/LEAF' and 'state/MODULE/LEAF', as torchvision has them. Others keep their names."""
+    """Renames arrays 'params/MODULE/LEAF' and 'state/MODULE/LEAF' to torchvision's names, and changes to its layout.
+
+    Names that are not of a ResNet are unchanged.
+    """
     return {_torch_name(name): _torch_array(name, x) for name, x in state.items()}
 
 
@@ -49,4 +52,4 @@ def _module(name: str) -> str:
 def _torch_array(name: str, x: np.ndarray) -> np.ndarray:
     if name.endswith('/w'):
         return x.transpose(3, 2, 0, 1) if x.ndim == 4 else x
-    return x.reshape(-1) if x.shape[:-1] == (1, 1, 1) else x  # a batch norm's: [1, 1, 1, C]
+    return x.reshape(-1) if x.shape[:-1] == (1, 1, 1) else x  # batch norm: [1, 1, 1, C]

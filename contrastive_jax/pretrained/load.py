@@ -1,66 +1,81 @@
-"""One call for every kind of weights: a published checkpoint, a file of ours, the workdir of a run."""
+"""Loads a trained encoder, whatever holds it: the workdir of a run, a file of ours, or a published checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import files, published, tensorflow_files, weights
-from contrastive_jax.pretrained.encoder import load_encoder
-from contrastive_jax.pretrained.published import Say
-from contrastive_jax.pretrained.weights import Weights
+from contrastive_jax.pretrained import encoder_file, files, published, run_files, tensorflow_files
+from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, Say
+from contrastive_jax.rules import did_you_mean
 
 
 def load(
     path: str | Path,
+    weights: str | None = None,
+    projector_layers: int = 0,
     *,
     form: str = '',
-    encoder: Mapping[str, Any] | None = None,
+    encoder: str | Mapping[str, Any] = '',
     drop: tuple[str, ...] = (),
-    network: str = 'online',
     pixels: str = '',
     say: Say = lambda _: None,
-) -> Weights:
-    """An encoder with its weights.
+) -> Encoder:
+    """Loads an encoder with its weights. What it is loaded from is not changed.
 
-        weights = load('moco_v2_800ep_pretrain.pth.tar')
-        x = weights.policy.normalize(images)  # uint8[B, 224, 224, 3]
-        h = weights.encoder.apply(weights.variables, x, train=False)
+        encoder = load('runs/digits')
+        h = encoder(images)  # uint8[n, H, W, 3], RGB -> float32[n, D]
 
     Args:
-      path: a file of weights, the workdir of a run, or the folder of a checkpoint of TensorFlow.
-      form: of a published checkpoint, a key of `published.FORMS`; '': found out.
-      encoder: {'name': ..., fields}; None: found out.
-      drop: patterns of names that are left behind as well.
-      network: of a run: 'online', what was trained, or 'target', its moving average.
-      pixels: that a published encoder sees, a key of `weights.SEEN`; '': those of its form.
-      say: is told what was found, line by line.
+      path: the workdir of a run, whose newest checkpoint is taken; or a file of weights: one that `save` wrote, or a
+        published checkpoint. The workdir of a fine-tuning or a distillation gives the encoder that it trained.
+      weights: which network: 'online', the one that was trained, or 'target', its moving average (BYOL's target, MoCo's
+        key encoder, DINO's teacher). None: 'online' of a run; of a published checkpoint, the one that its authors
+        evaluate. A file with one network has no target.
+      projector_layers: of a run: the number of first layers of the projector to load as well.
+      form: of a published checkpoint: its format, a key of `published.FORMS`; '': detected.
+      encoder: of a published checkpoint: the section `encoder` of a config, such as {'name': 'vit_small',
+        'num_heads': 6}, or the same as a text, 'vit_small,num_heads=6'; '': detected. Of a file of ours whose encoder
+        is a class of your own: its name, 'package.module:Class', unless you have imported the module.
+      drop: of a published checkpoint: patterns of names that are skipped, such as ('aux.*',).
+      pixels: of a published checkpoint: the input normalization, which weights do not record, a key of
+        `pixels.NORMALIZATIONS`; '': that of the paper, and ImageNet's for torchvision and timm.
+      say: is called with what was found and what is skipped, line by line.
+
+    Returns:
+      The encoder.
 
     Raises:
-      UserError: it cannot be read, or is not all there.
+      UserError: the path cannot be read, or what it holds is incomplete, or has no such network or projector layers.
+      CheckpointError: the run has no checkpoint that can be used.
     """
     path = Path(path).expanduser()
-    asked = form or encoder or drop or pixels
-    if path.is_dir() and not tensorflow_files.find(path):
-        made = _of_run(path, network)
-    elif network != 'online':
-        raise UserError(f'{path} is no workdir, which alone has a {network} -> name a --form instead')
-    elif not weights.is_ours(source := files.read(path)):
-        return published.load(path, source, form, encoder, drop, pixels, say)
+    if weights is not None and weights not in WEIGHTS:
+        raise UserError(f'weights {weights!r} is unknown{did_you_mean(weights, WEIGHTS)} -> choose online or target')
+    if not path.exists() and not tensorflow_files.find(path):
+        raise UserError(f'{path} does not exist -> give the workdir of a run, or a file of weights')
+    if run_files.is_workdir(path):
+        found = run_files.load(path.absolute(), weights or 'online', projector_layers, _config_of_file)
+    elif projector_layers:
+        raise UserError(
+            f'{path} is a file of weights, which holds no projector -> give the workdir of a run, or projector_layers 0'
+        )
     else:
-        made = weights.from_file(path, source)
-    if asked:
-        raise UserError(f'{path} is ours, and says what it is -> without --form, --encoder, --drop and --pixels')
-    say(f'encoder: {made.config}, {weights.count(made):,} parameters, from {made.source}')
-    return made
+        source = files.read(path)
+        if not encoder_file.is_ours(source):
+            return published.load(path, source, weights, form, encoder, drop, pixels, say)
+        if weights == 'target':
+            raise UserError(f"{path} holds one network, and no target -> choose weights 'online'")
+        found = encoder_file.load(path, source, encoder if isinstance(encoder, str) else '')
+        encoder = '' if encoder == found.architecture['name'] else encoder
+    if form or encoder or drop or pixels:
+        raise UserError(f'{path} describes its encoder itself -> leave out form, encoder, drop and pixels')
+    say(f'encoder: {found.architecture}, {found.num_parameters:,} parameters, from {found.source}')
+    return found
 
 
-def _of_run(workdir: Path, network: str) -> Weights:
-    """The encoder of the newest checkpoint."""
-    trained = load_encoder(workdir, network)
-    variables = (
-        {'params': trained.params, 'batch_stats': trained.stats} if trained.stats else {'params': trained.params}
-    )
-    config = trained.config.encoder.to_dict()
-    source = f'{workdir.absolute()}, step {trained.step}, {network}'
-    return Weights(config, variables, trained.image_size, source, trained.policy)
+def _config_of_file(path: Path) -> ConfigDict:
+    """The config of the encoder in a file of weights."""
+    return load(path).config

@@ -1,6 +1,6 @@
-"""Our parameter paths, and the names of the same numbers in torchvision and timm, which DINO and MoCo v3 follow.
+"""Maps our parameter paths to the names in torchvision and timm, which DINO and MoCo v3 follow, and to Detectron2's.
 
-Names are made from our side, one for each leaf of an encoder, so that both directions are the same table.
+The names are computed from our paths, one for each array of an encoder, so that both directions use one table.
 """
 
 import re
@@ -10,7 +10,7 @@ import numpy as np
 
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 
-# On our modules joined with dots, in this order.
+# Replacements in the path of our modules, joined with dots; applied in this order.
 MODULES: tuple[tuple[str, str], ...] = (
     (r'^l\.', 'l_to_ab.'),  # CMC's halves
     (r'^ab\.', 'ab_to_l.'),
@@ -19,12 +19,15 @@ MODULES: tuple[tuple[str, str], ...] = (
     (r'\bdownsample_bn$', 'downsample.1'),
     (r'\bmlp_(fc\d)$', r'mlp.\1'),
 )
-STEM_LAYERS = {'conv': 0, 'bn': 1}  # MoCo v3's convolutional stem is a Sequential: convolution, norm, ReLU, four times
-COUNTER = 'num_batches_tracked'  # torch's count of batches, which nothing here or there uses
+STEM_LAYERS = {'conv': 0, 'bn': 1}  # MoCo v3's convolutional stem is a Sequential: (convolution, norm, ReLU) x 4
+COUNTER = 'num_batches_tracked'  # torch's count of batches, which neither torch's evaluation nor ours uses
 
 
 def torch_names(paths: Iterable[str]) -> dict[str, str]:
-    """our path, e.g. 'params/layer1_0/conv1/kernel' -> the name in a state dict, 'layer1.0.conv1.weight'."""
+    """Maps each of our paths, such as 'params/layer1_0/conv1/kernel', to its name in a state dict.
+
+    That name is 'layer1.0.conv1.weight' here. All paths of an encoder are needed to know its stem.
+    """
     paths = list(paths)
     conv_stem = 'params/patch_embed/conv_0/kernel' in paths
     return {path: _torch_name(path, conv_stem) for path in paths}
@@ -42,21 +45,21 @@ def _torch_name(path: str, conv_stem: bool) -> str:
 
 
 def from_torch(path: str, x: np.ndarray) -> np.ndarray:
-    """Numbers as we have them: convolutions OIHW -> HWIO (of patches too), linear layers [out, in] -> [in, out]."""
+    """torch's array layout to ours: convolutions OIHW -> HWIO, linear layers [out, in] -> [in, out]."""
     if not path.endswith('/kernel'):
         return x
     return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
 
 
 def to_torch(path: str, x: np.ndarray) -> np.ndarray:
-    """The way back."""
+    """Our array layout to torch's: convolutions HWIO -> OIHW, linear layers [in, out] -> [out, in]."""
     if not path.endswith('/kernel'):
         return x
     return x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
 
 
 def detectron2_name(name: str) -> str:
-    """Detectron2's name of a torchvision ResNet's, as MoCo's `convert-pretrain-to-detectron2.py` has it."""
+    """torchvision's name of a ResNet's array to Detectron2's, as in MoCo's `convert-pretrain-to-detectron2.py`."""
     name = name if name.startswith('layer') else f'stem.{name}'
     name = re.sub(r'^layer(\d)', lambda match: f'res{int(match[1]) + 1}', name)
     name = re.sub(r'\bbn(\d)', r'conv\1.norm', name)

@@ -1,7 +1,7 @@
-"""Writes an encoder for ONNX, by jax2onnx: pixels to features, and checked against ours before it is kept.
+"""Writes an encoder as an ONNX file with jax2onnx, and compares its features with ours before the file is kept.
 
-The file takes `images`, float32 [B, 3, H, W], RGB in [0, 1], as torchvision's ToTensor makes them, for any B, and gives
-`features`, float32 [B, D]. The normalisation of the encoder's pixels is in the file, so that nobody can forget it.
+The input is `images`, float32 [B, 3, H, W], RGB in [0, 1], as torchvision's ToTensor makes them, for any B; the output
+is `features`, float32 [B, D]. The input normalization is part of the file, so that it cannot be forgotten.
 """
 
 import importlib.util
@@ -15,74 +15,74 @@ import jax.numpy as jnp
 import numpy as np
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import weights
-from contrastive_jax.pretrained.weights import Weights
+from contrastive_jax.models.network import build_encoder
+from contrastive_jax.pretrained import pixels
+from contrastive_jax.pretrained.encoder import Encoder, Say
 
-INSTALL = "pip install -e '.[onnx]'"
-MAX_BYTES = 2**31 - 2**20  # of a protocol buffer, less what is not numbers
-IMAGES = 3  # that are compared
-TOLERANCE = 1e-4  # relative to the greatest feature
+INSTALL = "pip install 'jax2onnx>=0.17'"
+MAX_BYTES = 2**31 - 2**20  # the limit of a protocol buffer, less what is not weights
+IMAGES = 3  # the number of images whose features are compared
+TOLERANCE = 1e-4  # relative to the feature of the largest magnitude
 
 
 def check_installed() -> None:
-    """Tells before anything is read.
-
-    Raises:
-      UserError: jax2onnx is not installed.
-    """
+    """Raises UserError if jax2onnx is not installed."""
     if importlib.util.find_spec('jax2onnx') is None:
-        raise UserError(f'OUT is for ONNX, which needs jax2onnx -> {INSTALL}, or choose another OUT')
+        raise UserError(f'writing an ONNX file needs jax2onnx -> {INSTALL}, or choose another format')
 
 
-def write(path: Path, made: Weights, say: Callable[[str], None]) -> None:
+def write(path: Path, encoder: Encoder, say: Say) -> None:
     """Writes the file.
 
     Args:
-      path: where; its suffix does not matter.
-      made: the encoder.
-      say: is told what whoever uses it must know.
+      path: the file; its suffix does not matter.
+      encoder: as it was loaded; the file computes in float32, even if the run computed in bfloat16.
+      say: is called with what a user of the file must know, line by line.
 
     Raises:
-      UserError: it is too large, jax2onnx does not know a part of it, or its features are others than ours.
+      UserError: the encoder is too large, jax2onnx does not support a part of it, or the features differ from ours.
     """
     import jax2onnx
     import onnx
 
-    if (size := 4 * sum(x.size for x in made.flat.values())) > MAX_BYTES:
-        raise UserError(f'{made.config["name"]} has {size:,} bytes, more than the 2 GiB of a file for ONNX')
+    name = encoder.architecture['name']
+    if (size := 4 * sum(x.size for x in encoder.flat.values())) > MAX_BYTES:
+        raise UserError(f'{name} has {size:,} bytes, more than the 2 GiB that an ONNX file can hold')
+    module = build_encoder(encoder.architecture)
 
     def features(images: jax.Array) -> jax.Array:
-        x = made.policy.normalize(images.transpose(0, 2, 3, 1) * 255)
-        h: jax.Array = made.encoder.apply(made.variables, x, train=False)  # type: ignore[assignment]
+        x = encoder.policy.normalize(images.transpose(0, 2, 3, 1) * 255)
+        h: jax.Array = module.apply(encoder.variables, x, train=False)  # type: ignore[assignment]
         return h
 
-    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it warns of types that nobody wants to know
-    shape = (3, made.image_size, made.image_size)
+    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # without its warnings about types
+    shape = (3, encoder.image_size, encoder.image_size)
     try:
         model = jax2onnx.to_onnx(features, [('B', *shape)], input_names=['images'], output_names=['features'])
-    except Exception as error:  # whatever it does not know
+    except Exception as error:  # jax2onnx raises many kinds for what it does not support
         reason = ' '.join(str(error).split())[:200]
-        raise UserError(f'jax2onnx cannot write {made.config["name"]}: {type(error).__name__}: {reason}') from error
-    sees = weights.normalisation(made.policy)
+        raise UserError(f'jax2onnx cannot write {name}: {type(error).__name__}: {reason}') from error
+    normalization = pixels.describe(encoder.policy)
     about = {
-        'images': f'float32 [B, {", ".join(map(str, shape))}], RGB in [0, 1]; normalised inside, to {sees}',
+        'images': f'float32 [B, {", ".join(map(str, shape))}], RGB in [0, 1]; normalized in the file: {normalization}',
         'features': 'float32 [B, D]',
-        'encoder': json.dumps(made.config),
-        'source': made.source,
+        'encoder': json.dumps(encoder.architecture),
+        'source': encoder.source,
     }
     onnx.helper.set_model_props(model, about)
-    model.producer_name, model.doc_string = 'contrastive_jax', '; '.join(f'{name}: {about[name]}' for name in about)
+    model.producer_name = 'contrastive_jax'
+    model.doc_string = '; '.join(f'{key}: {text}' for key, text in about.items())
     onnx.save(model, str(path))
     difference = _compare(path, features, shape)
     say(f'note: images: {about["images"]}')
-    say(f"note: onnxruntime's features of {IMAGES} images differ from ours by {difference:.1e} of the greatest")
+    say(f'note: the features of {IMAGES} images in onnxruntime differ from ours by {difference:.1e} of the largest one')
 
 
 def _compare(path: Path, features: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> float:
-    """The greatest difference of onnxruntime's features from ours, in units of the greatest.
+    """The largest difference between onnxruntime's features and ours, relative to the largest magnitude of ours.
 
     Raises:
-      UserError: it is too large.
+      UserError: the difference is too large.
     """
     import onnxruntime
 
@@ -93,5 +93,5 @@ def _compare(path: Path, features: Callable[[jax.Array], jax.Array], shape: tupl
         ours = np.asarray(jax.jit(features)(jnp.asarray(images)))
     difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
     if not difference < TOLERANCE:
-        raise UserError(f"onnxruntime's features differ from ours by {difference:.1e}: nothing is written")
+        raise UserError(f"onnxruntime's features differ from ours by {difference:.1e}: no file is written")
     return difference

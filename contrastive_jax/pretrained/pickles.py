@@ -1,7 +1,8 @@
-"""Reads pickles without running what they ask for: only listed names exist, and each stands for something inert.
+"""Parses pickles with an allow-list of types; no code in the file runs.
 
-A pickle is a program. This reader looks at every instruction before the first is carried out, never imports a module
-that a pickle names, and gives it plain containers and the stand-ins below, whatever the names meant elsewhere.
+A pickle is a program that can import modules and call functions. This reader checks every instruction before the first
+one is executed, and never imports what a pickle names: each name of the allow-list NAMES is replaced by one of the
+stand-ins below, which hold plain data, and any other name is refused.
 """
 
 import dataclasses
@@ -16,32 +17,32 @@ import numpy as np
 
 from contrastive_jax.errors import UserError
 
-# Instructions that no state dict needs: the registry of extensions, old ways to make objects, and buffers that are
+# Instructions that no state dict needs: the extension registry, old ways to create objects, and buffers that are
 # allocated before they are read.
 REFUSED = ('EXT1', 'EXT2', 'EXT4', 'INST', 'OBJ', 'BYTEARRAY8', 'NEXT_BUFFER', 'READONLY_BUFFER', 'PERSID')
 MAX_AXES = 64  # of an array
-PUTS = ('PUT', 'BINPUT', 'LONG_BINPUT')
+PUTS = ('PUT', 'BINPUT', 'LONG_BINPUT')  # instructions that store a value under a number
 
 
 class PickleError(UserError):
-    """A pickle that is not read: it asks for a name that is not listed, or is damaged."""
+    """A pickle that is refused, because it names a type outside of the allow-list, or that is damaged."""
 
 
 class Fixed:
-    """What a pickle may not change once it is made: it could undo a check, or change the next file's reading."""
+    """A stand-in whose state a pickle must not set: that could undo a check, or change how the next file is read."""
 
     def __setstate__(self, _: Any) -> None:
-        raise PickleError('it changes what only it may name, as no weights do')
+        raise PickleError('the pickle sets the state of an object; weight files never do this, so the file is refused')
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage(Fixed):
-    """A run of numbers of a torch file that a tensor is a view of.
+    """A block of numbers in a torch file; tensors are views of it.
 
     Attributes:
-      key: where the file has it.
-      dtype: of the numbers.
-      size: how many.
+      key: the name of the block in the file.
+      dtype: the dtype of the numbers.
+      size: the number of elements.
     """
 
     key: str
@@ -51,10 +52,10 @@ class Storage(Fixed):
 
 @dataclasses.dataclass(frozen=True)
 class StorageType(Fixed):
-    """Stands for torch.FloatStorage and its like.
+    """Stands for torch.FloatStorage and the other storage types.
 
     Attributes:
-      dtype: of what is stored.
+      dtype: the dtype of the numbers in such a storage.
     """
 
     dtype: np.dtype
@@ -62,10 +63,10 @@ class StorageType(Fixed):
 
 @dataclasses.dataclass(frozen=True)
 class Function(Fixed):
-    """Stands for a function, and is called in its place.
+    """Stands for a function that a pickle names.
 
     Attributes:
-      call: what is done.
+      call: the function of ours that is called instead.
     """
 
     call: Callable[..., Any]
@@ -76,13 +77,13 @@ class Function(Fixed):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor(Fixed):
-    """A torch tensor whose numbers have not been read.
+    """A torch tensor whose numbers have not been read yet.
 
     Attributes:
-      storage: what it is a view of.
-      offset: its first element there.
-      shape: of the tensor.
-      strides: elements from one to the next, for each axis.
+      storage: the storage that it is a view of.
+      offset: the index of its first element in the storage.
+      shape: the shape of the tensor.
+      strides: for each axis, the distance between neighboring elements in the storage, in elements.
     """
 
     storage: Storage
@@ -91,13 +92,13 @@ class Tensor(Fixed):
     strides: tuple[int, ...]
 
     def view(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor, as a part of the numbers of its whole storage."""
+        """The tensor as an array, given the numbers of its whole storage."""
         bytes_apart = tuple(stride * numbers.itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, bytes_apart, writeable=False)
 
 
 class Inert:
-    """Stands for an object of which a pickle says more than anyone here wants to know."""
+    """Stands for an object whose content is not needed; everything that a pickle says about it is ignored."""
 
     def __init__(self, *_: Any, **__: Any):
         pass
@@ -107,21 +108,21 @@ class Inert:
 
 
 class Dict(dict):
-    """Stands for OrderedDict, but for the attributes that torch and others hang on theirs."""
+    """Stands for OrderedDict; attributes that torch and others set on it are ignored."""
 
     def __init__(self, items: list[Any] = []):  # noqa: B006
         super().__init__(items)
-        items.clear()  # or few bytes, which name the same items again and again, would copy many
+        items.clear()  # otherwise a few bytes that refer to the same list many times would copy it each time
 
     def __setstate__(self, _: Any) -> None:
         pass
 
 
 class Record(dict):
-    """Stands for a named tuple: a dict by its fields. Each kind that a pickle describes is a class below this one.
+    """Stands for a named tuple: a dict by field name. Each named tuple that a pickle defines is a subclass.
 
     Attributes:
-      fields: of the class.
+      fields: the names of the fields.
     """
 
     fields: tuple[str, ...] = ()
@@ -144,17 +145,17 @@ class DType:
     def __init__(self, code: Any, *_: Any):
         self.dtype = np.dtype(str(code))
         if self.dtype.hasobject or self.dtype.itemsize == 0:
-            raise PickleError(f'it holds an array of {code} -> only arrays of numbers are read')
+            raise PickleError(f'it contains an array of dtype {code}; only arrays of numbers are supported')
 
     def __setstate__(self, state: Any) -> None:
         order = state[1]
         if order not in ('<', '>', '=', '|'):
-            raise PickleError(f'it holds an array of byte order {order!r}')
+            raise PickleError(f'it contains an array of unknown byte order {order!r}')
         self.dtype = self.dtype.newbyteorder(order)
 
 
 class NumpyArray:
-    """Stands for numpy's `_reconstruct`: an array that is empty until its state comes."""
+    """Stands for numpy's `_reconstruct`: an array that is empty until its state is set."""
 
     def __init__(self, *_: Any):
         self.array = np.empty(0)
@@ -166,25 +167,25 @@ class NumpyArray:
 
 
 def _array(reconstruct: Any, _: Any, state: Any, *__: Any) -> NumpyArray:
-    """dill's arrays, and jax's: numpy's function, its arguments and the state, all at once."""
+    """Stands for how dill and jax create arrays: one call with numpy's function, its arguments and the state."""
     if reconstruct is not NumpyArray:
-        raise PickleError('it makes an array of something that is none')
+        raise PickleError('it creates an array with another function than that of numpy')
     array = NumpyArray()
     array.__setstate__(state)
     return array
 
 
 def _named_tuple(_: Any, fields: Any, *__: Any) -> type[Record]:
-    """How dill spells a class of named tuples."""
+    """Stands for how dill defines a named tuple."""
     if not all(isinstance(field, str) for field in fields):
-        raise PickleError('it describes a named tuple whose fields have no names')
+        raise PickleError('it defines a named tuple with a field whose name is not a text')
     return type('Record', (Record,), {'fields': tuple(fields)})
 
 
 def _mapping(items: Any) -> Any:
-    """Haiku's parameters: an immutable mapping, made of a dict."""
+    """Stands for Haiku's immutable mapping of parameters, which is created from a dict."""
     if not isinstance(items, dict):
-        raise PickleError(f'it makes a mapping of a {type(items).__name__}')
+        raise PickleError(f'it creates a mapping from a {type(items).__name__}')
     return items
 
 
@@ -193,25 +194,25 @@ def _scalar(dtype: DType, raw: Any) -> Any:
 
 
 def _size(lengths: Any = ()) -> tuple[int, ...]:
-    """torch.Size; without a bound, few bytes would copy many."""
+    """Stands for torch.Size; bounded, because a few bytes could refer to the same long tuple many times."""
     if len(lengths) > MAX_AXES:
-        raise PickleError(f'it holds a shape of {len(lengths)} axes')
+        raise PickleError(f'it contains a shape with {len(lengths)} axes')
     return tuple(lengths)
 
 
 def _encode(text: str, codec: str) -> bytes:
-    """How pickles of protocol 2 spell bytes."""
+    """Stands for how pickles of protocol 2 write bytes."""
     if codec != 'latin1':
-        raise PickleError(f'it asks for the codec {codec!r}, which state dicts do not use')
+        raise PickleError(f'it uses the codec {codec!r}, which state dicts do not need')
     return text.encode('latin1')
 
 
 def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """A view of a storage, checked before anything of that size is made."""
+    """Stands for how torch creates a tensor; the sizes are checked before an array of that size is created."""
     shape, strides = tuple(shape), tuple(strides)
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise PickleError(f'it holds a tensor of shape {_short(shape)} and strides {_short(strides)}')
+        raise PickleError(f'it contains a tensor of shape {_short(shape)} and strides {_short(strides)}')
     count, last = 1, offset
     for length, stride in zip(shape, strides, strict=True):
         count, last = count * length, last + (length - 1) * stride
@@ -224,7 +225,7 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-# torch's storages, and the dtype of what they hold.
+# torch's storage types, and the dtype of their numbers.
 STORAGES: dict[str, StorageType] = {
     f'torch {kind}Storage': StorageType(np.dtype(dtype))
     for kind, dtype in {
@@ -233,7 +234,7 @@ STORAGES: dict[str, StorageType] = {
     }.items()
 }  # fmt: skip
 
-# name -> what it stands for here. Optimizers, arguments and banks of published checkpoints lie beside the weights.
+# The allow-list: 'module name' -> its stand-in. Published checkpoints also contain optimizers, arguments and banks.
 NAMES: dict[str, Any] = {
     'collections OrderedDict': Dict,
     'torch._utils _rebuild_tensor_v2': Function(_tensor),
@@ -276,12 +277,12 @@ class _Reader(pickle.Unpickler):
         return _stand_in(f'{module} {name}')
 
     def persistent_load(self, pid: Any) -> Storage:
-        """('storage', its type, key, device, size), and in old files whose view it is."""
+        """The storage of ('storage', type, key, device, size), followed in old files by the storage it is a view of."""
         kind, dtype, key, _, size, *view = pid
         if kind != 'storage' or not isinstance(dtype, StorageType) or type(size) is not int or size < 0:
-            raise PickleError('it refers to something that is no storage of numbers')
+            raise PickleError('it refers to an object outside of the pickle that is not a storage of numbers')
         if any(x is not None for x in view):
-            raise PickleError('it holds views of storages, as torch 0.3 wrote them -> save it again with a newer torch')
+            raise PickleError('it contains views of storages, as of torch 0.3 -> save it again with a newer torch')
         storage = Storage(str(key), dtype.dtype, size)
         if self._storages.setdefault(storage.key, storage) != storage:
             raise PickleError(f'it is damaged: storage {storage.key} has two sizes')
@@ -289,14 +290,17 @@ class _Reader(pickle.Unpickler):
 
 
 def read(file: Any, storages: dict[str, Storage] | None = None) -> Any:
-    """The next pickle of a file, in plain containers with `Tensor`s; numpy arrays are `NumpyArray`s.
+    """Parses the next pickle of a file.
 
     Args:
-      file: with read, readline, seek and tell.
-      storages: is filled with the storages of its tensors, by their keys.
+      file: a binary file with the methods read, readline, seek and tell.
+      storages: a dict that the storages of the tensors are added to, by their keys.
+
+    Returns:
+      Plain containers and values, with `Tensor`s and `NumpyArray`s.
 
     Raises:
-      PickleError: it asks for a name that is not listed, before anything is made; or it is damaged.
+      PickleError: the pickle names something outside of the allow-list, or it is damaged.
     """
     start = file.tell()
     try:
@@ -304,22 +308,25 @@ def read(file: Any, storages: dict[str, Storage] | None = None) -> Any:
             if opcode.name in ('GLOBAL', 'INST'):
                 _stand_in(str(argument))
             if opcode.name in REFUSED:
-                raise PickleError(f'its instruction {opcode.name} is not one that weights need: it is not carried out')
-            if opcode.name in PUTS and int(str(argument)) > count:  # as much memory would be taken
-                raise PickleError('it is damaged: it remembers more than it holds')
+                raise PickleError(f'its pickle contains {opcode.name}, which weight files do not need: it is refused')
+            if opcode.name in PUTS and int(str(argument)) > count:  # the memory for so many values would be allocated
+                raise PickleError('it is damaged: it stores more values than it contains')
         size = file.tell() - start
         file.seek(start)
         return _Reader(io.BytesIO(file.read(size)), {} if storages is None else storages).load()
     except PickleError:
         raise
-    except Exception as error:  # whatever a damaged pickle leads to
+    except Exception as error:  # a damaged pickle can raise anything
         reason = ' '.join(str(error).split())[:200]
-        raise PickleError(f'it is damaged or no pickle of weights: {type(error).__name__}: {reason}') from error
+        raise PickleError(f'it is damaged or not a pickle of weights: {type(error).__name__}: {reason}') from error
 
 
 def _stand_in(name: str) -> Callable[..., Any]:
     if name not in NAMES:
-        raise PickleError(f'it asks for {_short(name.replace(" ", "."))}, which no weights need: nothing of it was run')
+        raise PickleError(
+            f'its pickle imports {_short(name.replace(" ", "."))}, which weight files do not need: it is refused, and '
+            'no code in it was run'
+        )
     return NAMES[name]
 
 

@@ -1,4 +1,4 @@
-"""The forms in which checkpoints are published: where in the file the encoder is, and what lies beside it."""
+"""The formats of published checkpoints: where the encoder is in the file, and what else the file contains."""
 
 import contextlib
 import dataclasses
@@ -12,147 +12,191 @@ import numpy as np
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import architecture, files, haiku_names, names, simclr_names, weights
-from contrastive_jax.pretrained.weights import Weights
+from contrastive_jax.pretrained import architecture, files, haiku_names, names, pixels, simclr_names
+from contrastive_jax.pretrained.assemble import assemble, few, shapes
+from contrastive_jax.pretrained.encoder import Encoder, Say
+from contrastive_jax.rules import did_you_mean
 
-MAX_NAMES = 10**6
+MAX_NAMES = 10**6  # in a checkpoint
 
-Say = Callable[[str], None]
 Rename = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """One form of checkpoint. Patterns are those of fnmatch.
+class Place:
+    """Where a checkpoint has one of its networks. Patterns are those of fnmatch.
 
     Attributes:
-      sections: where in the file the state dict may be; '': at the top.
-      prefixes: that the encoder's names may have.
-      heads: names, after the prefix, that follow the encoder and are left behind.
-      beside: names of other networks and of queues, which are left behind too.
-      heads_of: whose ViTs these are, see `architecture.describe`.
-      certain: taken for this form only if there is such a head.
-      halves: two encoders side by side (CMC).
-      stems: patterns of names, after the prefix, one of which every such encoder has.
-      nested: the section is a tree of three levels.
-      unused: names, after the prefix, of numbers that an encoder does not need.
-      rename: makes torchvision's names and layouts of the encoder's.
-      fields: of the section `encoder`, which its weights do not tell.
-      policy: how images reach it.
+      sections: the keys under which the state dict may be; '' is the top level of the file.
+      prefixes: the prefixes that the names of the encoder's arrays may have.
+      names: patterns of all names of this network in a section that it shares with the other network.
+      called: what the authors call the network; '' if there is one only.
     """
 
     sections: tuple[str, ...]
     prefixes: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    called: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A format of checkpoints. Patterns are those of fnmatch.
+
+    Attributes:
+      online: the place of the trained network.
+      target: the place of its moving average; None if the checkpoint has none.
+      default: which of them the authors evaluate, 'online' or 'target'.
+      heads: patterns of names, after the prefix, of the layers that follow the encoder; they are skipped.
+      beside: patterns of names of queues, predictors and other values that are not of the encoder; they are skipped.
+      heads_of: whose ViTs these are, see `architecture.describe`.
+      head_required: whether a file has this format only if it contains a head.
+      halves: whether there are two encoders side by side (CMC).
+      stems: patterns of names, after the prefix; every such encoder has a name that matches one of them.
+      nested: whether the section is a tree of three levels.
+      unused: patterns of names, after the prefix, of arrays that an encoder does not need.
+      rename: maps the encoder's names and array layouts to torchvision's.
+      fields: fields of the section `encoder` that the weights do not determine.
+      policy: how images are prepared for the encoder.
+    """
+
+    online: Place
+    target: Place | None = None
+    default: str = 'online'
     heads: tuple[str, ...] = ('fc.*',)
     beside: tuple[str, ...] = ()
     heads_of: str = ''
-    certain: bool = False
+    head_required: bool = False
     halves: bool = False
     stems: tuple[str, ...] = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')
     nested: bool = False
     unused: tuple[str, ...] = (f'*.{names.COUNTER}',)
     rename: Rename = dict
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    policy: Policy = weights.IMAGENET
+    policy: Policy = pixels.IMAGENET
+
+    def network(self, weights: str) -> tuple[Place, Place | None]:
+        """The place of a network, 'online' or 'target', and that of the other one. A single network is 'online'."""
+        return (self.target, self.online) if self.target and weights == 'target' else (self.online, self.target)
 
 
-def byol(network: str, other: str) -> Form:
-    """The form of BYOL's checkpoints: {'experiment_state': a named tuple of Haiku's trees for each of two networks}."""
-    return Form(
-        ('experiment_state',),
-        (f'{network}_',),
-        tuple(f'{kind}/{head}/*' for kind in ('params', 'state') for head in ('projector', 'predictor', 'classifier')),
-        (f'{other}_params/*', f'{other}_state/*', 'opt_state*'),
+BYOL_HEADS = tuple(
+    f'{kind}/{head}/*' for kind in ('params', 'state') for head in ('projector', 'predictor', 'classifier')
+)
+
+# The formats, in the order in which a file is compared with them.
+FORMS: dict[str, Form] = {
+    'moco': Form(  # MoCo v1 and v2
+        online=Place(('state_dict',), ('module.encoder_q.',), ('module.encoder_q.*',), 'query encoder'),
+        target=Place(('state_dict',), ('module.encoder_k.',), ('module.encoder_k.*',), 'key encoder'),
+        beside=('module.queue', 'module.queue_ptr'),
+    ),
+    'mocov3': Form(
+        online=Place(('state_dict',), ('module.base_encoder.',), ('module.base_encoder.*',), 'base encoder'),
+        target=Place(
+            ('state_dict',), ('module.momentum_encoder.',), ('module.momentum_encoder.*',), 'momentum encoder'
+        ),
+        heads=('fc.*', 'head.*'),
+        beside=('module.predictor.*',),
+        heads_of='vit',
+    ),
+    'simsiam': Form(Place(('state_dict',), ('module.encoder.',)), beside=('module.predictor.*',)),
+    'dino': Form(
+        online=Place(('student',), ('module.backbone.', 'backbone.'), called='student'),
+        target=Place(('teacher',), ('backbone.', 'module.backbone.'), called='teacher'),
+        default='target',
+        heads=(),
+        beside=('head.*', 'module.head.*'),
+        heads_of='dino',
+    ),
+    # CMC's checkpoints of networks for YCbCr have the same format and cannot be told apart.
+    'cmc': Form(
+        Place(('model',), ('encoder.module.', 'module.encoder.')),
+        heads=('l_to_ab.fc.*', 'ab_to_l.fc.*'),
+        halves=True,
+        stems=('l_to_ab.conv1.weight',),
+        policy=Policy(**pixels.NORMALIZATIONS['lab']),
+    ),
+    'byol': Form(  # {'experiment_state': a named tuple of Haiku's trees for each of the two networks}
+        online=Place(('experiment_state',), ('online_',), ('online_params/*', 'online_state/*'), 'online network'),
+        target=Place(('experiment_state',), ('target_',), ('target_params/*', 'target_state/*'), 'target network'),
+        heads=BYOL_HEADS,
+        beside=('opt_state*',),
         stems=('params/*/initial_conv/w', 'params/*/initial_conv_1/w'),
         nested=True,
         unused=('state/*/hidden', 'state/*/counter'),
         rename=haiku_names.from_haiku,
         fields={'padding': 'same', 'bn_unbiased': False},
         policy=Policy(style='byol', interpolation='bicubic'),
-    )
-
-
-# In the order in which a file is compared with them.
-FORMS: dict[str, Form] = {
-    'moco': Form(  # v1 and v2: the encoder of the queries
-        ('state_dict',), ('module.encoder_q.',), beside=('module.encoder_k.*', 'module.queue', 'module.queue_ptr')
     ),
-    'moco-key': Form(
-        ('state_dict',), ('module.encoder_k.',), beside=('module.encoder_q.*', 'module.queue', 'module.queue_ptr')
+    'simclr': Form(  # SimCLR v1 and v2; pre-trained, with a linear classifier, or fine-tuned
+        Place(('',), ('base_model/',)),
+        heads=(),
+        beside=('head_*', 'global_step', '*/Momentum', '*LARSOptimizer*'),
+        stems=('conv2d/kernel',),
+        rename=simclr_names.from_simclr,
+        fields={'padding': 'simclr', 'bn_unbiased': False},
+        policy=Policy(style='simclr', interpolation='bicubic', **pixels.NORMALIZATIONS['unit']),
     ),
-    'mocov3': Form(
-        ('state_dict',), ('module.base_encoder.',), ('fc.*', 'head.*'),
-        ('module.momentum_encoder.*', 'module.predictor.*'), 'vit',
+    'swav': Form(  # SwAV and DeepCluster-v2
+        Place(('', 'state_dict'), ('module.',)), heads=('projection_head.*', 'prototypes*'), head_required=True
     ),
-    'mocov3-momentum': Form(
-        ('state_dict',), ('module.momentum_encoder.',), ('fc.*', 'head.*'),
-        ('module.base_encoder.*', 'module.predictor.*'), 'vit',
-    ),
-    'simsiam': Form(('state_dict',), ('module.encoder.',), beside=('module.predictor.*',)),
-    'dino': Form(
-        ('teacher',), ('backbone.', 'module.backbone.'), (), ('head.*', 'module.head.*'), 'dino'
-    ),
-    'dino-student': Form(
-        ('student',), ('module.backbone.', 'backbone.'), (), ('head.*', 'module.head.*'), 'dino'
-    ),
-    # Another form of CMC's, in YCbCr, does not say so.
-    'cmc': Form(
-        ('model',), ('encoder.module.', 'module.encoder.'), ('l_to_ab.fc.*', 'ab_to_l.fc.*'), halves=True,
-        stems=('l_to_ab.conv1.weight',), policy=Policy(**weights.SEEN['lab']),
-    ),
-    'byol': byol('online', 'target'),
-    'byol-target': byol('target', 'online'),
-    'simclr': Form(  # v1 and v2; as pre-trained, with a linear classifier, or fine-tuned
-        ('',), ('base_model/',), (), ('head_*', 'global_step', '*/Momentum', '*LARSOptimizer*'),
-        stems=('conv2d/kernel',), rename=simclr_names.from_simclr, fields={'padding': 'simclr', 'bn_unbiased': False},
-        policy=Policy(style='simclr', interpolation='bicubic', **weights.SEEN['unit']),
-    ),
-    # SwAV and DeepCluster-v2
-    'swav': Form(('', 'state_dict'), ('module.',), ('projection_head.*', 'prototypes*'), certain=True),
-    'instdis': Form(('state_dict',), ('module.',)),
-    # torchvision and timm, and DINO's files of a backbone alone
-    'plain': Form(('', 'state_dict', 'model'), ('',), ('fc.*', 'head.*')),
-}  # fmt: skip
+    'instdis': Form(Place(('state_dict',), ('module.',))),
+    # torchvision and timm, and DINO's files that contain the backbone only
+    'plain': Form(Place(('', 'state_dict', 'model'), ('',)), heads=('fc.*', 'head.*')),
+}
 
 
 def load(
     path: Path,
     source: files.Source,
+    weights: str | None = None,
     form: str = '',
-    encoder: Mapping[str, Any] | None = None,
+    encoder: str | Mapping[str, Any] = '',
     drop: tuple[str, ...] = (),
-    pixels: str = '',
+    normalization: str = '',
     say: Say = lambda _: None,
-) -> Weights:
-    """The encoder of a checkpoint. Every name in it finds its place, or is known to be left behind.
+) -> Encoder:
+    """Reads the encoder of a published checkpoint.
+
+    Every name must map to the encoder, match a pattern of the format for what is skipped, or match `drop`.
 
     Args:
-      path: of the file, for messages.
+      path: the file, for messages.
       source: the opened file.
-      form: a key of FORMS; '': the first that fits.
-      encoder: the section `encoder`; None: told by names and shapes. The form adds what it knows of padding and norms.
-      drop: patterns of names, prefix included, that are left behind as well.
-      pixels: that it sees, a key of `weights.SEEN`; '': those of the form.
-      say: is told what was found, and what is left behind.
+      weights: 'online' or 'target'; None: the one that the authors evaluate.
+      form: a key of FORMS; '': the first format that the file has.
+      encoder: the section `encoder` of a config, or a text for `parse_encoder`; '': detected from names and shapes. The
+        format adds fields that weights do not determine, such as the padding.
+      drop: patterns of names, prefix included, that are skipped as well.
+      normalization: a key of `pixels.NORMALIZATIONS`; '': that of the format.
+      say: is called with what was detected and what is skipped, line by line.
 
     Raises:
-      UserError: names that have no place, are missing, or of another shape; no form fits.
+      UserError: no format fits, the network is not in the file, or names are unknown, missing, or of another shape.
     """
-    if pixels and pixels not in weights.SEEN:
-        raise UserError(f'--pixels={pixels} is unknown -> choose from {", ".join(weights.SEEN)}')
-    form, section, prefix = _find(source.content, form, path)
+    if normalization and normalization not in pixels.NORMALIZATIONS:
+        meant = did_you_mean(normalization, pixels.NORMALIZATIONS)
+        raise UserError(f'pixels {normalization!r} is unknown{meant} -> choose from {", ".join(pixels.NORMALIZATIONS)}')
+    form, network, section, prefix = _find(source.content, form, weights, path)
     about = FORMS[form]
+    if weights == 'target' and not about.target:
+        raise UserError(f"{path} has the format {form}, which holds one network -> choose weights 'online'")
+    place, other = about.network(network)
     say(f'form: {form}{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}')
+    if other:
+        both = f'; the file also contains the {other.called}' if _match(source.content, about, other) else ''
+        say(f'network: {place.called} (weights={network}){both}')
     held = _held(source.content, section, about)
-    kept, left, strange = _sort(held, prefix, about, drop)
-    if strange:
+    kept, skipped, unknown = _sort(held, prefix, about, other, drop)
+    if unknown:
         raise UserError(
-            f'{path} holds names that {form} checkpoints do not have: {weights.few(strange)} -> leave them behind with '
-            f'--drop={strange[0]}, or name another --form'
+            f'{path} contains names that {form} checkpoints do not have: {few(unknown)} -> skip them with '
+            f'drop={unknown[0]}, or choose another form'
         )
-    for what, keys in left.items():
+    for what, keys in skipped.items():
         if keys:
-            say(f'left behind, {what}: {weights.few(keys)}')
+            say(f'skipped, {what}: {few(keys)}')
     state = {}
     for name in kept:
         try:
@@ -161,48 +205,60 @@ def load(
             raise UserError(f'{path} cannot be read at {prefix}{name}: {error}') from error
     try:
         state = about.rename(state)
-        config = {**about.fields, **(encoder or _describe(state, about))}
-        arrays, size = _place(config, state)
+        given = parse_encoder(encoder) if isinstance(encoder, str) and encoder else encoder
+        config = {**about.fields, **(given or _describe(state, about))}
+        arrays, image_size = _arrays_by_path(config, state)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    policy = dataclasses.replace(about.policy, **weights.SEEN[pixels]) if pixels else about.policy
-    made = dataclasses.replace(weights.make(config, arrays, size, str(path)), policy=policy)
-    sees = weights.normalisation(policy)
-    if form == 'plain' and not pixels:
-        sees += ', as --pixels does not say otherwise'
-    say(f'encoder: {config}, {weights.count(made):,} parameters; it is taken to see {sees}')
-    return made
+    policy = dataclasses.replace(about.policy, **pixels.NORMALIZATIONS.get(normalization, {}))
+    found = assemble(config, arrays, image_size, str(path), policy)
+    found = dataclasses.replace(found, source=f'{path}, {place.called}') if other else found
+    say(f'encoder: {config}, {found.num_parameters:,} parameters')
+    assumed = ', the default: the weights do not record it' if form == 'plain' and not normalization else ''
+    say(f'input: {pixels.describe(policy)}{assumed}')
+    return found
 
 
-def _find(content: Any, form: str, path: Path) -> tuple[str, str, str]:
-    """Form, section and prefix of the first that fits."""
+def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str, str, str, str]:
+    """The first form that the file has, and in it the network ('online' or 'target'), the section and the prefix."""
     if form and form not in FORMS:
-        raise UserError(f'--form={form} is unknown -> choose from {", ".join(FORMS)}')
+        raise UserError(f'form {form!r} is unknown{did_you_mean(form, FORMS)} -> choose from {", ".join(FORMS)}')
     for name in [form] if form else FORMS:
         about = FORMS[name]
-        for section in about.sections:
-            held = _held(content, section, about)
-            if not all(isinstance(key, str) for key in held):
-                continue
-            for prefix in about.prefixes:
-                stems, heads = (
-                    any(fnmatchcase(key, prefix + pattern) for key in held for pattern in patterns)
-                    for patterns in (about.stems, about.heads)
-                )
-                if stems and (heads or not about.certain):
-                    return name, section, prefix
+        # Without a choice: the network that the authors evaluate or, if the file does not contain it, the other one.
+        other = 'online' if about.default == 'target' else 'target'
+        for network in (weights,) if weights else (about.default, other):
+            if found := _match(content, about, about.network(network)[0]):
+                return name, network, *found
     keys = [str(key) for key in content] if isinstance(content, dict) else [type(content).__name__]
-    wanted = f'a {form} checkpoint' if form else 'any checkpoint that is known'
+    wanted = f'is not a {form} checkpoint' if form else 'is in no known checkpoint format'
+    network = f' with weights {weights!r}' if weights else ''
     parts = content.values() if isinstance(content, dict) else ()
     inside = [str(key) for part in parts if isinstance(part, dict) for key in part]
     raise UserError(
-        f'{path} is not of the form of {wanted} (it holds {weights.few(keys)}'
-        f'{f"; in them {weights.few(inside)}" if inside else ""}) -> name another --form: {", ".join(FORMS)}'
+        f'{path} {wanted}{network} (it contains {few(keys)}{f"; in them {few(inside)}" if inside else ""}) -> '
+        f'choose another form: {", ".join(FORMS)}'
     )
 
 
+def _match(content: Any, about: Form, place: Place) -> tuple[str, str] | None:
+    """The section and the prefix of the names of an encoder at this place; None if the file has no such names."""
+    for section in place.sections:
+        held = _held(content, section, about)
+        if not all(isinstance(key, str) for key in held):
+            continue
+        for prefix in place.prefixes:
+            stems, heads = (
+                any(fnmatchcase(key, prefix + pattern) for key in held for pattern in patterns)
+                for patterns in (about.stems, about.heads)
+            )
+            if stems and (heads or not about.head_required):
+                return section, prefix
+    return None
+
+
 def _held(content: Any, section: str, about: Form) -> dict[Any, Any]:
-    """The names in a section, and what they stand for; {} where there are none."""
+    """The names in a section, with what each holds; {} if the file has no such section."""
     held = content.get(section) if section and isinstance(content, dict) else content
     if not isinstance(held, dict):
         return {}
@@ -210,9 +266,10 @@ def _held(content: Any, section: str, about: Form) -> dict[Any, Any]:
 
 
 def _flat(tree: Mapping[Any, Any]) -> dict[Any, Any]:
-    """One level less: {'a': {'b': x}} -> {'a/b': x}; {} if that are more names than networks have."""
+    """One level less: {'a': {'b': x}} -> {'a/b': x}; {} if there are more names than networks have."""
+    # A pickle of a few bytes can refer to the same large dict many times.
     if sum(len(held) for held in tree.values() if isinstance(held, dict)) > MAX_NAMES:
-        return {}  # a few bytes of a pickle, which name the same again and again
+        return {}
     flat = {}
     for name, held in tree.items():
         flat.update({f'{name}/{key}': x for key, x in held.items()} if isinstance(held, dict) else {name: held})
@@ -220,26 +277,27 @@ def _flat(tree: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _sort(
-    held: Mapping[Any, Any], prefix: str, about: Form, drop: tuple[str, ...]
+    held: Mapping[Any, Any], prefix: str, about: Form, other: Place | None, drop: tuple[str, ...]
 ) -> tuple[list[str], dict[str, list[str]], list[str]]:
-    """The encoder's names without prefix, those left behind by reason, and those that nobody knows."""
+    """Sorts names: those of the encoder, without prefix; those that are skipped, by reason; and unknown ones."""
     kept: list[str] = []
-    strange: list[str] = []
-    left: dict[str, list[str]] = {'as asked': [], 'the head': [], 'beside the encoder': []}
+    unknown: list[str] = []
+    skipped: dict[str, list[str]] = {'as asked': [], 'head': [], 'not of the encoder': []}
+    beside = about.beside + (other.names if other else ())
     for key in held:
         name = key.removeprefix(prefix)
         inside = key.startswith(prefix)
         if _matches(key, drop):
-            left['as asked'].append(key)
-        elif _matches(key, about.beside):
-            left['beside the encoder'].append(key)
+            skipped['as asked'].append(key)
+        elif _matches(key, beside):
+            skipped['not of the encoder'].append(key)
         elif inside and _matches(name, about.heads):
-            left['the head'].append(key)
+            skipped['head'].append(key)
         elif not inside:
-            strange.append(key)
+            unknown.append(key)
         elif not _matches(name, about.unused):
             kept.append(name)
-    return kept, left, strange
+    return kept, skipped, unknown
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -247,6 +305,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _describe(state: Mapping[str, np.ndarray], about: Form) -> dict[str, Any]:
+    """The section `encoder` that the arrays belong to."""
     if not about.halves:
         return architecture.describe(state, about.heads_of)
     half = {name.removeprefix('l_to_ab.'): x for name, x in state.items() if name.startswith('l_to_ab.')}
@@ -254,29 +313,32 @@ def _describe(state: Mapping[str, np.ndarray], about: Form) -> dict[str, Any]:
     return {**config, 'name': f'split_{config["name"]}'}
 
 
-def _place(config: dict[str, Any], state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
-    """Arrays by our paths, and the size of the images. Names without a place keep their own."""
+def _arrays_by_path(config: dict[str, Any], state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """The arrays by our paths, and the size of the images. Names that the encoder does not have are unchanged."""
     size = architecture.image_size(config, state)
-    ours = {theirs: path for path, theirs in names.torch_names(weights.shapes(config, size)).items()}
+    ours = {theirs: path for path, theirs in names.torch_names(shapes(config, size)).items()}
     state = dict(state)
     if architecture.POSITION in state and architecture.POSITION not in ours:  # fixed, and not a parameter here
         wrong = architecture.check_position(state.pop(architecture.POSITION))
         if wrong:
-            raise UserError(f'{wrong}, which {config["name"]} computes -> it is another ViT: --encoder=dino_small, ...')
+            raise UserError(
+                f'{wrong}; {config["name"]} has fixed sin-cos positions -> name the right ViT, such as '
+                'encoder=dino_small'
+            )
     return {ours.get(name, name): names.from_torch(ours.get(name, name), x) for name, x in state.items()}, size
 
 
 def parse_encoder(text: str) -> dict[str, Any]:
-    """'vit_small,num_heads=6' -> {'name': 'vit_small', 'num_heads': 6}; a list is 3x4x6x3.
+    """'vit_small,num_heads=6' -> {'name': 'vit_small', 'num_heads': 6}; a list is written 3x4x6x3.
 
     Raises:
-      UserError: it is not of that form.
+      UserError: the text is not of that form.
     """
     name, *fields = text.split(',')
     config: dict[str, Any] = {'name': name}
     for field in fields:
         if not (match := re.fullmatch(r'(\w+)=([\w.+-]+)', field)):
-            raise UserError(f'--encoder={text}: {field!r} is not FIELD=VALUE -> e.g. vit_small,num_heads=6')
+            raise UserError(f'encoder {text!r}: {field!r} is not FIELD=VALUE -> e.g. vit_small,num_heads=6')
         config[match[1]] = _value(match[2])
     return config
 

@@ -1,9 +1,11 @@
-"""SimCLR's networks, under torchvision's names: TensorFlow numbers layers as the authors' `resnet.py` makes them.
+"""Maps the names of SimCLR's checkpoints to torchvision's.
 
-'conv2d', 'conv2d_1', ... and 'batch_normalization', ...: the stem, then block by block the projection of the shortcut,
-which the first block of a stage has, and the block's own convolutions, each with a batch norm. Selective kernels are
-three convolutions, the last of them, of the mixture, without a norm; with them the stem has three. So the sizes of the
-kernels tell the ResNet: no word below is the beginning of another in its list.
+TensorFlow numbers layers in the order in which the authors' `resnet.py` creates them: 'conv2d', 'conv2d_1', ... and
+'batch_normalization', ... These are the stem, then for each block the projection of the shortcut, which only the first
+block of a stage has, and the convolutions of the block, each with a batch norm. A selective kernel is three
+convolutions, of which the last one, for the mixing weights, has no norm; such a ResNet has three convolutions in its
+stem. The sequence of kernel sizes determines the ResNet, because on no line of BLOCKS one of the two sequences is a
+prefix of the other.
 """
 
 import re
@@ -14,7 +16,7 @@ import numpy as np
 from contrastive_jax.errors import UserError
 
 SELECTIVE = ('sk2.conv', 'sk2.reduce_conv', 'sk2.mix_conv')
-# Kernel sizes of a block without and with projection, and the block's convolutions.
+# The kernel sizes of a block without projection, those of a block with projection, and the names of its convolutions.
 BLOCKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ('131', '1131', ('conv1', 'conv2', 'conv3')),
     ('13111', '113111', ('conv1', *SELECTIVE, 'conv3')),
@@ -25,10 +27,12 @@ NORMS = {'downsample.0': 'downsample.1', 'sk2.conv': 'sk2.bn', 'sk2.reduce_conv'
 
 
 def from_simclr(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays by 'conv2d_1/kernel', 'batch_normalization_1/gamma', ... as torchvision has them. Others keep their names.
+    """Renames arrays 'conv2d_1/kernel', 'batch_normalization_1/gamma', ... to torchvision's names and layout.
+
+    Other names are unchanged.
 
     Raises:
-      UserError: the convolutions are those of no ResNet of SimCLR.
+      UserError: the convolutions do not form a ResNet of SimCLR.
     """
     count = sum(bool(re.fullmatch(r'conv2d(_\d+)?/kernel', name)) for name in state)
     kernels = [f'{_numbered("conv2d", i)}/kernel' for i in range(count)]
@@ -58,7 +62,7 @@ def _norm(module: str) -> str:
 
 
 def _modules(shapes: list[tuple[int, ...]]) -> list[str]:
-    """torchvision's names of the convolutions, in the order in which they are made."""
+    """torchvision's names of the convolutions, in the order in which they are created."""
     sizes = ''.join(str(shape[0]) if len(shape) == 4 and shape[0] < 10 else '?' for shape in shapes)
     for plain, projecting, layers in BLOCKS:
         if match := re.fullmatch(f'(7|333|3)((?:{projecting}(?:{plain})*)+)', sizes):
@@ -69,4 +73,4 @@ def _modules(shapes: list[tuple[int, ...]]) -> list[str]:
                 own = ('downsample.0', *layers) if word == projecting else layers
                 names += [f'layer{stage}.{block}.{layer}' for layer in own]
             return names
-    raise UserError(f'its {len(shapes)} convolutions, of kernel sizes {sizes}, are those of no ResNet of SimCLR')
+    raise UserError(f'its {len(shapes)} convolutions, with kernel sizes {sizes}, do not form a ResNet of SimCLR')

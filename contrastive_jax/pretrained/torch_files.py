@@ -1,4 +1,4 @@
-"""PyTorch's files, `.pth` and `.pt`, read without PyTorch."""
+"""Reads PyTorch's files, `.pth` and `.pt`, without PyTorch."""
 
 import io
 import mmap
@@ -14,41 +14,41 @@ import numpy as np
 from contrastive_jax.pretrained import pickles
 from contrastive_jax.pretrained.pickles import PickleError, Storage, Tensor
 
-LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch before 1.6
-MAX_PICKLE = 2**27  # bytes of the part of a zip that is not numbers
-# What zipfile raises for a damaged archive.
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the format of torch before 1.6
+MAX_PICKLE = 2**27  # bytes of data.pkl, the part of a zip that is not numbers
+# The errors of zipfile for a damaged archive.
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError, zlib.error)
 
 ReadStorage = Callable[[Storage], np.ndarray]
 
 
 class TorchFile(NamedTuple):
-    """What a file holds.
+    """An opened file.
 
     Attributes:
       content: containers and `Tensor`s.
-      storage: reads the numbers of a storage, when they are wanted.
+      storage: reads the numbers of a storage; they are read only when this is called.
     """
 
     content: Any
     storage: ReadStorage
 
     def array(self, tensor: Any) -> np.ndarray:
-        """The numbers of a tensor.
+        """Reads a tensor of `content` as an array.
 
         Raises:
-          PickleError: it is something else, or the file is damaged.
+          PickleError: the leaf is not a tensor, or the file is damaged.
         """
         if not isinstance(tensor, Tensor):
-            raise PickleError(f'it holds a {type(tensor).__name__} where a tensor should be')
+            raise PickleError(f'it contains a {type(tensor).__name__} instead of a tensor')
         return np.array(tensor.view(self.storage(tensor.storage)))
 
 
 def read(path: Path) -> TorchFile:
-    """A file of torch.save, zip or older. Tensors are read when they are asked for.
+    """Opens a file of torch.save, in the zip format or the one before it.
 
     Raises:
-      PickleError: it asks for what weights do not need, or is damaged.
+      PickleError: the pickle refers to a type outside of the allow-list, or the file is damaged.
     """
     with path.open('rb') as file:
         if not path.stat().st_size:
@@ -72,12 +72,12 @@ def _read_zip(path: Path) -> TorchFile:
         _check_members(members, path.stat().st_size)
         roots = [name.removesuffix('data.pkl') for name in names if name.split('/')[1:] == ['data.pkl']]
         if len(roots) != 1:
-            raise PickleError('it is a zip file without data.pkl, so not one of torch.save')
+            raise PickleError('it is a zip file without data.pkl, so torch.save did not write it')
         (root,) = roots
         if names.get(root + 'byteorder') and archive.read(root + 'byteorder') != b'little':
             raise PickleError('its numbers are big-endian -> save it on another machine')
         if names[root + 'data.pkl'].file_size > MAX_PICKLE:
-            raise PickleError(f'its data.pkl has {names[root + "data.pkl"].file_size} bytes, weights need far fewer')
+            raise PickleError(f'its data.pkl has {names[root + "data.pkl"].file_size} bytes; {MAX_PICKLE} is the limit')
         tree = pickles.read(io.BytesIO(archive.read(root + 'data.pkl')))
     except ZIP_ERRORS as error:
         raise PickleError(f'it is damaged: {error}') from error
@@ -86,7 +86,9 @@ def _read_zip(path: Path) -> TorchFile:
         member = names.get(f'{root}data/{x.key}')
         if member is None or member.file_size != x.size * x.dtype.itemsize:
             held = 'no bytes' if member is None else f'{member.file_size} bytes'
-            raise PickleError(f'it is damaged: {held} of storage {x.key}, which has {x.size} numbers of {x.dtype}')
+            raise PickleError(
+                f'it is damaged: {held} for storage {x.key}, which has {x.size} numbers of dtype {x.dtype}'
+            )
         try:
             return np.frombuffer(archive.read(member), x.dtype)
         except ZIP_ERRORS as error:
@@ -96,30 +98,30 @@ def _read_zip(path: Path) -> TorchFile:
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
-    """Nothing is unpacked to disk, and nothing that is read may be larger than the file that it comes from."""
+    """Refuses an archive that is not like those of torch.save, in particular one that expands to more than its size."""
     seen = set()
     for member in members:
         name = member.filename
         if name.startswith(('/', '\\')) or ':' in name or '..' in name.replace('\\', '/').split('/'):
-            raise PickleError(f'its member {name[:80]!r} points outside of it')
+            raise PickleError(f'its member {name[:80]!r} is a path outside of the archive')
         if name in seen:
-            raise PickleError(f'its member {name[:80]!r} is there twice')
+            raise PickleError(f'its member {name[:80]!r} occurs twice')
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
             raise PickleError(f'its member {name[:80]!r} is compressed, which torch.save does not do')
         seen.add(name)
     if sum(member.file_size for member in members) > size:
-        raise PickleError('its members say that they are larger than the whole file')
+        raise PickleError('the declared sizes of its members exceed the size of the file')
 
 
 # ================================ before torch 1.6 ================================
 
 
 def _read_legacy(content: mmap.mmap) -> TorchFile:
-    """Five pickles (magic number, protocol, about the machine, content, order of the storages), then the numbers."""
+    """Reads five pickles (magic number, protocol, machine, content, order of the storages) and then the numbers."""
     if pickles.read(content) != LEGACY_MAGIC:
-        raise PickleError('it is not a file of torch.save')
+        raise PickleError('torch.save did not write it')
     if (protocol := pickles.read(content)) != LEGACY_PROTOCOL:
-        raise PickleError(f'it has protocol {protocol!r} of torch.save, {LEGACY_PROTOCOL} is read')
+        raise PickleError(f'it has protocol {protocol!r} of torch.save; only {LEGACY_PROTOCOL} is supported')
     machine = pickles.read(content)
     if isinstance(machine, dict) and machine.get('little_endian') is False:
         raise PickleError('its numbers are big-endian -> save it on another machine')
@@ -127,7 +129,7 @@ def _read_legacy(content: mmap.mmap) -> TorchFile:
     tree = pickles.read(content, storages)
     keys = pickles.read(content)
     if not isinstance(keys, list) or set(keys) != set(storages) or len(keys) != len(storages):
-        raise PickleError('it is damaged: its storages are not those of its tensors')
+        raise PickleError('it is damaged: its storages do not match its tensors')
 
     places: dict[str, int] = {}
     at = content.tell()
@@ -136,7 +138,7 @@ def _read_legacy(content: mmap.mmap) -> TorchFile:
         head = content[at : at + 8]
         end = at + 8 + expected.size * expected.dtype.itemsize
         if len(head) < 8 or struct.unpack('<q', head)[0] != expected.size or end > len(content):
-            raise PickleError(f'it is damaged: storage {key} of {expected.size} numbers is not whole')
+            raise PickleError(f'it is damaged: storage {key} of {expected.size} numbers is incomplete')
         places[key], at = at + 8, end
 
     def storage(x: Storage) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writes PyTorch's and Detectron2's files without either: their pickles are spelled out, instruction by instruction."""
+"""Writes files of PyTorch and Detectron2 without either library: the pickles are composed of their instructions."""
 
 import pickle
 import struct
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = 'archive'  # the folder in a zip that torch.save makes
+ROOT = 'archive'  # the folder in a zip file of torch.save
 
 STORAGES = {
     'float64': 'DoubleStorage', 'float32': 'FloatStorage', 'float16': 'HalfStorage', 'bfloat16': 'BFloat16Storage',
@@ -17,12 +17,12 @@ STORAGES = {
     'uint8': 'ByteStorage', 'bool': 'BoolStorage',
 }  # fmt: skip
 
-TORCH_START, BYTES_START = (pickle.PROTO + bytes([protocol]) for protocol in (2, 3))  # 3 spells bytes as bytes
+TORCH_START, BYTES_START = (pickle.PROTO + bytes([protocol]) for protocol in (2, 3))  # 2 cannot hold bytes as such
 PERSISTENT, REDUCE, BUILD = pickle.BINPERSID, pickle.REDUCE, pickle.BUILD
 
 
 def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """A state dict that `torch.load` reads, with `weights_only=True` too."""
+    """Writes a state dict that `torch.load` can read, also with `weights_only=True`."""
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
         archive.writestr(f'{ROOT}/data.pkl', TORCH_START + state_dict(state) + pickle.STOP)
         archive.writestr(f'{ROOT}/byteorder', b'little')
@@ -32,18 +32,18 @@ def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def write_detectron2(path: Path, state: Mapping[str, np.ndarray], author: str) -> None:
-    """{'model': numpy arrays, ...}, with the names that numpy 1 and numpy 2 know."""
+    """Writes {'model': numpy arrays, ...}, with names that both numpy 1 and numpy 2 know."""
     arrays = {name: _numpy_array(array) for name, array in state.items()}
     entries = {'model': _dict(arrays), '__author__': _constant(author), 'matching_heuristics': pickle.NEWTRUE}
     path.write_bytes(BYTES_START + _dict(entries) + pickle.STOP)
 
 
 def state_dict(state: Mapping[str, np.ndarray], view: tuple[None, ...] = ()) -> bytes:
-    """The instructions that make an OrderedDict of tensors; the numbers are storages '0', '1', ... of the file.
+    """The instructions for an OrderedDict of tensors, whose numbers are the storages '0', '1', ... of the file.
 
     Args:
-      state: by name.
-      view: what a storage's description ends with, in files of torch before 1.6.
+      state: the arrays by name.
+      view: the end of a storage's description in files of torch before 1.6.
     """
     items = {name: _tensor(str(key), array, view) for key, (name, array) in enumerate(state.items())}
     return _ordered_dict() + _items(items)
@@ -89,9 +89,9 @@ def _items(items: Mapping[str, bytes]) -> bytes:
 
 
 def _constant(value: Any) -> bytes:
-    """A text, bytes, whole number, truth value or None."""
+    """The instructions for a str, bytes, int, bool or None."""
     if isinstance(value, bytes) and len(value) >= 2**32:
         raise ValueError('more than 4 GiB in one array')
     if isinstance(value, bytes):
         return pickle.BINBYTES + struct.pack('<I', len(value)) + value
-    return pickle.dumps(value, protocol=3)[2:-1]  # without the frame that makes it a pickle of its own
+    return pickle.dumps(value, protocol=3)[2:-1]  # without the instructions PROTO and STOP

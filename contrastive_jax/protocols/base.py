@@ -1,4 +1,4 @@
-"""What a protocol is, and the labelled data that it looks at."""
+"""The contract of an evaluation protocol, and the labeled data that it uses."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.labels import number_classes
+from contrastive_jax.data.open import SOURCES, open_source
+from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import DataError, UserError
 from contrastive_jax.evaluate.knn import check_labels
@@ -15,18 +18,18 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.interrupt import Interrupt
 
-MAX_CLASSES = 100_000  # ImageNet has 21,841 at most: what is beyond is no number of a class
-
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Labelled images, of which those without a label are left out, unless training needs none.
+    """Labeled images. Images without a label are left out, unless training needs no labels.
 
     Attributes:
-      train, test: sources.
-      train_ids, test_ids: int64, the examples that take part.
-      classes: their number.
-      unseen_classes: held-out images of classes without a training image.
+      train: training images.
+      test: held-out images.
+      train_ids: int64[n], the training images that are used.
+      test_ids: int64[m], the held-out images that are used.
+      classes: number of classes.
+      unseen_classes: number of held-out images whose class has no training image.
     """
 
     train: sources.Source
@@ -37,13 +40,13 @@ class Data:
     unseen_classes: int
 
 
-def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Data:
-    """The training and the held-out split that an evaluation looks at.
+def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Data:
+    """The training and the held-out split of an evaluation.
 
     Args:
-      config: of the evaluation.
-      encoder: of the run, whose data it is unless the config names some.
-      labelled: whether training images need a label; otherwise all of them take part.
+      config: the config of the evaluation.
+      encoder: the encoder that is evaluated; its run's data is used unless the config names other data.
+      labeled: whether training images need a label; False: all of them are used.
 
     Raises:
       UserError: the data is missing, or it has no labels, or one class only.
@@ -51,17 +54,19 @@ def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Da
     d = config.data if config.data.source else encoder.config.data
     if not d.source:
         raise UserError(
-            f'init {config.init} is a file of weights, which says nothing of data -> name some: '
-            f'--config.data.source={"|".join(sources.SOURCES)}'
+            f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
+            f'{", ".join(SOURCES)}'
         )
-    train, test = (
-        sources.load(d.source, d.name, d.path, split, encoder.image_size)
+    given = [
+        open_source(d.source, d.name, d.path, split, encoder.image_size)
         for split in (config.data.split, config.data.eval_split)
-    )
+    ]
+    train, test = number_classes(*given)
+    assert test is not None
     ids, classes = [], 0
     for source, what in ((train, 'training'), (test, 'held-out')):
         labels = np.full(len(source), -1) if source.labels is None else source.labels
-        if not labelled and source is train:
+        if not labeled and source is train:
             ids.append(np.arange(len(train)))
             continue
         if (labels < 0).all():
@@ -69,39 +74,49 @@ def load_data(config: ConfigDict, encoder: Encoder, labelled: bool = True) -> Da
         ids.append(np.flatnonzero(labels >= 0))
         classes = max(classes, int(labels.max()) + 1)
     assert test.labels is not None
-    if classes > MAX_CLASSES:
-        raise DataError(f'the labels of {train.name} go up to {classes - 1} -> number the classes from 0')
     unseen_classes = 0
-    if labelled:
+    if labeled:
         assert train.labels is not None
         taught, asked = np.unique(train.labels[ids[0]]), np.unique(test.labels[ids[1]])
         if len(taught) < 2:
-            raise DataError(f'all training images of {train.name} are of one class -> there is nothing to tell apart')
+            raise DataError(
+                f'all training images of {train.name} are of one class -> use data with two classes or more'
+            )
         if not np.isin(asked, taught).any():
             raise DataError(
-                f'the held-out images of {train.name} have labels {asked[0]} to {asked[-1]}, the training images '
-                f'{taught[0]} to {taught[-1]}, and none in common -> number the classes alike in both splits'
+                f'the held-out images of {train.name} have the classes {_names(test, asked)}, the training images '
+                f'{_names(train, taught)}, and no class in common -> name the classes alike in both splits'
             )
         unseen_classes = int((~np.isin(test.labels[ids[1]], taught)).sum())
     check_labels(test.labels[ids[1]], len(ids[1]), classes, 'held-out')
     return Data(train, test, ids[0], ids[1], classes, unseen_classes)
 
 
+def _names(source: Source, labels: np.ndarray) -> str:
+    """'0 to 9', or 'cat, dog, ...'."""
+    if source.classes is None:
+        return f'{labels[0]} to {labels[-1]}'
+    return ', '.join([*(source.classes[label] for label in labels[:3]), *(['...'] if len(labels) > 3 else [])])
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How the encoder of a run is judged: one file of evaluate/ each, found by its name in `protocols.PROTOCOLS`.
+    """How an encoder is evaluated. Each protocol is one file of protocols/; PROTOCOLS in run.py lists them by name.
 
     Attributes:
-      fields: adds to a config the fields of its own, a section with its name among them.
-      rules: finds what is wrong with them, on so many devices.
-      check: raises UserError where the encoder or the data does not serve, before anything is compiled.
-      run: returns the numbers, and leaves them in the metrics of the workdir. Its last argument makes what tells a
-        training whether it was asked to stop.
-      labelled: whether training images need a label; otherwise all of them take part.
+      fields: adds the protocol's own fields to a config, among them a section with its name.
+      rules: adds what is wrong with these fields to the rules, for a given number of devices.
+      check: raises UserError where encoder or data do not fit the protocol, before anything is compiled.
+      run: evaluates; returns the numbers and writes them to the metrics of the workdir. Its last argument makes the
+        object that tells a training whether it was asked to stop.
+      labeled: whether training images need a label; False: all of them are used.
+      resumes: whether a workdir goes on where it was stopped, and so belongs to one encoder and one data set; False:
+        each call evaluates anew.
     """
 
     fields: Callable[[ConfigDict], None]
     rules: Callable[[ConfigDict, int, Rules], None]
     check: Callable[[ConfigDict, Encoder, Data], None]
     run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
-    labelled: bool = True
+    labeled: bool = True
+    resumes: bool = True

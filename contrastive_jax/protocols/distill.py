@@ -1,6 +1,6 @@
-"""Distillation: a student learns what a fine-tuned teacher says of images, without labels (SimCLR v2, 2006.10029).
+"""Distillation: a student is trained to match a fine-tuned teacher on images without labels (SimCLR v2, 2006.10029).
 
-The student may be as large as its teacher, which then learns from unlabelled images too, or smaller.
+The student has the architecture of the teacher (self-distillation on unlabeled images) or a smaller one.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.losses import distillation
 from contrastive_jax.methods import base
 from contrastive_jax.optim.build import build_optimizer
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import finetune, training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
@@ -36,22 +37,22 @@ from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import read_config
 
-TUNED = Path('eval/finetune.json')  # what a fine-tuning leaves in its workdir at its end
+TUNED = Path('eval/finetune.json')  # a fine-tuning writes it at its end
 
 
 @dataclasses.dataclass(frozen=True)
 class Distill(base.Method):
-    """A student with a classifier, trained to say of a view what the teacher says of the same view.
+    """A student with a classifier, trained to match the teacher's class probabilities for the same view.
 
-    Its state holds the teacher as 'target', in evaluation mode; zeros until the loop puts the weights in.
+    Its state holds the teacher as 'target': zeros until the start function replaces them with the weights.
 
     Attributes:
-      network: of the student.
-      student: the network with its classifier.
-      teacher: likewise, of as many classes.
-      policy: by which a view was normalised, for the student.
-      teacher_policy: how the teacher's images are normalised.
-      temperature: T.
+      network: the network of the student.
+      student: the student's network with its classifier.
+      teacher: the teacher's network with its classifier, for the same number of classes.
+      policy: normalizes the student's views.
+      teacher_policy: normalizes the teacher's images.
+      temperature: T, which divides the logits of both.
     """
 
     student: FineTune
@@ -75,7 +76,7 @@ class Distill(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         (x,) = batch['views']
         said = self.teacher.logits(state.target, state.batch_stats['target'], self.for_teacher(x))  # [b, C]
@@ -86,14 +87,14 @@ class Distill(base.Method):
         return loss, (state, {'teacher_agreement': agreement})
 
     def for_teacher(self, x: Array) -> Array:
-        """Images [b, H, W, 3] as the teacher was trained to see them."""
+        """The student's views [b, H, W, 3] with the normalization of the teacher."""
         if pixels(self.policy) == pixels(self.teacher_policy):
             return x
         return self.teacher_policy.normalize(255 * self.policy.to_rgb(x), self.teacher.network.encoder.dtype)
 
 
 def pixels(policy: Policy) -> tuple[Any, ...]:
-    """What the normalisation depends on."""
+    """The fields that the normalization depends on."""
     return policy.color_space, policy.mean, policy.std
 
 
@@ -104,10 +105,10 @@ class Teacher(NamedTuple):
     """A fine-tuned network.
 
     Attributes:
-      method: knows how to apply it.
-      policy: for the normalisation of its images.
-      params: of all of it, numpy.
-      stats: its BN statistics, numpy; {} without BN.
+      method: applies the network.
+      policy: normalizes its images.
+      params: parameters of encoder, projector and classifier, numpy.
+      stats: BN statistics, numpy; {} without BN.
     """
 
     method: FineTune
@@ -117,20 +118,21 @@ class Teacher(NamedTuple):
 
 
 def load_teacher(folder: str, image_size: int = 0) -> Teacher:
-    """The network of a finished fine-tuning, from its workdir and from the config of the run that it began with.
+    """The network of a finished fine-tuning, from its workdir and the config of the run that it started from.
 
     Args:
-      folder: the workdir.
-      image_size: of the images that it will see; 0: that of its own.
+      folder: the workdir of the fine-tuning.
+      image_size: height and width of the images that it will get; 0: those of the fine-tuning.
 
     Raises:
-      UserError: no fine-tuning there, one that is not finished, one that takes no images of this size, or the run
-        that it began with is gone.
-      CheckpointError: no checkpoint, or one of another architecture.
+      UserError: there is no fine-tuning, it is not finished, it does not take images of this size, or the run that it
+        started from is missing.
+      CheckpointError: there is no checkpoint, or one of another architecture.
     """
     path, about = Path(folder).expanduser().absolute(), describe(folder)
     config = read_config(path)
-    encoder = load_encoder(about['init'], config.weights, config.finetune.projector_layers)
+    weights = None if config.weights == 'online' else config.weights  # as `run_protocol` chose
+    encoder = load_encoder(about['init'], weights, config.finetune.projector_layers)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     method: Any = finetune.build(config, encoder, about['eval/finetune_images'], about['classes']).method
     images = jnp.zeros((2, encoder.image_size, encoder.image_size, 3))
@@ -145,14 +147,14 @@ def load_teacher(folder: str, image_size: int = 0) -> Teacher:
 
 
 def describe(folder: str) -> dict[str, Any]:
-    """What a fine-tuning has said of itself at its end.
+    """The facts that a fine-tuning writes at its end: 'init', 'classes', 'eval/finetune_images'.
 
     Raises:
-      UserError: there was none, or it has not ended.
+      UserError: there is no fine-tuning, or it has not ended.
     """
     path = Path(folder).expanduser().absolute()
     if (protocol := read_config(path).get('protocol')) != 'finetune':
-        kind = f'an evaluation by {protocol}' if protocol else 'a pre-training, which has no classifier'
+        kind = f'an evaluation by {protocol}' if protocol else 'a pretraining run, which has no classifier'
         raise UserError(f'teacher {folder} is {kind} -> give the workdir of a fine-tuning (configs/eval/finetune.py)')
     try:
         about = json.loads((path / TUNED).read_text(encoding='utf-8'))
@@ -163,20 +165,20 @@ def describe(folder: str) -> dict[str, Any]:
         raise UserError(f'{path / TUNED} cannot be read ({error}) -> start the fine-tuning again') from error
 
 
-# ================================ the run ================================
+# ================================ the training ================================
 
 
 def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: int) -> Run:
-    """The recipe of a (checked) config.
+    """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocols.base('distill')`.
-      encoder: of the student.
-      teacher: for images of the student's size.
-      num_examples: that are shown to them.
+      config: of the form of `protocol_config('distill')`.
+      encoder: the encoder of the student.
+      teacher: the teacher, for images of the student's size.
+      num_examples: number of training images.
 
     Raises:
-      UserError: a path of the optimizer is no parameter's.
+      UserError: a path in the section `optimizer` matches no parameter.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
@@ -205,7 +207,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
-    """The same network, and as much of its projector, with weights of its own."""
+    """The same network and projector layers with new initial weights."""
     images, layers = jnp.zeros((2, encoder.image_size, encoder.image_size, 3)), encoder.projector_layers
     init = lambda: encoder.network.init(jax.random.key(seed), images, layers, train=False, method='projector_features')  # noqa: E731
     made = jax.device_get(jax.jit(init)())
@@ -285,20 +287,20 @@ def start(
 
 
 def fields(c: ConfigDict) -> None:
-    """The paper's protocol: the schedule and optimizer of pre-training, crops and flips."""
+    """Adds the fields of the protocol: schedule and optimizer of pretraining; crops and flips."""
     c.teacher = ''  # workdir of a finished fine-tuning
     c.distill = ConfigDict()
-    c.distill.temperature = 1.0  # T, which divides the logits of both
-    c.distill.scratch = False  # the student has the architecture of `init` and starts from new weights
-    c.distill.projector_layers = 0  # first layers of the student's projector that are kept, and trained
-    c.distill.init_std = 0.0  # deviation of the classifier's first weights; 0: zeros
+    c.distill.temperature = 1.0  # T, which divides the logits of teacher and student
+    c.distill.scratch = False  # the student has the architecture of `init`, with new initial weights
+    c.distill.projector_layers = 0  # number of first layers of the student's projector that are kept and trained
+    c.distill.init_std = 0.0  # standard deviation of the classifier's initial weights; 0: zeros
     training.run_fields(c, epochs=400.0)
-    like = base_config('simclr')  # see there for what they mean
+    like = base_config('simclr')  # documented there
     c.optimizer, c.schedule = like.optimizer, like.schedule
 
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    rules.rule(bool(c.teacher), 'teacher is empty -> name the workdir of a fine-tuning: --config.teacher=runs/tuned')
+    rules.rule(bool(c.teacher), 'teacher is empty -> set it to the workdir of a fine-tuning, such as runs/tuned')
     rules.within('distill.temperature', 0, open_low=True)
     for field in ('projector_layers', 'init_std'):
         rules.within(f'distill.{field}', 0)
@@ -311,8 +313,8 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     sampler.steps_per_epoch(len(data.train_ids), config.batch_size)
     if (classes := describe(config.teacher)['classes']) < data.classes:
         raise UserError(
-            f'{data.test.name} has {data.classes} classes, and the teacher {config.teacher} knows {classes} -> give '
-            'the data that it was tuned on, or more of it'
+            f'{data.test.name} has {data.classes} classes, and the teacher {config.teacher} has {classes} -> use the '
+            'data that it was fine-tuned on, or more of it'
         )
 
 
@@ -336,4 +338,4 @@ def run(
         return trainer.fit(asked)
 
 
-DISTILL = Protocol(fields, rules, check, run, labelled=False)
+DISTILL = Protocol(fields, rules, check, run, labeled=False)

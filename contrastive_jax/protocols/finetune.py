@@ -1,4 +1,4 @@
-"""Fine-tuning: the encoder of a run is trained on with a classifier on top, on all labels or a few of each class."""
+"""Fine-tuning: trains the encoder of a run further with a classifier on top, on all labels or a part of each class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from contrastive_jax.optim.build import batch_factor
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import training
 from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.interrupt import Interrupt
@@ -40,12 +41,13 @@ class FineTune(base.Method):
     """Encoder, first layers of the projector and a classifier, trained together; batch norm is over the whole batch.
 
     Attributes:
-      network: of the run; its weights are zeros until the loop puts the run's in.
-      num_classes: C.
-      init_std: deviation of the classifier's first weights; 0: zeros.
-      projector_layers: of the projector, how many of its first layers stand between encoder and classifier.
-      label_smoothing: how much of a label is spread evenly over all classes.
-      mixup, cutmix: see `augment.mixing.mix`; 0: images stay as they are.
+      network: the network of the run. Its weights are zeros until the start function replaces them.
+      num_classes: C, the number of classes.
+      init_std: standard deviation of the classifier's initial weights; 0: zeros.
+      projector_layers: number of first layers of the projector between encoder and classifier.
+      label_smoothing: the part of a label that is spread evenly over all classes.
+      mixup: parameter of mixup, see `augment.mixing.mix`; 0: none.
+      cutmix: parameter of CutMix, see `augment.mixing.mix`; 0: none.
     """
 
     num_classes: int = 2
@@ -73,7 +75,7 @@ class FineTune(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del progress
         key_mix, key_path = jax.random.split(rng)
         wanted = optax.smooth_labels(jax.nn.one_hot(batch['label'], self.num_classes), self.label_smoothing)  # [b, C]
@@ -86,14 +88,14 @@ class FineTune(base.Method):
     def forward(
         self, params: PyTree, stats: PyTree, x: Array, axis_name: str | None, key: Array | None = None
     ) -> tuple[Array, PyTree]:
-        """In training mode: logits [b, C] of normalised images [b, H, W, 3], and the new BN statistics.
+        """In training mode: logits [b, C] of normalized images [b, H, W, 3], and the new BN statistics.
 
         Args:
-          params: those that `init` makes.
+          params: parameters of the form that `init` returns.
           stats: BN statistics.
-          x: the images.
+          x: float[b, H, W, 3], the images.
           axis_name: the mapped device axis.
-          key: for an encoder that leaves out branches; None: it leaves out none.
+          key: random key for an encoder with stochastic depth; None: no branch is dropped.
         """
         rngs = None if key is None else {'drop_path': key}
         h_projected = lambda network, x, **how: network.projector_features(x, self.projector_layers, **how)  # noqa: E731
@@ -101,13 +103,13 @@ class FineTune(base.Method):
         return classify(params['classifier'], h.astype(jnp.float32)), stats
 
     def logits(self, params: PyTree, stats: PyTree, x: Array) -> Array:
-        """In evaluation mode: logits [b, C] of normalised images [b, H, W, 3]."""
+        """In evaluation mode: logits [b, C] of normalized images [b, H, W, 3]."""
         variables = {'params': _below(params), 'batch_stats': stats}
         h: Any = self.network.apply(variables, x, self.projector_layers, train=False, method='projector_features')
         return classify(params['classifier'], h.astype(jnp.float32))
 
     def logits_of_features(self, params: PyTree, stats: PyTree, h: Array) -> Array:
-        """In evaluation mode: logits [b, C] of what the encoder makes of images, [b, D]."""
+        """In evaluation mode: logits [b, C] of features [b, D] of the encoder."""
         variables = {'params': params.get('projector', {}), 'batch_stats': stats.get('projector', {})}
         h_projected: Any = h
         if self.projector_layers:
@@ -128,13 +130,13 @@ def classify(params: PyTree, h: Array) -> Array:
 
 
 def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> Run:
-    """The recipe of a (checked) config.
+    """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocols.base('finetune')`.
-      encoder: where training starts.
-      num_examples: that it is trained on.
-      num_classes: of the data.
+      config: of the form of `protocol_config('finetune')`.
+      encoder: the encoder that training starts from.
+      num_examples: number of training images.
+      num_classes: number of classes of the data.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
@@ -164,7 +166,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
 def optimizer_of(
     config: ConfigDict, per_epoch: int, total: int
 ) -> tuple[schedules.Schedule, optax.GradientTransformation]:
-    """The encoder's learning rate, for the log, and what makes updates of gradients."""
+    """The learning rate of the encoder, for the log, and the optimizer."""
     o, s, factor = config.optimizer, config.schedule, batch_factor(config)
 
     def schedule(rate: float) -> schedules.Schedule:
@@ -178,7 +180,7 @@ def optimizer_of(
         match o.name:
             case 'sgd':
                 return optimizers.sgd(**common, momentum=o.momentum, nesterov=o.nesterov)
-            case 'lars_simclr':  # the official one does not adapt the classifier's steps, nor decays it
+            case 'lars_simclr':  # the official code neither adapts nor decays the classifier
                 mask = optimizers.nothing if is_classifier else optimizers.matrices
                 return optimizers.lars_simclr(**common, momentum=o.momentum, nesterov=o.nesterov, mask=mask)
             case _:
@@ -194,7 +196,7 @@ def optimizer_of(
 
 
 def network_of(encoder: Encoder, drop_path: float = 0.0) -> Network:
-    """The network of the run, without what belongs to its pre-training: BN groups, chunks, its own dropped paths."""
+    """The network of the run without settings of pretraining: BN groups, chunks, stochastic depth."""
     c = ConfigDict(encoder.config.to_dict())
     c.bn_group_size, c.chunks = 0, 1
     if drop_path or 'drop_path' in c.encoder:
@@ -208,16 +210,6 @@ def start_of(encoder: Encoder) -> tuple[PyTree, PyTree]:
     stats = {'encoder': encoder.stats, 'projector': encoder.projector_stats}
     given = [{name: part for name, part in tree.items() if part} for tree in (params, stats)]
     return given[0], given[1]
-
-
-def labelled(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """bool[n]: that fraction of each class, at least one image, spread evenly over its images."""
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        ids = np.flatnonzero(labels == label)
-        count = max(1, round(fraction * len(ids)))
-        chosen[ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]] = True
-    return chosen
 
 
 class FineTuneEvaluator(Evaluator):
@@ -273,23 +265,25 @@ def start(state: TrainState, step: int, *, encoder: Encoder, devices: Devices) -
 
 
 def fields(c: ConfigDict) -> None:
-    """SwAV's protocol for 10 % of the labels."""
+    """Adds the fields of the protocol; the defaults are SwAV's for 10 % of the labels."""
     c.finetune = ConfigDict()
-    c.finetune.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
-    c.finetune.labels = 0.1  # part of each class that it is trained on, at least one image
-    c.finetune.projector_layers = 0  # first layers of the projector that are kept, and trained; as in SimCLR v2
-    c.finetune.label_smoothing = 0.0  # how much of a label is spread evenly over all classes
-    c.finetune.mixup = 0.0  # mixes images, with a part drawn from Beta(mixup, mixup); 0: not
-    c.finetune.cutmix = 0.0  # likewise by a box; where both are above 0, each in half of the batches
-    c.finetune.drop_path = 0.0  # how often a ViT leaves out the branches of its last block, in earlier ones less often
+    c.finetune.init_std = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
+    c.finetune.labels = 0.1  # part of each class that is used for training, at least one image
+    c.finetune.projector_layers = (
+        0  # number of first layers of the projector that are kept and trained, as in SimCLR v2
+    )
+    c.finetune.label_smoothing = 0.0  # part of a label that is spread evenly over all classes
+    c.finetune.mixup = 0.0  # mixes images with a weight drawn from Beta(mixup, mixup); 0: no mixup
+    c.finetune.cutmix = 0.0  # the same for boxes of images; with both above 0, each in half of the batches
+    c.finetune.drop_path = 0.0  # stochastic depth of a ViT: rate of its last block, smaller for earlier blocks
     training.fields(c, epochs=20.0, milestones=(12, 16), factor=0.2)
-    c.optimizer.name = 'sgd'  # 'sgd'; 'lars_simclr', not of the classifier; 'adamw', with weight decay of kernels only
-    c.optimizer.learning_rate = 0.01  # of the encoder, and of the projector
+    c.optimizer.name = 'sgd'  # 'sgd'; 'lars_simclr' (encoder only); 'adamw' (weight decay of kernels only)
+    c.optimizer.learning_rate = 0.01  # for encoder and projector
     c.optimizer.classifier_learning_rate = 0.2
     c.optimizer.learning_rate_scaling = 'linear'  # x batch_size / learning_rate_batch; 'sqrt': x sqrt(batch_size)
     c.optimizer.weight_decay = 0.0
-    c.optimizer.clip_norm = 0.0  # of the whole gradient; 0: not clipped
-    # Of 'cosine_per_step'; the rates at the beginning and the end are not scaled with the batch
+    c.optimizer.clip_norm = 0.0  # norm that the whole gradient is clipped to; 0: not clipped
+    # For 'cosine_per_step'; the rates at the beginning and the end are not scaled with the batch size
     c.schedule.warmup_epochs = 0.0
     c.schedule.warmup_start = 0.0
     c.schedule.final = 0.0
@@ -314,7 +308,7 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     s = c.schedule
     rules.rule(
         s.name == 'cosine_per_step' or not (s.warmup_epochs or s.warmup_start or s.final),
-        f'schedule.name {s.name!r} has no warm-up and no other end -> --config.schedule.name=cosine_per_step',
+        f'schedule.name {s.name!r} has no warm-up and no final rate -> set schedule.name to cosine_per_step',
     )
 
 
@@ -322,8 +316,8 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     drop_path = config.finetune.drop_path
     if drop_path and not isinstance(encoder.module, VisionTransformer):
         raise UserError(
-            f'finetune.drop_path {drop_path}: {encoder.config.encoder.name} is no ViT, and has no paths to drop -> '
-            '--config.finetune.drop_path=0.0'
+            f'finetune.drop_path {drop_path}: {encoder.config.encoder.name} is no ViT and has no stochastic depth '
+            '-> set finetune.drop_path to 0.0'
         )
     sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size)
 
@@ -349,7 +343,7 @@ def run(
 def training_images(config: ConfigDict, data: Data) -> sources.Subset:
     assert data.train.labels is not None
     ids = data.train_ids
-    return sources.Subset(data.train, ids[labelled(data.train.labels[ids], config.finetune.labels)])
+    return sources.Subset(data.train, ids[stratified(data.train.labels[ids], config.finetune.labels)])
 
 
 FINETUNE = Protocol(fields, rules, check, run)

@@ -1,4 +1,4 @@
-"""Weighted kNN as a protocol: all training images are the bank, and every held-out one is asked for."""
+"""The kNN protocol: weighted kNN over all training images, for every held-out image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,10 @@ from contrastive_jax.workdir.metrics import MetricWriter
 
 
 def fields(c: ConfigDict) -> None:
-    """What is asked of the neighbours."""
+    """Adds the fields of the protocol."""
     c.knn = ConfigDict()
-    c.knn.k = (20,)  # neighbours that vote; each k is an evaluation
-    c.knn.temperature = 0.07  # a neighbour's vote is exp(cosine / temperature)
+    c.knn.k = (20,)  # numbers of neighbors; each is evaluated
+    c.knn.temperature = 0.07  # the weight of a neighbor is exp(cosine / temperature)
     readout.fields(c)
 
 
@@ -30,7 +30,7 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
     del devices
     rules.rule(
         len(c.knn.k) > 0 and all(isinstance(k, int) and k >= 1 for k in c.knn.k),
-        f'knn.k {c.knn.k!r} is out of range -> numbers of neighbours, at least 1: --config.knn.k="(20, 200)"',
+        f'knn.k {c.knn.k!r} is out of range -> give numbers of neighbors of at least 1, such as (20, 200)',
     )
     rules.within('knn.temperature', MIN_TEMPERATURE)
     readout.rules(c, rules)
@@ -40,7 +40,7 @@ def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     del encoder
     n, most = len(data.train_ids), max(config.knn.k)
     if most > n:
-        raise UserError(f'knn.k {most} is more than the {n} labelled training images -> use fewer neighbours')
+        raise UserError(f'knn.k {most} is more than the {n} labeled training images -> use fewer neighbors')
 
 
 def run(
@@ -64,11 +64,12 @@ def run(
     for k in config.knn.k:
         accuracy = knn_accuracy(*given, k=min(k, len(train)), temperature=config.knn.temperature)
         found |= {f'eval/knn{k}_{name}': value for name, value in accuracy.items()}
-    # The same command again replaces what it wrote.
-    writer = MetricWriter(workdir, encoder.step - 1, enabled=jax.process_index() == 0)
-    writer.write(encoder.step, found)
+    # A repeated evaluation replaces its metrics.
+    step = encoder.step or 0
+    writer = MetricWriter(workdir, step - 1, enabled=jax.process_index() == 0)
+    writer.write(step, found)
     writer.close()
     return found
 
 
-KNN = Protocol(fields, rules, check, run)
+KNN = Protocol(fields, rules, check, run, resumes=False)

@@ -1,7 +1,8 @@
-"""The linear probe as the papers train it: a classifier on a frozen encoder, by SGD on random crops, in the same loop.
+"""The linear probe as the papers train it: SGD on random crops. (evaluate/linear.py fits L-BFGS on fixed features.)
 
-Many learning rates and weight decays are trained at once: the classifiers of a sweep see the same features, which cost
-nearly everything. The best is chosen on images held out of the training split, and then asked for the test images once.
+The classifier is on top of a frozen encoder, and the loop of pretraining trains it. Many learning rates and weight
+decays are trained at once: all classifiers of a sweep use the same features, which cost nearly all the time. The best
+one is chosen on images held out of the training split, and is then measured on the test images once.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from contrastive_jax.optim import optimizers
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import readout, training
 from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.interrupt import Interrupt
@@ -40,13 +42,13 @@ from contrastive_jax.training.run import Run, TrainState
 class LinearProbe(base.Method):
     """One linear layer for each setting of a sweep, on the features of a frozen encoder in evaluation mode.
 
-    Its state holds the encoder as 'target', zeros until the loop puts the weights in.
+    Its state holds the encoder as 'target': zeros until the start function replaces them with the weights.
 
     Attributes:
-      network: of the run; only its encoder is used.
-      settings: R, classifiers that are trained side by side.
-      num_classes: C.
-      init_std: deviation of the first weights; 0: zeros.
+      network: the network of the run; only its encoder is used.
+      settings: R, the number of classifiers that are trained side by side.
+      num_classes: C, the number of classes.
+      init_std: standard deviation of the initial weights; 0: zeros.
     """
 
     settings: int = 1
@@ -73,7 +75,7 @@ class LinearProbe(base.Method):
         rng: Array,
         progress: Array | float,
         axis_name: str | None = None,
-    ) -> tuple[Array, tuple[base.MethodState, dict[str, Array]]]:
+    ) -> base.LossOutput:
         del rng, progress
         variables = {'params': state.target['encoder'], 'batch_stats': state.batch_stats['target']['encoder']}
         h: Any = self.network.encoder.apply(variables, batch['views'][0], train=False)
@@ -91,11 +93,11 @@ def classify(params: PyTree, h: Array) -> Array:
     return jnp.einsum('bd,rdc->rbc', h, params['weight']) + params['bias'][:, None]
 
 
-# ================================ the run ================================
+# ================================ the training ================================
 
 
 def settings(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Learning rates (at this batch size) and weight decays, float32[R] each, of all pairs."""
+    """Learning rates (scaled to the batch size) and weight decays of all pairs, float32[R] each."""
     o = config.optimizer
     factor = config.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1.0
     pairs = [(rate * factor, decay) for rate in o.learning_rates for decay in o.weight_decays]
@@ -104,13 +106,13 @@ def settings(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: int) -> Run:
-    """The recipe of a (checked) config.
+    """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocols.base('linear')`.
-      encoder: that is judged.
-      num_examples: the classifiers are trained on.
-      num_classes: of the data.
+      config: of the form of `protocol_config('linear')`.
+      encoder: the encoder that is evaluated.
+      num_examples: number of images that the classifiers are trained on.
+      num_classes: number of classes of the data.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
     total = max(1, round(config.epochs * per_epoch))
@@ -134,16 +136,6 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
         steps_per_epoch=per_epoch,
         seed=config.seed,
     )
-
-
-def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """bool[n]: that fraction of each class, spread evenly over its images. A class's only image is not among them."""
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        ids = np.flatnonzero(labels == label)
-        count = min(max(1, round(fraction * len(ids))), len(ids) - 1)
-        chosen[ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]] = count > 0
-    return chosen
 
 
 class ProbeEvaluator(Evaluator):
@@ -198,7 +190,7 @@ class ProbeEvaluator(Evaluator):
     def accuracies(
         self, state: TrainState, params: PyTree, name: str, source: sources.Source
     ) -> list[dict[str, float]]:
-        """Of each classifier on the images of a source, whose features are computed once."""
+        """The accuracies of each classifier on a source. Its features are computed once."""
         if name not in self._features:
             method = state.method
             given = method.target['encoder'], method.batch_stats['target']['encoder']
@@ -245,11 +237,11 @@ def start(
 def fields(c: ConfigDict) -> None:
     """MoCo's protocol."""
     c.linear = ConfigDict()
-    c.linear.init_std = 0.01  # deviation of the classifier's first weights; 0: zeros
-    c.linear.selection = 0.1  # part of each class that chooses among the settings, if there are several
+    c.linear.init_std = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
+    c.linear.selection = 0.1  # part of each class that is held out to choose among several settings
     readout.fields(c)
     training.fields(c, epochs=100.0, milestones=(60, 80), factor=0.1)
-    # A classifier is trained for every pair of the two, all at once; the best is chosen by `linear.selection`.
+    # One classifier is trained for every pair of the two, all at once; `linear.selection` chooses the best.
     c.optimizer.learning_rates = (30.0,)
     c.optimizer.weight_decays = (0.0,)
     c.optimizer.name = 'sgd'  # 'sgd', 'larc'
@@ -274,7 +266,7 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
 
 def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
     del encoder
-    parts(config, data)  # says if there are fewer images than a batch
+    parts(config, data)  # raises where there are fewer images than a batch
 
 
 def run(
@@ -295,14 +287,14 @@ def run(
 
 
 def parts(config: ConfigDict, data: Data) -> tuple[sources.Subset, sources.Subset | None]:
-    """The images that classifiers are trained on, and those that choose among them, if there are several."""
+    """The images that classifiers are trained on, and those that choose among several classifiers, or None."""
     assert data.train.labels is not None
     ids, selection = data.train_ids, None
     if len(settings(config)[0]) > 1:
-        chosen = held_out(data.train.labels[ids], config.linear.selection)
+        chosen = stratified(data.train.labels[ids], config.linear.selection, leave=1)
         if not chosen.any():
             raise UserError(
-                f'no class of {data.train.name} has two training images, one of which could choose among '
+                f'no class of {data.train.name} has two training images, which a choice among several needs: there are '
                 f'{len(settings(config)[0])} settings -> give one of optimizer.learning_rates and weight_decays'
             )
         ids, selection = ids[~chosen], sources.Subset(data.train, ids[chosen])

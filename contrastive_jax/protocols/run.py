@@ -1,6 +1,6 @@
-"""How the encoder of a run is judged: the configs of configs/eval/, what is wrong with one, and what it does.
+"""Runs an evaluation protocol: the fields of its config, the check of a config, and the evaluation.
 
-A protocol turns an encoder and labelled data into numbers. It goes by the name `config.protocol`.
+A protocol turns an encoder and labeled data into numbers. `config.protocol` names it.
 """
 
 import json
@@ -12,49 +12,51 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import SOURCES
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import WEIGHTS, load_encoder
+from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
-from contrastive_jax.protocols.base import load_data
+from contrastive_jax.protocols.base import Data, load_data
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.inputs import check_inputs
 
 PROTOCOLS = {'knn': knn.KNN, 'linear': linear.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
-RESULTS_FOLDER = 'eval'  # of a workdir: a JSON file a protocol
+RESULTS_FOLDER = 'eval'  # in a workdir: one JSON file for each protocol
 
 
 def protocol_config(protocol: str) -> ConfigDict:
-    """The fields that every config of an evaluation has.
+    """The fields of the config of an evaluation.
 
     Args:
-      protocol: a key of PROTOCOLS; its own fields are a section of this name.
+      protocol: a key of PROTOCOLS; it adds fields, among them a section of this name.
     """
     c = ConfigDict()
     c.protocol = protocol
-    c.init = ''  # workdir of the run whose encoder is judged
-    c.weights = 'online'  # 'online': what was trained; 'target': its moving average, such as DINO's teacher
+    c.init = ''  # workdir of the run, or file of weights, whose encoder is evaluated
+    c.weights = 'online'  # 'online': the trained network; 'target': its moving average, such as DINO's teacher
     c.parallel = 'jit'  # 'jit': jit(shard_map) over all devices; 'pmap'
-    c.batch_size = 512  # images at a time, over all devices
+    c.batch_size = 512  # global batch size
 
     c.data = ConfigDict()
     c.data.source = ''  # 'digits', 'npz', 'folder', 'tfds'; empty: the data of the run
-    c.data.name = ''  # of the TFDS data set
+    c.data.name = ''  # name of the TFDS data set
     c.data.path = ''  # the .npz file, the image folder, or the TFDS data_dir
     c.data.split = 'train'
-    c.data.eval_split = 'test'  # 'test', 'validation' and 'val' stand in for each other
-    c.data.image_size = 0  # height and width of the images; 0: those of the run
+    c.data.eval_split = 'test'  # 'test', 'validation' and 'val' may replace each other
+    c.data.image_size = 0  # height and width of the images; 0: as in the run
 
     PROTOCOLS[protocol].fields(c)
     return c
 
 
 def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
-    """Everything that is wrong with a config, one readable line each, found without compiling anything."""
+    """All errors of an evaluation's config, one line each, found without compiling anything."""
     model = protocol_config(config.protocol) if config.protocol in PROTOCOLS else None
     if model is None:
         return [f'protocol {config.protocol!r} is unknown -> choose from {", ".join(PROTOCOLS)}']
@@ -64,7 +66,10 @@ def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
     if lacking:
         return [f'the config lacks {", ".join(lacking)} -> start from protocols.run.protocol_config(...)']
     rules = Rules(config)
-    rules.rule(bool(config.init), 'init is empty -> name the workdir of a run: --config.init=runs/digits')
+    rules.rule(
+        bool(config.init),
+        'init is empty -> set it to the workdir of a run, such as runs/digits, or to a file of weights',
+    )
     rules.one_of('weights', tuple(WEIGHTS))
     rules.one_of('parallel', ('jit', 'pmap'))
     rules.within('batch_size', 1)
@@ -74,7 +79,7 @@ def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
         f'batch_size {config.batch_size} is not divisible by {jax.process_count()} hosts -> use a multiple',
     )
     if config.data.source:
-        rules.one_of('data.source', sources.SOURCES)
+        rules.one_of('data.source', SOURCES)
     else:
         for name in ('name', 'path'):
             rules.rule(not config.data[name], f'data.{name} is given without data.source -> give both')
@@ -101,22 +106,26 @@ def run_protocol(
       The numbers, such as 'eval/knn20_top1'.
 
     Raises:
-      UserError: something in config, run or data that the user can mend; nothing was computed or lost.
+      UserError: config, run or data are wrong; nothing was computed or lost.
     """
     began = time.monotonic()
     devices = devices or find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
     if problems := check_protocol(config, devices.count):
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
-        raise UserError(f'--workdir {workdir} is that of the run -> give the evaluation a folder of its own')
-    section = config.features if 'features' in config else config[config.protocol]  # where features are from
-    encoder = load_encoder(config.init, config.weights, section.get('projector_layers', 0))
+        raise UserError(f'the workdir {workdir} is that of the run -> give the evaluation a folder of its own')
+    section = config.features if 'features' in config else config[config.protocol]  # it says which features are used
+    # 'online' is the default of the field; for a published checkpoint it leaves the choice to the authors' default.
+    weights = None if config.weights == 'online' else config.weights
+    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0))
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
-    data = load_data(config, encoder, PROTOCOLS[config.protocol].labelled)
+    data = load_data(config, encoder, PROTOCOLS[config.protocol].labeled)
     PROTOCOLS[config.protocol].check(config, encoder, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)
+    if PROTOCOLS[config.protocol].resumes:
+        check_inputs(path, inputs_of(config, encoder, data), write=jax.process_index() == 0)
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path, interrupt)
     if jax.process_index() != 0:
         return found
@@ -124,7 +133,7 @@ def run_protocol(
         'protocol': config.protocol,
         'init': str(Path(config.init).expanduser().absolute()),
         'weights': config.weights,
-        'step': encoder.step,
+        'step': encoder.step or 0,
         'data': data.train.name,
         'train_images': len(data.train_ids),
         'test_images': len(data.test_ids),
@@ -140,14 +149,28 @@ def run_protocol(
             title = name.removeprefix('eval/')
             print(f'{title} on {len(data.test_ids)} held-out images of {data.test.name}: {value:.1%}')
     if unseen_classes := data.unseen_classes:
-        print(f'{unseen_classes} of these are of classes without a training image: whatever is said of them is wrong')
+        print(
+            f'{unseen_classes} test images belong to classes absent from the training split; '
+            'they always count as errors'
+        )
     print(f'numbers: {path / RESULTS_FOLDER / config.protocol}.json')
     return found
+
+
+def inputs_of(config: ConfigDict, encoder: Encoder, data: Data) -> dict[str, tuple[str, str]]:
+    """What an evaluation is computed from, see `workdir.inputs.check_inputs`."""
+    where = str(config.init) if encoder.step is None else f'{config.init} at step {encoder.step}'
+    given = {
+        'encoder': (encoder.fingerprint, where),
+        'training images': (data.train.fingerprint, f'{len(data.train):,} of {data.train.name}'),
+        'held-out images': (data.test.fingerprint, f'{len(data.test):,} of {data.test.name}'),
+    }
+    return given
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:
     try:
         file.parent.mkdir(exist_ok=True)
-        replace_file(file, json.dumps(found, indent=2).encode() + b'\n')
+        write_atomically(file, json.dumps(found, indent=2).encode() + b'\n')
     except OSError as error:
-        raise UserError(f'cannot write {file}: {error.strerror} -> choose another --workdir') from error
+        raise UserError(f'cannot write {file}: {error.strerror} -> choose another workdir') from error

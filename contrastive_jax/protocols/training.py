@@ -1,4 +1,4 @@
-"""What the protocols that train have in common: they are methods, and the loop is that of pre-training."""
+"""What the protocols that train share. Each of them is a method that the loop of pretraining trains."""
 
 import dataclasses
 import math
@@ -25,25 +25,25 @@ from contrastive_jax.training.run import Run
 
 
 def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:
-    """A run by SGD with simple schedules; of the schedule, the steps are given."""
+    """Adds the fields of a training by SGD with a simple schedule, which is 'step' with these milestones and factor."""
     run_fields(c, epochs)
     c.optimizer = ConfigDict()
-    c.optimizer.learning_rate_batch = 0  # rates are multiplied by batch_size / this; 0: not scaled
+    c.optimizer.learning_rate_batch = 0  # learning rates are multiplied by batch_size / this; 0: not scaled
     c.optimizer.momentum = 0.9
-    c.optimizer.nesterov = False  # of SGD
+    c.optimizer.nesterov = False  # Nesterov momentum, for SGD
 
     c.schedule = ConfigDict()
     c.schedule.name = 'step'  # 'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step
-    c.schedule.milestones = milestones  # of 'step', in epochs
-    c.schedule.factor = factor  # of 'step', at each milestone
+    c.schedule.milestones = milestones  # in epochs, for 'step'
+    c.schedule.factor = factor  # the rate is multiplied by it at each milestone, for 'step'
 
 
 def run_fields(c: ConfigDict, epochs: float) -> None:
-    """A run, whatever its optimizer."""
+    """Adds the fields of a training that do not depend on its optimizer."""
     c.seed = 0
     c.batch_size = 256
     c.epochs = epochs
-    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is that of the run
+    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is as in the run
 
     c.log_every_steps = 100
     c.eval_every_steps = 0  # 0: only at the end
@@ -54,7 +54,7 @@ def run_fields(c: ConfigDict, epochs: float) -> None:
 
 
 def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    """What is wrong with `fields`."""
+    """Adds what is wrong with the fields of `fields`."""
     run_rules(c, devices, rules)
     rules.one_of('schedule.name', ('step', 'cosine', 'cosine_per_step'))
     rules.within('optimizer.learning_rate_batch', 0)
@@ -68,7 +68,7 @@ def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
 
 
 def run_rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    """What is wrong with `run_fields`."""
+    """Adds what is wrong with the fields of `run_fields`."""
     B = c.batch_size
     rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
     rules.within('seed', 0, 2**31 - 1)
@@ -118,7 +118,7 @@ def build_trainer(
 
 
 def schedule(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedule:
-    """What learning rates are multiplied by."""
+    """The factor of all learning rates at a step."""
     s = config.schedule
     match s.name:
         case 'step':
@@ -130,7 +130,7 @@ def schedule(config: ConfigDict, per_epoch: int, total: int) -> schedules.Schedu
 
 
 def policy(config: ConfigDict, of_run: Policy) -> Policy:
-    """Random crops and flips; whose operations, and the normalisation, are those of the run."""
+    """Random crops and flips, with the image operations and the normalization of the run."""
     return dataclasses.replace(
         of_run,
         crop_scale=tuple(config.augment.crop_scale),
@@ -146,12 +146,12 @@ def policy(config: ConfigDict, of_run: Policy) -> Policy:
 
 
 def empty(module: nn.Module, images: Array, *args: Any, **how: Any) -> tuple[PyTree, int]:
-    """Variables of an encoder, all zeros, where the loop will put trained ones; and the width D of its features.
+    """Zero variables of an encoder, which a start function replaces with trained ones, and the feature width D.
 
     Args:
       module: the encoder.
-      images: float[b, H, W, 3]; of a few only the shape counts.
-      *args, **how: it is called with, besides.
+      images: float[b, H, W, 3]; only the shape of two of them matters.
+      *args, **how: further arguments of the call.
     """
     rng, few = jax.random.key(0), images[:2]
     shapes = jax.eval_shape(lambda: module.init(rng, few, *args, train=False, **how))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'report.html'
 
@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f'--output {file}: the folder {file.parent} does not exist -> create it, or give another file')
     html, left_out = render(record)
     try:
-        replace_file(file, html.encode())
+        write_atomically(file, html.encode())
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> give another file with --output') from error
     for line in left_out:

@@ -84,10 +84,9 @@ def features(encoder: Encoder, train: Source, held_out: Source | None, devices: 
         max_train=e.max_train,
         max_test=e.max_test,
     )
-    found = extract.at(encoder.step, *devices.place((encoder.params, encoder.stats), REPLICATED))
-    return Features(
-        found.train, found.train_ids, found.test, found.test_ids, extract.train, extract.test, extract.classes
-    )
+    found = extract.at(encoder.step or 0, *devices.place((encoder.params, encoder.stats), REPLICATED))
+    classes = online.number_of_classes(train, held_out, found.train_ids, found.test_ids)
+    return Features(found.train, found.train_ids, found.test, found.test_ids, extract.train, extract.test, classes)
 
 
 def principal_components(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

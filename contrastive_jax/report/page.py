@@ -14,7 +14,8 @@ from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.online import evenly_spaced
 from contrastive_jax.plots.panels import LARGE, SMALL
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.report import analysis, charts, sections
 from contrastive_jax.report.facts import facts
 from contrastive_jax.report.record import RunRecord

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import base_config
 from contrastive_jax.errors import UserError
-from contrastive_jax.methods import METHODS
+from contrastive_jax.methods import find_method, method_or_none
 from contrastive_jax.plots.panels import last_finite, series
 from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.workdir import about, metrics
@@ -61,7 +61,7 @@ class RunRecord:
     @property
     def method(self) -> str:
         """The name of the class of its method, which is the name that the paper uses."""
-        return METHODS[self.config.method.name].__name__
+        return find_method(self.config.method.name).__name__
 
     @property
     def step(self) -> int:
@@ -98,7 +98,7 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
             f'{config.get("init", "")}'
         )
     missing = [name for name in base_config('moco') if name not in config]
-    if missing or config.method.get('name') not in METHODS:
+    if missing or method_or_none(config.method.get('name')) is None:
         problem = f'lacks {", ".join(missing[:3])}' if missing else f'has the method {config.method.get("name")!r}'
         raise UserError(f'{folder / CONFIG_FILE} is not the config of a run: it {problem} -> give the workdir of a run')
     for other in evaluations:

@@ -193,4 +193,4 @@ def _replaced_entries(
         i = step % old['queues'].shape[1]
         return [(old['queues'][view, i], new['queues'][view, i]) for view in range(2)]
     banks = [name for name in old if name == 'bank' or name.startswith('bank_')]
-    return [tuple(memory.bank_read(x[name], index, axis_name) for x in (old, new)) for name in banks]  # type: ignore[misc]
+    return [tuple(memory.read_bank(x[name], index, axis_name) for x in (old, new)) for name in banks]  # type: ignore[misc]

@@ -3,7 +3,7 @@
 import importlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from contrastive_jax.reproduce.references import IMAGES, Experiment
 from contrastive_jax.reproduce.results import compare_with_references, environment
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
 
 PRETRAINING = 'pretraining'  # the workdir of the training, in the folder of an experiment
@@ -33,7 +34,12 @@ DATA_REMEDY = {
 
 
 def run_experiment(
-    name: str, experiment: Experiment, folder: Path, data: str = '', command: str = ''
+    name: str,
+    experiment: Experiment,
+    folder: Path,
+    data: str = '',
+    command: str = '',
+    train: Callable[[ConfigDict, str], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Runs the stages of an experiment that are not complete: its training and its evaluations.
 
@@ -43,6 +49,7 @@ def run_experiment(
       folder: the folder of this experiment; the training and each evaluation have a workdir in it.
       data: an .npz file, or the data_dir of TFDS; '' for embedded data.
       command: the command that started this, for the result.
+      train: trains a config in a workdir and returns the last metrics; None: `training.fit.fit`.
 
     Returns:
       The result, which is also written to the folder. If the experiment is complete, its result as it was written.
@@ -72,7 +79,7 @@ def run_experiment(
         stop_if_interrupted()
         start = time.monotonic() - (read_json(folder / SECONDS) or 0)  # the file has the time of earlier starts
         try:
-            trained = fit(config, str(folder / PRETRAINING))
+            trained = (train or fit)(config, str(folder / PRETRAINING))
             measured = []
             for reference, evaluation in zip(experiment.references, evaluations, strict=True):
                 stop_if_interrupted()
@@ -106,7 +113,7 @@ def load_configs(experiment: Experiment, folder: Path, data: str) -> tuple[Confi
       data: an .npz file, or the data_dir of TFDS; '' for embedded data.
 
     Raises:
-      UserError: a config does not exist or has an illegal value, or data is given that is not used.
+      UserError: a config has an illegal value, or data is given that is not used.
       DataError: no data is given, and the experiment has no embedded data.
     """
     from contrastive_jax.config.check import check
@@ -126,22 +133,14 @@ def load_configs(experiment: Experiment, folder: Path, data: str) -> tuple[Confi
     problems = check(config, jax.device_count(), jax.process_count())
     problems += [problem for evaluation in evaluations for problem in check_protocol(evaluation, jax.device_count())]
     if problems:
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     return config, evaluations
 
 
 def load_config(name: str, changes: Mapping[str, Any]) -> ConfigDict:
-    """Loads a config and changes fields of it: 'mocov2:digits' is configs/mocov2.py with the variant 'digits'.
-
-    Raises:
-      UserError: the file does not exist.
-    """
+    """The config of a recipe, such as 'mocov2:digits' or 'eval.knn:digits', with changed fields."""
     file, _, variant = name.partition(':')
-    try:
-        module = importlib.import_module(f'configs.{file}')
-    except ModuleNotFoundError as error:
-        raise UserError(f'no configs/{file.replace(".", "/")}.py here -> start in the repository') from error
-    config = module.get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(variant)
     config.update_from_flattened_dict(dict(changes))
     return config
 
@@ -200,4 +199,4 @@ def read_json(file: Path) -> Any:
 def write_json(file: Path, value: Any) -> None:
     """Writes a file atomically, on the first host. It does nothing if the folder of the file does not exist."""
     if jax.process_index() == 0 and file.parent.exists():
-        metrics.replace_file(file, json.dumps(value).encode() + b'\n')
+        write_atomically(file, json.dumps(value).encode() + b'\n')

@@ -7,17 +7,17 @@ from ml_collections import ConfigDict
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.errors import UserError
-from contrastive_jax.methods import METHODS
+from contrastive_jax.methods import find_method
 from contrastive_jax.optim.build import build_optimizer
 from contrastive_jax.training.run import Run
 
 
 def build_run(config: ConfigDict, num_examples: int) -> Run:
-    """Makes the objects that a (checked) config describes.
+    """Makes the run of a checked config.
 
     Args:
       config: of the form of `config.base.base_config`.
-      num_examples: in the training split.
+      num_examples: number of images in the training split.
 
     Raises:
       UserError: fewer examples than a batch, a warm-up longer than the training, fewer rows in a bank than examples,
@@ -27,11 +27,11 @@ def build_run(config: ConfigDict, num_examples: int) -> Run:
     total_steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
 
     fields = config.method.to_dict()
-    method_class = METHODS[fields.pop('name')]
+    method_class = find_method(fields.pop('name'))
     if 0 < fields.get('num_examples', num_examples) < num_examples:
         raise UserError(
             f'method.num_examples {fields["num_examples"]} is less than the {num_examples} images of the data -> '
-            '--config.method.num_examples=0 takes as many as there are'
+            'set it to 0 to take the number of images'
         )
     most = max(fields.get('num_prototypes', ()), default=0) if method_class.initializes_memory else 0
     if most > per_epoch * config.batch_size:

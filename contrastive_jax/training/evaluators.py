@@ -6,12 +6,10 @@ the evaluators of a run (`config.eval.evaluators`), and `training.fit.fit` takes
 
 import abc
 import dataclasses
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data.sources import Source
@@ -20,8 +18,10 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import online, signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
 from contrastive_jax.plots.pictures import contact_sheet, neighbors
+from contrastive_jax.rules import did_you_mean, import_named
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.metrics import read
 
@@ -101,6 +101,10 @@ class Evaluator(abc.ABC):
         del step, workdir
         return {}
 
+    def remarks(self) -> Iterable[str]:
+        """Lines before the first step, such as why something is not measured."""
+        return ()
+
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
         """The last lines of a run about what this evaluator measured.
 
@@ -126,12 +130,14 @@ class KNN(Evaluator):
         self._k, self._temperature = e.knn_k, e.knn_temperature
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        if self._features.classes < 2:
+        if self._features.unmeasured:
             return {}
-        found = features_at(self._features, step, state)
-        k = min(self._k, len(found.train))
-        accuracy = knn_accuracy(*labelled(self._features, found), k=k, temperature=self._temperature)
+        given = self._features.labeled(features_at(self._features, step, state))
+        accuracy = knn_accuracy(*given, k=min(self._k, len(given[0])), temperature=self._temperature)
         return {'eval/knn_top1': accuracy['top1']}
+
+    def remarks(self) -> Iterable[str]:
+        return not_measured('kNN', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
         return compared('kNN', 'knn_top1', self._data, last)
@@ -147,10 +153,13 @@ class Probe(Evaluator):
         self._features, self._data = context.features, context.source.name
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        if self._features.classes < 2:
+        if self._features.unmeasured:
             return {}
-        accuracy = linear_probe(*labelled(self._features, features_at(self._features, step, state)))
+        accuracy = linear_probe(*self._features.labeled(features_at(self._features, step, state)))
         return {'eval/probe_top1': accuracy['top1']}
+
+    def remarks(self) -> Iterable[str]:
+        return not_measured('linear probe', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
         return compared('linear probe', 'probe_top1', self._data, last)
@@ -170,7 +179,7 @@ class Signals(Evaluator):
         test = features_at(self._features, step, state).test
         few = test[online.evenly_spaced(len(test), SIGNAL_EXAMPLES)]
         return {
-            'eval/feature_std': float(signals.feature_std(few)),
+            'eval/feature_std': float(feature_std(few)),
             'eval/effective_rank': float(signals.effective_rank(few)),
             'eval/uniformity': float(signals.uniformity(few)) if len(few) > 1 else 0.0,
         }
@@ -226,20 +235,16 @@ def evaluator_class(name: str) -> type[Any]:
     """
     if name in EVALUATORS:
         return EVALUATORS[name]
-    module, _, attribute = name.partition(':')
-    if not attribute:
-        known = ', '.join(EVALUATORS)
+    if ':' not in name:
         raise UserError(
-            f'eval.evaluators {name!r} is unknown -> choose from {known}, or name a class: package.module:X'
+            f'eval.evaluators {name!r} is unknown{did_you_mean(name, EVALUATORS)} -> choose from '
+            f"{', '.join(EVALUATORS)}, or give a class of your own as 'package.module:Class'"
         )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f'eval.evaluators {name!r} cannot be imported: {error} -> check the name and PYTHONPATH'
-        ) from error
+    found = import_named('eval.evaluators', name)
     if not (isinstance(found, type) and issubclass(found, Evaluator)):
-        raise UserError(f'eval.evaluators {name!r} is no subclass of contrastive_jax.training.evaluators.Evaluator')
+        raise UserError(
+            f'eval.evaluators {name!r} is no Evaluator -> subclass contrastive_jax.training.evaluators.Evaluator'
+        )
     return found
 
 
@@ -251,13 +256,9 @@ def features_at(features: online.OnlineFeatures, step: int, state: TrainState) -
     return features.at(step, state.params['encoder'], state.method.batch_stats['online'].get('encoder', {}))
 
 
-def labelled(
-    features: online.OnlineFeatures, found: online.Features
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Train features and labels, held-out features and labels, and the number of classes."""
-    train, test = features.train.labels, features.test.labels
-    assert train is not None and test is not None
-    return found.train, train[found.train_ids], found.test, test[found.test_ids], features.classes
+def not_measured(title: str, features: online.OnlineFeatures) -> Sequence[str]:
+    """The line that says why an accuracy is left out, if it is."""
+    return (f'{title} accuracy is not measured: {features.unmeasured}',) if features.unmeasured else ()
 
 
 def compared(title: str, metric: str, data: str, last: Mapping[str, float]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Brings data to the train step: from an array that lives on the device, or from a stream of crops off the host.
+"""Runs the train step on data: from an array in device memory, or from a stream of crops that the host decodes.
 
 Both advance a state by many steps without waiting for the device.
 """
@@ -30,16 +30,16 @@ class Feed(Protocol):
     """Runs train steps on a data set.
 
     Attributes:
-      stride: steps that one call of the device makes; a signal is heeded between two of them.
+      stride: number of steps of one call of the device; signals are checked between two calls.
     """
 
     stride: int
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
-        """Steps start..stop-1. The state (in the devices' layout) is donated; metrics are not waited for."""
+        """Runs steps start..stop-1 and donates the state (in the devices' layout); does not wait for the metrics."""
 
     def close(self) -> None:
-        """Ends threads and workers, if there are any."""
+        """Stops threads and worker processes, if there are any."""
 
 
 def open_feed(
@@ -53,7 +53,7 @@ def open_feed(
       source: training images.
       data: the section `data` of a config: `on_device`, `workers`.
       max_steps: the most steps that one call of the device runs.
-      step: what is done with a batch, of the form of `train_step`.
+      step: the function of a step, of the form of `train_step`.
     """
     if source.array is not None and data.on_device:
         return ResidentFeed(run, devices, source, max_steps, step)
@@ -61,16 +61,16 @@ def open_feed(
 
 
 class ResidentFeed:
-    """All images live on every device; sampling, augmentation and step run inside one compiled loop of many steps.
+    """All images are in the memory of every device; one compiled loop of many steps samples, augments and trains.
 
-    On CPU a call is one step: XLA runs convolutions inside a loop on a single thread there (measured 7 times slower).
+    On a CPU a call is one step: XLA runs convolutions inside a loop on a single thread there (7 times slower).
 
     Args:
-      run: the recipe.
-      devices: of the run.
-      source: with `source.array`.
-      max_steps: the most steps that one call runs.
-      step: what is done with a batch, of the form of `train_step`.
+      run: what is constant in the run.
+      devices: the devices that the run uses.
+      source: training images in memory (`source.array`).
+      max_steps: the largest number of steps of one call.
+      step: the function of a step, of the form of `train_step`.
     """
 
     def __init__(self, run: Run, devices: Devices, source: Source, max_steps: int, step: Step = train_step):
@@ -88,7 +88,7 @@ class ResidentFeed:
         for first in range(start, stop, self.stride):
             last = min(first + self.stride, stop)
             orders = sampler.chunk_index(self._run.seed, first, last, self._n, self._run.batch_size)
-            # One shape, and so one program, whatever the number of steps: the same bits however a run is cut.
+            # One shape, and so one program, for any number of steps: a run ends with the same bits however it is cut.
             padded = np.zeros((self.stride, self._run.batch_size), np.int32)
             padded[: last - first] = orders
             given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, REPLICATED)
@@ -104,11 +104,11 @@ class StreamFeed:
     """A loader decodes images and cuts crops on the host; the rest of the augmentation runs inside the step.
 
     Args:
-      run: the recipe.
-      devices: of the run.
-      source: any.
-      workers: processes of the loader; 0: threads.
-      step: what is done with a batch, of the form of `train_step`.
+      run: what is constant in the run.
+      devices: the devices that the run uses.
+      source: training images.
+      workers: number of processes of the loader; 0: threads.
+      step: the function of a step, of the form of `train_step`.
     """
 
     stride = 1
@@ -116,7 +116,7 @@ class StreamFeed:
     def __init__(self, run: Run, devices: Devices, source: Source, workers: int, step: Step = train_step):
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
-        self._next = 0  # step that they are at
+        self._next = 0  # the step of the next batch
         call = partial(one_step, run=run, axis_name=AXIS, step=step)
         specs = (run.state_specs, SHARDED)
         self._call = devices.run(call, specs, (run.state_specs, REPLICATED), donate=(0,))
@@ -156,7 +156,7 @@ class StreamFeed:
 def one_step(
     state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None, step: Step = train_step
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`step`, with its metrics as sums over 'steps' steps: here one."""
+    """Runs `step`; returns its metrics as sums over 'steps' steps, here one."""
     state, metrics = step(state, batch, run=run, axis_name=axis_name)
     return state, {**metrics, 'steps': jnp.ones(())}
 
@@ -171,16 +171,16 @@ def run_steps(
     axis_name: str | None,
     step: Step = train_step,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The first `steps` of the given steps, in one compiled loop.
+    """Runs the first `steps` of the given steps in one compiled loop.
 
     Args:
       state: before the first of them.
       data: {'images': uint8[n, H, W, 3], 'labels': int32[n]}.
-      orders: int32[S, B] examples of each step.
-      steps: how many of the S are run, at least 1.
-      run: the recipe.
+      orders: int32[S, B], the examples of each step.
+      steps: number of steps to run, from 1 to S.
+      run: what is constant in the run.
       axis_name: the mapped device axis.
-      step: what is done with a batch.
+      step: the function of a step.
 
     Returns:
       The state, and the sums of the metrics over the steps with their number under 'steps'.

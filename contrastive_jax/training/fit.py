@@ -8,8 +8,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.check import check
+from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.data import sources
+from contrastive_jax.data.labels import number_classes
+from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
@@ -21,6 +23,7 @@ from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
 from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.inputs import check_inputs
 
 
 def fit(
@@ -42,11 +45,17 @@ def fit(
     """
     devices = find_devices(config.get('parallel', 'jit'))
     if problems := check(config, devices.count, jax.process_count()):
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
         source, held_out = load_data(config)
+        if jax.process_index() == 0:
+            print(summary(source, held_out), flush=True)
+        if problems := check_examples(config, len(source), devices.count):
+            raise UserError.of(problems)
         run = build_run(config, len(source))
         path = open_workdir(workdir, config, write=jax.process_index() == 0)
+        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+        check_inputs(path, inputs, write=jax.process_index() == 0)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
         return trainer.fit(interrupt)
 
@@ -107,9 +116,15 @@ def describe_data(source: sources.Source, held_out: sources.Source | None) -> di
 def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
     """The training split, and the held-out one if there is one."""
     d = config.data
-    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size}
-    source = sources.load(d.source, split=d.split, **place)
+    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, 'value_range': d.get('value_range', 0.0)}
+    source = open_source(d.source, split=d.split, **place)
     try:
-        return source, sources.load(d.source, split=d.eval_split, **place)
+        held_out = open_source(d.source, split=d.eval_split, **place)
     except MissingSplitError:  # pretraining needs no labels and no held-out images
         return source, None
+    if held_out.fingerprint == source.fingerprint:
+        raise UserError(
+            f'data.split {d.split!r} and data.eval_split {d.eval_split!r} are the same images, so that kNN would find '
+            'each image itself -> set data.eval_split to other images'
+        )
+    return number_classes(source, held_out)

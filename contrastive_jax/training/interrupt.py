@@ -1,16 +1,16 @@
-"""Ctrl-C and the scheduler's SIGTERM: finish the step, save, and leave with an exit code that asks for a restart."""
+"""Signals: after Ctrl-C or a scheduler's SIGTERM a run finishes its step, saves, and ends with the restart code."""
 
 import os
 import signal
 from types import FrameType
 from typing import Any
 
-RESTART = 42  # saved, and wants to go on
-INTERRUPTED = 130  # stopped at once, by a second Ctrl-C
+RESTART = 42  # saved; the same command continues the run
+INTERRUPTED = 130  # a second Ctrl-C ended the process at once
 
 
 class Interrupt:
-    """Within it, the first SIGINT or SIGTERM only sets `requested`; a second SIGINT ends the process at once."""
+    """A context in which the first SIGINT or SIGTERM sets `requested`, and a second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -29,5 +29,5 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._sigints += number == signal.SIGINT
         if number == signal.SIGINT and self._sigints > 1:
-            os._exit(INTERRUPTED)  # whatever hangs, committed checkpoints are whole
+            os._exit(INTERRUPTED)  # committed checkpoints are complete
         self.requested = signal.Signals(number).name

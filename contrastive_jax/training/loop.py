@@ -121,6 +121,9 @@ class Trainer:
                     progress.say(f'already complete at step {start} of {total}')
                 else:
                     self.introduce(state, start, progress)
+                    for evaluator in self.evaluators:
+                        for remark in evaluator.remarks():
+                            progress.say(remark)
                 self.leave_early(start, interrupt)
                 with progress.paused():
                     if self.lacks_evaluation(start):

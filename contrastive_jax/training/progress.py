@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, plain lines in a log."""
+"""The progress of a run: a progress bar on a terminal, plain lines in a log file."""
 
 import contextlib
 import math
@@ -9,19 +9,19 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-# Weight of the newest measurement in the step time behind "left": steady, but it follows a change within a few lines.
+# Weight of the newest measurement in the smoothed step time, from which the time left is computed.
 SMOOTHING = 0.3
 
 
 class Progress:
-    """Shows step, loss, images/s and the time left. Used as a context manager, or closed by hand.
+    """Prints step, loss, images/s and the time left. A context manager; `close` does the same as leaving it.
 
     Args:
       total_steps: the step at which the run ends.
-      start_step: the step it starts from: 0, or that of a checkpoint.
-      batch_size: images a step, over all devices.
-      enabled: False shows nothing (all processes but the first); times are measured all the same.
-      stream: where to; sys.stdout by default. A bar if it is a terminal.
+      start_step: the step that the run starts from: 0, or the step of a checkpoint.
+      batch_size: global number of images of a step.
+      enabled: False prints nothing (all processes but the first); times are still measured.
+      stream: the output; sys.stdout by default. A terminal gets a progress bar.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Progress:
             )
 
     def update(self, step: int, loss: float) -> float:
-        """Shows that `step` steps are done, the last with this loss.
+        """Prints that `step` steps are done, the last one with this loss.
 
         Returns:
-          images/s since the last update (or the start), pauses left out. Call it when the steps have really run: jax
-          computes asynchronously, and fetching the loss waits for it. NaN before a step was timed.
+          images/s since the last update (or the start), without pauses; NaN before a step was timed. Call it after the
+          steps have run: jax computes asynchronously, and fetching the loss waits for them.
         """
         now = self._clock()
         if step > self._step:
@@ -72,11 +72,11 @@ class Progress:
         return self._images_per_second
 
     def untimed(self, step: int) -> None:
-        """Leaves the steps up to this one out of the times: the first call of a program compiles it, too."""
+        """Excludes the steps up to this one from the times: the first call of a program includes its compilation."""
         self._step, self._last_s = step, self._clock()
 
     def say(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
+        """Prints a line, above the progress bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif self.enabled:
@@ -84,7 +84,7 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside (evaluation, compilation) does not count as training. May be nested."""
+        """Time inside this context (evaluation, compilation) does not count as training time. It may be nested."""
         before, start = self._paused_s, time.monotonic()
         try:
             yield

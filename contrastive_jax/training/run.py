@@ -16,13 +16,13 @@ from contrastive_jax.optim import schedules
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that trains, and so everything a checkpoint holds; the data position is the step.
+    """Everything that training changes, and so everything that a checkpoint holds. The step gives the data position.
 
     Attributes:
-      step: int32 scalar, steps done.
+      step: int32 scalar, number of steps done.
       params: trained parameters.
-      opt_state: of the optimizer.
-      method: target, BN statistics, memory.
+      opt_state: state of the optimizer.
+      method: target, BN statistics and memory of the method.
     """
 
     step: Array
@@ -36,15 +36,15 @@ class Run:
     """What a config makes: everything that is constant during training.
 
     Attributes:
-      method: what is learned.
+      method: the method that is trained.
       policy: the augmentation.
-      optimizer: of the trained parameters.
-      learning_rate: the optimizer's, for the log.
-      batch_size: global.
-      image_size: of a global view.
+      optimizer: the optimizer of the trained parameters.
+      learning_rate: the learning-rate schedule of the optimizer, for the log.
+      batch_size: global batch size.
+      image_size: height and width of a global view, in pixels.
       total_steps: length of the run.
-      steps_per_epoch: whole batches in an epoch.
-      seed: of everything random.
+      steps_per_epoch: number of complete batches in an epoch.
+      seed: seed of everything random.
     """
 
     method: Method
@@ -63,6 +63,6 @@ class Run:
 
     @property
     def state_specs(self) -> TrainState:
-        """How the state lies on the devices: everything replicated but the memory."""
+        """The sharding of the state: everything is replicated except the memory."""
         r: Any = REPLICATED
         return TrainState(step=r, params=r, opt_state=r, method=MethodState(r, r, self.method.memory_spec))

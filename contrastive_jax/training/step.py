@@ -15,7 +15,7 @@ from contrastive_jax.training.run import Run, TrainState
 
 
 def init_state(run: Run) -> TrainState:
-    """The state at step 0, in the global layout; jit it."""
+    """The state at step 0, in the global layout. Call it under jit."""
     key = jax.random.fold_in(jax.random.key(run.seed), 0)
     sizes = run.policy.view_sizes(run.image_size)
     views = tuple(jnp.zeros((run.batch_size, s, s, 3), run.dtype) for s in sizes)
@@ -64,10 +64,10 @@ def train_step(
 def init_memory_step(
     state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """In place of `train_step`, before training, for methods that `initializes_memory`: nothing learns.
+    """One step of the pass that fills a method's memory before training (`Method.initializes_memory`).
 
-    The images are those of the first epoch, in its order, otherwise distorted. `state.step` counts them, and is back at
-    0 after the last.
+    Nothing is trained. The pass uses the images of the first epoch in their order, with other random augmentations than
+    training. `state.step` counts its steps, and is 0 again after the last one.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 2), state.step)
     batch = augment(key, batch, run, axis_name)
@@ -76,12 +76,12 @@ def init_memory_step(
 
 
 def keys_of(run: Run, step: Array | int) -> Array:
-    """The two keys of a step, that of its views and that of the method."""
+    """The two random keys of a step: for the views, and for the method."""
     return jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), 1), step))
 
 
 def augment(key: Array, batch: dict[str, Any], run: Run, axis_name: str | None) -> dict[str, Any]:
-    """What a step is given as a batch that a method sees."""
+    """Makes the batch that a method gets (views, index, label) from what a step is given."""
     common = {'policy': run.policy, 'shuffles': run.method.shuffles, 'dtype': run.dtype, 'axis_name': axis_name}
     if 'order' in batch:
         return resident_batch(key, batch['images'], batch['labels'], batch['order'], size=run.image_size, **common)

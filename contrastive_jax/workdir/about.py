@@ -1,6 +1,7 @@
-"""Where and with what a run was trained: `about.json` in its workdir, a session for each time that it was started.
+"""`about.json` in a workdir: devices, versions and commit of each session of a run.
 
-Nothing reads it to train: a run without the file, or with one that cannot be read, goes on all the same.
+A session is one start of the command. Training does not read it: a run without the file, or with an unreadable one,
+continues.
 """
 
 import datetime
@@ -14,22 +15,22 @@ from typing import Any
 import jax
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'about.json'
 
 
 class About:
-    """Keeps `about.json` of a workdir.
+    """Writes `about.json` of a workdir.
 
-    What a kill has lost is taken back here as in `metrics.jsonl`: a run that goes on from step s has no session that
-    began at s or later, and none that ends after it.
+    Steps that a kill has lost are removed, as in `metrics.jsonl`: a run that is resumed from step s keeps no session
+    that began at s or later, and no session that ends after s.
 
     Args:
-      workdir: of the run; it exists.
+      workdir: the folder of the run; it exists.
       start: the step that this session begins with.
-      run: what else there is to know about the run, plain data.
-      mode: of `config.parallel`.
+      run: further facts about the run, plain data.
+      mode: the value of `config.parallel`.
       enabled: False makes every method do nothing: only one process of a run may write.
 
     Raises:
@@ -53,18 +54,18 @@ class About:
         self.update(start)
 
     def update(self, step: int) -> None:
-        """Says how far the session has come."""
+        """Records the step that the session has reached."""
         if not self._enabled:
             return
         self._session |= {'to_step': step, 'seconds': round(time.monotonic() - self._began, 1)}
         try:
-            replace_file(self._file, json.dumps(self._content, indent=2).encode() + b'\n')
+            write_atomically(self._file, json.dumps(self._content, indent=2).encode() + b'\n')
         except OSError as error:
-            raise UserError(f'cannot write {self._file}: {error.strerror} -> choose another --workdir') from error
+            raise UserError(f'cannot write {self._file}: {error.strerror} -> choose another workdir') from error
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """What the file says; {} where it is missing or not ours."""
+    """The content of the file; {} where it is missing or has another form."""
     try:
         found = json.loads((workdir / FILE).read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -73,13 +74,13 @@ def read(workdir: Path) -> dict[str, Any]:
 
 
 def run(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `read` found about the run as a whole."""
+    """The facts about the whole run in the result of `read`."""
     given = found.get('run')
     return given if isinstance(given, dict) else {}
 
 
 def sessions(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The sessions that `read` found, in order, those that are whole."""
+    """The complete sessions in the result of `read`, in order."""
     given = found.get('sessions')
     given = given if isinstance(given, list) else []
     return [x for x in given if isinstance(x, dict) and all(isinstance(x.get(k), kind) for k, kind in _KINDS.items())]

@@ -27,7 +27,7 @@ from jax.sharding import NamedSharding
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
-from contrastive_jax.errors import CheckpointError, NumericalError, UserError
+from contrastive_jax.errors import CheckpointError, MissingPartError, NumericalError, UserError
 from contrastive_jax.optim.optimizers import is_below
 
 FOLDER = 'checkpoints'
@@ -88,7 +88,7 @@ class Checkpoints:
             self._reader = ocp.Checkpointer(handler, multiprocessing_options=_alone())
         except OSError as error:
             raise UserError(
-                f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another --workdir'
+                f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another workdir'
             ) from error
 
     @property
@@ -156,7 +156,7 @@ class Checkpoints:
             reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
             raise CheckpointError(
                 f'no checkpoint in {self._manager.directory} can be used ({reasons}) '
-                '-> use another --workdir, or the code and config that it was written with'
+                '-> use another workdir, or the code and config that it was written with'
             )
         return None
 
@@ -235,10 +235,12 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
       The steps done, and the part in the form of `shapes`.
 
     Raises:
+      MissingPartError: a checkpoint has nothing below these paths, and no other can be used.
       CheckpointError: there is no checkpoint, it holds another model, or none can be read.
     """
     folder = (workdir / FOLDER).absolute()
     failures: dict[int, str] = {}
+    kind = CheckpointError
     with _quiet_absl():
         manager = ocp.CheckpointManager(
             folder,
@@ -252,7 +254,7 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
                 described = manager.metadata(step)
                 held = {name: x for name, x in _named(described.item_metadata).items() if is_below(name, below)}
                 if not held:
-                    raise CheckpointError(f'it has no {below[0]}')
+                    raise MissingPartError(f'it has no {below[0]}')
                 _compare(held, _named(shapes))
                 args = ocp.args.PyTreeRestore(
                     jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes),
@@ -262,6 +264,7 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
                 part = reader.restore(folder / str(step) / ITEM, args=args)
             except Exception as error:  # Orbax raises many kinds for a damaged file
                 failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
+                kind = MissingPartError if isinstance(error, MissingPartError) else kind
                 _collect_quietly()
                 continue
             sums = (described.custom_metadata or {}).get('leaves', {})  # older ones have a checksum of the whole only
@@ -274,7 +277,7 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
                 return step, part
             failures[step] = f'values do not match their checksum: {_few(wrong)}'
     reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
-    raise CheckpointError(
+    raise kind(
         f'no checkpoint in {folder} can be used ({reasons or "there is none"}) -> give another workdir, or use '
         'the code and config that it was written with'
     )

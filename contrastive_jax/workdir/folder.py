@@ -1,4 +1,4 @@
-"""The folder of a run: its config, and whether a new command may go on in it."""
+"""The folder of a run: its config, and whether a run with a new config may continue in it."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.metrics import replace_file
+from contrastive_jax.workdir.atomic import write_atomically
 
 CONFIG_FILE = 'config.json'
 
-# What may change when a run goes on; everything else makes another run.
+# Fields that may change when a run is resumed. A change of any other field makes another run.
 FREE = (
     'log_every_steps',
     'eval_every_steps',
@@ -29,18 +29,18 @@ FREE = (
 
 
 def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
-    """Makes the folder, or checks that the config is the one its run was started with.
+    """Makes the folder, or checks that its run was started with this config.
 
     Args:
-      path: of the workdir; ~ and relative paths are resolved.
-      config: of this run.
+      path: the path of the workdir; ~ and relative paths are resolved.
+      config: the config of the run.
       write: whether this process writes `config.json`.
 
     Raises:
       UserError: the folder is not local, cannot be made, or holds a run of another config.
     """
     if '://' in path:
-        raise UserError(f'--workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
+        raise UserError(f'workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
     workdir = Path(path).expanduser().absolute()
     file = workdir / CONFIG_FILE
     new = _flat(json.loads(config.to_json()))
@@ -52,11 +52,11 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
                 raise ValueError('it holds no config')
             _compare(_flat(old), new, workdir)
         if write:
-            replace_file(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
+            write_atomically(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
     except OSError as error:
-        raise UserError(f'cannot write to --workdir {workdir}: {error.strerror} -> choose another') from error
+        raise UserError(f'cannot write to workdir {workdir}: {error.strerror} -> choose another') from error
     except ValueError as error:
-        raise UserError(f'{file} is not the JSON of a run ({error}) -> choose another --workdir') from error
+        raise UserError(f'{file} is not the JSON of a run ({error}) -> choose another workdir') from error
     return workdir
 
 
@@ -86,8 +86,8 @@ def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
     ]
     if changed:
         raise UserError(
-            f'--workdir {workdir} holds a run of another config ({"; ".join(changed)}) '
-            '-> choose another --workdir, or give these fields their old values'
+            f'workdir {workdir} holds a run of another config ({"; ".join(changed)}) '
+            '-> choose another workdir, or give these fields their old values'
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run measured: one JSON object a line in `metrics.jsonl`, and the same scalars and pictures for TensorBoard."""
+"""The metrics of a run: `metrics.jsonl`, one JSON object a line, and TensorBoard events with scalars and pictures."""
 
 import json
 import math
@@ -15,22 +15,23 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'metrics.jsonl'
 EVENTS = 'events.out.tfevents.'
 
 
 class MetricWriter:
-    """Appends measurements to a workdir, and continues after a kill as if it had never happened.
+    """Appends metrics to a workdir. After a kill the files are as if the run had not been interrupted.
 
-    On opening, what was measured after the step that training resumes from is taken back: those lines leave
-    `metrics.jsonl`, a last line that a kill tore is mended, lines that are not ours stay; TensorBoard hides the purged
-    steps. Each write reaches the operating system before it returns. Files are opened by the first write, so a run that
-    has nothing to add changes nothing.
+    On opening, metrics of steps after `resume_step` are removed: their lines are deleted from `metrics.jsonl`, an
+    incomplete last line is repaired, lines of another form are kept; TensorBoard hides the removed steps. Each write
+    reaches the operating system before it returns. The first write opens the files, so a run without new metrics
+    changes nothing.
 
     Args:
-      workdir: folder, made if it is missing.
-      resume_step: the step of the checkpoint that training goes on from; 0 for a fresh run.
+      workdir: the folder; it is made if it is missing.
+      resume_step: the step of the checkpoint that training resumes from; 0 for a new run.
       enabled: False makes every method do nothing: only one process of a run may write.
 
     Raises:
@@ -53,7 +54,7 @@ class MetricWriter:
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds one line: the step and the scalars (Python numbers, NumPy or jax scalars).
 
-        Standard JSON has neither NaN nor infinity: both become null. TensorBoard is given them as they are.
+        JSON has neither NaN nor infinity: both are written as null. TensorBoard gets them unchanged.
         """
         if not self.enabled:
             return
@@ -68,7 +69,7 @@ class MetricWriter:
             raise _cannot_write(self.workdir, error) from error
 
     def write_image(self, step: int, name: str, png: str | os.PathLike[str]) -> None:
-        """Shows the picture in the file `png` in TensorBoard, too."""
+        """Adds the picture in the file `png` to TensorBoard."""
         if not self.enabled:
             return
         data = Path(png).read_bytes()
@@ -93,7 +94,7 @@ class MetricWriter:
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` in order, null as NaN; [] without the file. Skips lines that are not ours."""
+    """The lines of `metrics.jsonl` in order, null as NaN; [] without the file. Lines of another form are skipped."""
     try:
         lines = (Path(workdir) / FILE).read_bytes().split(b'\n')
     except FileNotFoundError:
@@ -103,23 +104,8 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def summarize(stacked: Mapping[str, Any]) -> dict[str, float]:
-    """Means of the metrics [S] that a compiled scan over S steps has stacked; one NaN makes the mean NaN."""
+    """Means of metrics [S] that a compiled scan over S steps has stacked; one NaN makes the mean NaN."""
     return {name: float(np.mean(np.asarray(values, np.float64))) for name, values in stacked.items()}
-
-
-def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, meets the old content or the new one, never half of it."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class _EventFile:
@@ -156,7 +142,7 @@ class _EventFile:
 
 
 def _rewind(path: Path, resume_step: int) -> None:
-    """Leaves in metrics.jsonl the lines up to `resume_step` and those that are not ours."""
+    """Keeps in metrics.jsonl the lines up to `resume_step` and lines of another form."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -167,11 +153,11 @@ def _rewind(path: Path, resume_step: int) -> None:
     parsed = ((line, _parse(line)) for line in lines)
     kept = b''.join(line + b'\n' for line, fields in parsed if fields is None or fields['step'] <= resume_step)
     if kept != content:
-        replace_file(path, kept)
+        write_atomically(path, kept)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """One of our lines, or None."""
+    """The fields of a line of metrics; None for other lines."""
     try:
         fields = json.loads(line)
     except ValueError:  # not JSON, or not UTF-8
@@ -188,4 +174,4 @@ def _number(value: Any) -> int | float:
 
 
 def _cannot_write(workdir: Path, error: OSError) -> UserError:
-    return UserError(f'cannot write metrics to {workdir}: {error.strerror} -> make room, or choose another --workdir')
+    return UserError(f'cannot write metrics to {workdir}: {error.strerror} -> make room, or choose another workdir')

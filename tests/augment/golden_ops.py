@@ -23,7 +23,7 @@ hue, solarize, normalize = map(jax.jit, (color.hue, color.solarize, color.normal
 blur = jax.jit(geometry.gaussian_blur, static_argnums=(2, 3))
 resized_crop = jax.jit(geometry.resized_crop, static_argnums=(2, 3, 4, 5, 6, 7))
 
-# torchvision's float tensors take TensorFlow's grey.
+# torchvision's float tensors take TensorFlow's gray.
 LIBRARIES = {
     'pil': PIL,
     'torchvision': dataclasses.replace(PIL, luma=TENSORFLOW_LUMA),
@@ -43,7 +43,7 @@ def parameters(*names: str) -> list[Any]:
 
 
 def apply(case: goldens.Case, op: dict[str, Any], x: jnp.ndarray, whole_levels: bool = False) -> jnp.ndarray:
-    """One op, in the units of the case, on an image in [0, 1] (on grey levels if `whole_levels`)."""
+    """One op, in the units of the case, on an image in [0, 1] (on gray levels if `whole_levels`)."""
     kind = style(case, op)
     box = np.array([op.get(name, 0) for name in ('top', 'left', 'height', 'width')])
     steps: dict[str, Callable[[], jnp.ndarray]] = {
@@ -74,7 +74,7 @@ def apply(case: goldens.Case, op: dict[str, Any], x: jnp.ndarray, whole_levels: 
 
 
 def style(case: goldens.Case, op: dict[str, Any]) -> Style:
-    """The operations that the case's library has, with the op's weights of grey."""
+    """The operations that the case's library has, with the op's weights of gray."""
     kind = LIBRARIES[case.fields['library']]
     if 'integer_weights' in op or 'weights' in op:
         weights = tuple(w / 65536 for w in op['integer_weights']) if 'integer_weights' in op else tuple(op['weights'])

@@ -19,7 +19,7 @@ IN_EVERY_STYLE = pytest.mark.parametrize('style', STYLES.values(), ids=STYLES)
 
 @pytest.fixture(scope='module')
 def images() -> np.ndarray:
-    """24 small images, with greys, black and white among their pixels."""
+    """24 small images, with grays, black and white among their pixels."""
     x = np.random.default_rng(0).uniform(size=(24, 3, 5, 3))
     x[:, 0] = x[:, 0, :, :1]
     x[:, 1, 0], x[:, 1, 1] = 0, 1
@@ -51,7 +51,7 @@ def test_jitter_is_golden_sequence(case, op):
     names = ['brightness', 'contrast', 'saturation', 'hue']
     four, rest = op['steps'][:4], op['steps'][4:]
     if sorted(step['op'] for step in four) != sorted(names):
-        pytest.skip('not a colour jitter')
+        pytest.skip('not a color jitter')
     order = [names.index(step['op']) for step in four]
     factors = np.zeros(4)
     factors[order] = [step.get('factor', step.get('delta')) for step in four]
@@ -114,7 +114,7 @@ def test_added_brightness_is_drawn_around_zero():
     np.testing.assert_allclose(np.quantile(added[:, 0], [0, 0.25, 0.5, 1]), [-0.4, -0.2, 0, 0.4], atol=0.02)
 
 
-def test_luma_keeps_grey():
+def test_luma_keeps_gray():
     """The weights sum to exactly one, as PIL's integers do."""
     assert sum(PIL.luma) == 1
     np.testing.assert_array_equal(color.grayscale(jnp.ones((1, 1, 3))), 1)

@@ -54,10 +54,10 @@ def test_an_example_is_the_same_in_any_batch(images):
 
 
 def test_every_patch_and_every_example_has_its_own(images):
-    same = jnp.broadcast_to(images[:1, :1, :1], images.shape)  # one colour: all patches alike
+    same = jnp.broadcast_to(images[:1, :1, :1], images.shape)  # one color: all patches alike
     x = cut(dataclasses.replace(PLAIN, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=1.0))(KEYS, same)
-    colours = np.asarray(x[..., 0, 0, :]).reshape(-1, 3)
-    assert len(np.unique(colours.round(5), axis=0)) == len(colours)
+    colors = np.asarray(x[..., 0, 0, :]).reshape(-1, 3)
+    assert len(np.unique(colors.round(5), axis=0)) == len(colors)
 
 
 def test_a_view_of_a_policy_is_its_patches(rng):
@@ -94,15 +94,15 @@ def test_flip(images):
 
 
 @pytest.mark.parametrize(('turns', 'degrees'), [(0, 0.0), (1, 90.0), (2, 180.0)])
-def test_warp_turns_about_the_centre(turns, degrees, rng):
+def test_warp_turns_about_the_center(turns, degrees, rng):
     x = jnp.asarray(rng.uniform(size=(2, 5, 5, 3)), jnp.float32)
     angle, none = jnp.full(2, np.deg2rad(degrees)), jnp.zeros(2)
     np.testing.assert_allclose(warp(x, angle, none, none), np.rot90(x, turns, (1, 2)), atol=1e-5)
 
 
-def test_warp_shears_and_fills_with_grey(rng):
+def test_warp_shears_and_fills_with_gray(rng):
     x = jnp.asarray(rng.uniform(size=(1, 5, 5, 3)), jnp.float32)
-    y = warp(x, jnp.zeros(1), jnp.zeros(1), jnp.ones(1))  # each row below the centre moves one column on
+    y = warp(x, jnp.zeros(1), jnp.zeros(1), jnp.ones(1))  # each row below the center moves one column on
     for row in range(5):
         move = row - 2
         source = np.full((5, 3), 0.5, np.float32)
@@ -112,7 +112,7 @@ def test_warp_shears_and_fills_with_grey(rng):
         np.testing.assert_allclose(y[0, row], source, atol=1e-5)
 
 
-def test_colour_dropping_keeps_one_channel_of_three(images):
+def test_color_dropping_keeps_one_channel_of_three(images):
     x = images[:3]
     y = np.asarray(keep_channel(x, jnp.array([0.1, 0.5, 0.99])))
     for i in range(3):

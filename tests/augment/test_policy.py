@@ -114,7 +114,7 @@ def test_an_example_is_the_same_in_any_batch(policy, images):
     whole = np.asarray(augment(KEYS, images))
     np.testing.assert_array_equal(augment(KEYS[::-1], images[::-1]), whole[::-1])
     np.testing.assert_allclose(augment(KEYS[5:8], images[5:8]) * pixels, whole[5:8] * pixels, atol=1e-6)
-    # Whole grey levels have no last bits.
+    # Whole gray levels have no last bits.
     cut = crop(policy, 1)
     tolerance = 0 if policy is MOCO_V3 else 1e-3
     np.testing.assert_allclose(cut(KEYS[5:8], images[5:8]), cut(KEYS, images)[5:8], rtol=0, atol=tolerance)
@@ -141,7 +141,7 @@ def test_views_and_examples_differ(images):
         assert len(np.unique(both.reshape(2 * BATCH, -1), axis=0)) == 2 * BATCH
 
 
-def test_crops_are_whole_grey_levels(images):
+def test_crops_are_whole_gray_levels(images):
     crops = np.asarray(crop(MOCO_V3, 1)(KEYS, images))
     assert crops.dtype == np.float32 and crops.shape == (BATCH, SIZE, SIZE, 3)
     np.testing.assert_array_equal(crops, crops.astype(np.uint8))
@@ -227,7 +227,7 @@ def test_what_never_happens_costs_nothing():
         return {name for name in ('dot_general', 'rev', 'reduce_sum') if f'{name}[' in jaxpr}
 
     assert operations(PLAIN, 0) == set()
-    # The blur's weights are normalised by a sum.
+    # The blur's weights are normalized by a sum.
     assert operations(dataclasses.replace(PLAIN, blur=(0.0, 0.5), solarize=(0.0, 0.0)), 0) == set()
     assert operations(dataclasses.replace(PLAIN, blur=(0.0, 0.5), solarize=(0.0, 0.0)), 1) == {
         'dot_general',
@@ -304,7 +304,7 @@ def test_problems(name, value):
     """One line for each wrong value, with its name and the value."""
     problems = Policy(**{name: value}).problems()
     assert problems and all(f'{value!r}' in line and '\n' not in line for line in problems), problems
-    assert any(line.startswith(f'augment.{name} is {value!r}: ') for line in problems)
+    assert any(line.startswith(f'augment.{name} is {value!r} -> ') for line in problems)
 
 
 def test_simclr_takes_no_area_below_a_tenth():

@@ -11,7 +11,7 @@ from contrastive_jax.augment import spaces
 from contrastive_jax.augment.policy import Policy
 from tests import goldens
 
-# CMC's normalisation of either space.
+# CMC's normalization of either space.
 LAB = {'color_space': 'lab', 'mean': (50.0, 6.025, -6.6895), 'std': (50.0, 92.208, 101.1675)}
 YCBCR = {'color_space': 'ycbcr', 'mean': (116.151, 121.080, 132.342), 'std': (109.500, 111.855, 111.964)}
 CMC = Policy(jitter_probability=0.0, grayscale=0.0, blur=(0.0,), solarize=(0.0,))
@@ -25,10 +25,10 @@ def test_golden_lab(case):
     for enabled, name in ((True, 'float64'), (False, 'float32')):
         with jax.enable_x64(enabled):
             lab = spaces.from_rgb(jnp.asarray(rgb / fields['input_scale']), 'lab')
-            normalised = policy.normalize(jnp.asarray(rgb), lab.dtype)
+            normalized = policy.normalize(jnp.asarray(rgb), lab.dtype)
         assert lab.dtype == name
         goldens.assert_close(lab, case.key(fields['output']), case.tolerances[name])
-        goldens.assert_close(normalised, case.key(fields['normalised']), case.tolerances[name])
+        goldens.assert_close(normalized, case.key(fields['normalised']), case.tolerances[name])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_ycbcr_of_known_colors(rgb, ycbcr):
 
 @pytest.mark.parametrize('space', spaces.SPACES)
 def test_there_and_back(space):
-    """Every 17th level of every channel, black and white among them; colours that do not exist are clipped."""
+    """Every 17th level of every channel, black and white among them; colors that do not exist are clipped."""
     levels = np.linspace(0, 1, 16)
     rgb = np.stack(np.meshgrid(levels, levels, levels), axis=-1)
     with jax.enable_x64(True):
@@ -75,4 +75,4 @@ def test_statistics_of_another_space_are_a_problem():
     """ImageNet's RGB deviations would blow L*a*b* up four hundred times."""
     assert len(Policy(color_space='lab').problems()) == 1
     assert len(Policy(**{**LAB, 'color_space': 'rgb'}).problems()) == 2
-    assert Policy(color_space='hsv').problems()[0].startswith("augment.color_space is 'hsv': one of ('rgb', 'lab'")
+    assert Policy(color_space='hsv').problems()[0].startswith("augment.color_space is 'hsv' -> choose from rgb, lab")

@@ -57,7 +57,7 @@ def whole(data: dict[str, np.ndarray]) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def crops(data: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """What a host would have sent: the very crops of the resident batch, which are whole grey levels."""
+    """What a host would have sent: the very crops of the resident batch, which are whole gray levels."""
     key_views, _ = jax.random.split(KEY)
     keys = collectives.example_keys(key_views, jnp.arange(B))
     images = jnp.asarray(data['images'][data['order']])
@@ -71,7 +71,7 @@ def check_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     for name, value in expected.items():
         for a, b in zip(jax.tree.leaves(actual[name]), jax.tree.leaves(value), strict=True):
             assert a.shape == b.shape and a.dtype == b.dtype, name
-            # Programs for other shapes round otherwise: float32 of normalised pixels.
+            # Programs for other shapes round otherwise: float32 of normalized pixels.
             np.testing.assert_allclose(a, b, atol=1e-5 if a.dtype == np.float32 else 0, rtol=0, err_msg=name)
 
 

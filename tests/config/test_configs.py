@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.config.check import check
+from contrastive_jax.config.find import variants_of
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.training.build import build_run
@@ -51,21 +52,13 @@ EXAMPLES = {
 # ================================ every variant of every config ================================
 
 
-def variants_of(file: str) -> list[str]:
-    """Names as the error about an unknown one lists them; of dictionary.py also the dictionaries."""
-    module = importlib.import_module(f'configs.{file}')
-    with pytest.raises(UserError) as error:
-        module.get_config('moco,?' if file == 'dictionary' else '?')
-    return [*getattr(module, 'DICTIONARIES', ()), *str(error.value).split('choose from ')[1].split(', ')]
-
-
 def commands() -> Iterator[str]:
     for file in FILES:
         yield file
         variants = variants_of(file)
         yield from (f'{file}:{variant}' for variant in variants)
         if file == 'dictionary':
-            dictionaries = importlib.import_module(f'configs.{file}').DICTIONARIES
+            dictionaries = importlib.import_module(f'contrastive_jax.configs.{file}').DICTIONARIES
             rest = [variant for variant in variants if variant not in dictionaries]
             yield from (f'{file}:{a},{b}' for a, b in itertools.product(dictionaries, rest))
     yield 'cmc:v3,ycbcr,softmax'
@@ -120,15 +113,15 @@ def test_the_views_of_every_config() -> None:
 @pytest.mark.parametrize('file', FILES)
 def test_variants_are_documented(file: str) -> None:
     """Every name in a docstring exists, and every variant is named."""
-    doc = importlib.import_module(f'configs.{file}').__doc__
+    doc = importlib.import_module(f'contrastive_jax.configs.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     named |= set(re.findall(rf'configs/{file}\.py:(\w+)', doc))
     assert named == set(variants_of(file))
 
 
 def test_there_are_no_other_configs() -> None:
-    folder = Path(importlib.import_module('configs').__file__).parent
-    assert {file.stem for file in folder.glob('[!_]*.py')} == {*FILES, 'variants'}
+    (folder,) = importlib.import_module('contrastive_jax.configs').__path__
+    assert {file.stem for file in Path(folder).glob('[!_]*.py')} == {*FILES, 'variants'}
 
 
 def test_an_unknown_variant() -> None:
@@ -136,6 +129,8 @@ def test_an_unknown_variant() -> None:
         runs.load('mocov2:digit')
     with pytest.raises(UserError, match=r"unknown variant 'zzz' -> choose from"):
         runs.load('dictionary:zzz')
+    with pytest.raises(UserError, match=r'variants moco and memory_bank exclude each other -> give one dictionary'):
+        runs.load('dictionary:moco,digits,memory_bank')
 
 
 # ================================ the papers' numbers, written out ================================

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax.data import folder, sources
-from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.data import folder, images, sources
+from contrastive_jax.data.open import open_source, summary
+from contrastive_jax.errors import DataError, MissingSplitError, UserError
 
 
-def write(path: Path, grey: int = 0) -> None:
+def write(path: Path, gray: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new('L', (4, 3), grey).save(path, format='PNG')
+    Image.new('L', (4, 3), gray).save(path, format='PNG')
 
 
 def names(source: sources.Source) -> list[str]:
@@ -23,7 +24,7 @@ def names(source: sources.Source) -> list[str]:
 def test_train_and_validation_folders(tmp_path: Path) -> None:
     for k, name in enumerate(['train/b/2.png', 'train/b/10.JPG', 'train/a/deep/er/x.jpeg', 'val/b/v.png']):
         write(tmp_path / name, k * 10)
-    train = sources.load('folder', path=str(tmp_path), split='train')
+    train = open_source('folder', path=str(tmp_path), split='train')
     assert train.classes == ('a', 'b')
     assert names(train) == ['a/deep/er/x.jpeg', 'b/10.JPG', 'b/2.png']
     assert train.labels.tolist() == [0, 1, 1]
@@ -32,7 +33,7 @@ def test_train_and_validation_folders(tmp_path: Path) -> None:
     # One class in the evaluation split keeps its number.
     for split in ('test', 'val', 'validation'):
         write(tmp_path / 'val/a/w.png')
-        held = sources.load('folder', path=str(tmp_path), split=split)
+        held = open_source('folder', path=str(tmp_path), split=split)
         assert held.labels.tolist() == [0, 1] and names(held) == ['a/w.png', 'b/v.png']
     assert train.fingerprint != held.fingerprint
 
@@ -54,13 +55,13 @@ def test_class_folders_hold_out_a_tenth_of_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('below', ['', 'train', 'images', 'train/images'])
-def test_unlabelled(tmp_path: Path, below: str) -> None:
+def test_unlabeled(tmp_path: Path, below: str) -> None:
     for name in ('c.png', 'a.png', 'b.webp'):
         write(tmp_path / below / name)
     source = folder.load(tmp_path)
     assert [Path(name).name for name in names(source)] == ['a.png', 'b.webp', 'c.png']
     assert source.labels is None and source.classes is None and source.example(0)[1] == -1
-    with pytest.raises(DataError, match=r"unlabelled.*no split 'test'"):
+    with pytest.raises(DataError, match=r"unlabeled.*no split 'test'"):
         folder.load(tmp_path, 'test')
 
 
@@ -86,14 +87,14 @@ def test_names_are_only_names(tmp_path: Path, name: str) -> None:
 
 
 def test_missing_empty_and_other_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere' does not exist; looked for a folder.*\.jpg.*config\.data\.path"):
-        sources.load('folder', path=str(tmp_path / 'nowhere'))
-    with pytest.raises(DataError, match=r'0 other files seen, none ends in .jpg'):
+    with pytest.raises(DataError, match=r"nowhere' does not exist; a folder of images.*\.jpg.*-> set data\.path"):
+        open_source('folder', path=str(tmp_path / 'nowhere'))
+    with pytest.raises(DataError, match=r'has 0 other files, none ends in .*\.jpg.* -> set data\.path'):
         folder.load(tmp_path)
     (tmp_path / 'k').mkdir()
     for name in ('a.txt', 'k/b.mp4', 'k/c'):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match='3 other files seen') as raised:
+    with pytest.raises(DataError, match='has 3 other files') as raised:
         folder.load(tmp_path)
     assert raised.value.exit_code == 3 and '\n' not in str(raised.value)
     with pytest.raises(DataError, match='is a file'):
@@ -105,8 +106,8 @@ def test_wrong_split_and_wrong_classes(tmp_path: Path) -> None:
         write(tmp_path / name)
     with pytest.raises(UserError, match="'trani'; did you mean 'train'"):
         folder.load(tmp_path, 'trani')
-    with pytest.raises(DataError, match=r"classes that '.*train' lacks: c"):
-        folder.load(tmp_path, 'test')
+    unseen = folder.load(tmp_path, 'test')  # pretraining needs no labels; evaluations count it as an error
+    assert unseen.classes == ('a', 'b', 'c') and unseen.labels.tolist() == [2]
 
 
 def test_much_larger_jpegs_are_decoded_smaller_but_never_below_any_crop(tmp_path: Path) -> None:
@@ -118,3 +119,131 @@ def test_much_larger_jpegs_are_decoded_smaller_but_never_below_any_crop(tmp_path
     assert small.shape == (128, 256, 3)
     assert np.abs(small[:, :, 0].astype(float) - np.linspace(0, 255, 256)).max() < 4
     assert folder.load(tmp_path, image_size=224).image(0).shape == (512, 1024, 3)
+
+
+# ================================ layouts that people have ================================
+
+
+def layout(root: Path, *files: str) -> dict[str, str]:
+    """Writes these images; returns for each split 'classes: number of images (where from)'."""
+    for k, name in enumerate(files):
+        write(root / name, k)
+    found = {}
+    for split in ('train', 'test'):
+        try:
+            source = folder.load(root, split)
+        except MissingSplitError:
+            continue
+        found[split] = f'{",".join(source.classes or ())}: {len(source)} ({source.place})'
+    return found
+
+
+TWO_CLASSES = [f'{split}/{label}/{i}.png' for split in ('Train', 'TEST') for label in 'ab' for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    ('files', 'expected'),
+    [
+        (TWO_CLASSES, {'train': 'a,b: 4 (Train/)', 'test': 'a,b: 4 (TEST/)'}),
+        (
+            ['train/a/1.png', 'train/b/1.png', 'valid/a/1.png'],
+            {'train': 'a,b: 2 (train/)', 'test': 'a,b: 1 (valid/)'},
+        ),
+        (
+            ['training/a/1.png', 'training/b/1.png', 'testing/b/1.png'],
+            {'train': 'a,b: 2 (training/)', 'test': 'a,b: 1 (testing/)'},
+        ),
+        # A lone split name beside other folders is a class.
+        (
+            [f'{label}/{i}.png' for label in ('bus', 'car', 'train') for i in range(3)],
+            {'train': 'bus,car,train: 6 ()', 'test': 'bus,car,train: 3 (10 % of each class)'},
+        ),
+        # Kaggle's layout: the test images have no labels, the validation images have.
+        (
+            ['train/a/1.png', 'train/b/1.png', 'val/a/1.png', 'val/b/1.png', 'test/1.png', 'test/2.png'],
+            {'train': 'a,b: 2 (train/)', 'test': 'a,b: 2 (val/)'},
+        ),
+        # An empty folder is no split.
+        (
+            [f'train/{label}/{i}.png' for label in 'ab' for i in range(2)],
+            {'train': 'a,b: 2 (train/)', 'test': 'a,b: 2 (train/ 10 % of each class)'},
+        ),
+        # One image a class: nothing can be held out.
+        (['a/1.png', 'b/1.png', 'c/1.png'], {'train': 'a,b,c: 3 ()'}),
+    ],
+)
+def test_layouts(tmp_path: Path, files: list[str], expected: dict[str, str]) -> None:
+    if files[0].startswith('train/a/0'):
+        (tmp_path / 'val').mkdir()
+    assert layout(tmp_path, *files) == expected
+
+
+def test_all_images_whatever_their_split(tmp_path: Path) -> None:
+    layout(tmp_path / 'split', *TWO_CLASSES)
+    source = folder.load(tmp_path / 'split', 'all')
+    assert len(source) == 8 and sorted(source.labels.tolist()) == [0] * 4 + [1] * 4
+    assert [source.classes[label] for label in source.labels] == [Path(f).parent.name for f in names(source)]
+    layout(tmp_path / 'flat', *(f'{label}/{i}.png' for label in 'ab' for i in range(5)))
+    assert len(folder.load(tmp_path / 'flat', 'all')) == 10
+
+
+def test_links_are_followed_once_and_nothing_blocks(tmp_path: Path) -> None:
+    write(tmp_path / 'data' / 'a' / '1.png')
+    write(tmp_path / 'data' / 'b' / '2.png')
+    write(tmp_path / 'store' / '3.png')
+    data = tmp_path / 'data'
+    (data / 'b' / 'up').symlink_to(tmp_path / 'data')  # an ancestor
+    (data / 'aa').symlink_to(data / 'b')  # another class
+    (data / 'a' / 'again.png').symlink_to(data / 'a' / '1.png')
+    (data / 'a' / 'elsewhere.png').symlink_to(tmp_path / 'store' / '3.png')
+    (data / 'a' / 'self.png').symlink_to('self.png')
+    (data / 'a' / 'nowhere.png').symlink_to('nothing')
+    os.mkfifo(data / 'a' / 'pipe.png')
+    source = folder.load(data, 'all')
+    assert names(source) == ['a/1.png', 'a/elsewhere.png', 'b/2.png']
+    assert source.skipped == {folder.COUNTED: 1, folder.BROKEN_LINK: 2, folder.NOT_REGULAR: 1}
+
+
+def test_what_was_skipped_is_counted_and_the_summary_says_how_the_data_was_read(tmp_path: Path) -> None:
+    layout(
+        tmp_path, *(f'train/{label}/{i}.png' for label in 'abc' for i in range(4)), 'valid/a/1.png', 'valid/b/1.jfif'
+    )
+    for i in range(30):
+        (tmp_path / 'train' / 'a' / f'{i}.HEIC').touch()
+    (tmp_path / 'valid' / 'a' / 'Thumbs.db').touch()
+    write(tmp_path / 'train' / 'loose.png')
+    train, held_out = folder.load(tmp_path), folder.load(tmp_path, 'test')
+    assert summary(train, held_out) == (
+        'train: 12 images in 3 classes (train/), held out: 2 images in 2 classes (valid/), skipped: 1 .db, 30 .heic, '
+        f'1 {folder.LOOSE}; convert .heic files to JPEG or PNG first'
+    )
+    assert summary(train, None).startswith('train: 12 images in 3 classes (train/), held out: none, skipped: 30 .heic')
+
+
+def test_every_ending_that_pillow_decodes_is_read(tmp_path: Path) -> None:
+    for ending in ('jpg', 'jfif', 'jpe', 'jp2', 'dib', 'pbm', 'apng', 'tif', 'avif'):
+        assert f'.{ending}' in images.EXTENSIONS, ending
+    Image.new('RGB', (5, 4), (255, 0, 0)).save(tmp_path / 'x.jfif', format='JPEG')
+    assert (folder.load(tmp_path).image(0)[..., 0] > 250).all()
+
+
+@pytest.mark.parametrize(
+    ('values', 'given', 'expected'),
+    [
+        ((0, 2047, 4095), 0, (0, 127, 255)),  # 12 bits in files of 16
+        ((0, 32768, 65535), 0, (0, 128, 255)),
+        ((0, 2047, 4095), 65535, (0, 8, 16)),
+        ((0, 500, 1000), 1000, (0, 128, 255)),
+    ],
+)
+def test_the_range_of_deep_images(
+    tmp_path: Path, values: tuple[int, ...], given: float, expected: tuple[int, ...]
+) -> None:
+    """One range for the whole data set: an image that happens to be dark stays dark."""
+    Image.fromarray(np.array([values], np.uint16)).save(tmp_path / 'a.png')
+    Image.fromarray(np.array([[values[1]]], np.uint16)).save(tmp_path / 'b.tif')
+    source = folder.load(tmp_path, value_range=given)
+    assert source.image(0)[0, :, 0].tolist() == list(expected) and source.image(1)[0, 0, 0] == expected[1]
+    assert f'gray values 0 to {given or (4095 if max(values) < 65535 else 65535)} become 0 to 255' in summary(
+        source, None
+    )

@@ -232,7 +232,7 @@ def test_interpolation_against_golden(case: goldens.Case) -> None:
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
 @pytest.mark.parametrize('style', ['pil', 'simclr', 'byol'])
 def test_host_and_device_cut_the_same_crops(style: str, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one box, much reduced in one direction and enlarged in the other, up to a grey level."""
+    """Of one box, much reduced in one direction and enlarged in the other, up to a gray level."""
     kind = STYLES[style]
     top, left, h, w = 3, 2, 90, 7
     monkeypatch.setattr(images, 'crop_box', lambda *_: (left, top, left + w, top + h))

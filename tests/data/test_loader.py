@@ -104,14 +104,14 @@ def test_the_number_of_processes_does_not_matter(count: int) -> None:
 def test_multi_crop() -> None:
     batch = train(num_views=3, image_size=(16, 8, 8), crop_scale=((0.4, 1), (0.05, 0.4), (0.05, 0.4)))[0]
     assert [c.shape[1] for c in batch['crops']] == [16, 8, 8]
-    with pytest.raises(UserError, match='3 views, 2 crop sizes'):
+    with pytest.raises(UserError, match='3 views have 2 crop sizes'):
         train(num_views=3, image_size=(16, 8))
 
 
 def test_bad_batch_sizes() -> None:
     with pytest.raises(UserError, match='30 is not divisible by 8 processes -> use 24 or 32'):
         train(batch_size=30, process_count=8)
-    with pytest.raises(DataError, match='13 images < global batch 16'):
+    with pytest.raises(DataError, match='13 images are fewer than batch_size 16'):
         train(batch_size=16)
 
 
@@ -237,7 +237,7 @@ def test_worker_processes_give_the_same_batches_and_their_death_is_an_error() ->
     for expected in train():
         assert_equal(next(batches), expected)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(DataError, match=r'data loading process died.*exit code -9'):
+    with pytest.raises(DataError, match=r'data loader died.*data\.workers.*exit code -9'):
         for _ in range(10**6):
             next(batches)
     assert not multiprocessing.active_children()

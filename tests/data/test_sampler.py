@@ -45,6 +45,6 @@ def test_chunk_is_the_batches_and_crosses_epochs() -> None:
 
 
 def test_fewer_images_than_the_batch() -> None:
-    with pytest.raises(DataError, match='8 images < global batch 16') as raised:
+    with pytest.raises(DataError, match=r'8 images are fewer than batch_size 16 -> .* at most 8') as raised:
         sampler.batch_index(0, 0, 8, 16)
     assert raised.value.exit_code == 2

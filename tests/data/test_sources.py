@@ -1,4 +1,4 @@
-"""Arrays, .npz files and the digits; what `load` says about names and paths that do not exist."""
+"""Arrays, .npz files and the digits; the errors of `open_source` about names and paths that do not exist."""
 
 import pickle
 import zipfile
@@ -9,7 +9,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from contrastive_jax.data import sources
-from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.data.labels import number_classes
+from contrastive_jax.data.open import open_source, summary
+from contrastive_jax.errors import DataError, MissingSplitError, UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
@@ -18,7 +20,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 def test_digits() -> None:
     data = load_digits()
-    train, test = sources.load('digits', split='train'), sources.load('digits', name='digits', split='test')
+    train, test = open_source('digits', split='train'), open_source('digits', name='digits', split='test')
     assert len(train) == 1437 and len(test) == 360
     assert train.array is not None and train.array.dtype == np.uint8 and train.array.shape == (1437, 8, 8, 3)
     for source, first in ((train, 0), (test, 1437)):
@@ -36,13 +38,13 @@ def test_array_source() -> None:
     assert source.array is source.array and np.array_equal(source.image(3), IMAGES[3])
     assert source.file_name(3) == '3'
     assert pickle.loads(pickle.dumps(source)).fingerprint == source.fingerprint
-    unlabelled = sources.ArraySource(IMAGES)
-    assert unlabelled.labels is None and unlabelled.label(0) == -1
+    unlabeled = sources.ArraySource(IMAGES)
+    assert unlabeled.labels is None and unlabeled.label(0) == -1
 
 
-@pytest.mark.parametrize('grey', [IMAGES[..., 0], IMAGES[..., :1]])
-def test_grey_arrays_are_widened(grey: np.ndarray) -> None:
-    source = sources.ArraySource(grey)
+@pytest.mark.parametrize('gray', [IMAGES[..., 0], IMAGES[..., :1]])
+def test_gray_arrays_are_widened(gray: np.ndarray) -> None:
+    source = sources.ArraySource(gray)
     for channel in range(3):
         np.testing.assert_array_equal(source.array[..., channel], IMAGES[..., 0])
 
@@ -71,11 +73,11 @@ def test_arrays_of_another_form_are_refused(images: np.ndarray, labels: np.ndarr
 def test_npz(tmp_path: Path, keys: tuple[str, ...]) -> None:
     path = tmp_path / 'a b ü.npz'
     np.savez(path, **dict(zip(keys, (IMAGES[:4], LABELS[:4], IMAGES[4:], LABELS[4:]), strict=True)))
-    train, test = (sources.load('npz', path=str(path), split=split) for split in ('train', 'validation'))
+    train, test = (open_source('npz', path=str(path), split=split) for split in ('train', 'validation'))
     np.testing.assert_array_equal(train.array, IMAGES[:4])
     np.testing.assert_array_equal(test.array, IMAGES[4:])
     np.testing.assert_array_equal(test.labels, LABELS[4:])
-    assert train.name == 'a b ü' and sources.load('npz', 'mine', str(path)).name == 'mine'
+    assert train.name == 'a b ü' and open_source('npz', 'mine', str(path)).name == 'mine'
 
 
 def test_npz_of_one_split_without_labels_by_home_and_relative_path(
@@ -85,10 +87,10 @@ def test_npz_of_one_split_without_labels_by_home_and_relative_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
     for path in ('data.npz', '~/data.npz'):
-        source = sources.load('npz', path=path)
+        source = open_source('npz', path=path)
         assert len(source) == 6 and source.labels is None
-    with pytest.raises(DataError, match="no split 'test': it holds images"):
-        sources.load('npz', path='data.npz', split='test')
+    with pytest.raises(DataError, match=r"without labels and without images for evaluation.* has no split 'test'"):
+        open_source('npz', path='data.npz', split='test')
 
 
 class Canary:
@@ -108,7 +110,7 @@ def test_malicious_npz_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / 'pickle.npz').write_bytes(pickle.dumps(Canary(canary)))
     for name in ('objects.npz', 'pickle.npz'):
         with pytest.raises(DataError, match='pickled objects are refused'):
-            sources.load('npz', path=str(tmp_path / name))
+            open_source('npz', path=str(tmp_path / name))
     assert not canary.exists()
 
 
@@ -126,31 +128,113 @@ def test_damaged_npz(tmp_path: Path) -> None:
     (tmp_path / 'text.npz').write_text('no array')
     for name in ('huge', 'cut', 'flipped', 'empty', 'text'):
         with pytest.raises(DataError, match=f"cannot read '.*{name}.npz'"):
-            sources.load('npz', path=str(tmp_path / f'{name}.npz'))
+            open_source('npz', path=str(tmp_path / f'{name}.npz'))
     np.save(tmp_path / 'bare.npy', IMAGES)
-    with pytest.raises(DataError, match='one bare array'):
-        sources.load('npz', path=str(tmp_path / 'bare.npy'))
+    with pytest.raises(DataError, match='one array without a name'):
+        open_source('npz', path=str(tmp_path / 'bare.npy'))
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'digts'; did you mean 'digits'.*choose from digits, npz, folder, tfds"):
-        sources.load('digts')
+    with pytest.raises(
+        UserError, match=r"'digts' is unknown; did you mean 'digits'\? -> choose from digits, npz, folder, tfds"
+    ):
+        open_source('digts')
     with pytest.raises(UserError, match="'trian'; did you mean 'train'"):
-        sources.load('digits', split='trian')
-    with pytest.raises(UserError, match=r"no data set 'cifar01'.*npz, folder, tfds") as raised:
-        sources.load('digits', name='cifar01')
+        open_source('digits', split='trian')
+    with pytest.raises(UserError, match=r"no data set 'cifar01' -> set data\.name to 'digits', .* npz, fold") as raised:
+        open_source('digits', name='cifar01')
     assert raised.value.exit_code == 2
-    with pytest.raises(UserError, match=r'needs data\.path'):
-        sources.load('npz')
+    with pytest.raises(UserError, match=r"data\.source 'npz' needs data\.path -> set data\.path to the \.npz file$"):
+        open_source('npz')
     with pytest.raises(UserError, match=r'gs://.*gcsfuse'):
-        sources.load('folder', path='gs://bucket/data')
+        open_source('folder', path='gs://bucket/data')
     (tmp_path / 'cifar.npz').touch()
     with pytest.raises(DataError, match=r"cifra.npz' does not exist.*did you mean 'cifar.npz'.*np\.savez") as raised:
-        sources.load('npz', path=str(tmp_path / 'cifra.npz'))
+        open_source('npz', path=str(tmp_path / 'cifra.npz'))
     assert raised.value.exit_code == 3
-    with pytest.raises(DataError, match=r'is a folder; looked for an .npz file'):
-        sources.load('npz', path=str(tmp_path))
+    with pytest.raises(DataError, match=r'is a folder; an .npz file is needed'):
+        open_source('npz', path=str(tmp_path))
     for error in ('cifra.npz', ''):
         with pytest.raises(DataError) as raised:
-            sources.load('npz', path=str(tmp_path / error))
+            open_source('npz', path=str(tmp_path / error))
         assert '\n' not in str(raised.value)
+
+
+# ================================ .npz files as people have them ================================
+
+
+def npz(path: Path, **arrays: np.ndarray) -> dict[str, tuple[int, list[int] | None]]:
+    """Writes the file; returns for each split the number of images and the labels."""
+    np.savez(path, **arrays)
+    found = {}
+    for split in ('train', 'test'):
+        try:
+            source = open_source('npz', path=str(path), split=split)
+        except MissingSplitError:
+            continue
+        found[split] = len(source), None if source.labels is None else source.labels.tolist()
+    return found
+
+
+def gray(n: int) -> np.ndarray:
+    return np.arange(n * 4, dtype=np.uint8).reshape(n, 2, 2)
+
+
+@pytest.mark.parametrize(
+    'keys',
+    [
+        ('train_images', 'train_labels', 'val_images', 'val_labels'),
+        ('X_train', 'y_train', 'X_test', 'y_test'),
+        ('images', 'labels', 'test_images', 'test_labels'),
+        ('data', 'targets', 'valid_data', 'valid_targets'),
+        ('train_images', 'train_label', 'test_images', 'test_label'),
+    ],
+)
+def test_names_of_arrays(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    arrays = gray(3), np.array([0, 1, 1]), gray(2), np.array([[1], [0]])
+    found = npz(tmp_path / 'x.npz', **dict(zip(keys, arrays, strict=True)))
+    assert found == {'train': (3, [0, 1, 1]), 'test': (2, [1, 0])}
+    source = open_source('npz', path=str(tmp_path / 'x.npz'))
+    assert source.place == f'{keys[0]}, {keys[1]}'
+    assert len(open_source('npz', path=str(tmp_path / 'x.npz'), split='all')) == 5
+
+
+def test_one_labeled_split_is_held_out_in_part_and_one_without_labels_is_not(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], 20)
+    found = npz(tmp_path / 'x.npz', images=gray(40), labels=labels)
+    assert found['train'] == (36, [0] * 18 + [1] * 18) and found['test'] == (4, [0, 0, 1, 1])
+    assert npz(tmp_path / 'y.npz', images=gray(40)) == {'train': (40, None)}
+    assert npz(tmp_path / 'z.npz', images=gray(3), labels=np.arange(3)) == {'train': (3, [0, 1, 2])}
+
+
+def test_names_as_labels_are_numbered_alike_in_both_splits(tmp_path: Path) -> None:
+    given = {'train_labels': np.array(['dog', 'cat', 'dog']), 'test_labels': np.array(['eel', 'dog'])}
+    found = npz(tmp_path / 'x.npz', train_images=gray(3), test_images=gray(2), **given)
+    assert found == {'train': (3, [1, 0, 1]), 'test': (2, [2, 1])}
+    assert open_source('npz', path=str(tmp_path / 'x.npz')).classes == ('cat', 'dog', 'eel')
+
+
+def test_arrays_that_have_no_role_are_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'x.npz', images=gray(4), mean=np.zeros(3))
+    source = open_source('npz', path=str(tmp_path / 'x.npz'))
+    assert summary(source, None) == 'train: 4 images without labels (images), held out: none, skipped: 1 array mean'
+    np.savez(tmp_path / 'y.npz', images=gray(4), train_images=gray(4))
+    with pytest.raises(
+        DataError, match='the arrays images and train_images have the same role -> leave one of them out'
+    ):
+        open_source('npz', path=str(tmp_path / 'y.npz'))
+    np.savez(tmp_path / 'z.npz', images=gray(4), test_labels=np.zeros(4, int))
+    with pytest.raises(DataError, match=r'has labels test_labels without images -> name the arrays'):
+        open_source('npz', path=str(tmp_path / 'z.npz'))
+
+
+def test_ids_and_gaps_become_class_numbers(tmp_path: Path) -> None:
+    """Memory depends on the number of classes, not on their largest id."""
+    ids = np.array([2840764, -1, 1440764, 2140764])
+    train, test = sources.ArraySource(gray(4), ids), sources.ArraySource(gray(2), ids[[3, 1]])
+    numbered, held_out = number_classes(train, test)
+    assert numbered.labels.tolist() == [2, -1, 0, 1] and held_out.labels.tolist() == [1, -1]
+    assert numbered.classes == ('1440764', '2140764', '2840764') and numbered.fingerprint == train.fingerprint
+    assert numbered.array is train.array and numbered.example(0)[1] == 2
+    plain = sources.ArraySource(gray(3), np.array([0, 1, -1])), None
+    assert number_classes(*plain) == plain

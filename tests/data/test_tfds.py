@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax.data import sources, tfds
+from contrastive_jax.data import tfds
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import DataError, UserError
 
 
@@ -38,12 +39,12 @@ def png(value: int) -> bytes:
 class FakeTfds(types.ModuleType):
     """builder_from_directory, as_data_source, info.features and decode.SkipDecoding of tensorflow_datasets."""
 
-    def __init__(self, shape: tuple[int | None, ...], labelled: bool = True):
+    def __init__(self, shape: tuple[int | None, ...], labeled: bool = True):
         super().__init__('tensorflow_datasets')
         self.decode = types.SimpleNamespace(SkipDecoding=lambda: 'skip')
         self.opened: list[Any] = []
         self.features: dict[str, Any] = {'image': types.SimpleNamespace(shape=shape)}
-        if labelled:
+        if labeled:
             self.features['label'] = types.SimpleNamespace(names=['a', 'b'])
 
     def builder_from_directory(self, folder: str) -> Any:
@@ -69,14 +70,14 @@ def test_not_prepared_is_said_at_once_and_without_network(tmp_path: Path, monkey
     monkeypatch.setattr(socket, 'socket', None)
     start = time.monotonic()
     with pytest.raises(DataError) as raised:
-        sources.load('tfds', 'imagenet2012', str(tmp_path))
+        open_source('tfds', 'imagenet2012', str(tmp_path))
     assert time.monotonic() - start < 1
     assert raised.value.exit_code == 2
     message = str(raised.value)
     for part in (
         f"looked for '{tmp_path}/imagenet2012/",
         'holds mnist',
-        "pip install -e '.[tfds]' tensorflow",
+        'pip install tensorflow-datasets tensorflow',
         f'tfds build imagenet2012 --data_dir={tmp_path} --file_format=array_record',
         'ILSVRC2012_img_train.tar',
         f'{tmp_path}/downloads/manual',
@@ -84,28 +85,28 @@ def test_not_prepared_is_said_at_once_and_without_network(tmp_path: Path, monkey
         assert part in message
     assert '\n' not in message
     with pytest.raises(DataError, match='holds no prepared data set'):
-        sources.load('tfds', 'cifar10', str(tmp_path / 'nowhere'))
+        open_source('tfds', 'cifar10', str(tmp_path / 'nowhere'))
 
 
 def test_the_data_dir_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'there'))
     with pytest.raises(DataError, match=f"'{tmp_path}/there' holds no"):
-        sources.load('tfds', 'cifar10')
+        open_source('tfds', 'cifar10')
     monkeypatch.delenv('TFDS_DATA_DIR')
     monkeypatch.setenv('HOME', str(tmp_path))
     with pytest.raises(DataError, match=f"'{tmp_path}/tensorflow_datasets' holds no"):
-        sources.load('tfds', 'cifar10')
+        open_source('tfds', 'cifar10')
 
 
-def test_misspelt_names(tmp_path: Path) -> None:
+def test_misspelled_names(tmp_path: Path) -> None:
     prepare(tmp_path / 'my_photos' / '1.0.0', {'train': 1})
-    with pytest.raises(UserError, match=r"'cifar01'; did you mean .*'cifar10'.*my_photos") as raised:
-        sources.load('tfds', 'cifar01', str(tmp_path))
+    with pytest.raises(UserError, match=r"'cifar01' is unknown; did you mean 'cifar10'.*my_photos") as raised:
+        open_source('tfds', 'cifar01', str(tmp_path))
     assert raised.value.exit_code == 2
     with pytest.raises(UserError, match=r"did you mean 'my_photos'"):
-        sources.load('tfds', 'my_photo', str(tmp_path))
-    with pytest.raises(UserError, match='unknown TFDS data set'):
-        sources.load('tfds', '', str(tmp_path))
+        open_source('tfds', 'my_photo', str(tmp_path))
+    with pytest.raises(UserError, match=r"TFDS data set '' is unknown -> choose from my_photos, caltech101"):
+        open_source('tfds', '', str(tmp_path))
 
 
 def test_configs_and_versions(tmp_path: Path) -> None:
@@ -118,11 +119,11 @@ def test_configs_and_versions(tmp_path: Path) -> None:
     assert tfds.find('plain:2.0.0', tmp_path) == tmp_path / 'plain/2.0.0'
     assert tfds.find('sized/8x8', tmp_path) == tmp_path / 'sized/8x8/1.0.0'
     assert tfds.find('single', tmp_path) == tmp_path / 'single/only/1.0.0'
-    with pytest.raises(UserError, match=r'several configs.*one of 64x64, 8x8'):
+    with pytest.raises(UserError, match=r'several configs -> set data\.name to one of sized/64x64, sized/8x8'):
         tfds.find('sized', tmp_path)
     with pytest.raises(UserError, match=r"config '64x6'; did you mean '64x64'"):
         tfds.find('sized/64x6', tmp_path)
-    with pytest.raises(UserError, match=r"version '1.0.0'.* 10.0.0, 2.0.0, 9.9.9"):
+    with pytest.raises(UserError, match=r"version '1.0.0'.* -> choose from 10.0.0, 2.0.0, 9.9.9"):
         tfds.find('plain:1.0.0', tmp_path)
 
 
@@ -131,19 +132,19 @@ def test_few_labels_of_imagenet(tmp_path: Path, fake: FakeTfds) -> None:
     for config in ('1pct', '10pct'):
         prepare(tmp_path / 'imagenet2012_subset' / config / '5.1.0', {'train': 1, 'validation': 1})
     for split, meant in (('train', 'train'), ('test', 'validation')):
-        source = sources.load('tfds', 'imagenet2012_subset/1pct', str(tmp_path), split)
+        source = open_source('tfds', 'imagenet2012_subset/1pct', str(tmp_path), split)
         assert fake.opened[-1] == (str(tmp_path / 'imagenet2012_subset/1pct/5.1.0'), meant)
         assert source.name == f'imagenet2012_subset/1pct:{meant}'
-    with pytest.raises(UserError, match=r'has several configs -> .*one of 10pct, 1pct'):
-        sources.load('tfds', 'imagenet2012_subset', str(tmp_path))
+    with pytest.raises(UserError, match=r'has several configs -> .*one of imagenet2012_subset/10pct, imagenet'):
+        open_source('tfds', 'imagenet2012_subset', str(tmp_path))
     with pytest.raises(DataError, match=r'tfds build imagenet2012_subset/10pct .*ILSVRC2012_img_train.tar'):
-        sources.load('tfds', 'imagenet2012_subset/10pct', str(tmp_path / 'nowhere'))
+        open_source('tfds', 'imagenet2012_subset/10pct', str(tmp_path / 'nowhere'))
 
 
 def test_only_tfrecord_prints_the_conversion(tmp_path: Path) -> None:
     prepare(tmp_path / 'cifar10' / '3.0.2', {'train': 1}, 'tfrecord')
     with pytest.raises(DataError) as raised:
-        sources.load('tfds', 'cifar10', str(tmp_path))
+        open_source('tfds', 'cifar10', str(tmp_path))
     assert (
         f'python -m tensorflow_datasets.scripts.convert_format --dataset_version_dir={tmp_path}/cifar10/3.0.2 '
         '--out_file_format=array_record'
@@ -153,38 +154,38 @@ def test_only_tfrecord_prints_the_conversion(tmp_path: Path) -> None:
 def test_tensorflow_datasets_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path / 'cifar10' / '3.0.2', {'train': 1})
     monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[tfds\]'"):
-        sources.load('tfds', 'cifar10', str(tmp_path))
+    with pytest.raises(UserError, match=r'-> pip install tensorflow-datasets$'):
+        open_source('tfds', 'cifar10', str(tmp_path))
 
 
 def test_photographs_are_read_one_by_one(tmp_path: Path, fake: FakeTfds) -> None:
     prepare(tmp_path / 'imagenet2012' / '5.1.0', {'train': 1, 'validation': 1})
-    source = sources.load('tfds', 'imagenet2012', str(tmp_path), 'test')
+    source = open_source('tfds', 'imagenet2012', str(tmp_path), 'test')
     assert fake.opened == [(str(tmp_path / 'imagenet2012/5.1.0'), 'validation')]
     assert isinstance(source, tfds.TfdsSource) and source.array is None and len(source) == 7
     image, label = source.example(5)
     assert image.shape == (5, 6, 3) and (image == (5, 2, 3)).all() and label == 1 == source.label(5)
     np.testing.assert_array_equal(source.labels, np.arange(7) % 2)
     assert source.labels.dtype == np.int32 and source.classes == ('a', 'b')
-    sources.load('tfds', 'imagenet2012', str(tmp_path), 'train[:10%]')
+    open_source('tfds', 'imagenet2012', str(tmp_path), 'train[:10%]')
     assert fake.opened[-1][1] == 'train[:10%]'
     with pytest.raises(UserError, match=r"'trian'; did you mean 'train'"):
-        sources.load('tfds', 'imagenet2012', str(tmp_path), 'trian')
+        open_source('tfds', 'imagenet2012', str(tmp_path), 'trian')
 
 
 def test_small_images_of_one_size_go_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path / 'cifar10' / '3.0.2', {'train': 1, 'test': 1})
     monkeypatch.setitem(sys.modules, 'tensorflow_datasets', FakeTfds((5, 6, 3)))
-    source = sources.load('tfds', 'cifar10', str(tmp_path))
+    source = open_source('tfds', 'cifar10', str(tmp_path))
     assert source.array is not None and source.array.shape == (7, 5, 6, 3)
     np.testing.assert_array_equal(source.array[:, 0, 0, 0], np.arange(7))
     np.testing.assert_array_equal(source.labels, np.arange(7) % 2)
-    monkeypatch.setitem(sys.modules, 'tensorflow_datasets', FakeTfds((5, 6, 3), labelled=False))
-    assert sources.load('tfds', 'cifar10', str(tmp_path)).labels is None
+    monkeypatch.setitem(sys.modules, 'tensorflow_datasets', FakeTfds((5, 6, 3), labeled=False))
+    assert open_source('tfds', 'cifar10', str(tmp_path)).labels is None
 
 
 def test_data_sets_without_images(tmp_path: Path, fake: FakeTfds) -> None:
     prepare(tmp_path / 'imdb' / '1.0.0', {'train': 1})
     fake.features = {'text': None}
-    with pytest.raises(DataError, match=r"no feature 'image': it has text"):
-        sources.load('tfds', 'imdb', str(tmp_path))
+    with pytest.raises(DataError, match=r"no feature 'image', only text"):
+        open_source('tfds', 'imdb', str(tmp_path))

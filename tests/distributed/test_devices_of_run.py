@@ -1,4 +1,4 @@
-"""Layouts and collectives."""
+"""The layouts of arrays on devices, and collectives."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def test_place_and_collect_are_inverse(mode, n):
     devices = find_devices(mode, n)
     placed = devices.place(TREE, SPECS)
     shard = placed['queue']['keys'].addressable_shards[0].data
-    assert shard.size == TREE['queue']['keys'].size // n, 'a device holds its part of the queue only'
+    assert shard.size == TREE['queue']['keys'].size // n, 'each device holds only its shard of the queue'
     back = devices.collect(placed, SPECS)
     jax.tree.map(np.testing.assert_array_equal, back, TREE)
 

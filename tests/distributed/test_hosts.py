@@ -1,4 +1,4 @@
-"""Hosts are connected from flags or the environment; what cannot be is said in one line."""
+"""Hosts are connected from arguments or the environment; errors are one line."""
 
 import jax
 import pytest
@@ -8,11 +8,11 @@ from contrastive_jax.errors import UserError
 
 
 @pytest.mark.parametrize('given', [('host:1', None, None), (None, 2, None), (None, None, 0), ('host:1', 2, None)])
-def test_partial_coordinator_flags_are_refused(
+def test_all_three_arguments_are_needed(
     monkeypatch: pytest.MonkeyPatch, given: tuple[str | None, int | None, int | None]
 ) -> None:
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *_: pytest.fail('it would have connected'))
-    with pytest.raises(UserError, match='give all of --coordinator_address, --num_processes and --process_id, or none'):
+    with pytest.raises(UserError, match='-> give all of coordinator_address, num_processes, process_id, or none'):
         connect(*given)
 
 
@@ -36,4 +36,4 @@ def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax.distributed, 'initialize', fail)
     with pytest.raises(UserError) as error:
         connect('host:1', 2, 1)
-    assert str(error.value) == 'cannot connect the hosts (coordinator host:1): DEADLINE_EXCEEDED: timed out'
+    assert str(error.value).startswith('cannot connect the hosts (coordinator host:1): DEADLINE_EXCEEDED: timed out ->')

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from contrastive_jax.data import loader, sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.features import FeatureExtractor
@@ -58,7 +59,7 @@ def folder(path: Path, n: int, damaged: tuple[int, ...]) -> sources.Source:
         Image.fromarray(image).save(path / f'{i:03}.png')
     for i in damaged:
         (path / f'{i:03}.png').write_bytes(b'no image')
-    return sources.load('folder', path=str(path), image_size=linen.SIZE)
+    return open_source('folder', path=str(path), image_size=linen.SIZE)
 
 
 @pytest.mark.parametrize(('mode', 'count'), MODES)

@@ -18,13 +18,6 @@ def xy():
     return rng.normal(size=(12, 5)) * 3 + 1, rng.normal(size=(12, 5))
 
 
-def test_feature_std_is_its_definition(xy):
-    x, _ = xy
-    columns = np.array([unit(row) for row in x]).T
-    expected = np.mean([np.sqrt(np.mean([(v - sum(c) / 12) ** 2 for v in c])) for c in columns]) * np.sqrt(5)
-    np.testing.assert_allclose(signals.feature_std(jnp.asarray(x)), expected, rtol=1e-5)
-
-
 def test_effective_rank_is_its_definition(xy):
     x, _ = xy
     s = np.sqrt(np.linalg.eigvalsh(x.T @ x))  # singular values, computed in another way
@@ -42,27 +35,25 @@ def test_uniformity_is_its_definition(xy):
 
 def test_collapsed_features():
     x = jnp.tile(jnp.array([[0.3, -1.2, 0.7, 2.0]]), (16, 1))
-    np.testing.assert_allclose(signals.feature_std(x), 0, atol=1e-6)
     np.testing.assert_allclose(signals.effective_rank(x), 1, atol=1e-3)
     np.testing.assert_allclose(signals.uniformity(x), 0, atol=1e-5)
 
 
 def test_spread_features():
     x = jax.random.normal(jax.random.key(0), (2000, 32))
-    np.testing.assert_allclose(signals.feature_std(x), 1, atol=0.01)
     np.testing.assert_allclose(signals.uniformity(x), -4 + 4 / 32 * 2, atol=0.1)  # E exp(4 cos), var cos = 1 / D
     np.testing.assert_allclose(signals.effective_rank(jnp.eye(7, 20)), 7, rtol=1e-4)
 
 
 def test_zero_vectors_are_no_nan():
     x = jnp.zeros((4, 3))
-    for value in (signals.feature_std(x), signals.effective_rank(x), signals.uniformity(x)):
+    for value in (signals.effective_rank(x), signals.uniformity(x)):
         assert np.isfinite(value)
 
 
 def test_bfloat16_features_are_measured_in_float32(xy):
     x = jnp.asarray(xy[0], jnp.bfloat16)
-    for signal in (signals.feature_std, signals.effective_rank, signals.uniformity):
+    for signal in (signals.effective_rank, signals.uniformity):
         value = jax.jit(signal)(x)
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, signal(jnp.asarray(xy[0])), rtol=0.02)

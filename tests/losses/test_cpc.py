@@ -1,4 +1,4 @@
-"""CPC against brute force of the papers' equations, and itself on more devices."""
+"""CPC against the papers' equations in slow loops, and the same on more devices."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def arrays(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 @pytest.mark.parametrize('case', goldens.cases('cpc', 'grid'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
-def test_grid_of_brute_force(case: goldens.Case, precision: str):
+def test_grid_against_brute_force(case: goldens.Case, precision: str):
     f, skip = case.fields, case.fields['skip']
     inputs = [case.key(f['inputs'][name]) for name in ('c', 'z', 'W')]
 
@@ -44,7 +44,7 @@ def test_grid_of_brute_force(case: goldens.Case, precision: str):
 
 @pytest.mark.parametrize('case', goldens.cases('cpc', 'sequence'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
-def test_sequence_of_brute_force(case: goldens.Case, precision: str):
+def test_sequence_against_brute_force(case: goldens.Case, precision: str):
     def loss(c, z, W):
         each = cpc_sequence(c, z, W, jnp.asarray(case['neg_index']), scale=case.fields['scale'])
         return jnp.mean(each), each
@@ -120,19 +120,19 @@ def test_same_on_more_devices(arrays, rng, how: str, n: int):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 def test_directions(direction: str):
-    """Numbers on a grid: one step down in the rotate_to_direction grid is one step in that direction in the grid."""
+    """Numbers on a grid: one step down in the rotated grid is one step in that direction in the original grid."""
     grid = np.arange(2 * 4 * 3).reshape(2, 4, 3)
     step = {'down': 3, 'up': -3, 'right': 1, 'left': -1}[direction]
     assert np.all(np.diff(rotate_to_direction(jnp.asarray(grid), direction), axis=1) == step)
 
 
-def test_found_is_whether_the_own_latent_comes_first(arrays):
+def test_correct_is_whether_the_predicted_latent_has_the_largest_logit(arrays):
     c, z, W = map(jnp.asarray, arrays)
-    (found,) = cpc_terms(c, z, W[:1], offsets=(1,))
+    (output,) = cpc_terms(c, z, W[:1], offsets=(1,))
     p = np.einsum('bijc,cd->bijd', c[:, :-1], W[0])
     best = np.argmax(np.einsum('bijd,nd->bijn', p, z.reshape(-1, D)), axis=-1)
-    own = np.arange(B * R * C).reshape(B, R, C)[:, 1:]
-    np.testing.assert_array_equal(found.correct, best == own)
+    label = np.arange(B * R * C).reshape(B, R, C)[:, 1:]
+    np.testing.assert_array_equal(output.correct, best == label)
 
 
 @pytest.mark.parametrize('candidates', CANDIDATES)
@@ -152,10 +152,10 @@ def test_half_precision_inputs_give_float32(arrays):
     assert cpc_grid(c, z, W, offsets=(1, 2)).dtype == jnp.float32
 
 
-def test_what_does_not_fit_is_said(arrays):
-    with pytest.raises(ValueError, match=r'offsets \(4, 5\) do not fit a grid of 4 rows; use numbers from 1 to 3'):
+def test_errors(arrays):
+    with pytest.raises(ValueError, match=r'offsets \(4, 5\) do not fit a grid of 4 rows -> use numbers from 1 to 3'):
         cpc_grid(*arrays, offsets=(4, 5))
-    with pytest.raises(ValueError, match="candidates 'all' is unknown; use one of global, batch, image"):
+    with pytest.raises(ValueError, match="candidates 'all' is unknown -> choose from global, batch, image"):
         cpc_grid(*arrays, offsets=(1, 2), candidates='all')
-    with pytest.raises(ValueError, match="direction 'north' is unknown; use one of down, up"):
+    with pytest.raises(ValueError, match="direction 'north' is unknown -> choose from down, up"):
         rotate_to_direction(arrays[0], 'north')

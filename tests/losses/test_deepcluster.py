@@ -48,7 +48,7 @@ def slow_kmeans(z: np.ndarray, centroids: np.ndarray, seen: np.ndarray, iteratio
 
 @pytest.mark.parametrize('block', [4096, 7, 1])
 def test_kmeans_in_slow_loops(points, block, monkeypatch):
-    """Rows that take no part, a cluster that stays empty, and blocks that do not fit."""
+    """With ignored rows, a cluster that stays empty, and blocks that do not divide the rows."""
     monkeypatch.setattr(deepcluster, 'BLOCK', block)
     start = points[:K].copy()
     start[3] = -points[SEEN].mean(axis=0) / np.linalg.norm(points[SEEN].mean(axis=0))
@@ -98,10 +98,10 @@ def test_same_on_more_devices(points, scores, n, mode):
         devices = find_devices(mode, n)
         specs = (P('data'), P(), P('data'), P(None, 'data'), P('data'))
         results = (P(), P('data'), P(), P(None, 'data'))
-        found = devices.run(both('data'), specs, results)(*devices.place(tuple(given), specs))
-        found = devices.collect(found, results)
-    np.testing.assert_array_equal(found[1], expected[1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), tuple(found), expected)
+        actual = devices.run(both('data'), specs, results)(*devices.place(tuple(given), specs))
+        actual = devices.collect(actual, results)
+    np.testing.assert_array_equal(actual[1], expected[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), tuple(actual), expected)
 
 
 @pytest.mark.parametrize('case', goldens.cases('deepcluster_v2', 'epoch'))
@@ -116,12 +116,12 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str):
         centroids, assignments = [], []
         for head in f['heads']:
             z = jnp.asarray(memory[head['memory']], precision)
-            found, nearest = spherical_kmeans(z, z[case[head['init_rows']]], iterations=f['kmeans_iterations'])
-            goldens.assert_close(found, case[head['centroids']], tolerance, head['centroids'])
+            result, nearest = spherical_kmeans(z, z[case[head['init_rows']]], iterations=f['kmeans_iterations'])
+            goldens.assert_close(result, case[head['centroids']], tolerance, head['centroids'])
             of_image = np.full(f['dataset_size'], -1)
             of_image[index] = nearest
             assignments.append(of_image)
-            centroids.append(found)
+            centroids.append(result)
         np.testing.assert_array_equal(np.stack(assignments), np.maximum(case['assignments'], -1))
 
         @jax.jit
@@ -143,7 +143,7 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str):
                 goldens.assert_close(grad, case[head['grad_prototypes']][0, t], tolerance, f'grad prototypes {t}')
 
 
-def test_nobody_has_a_cluster(scores):
+def test_no_image_has_a_cluster(scores):
     loss, grad = jax.value_and_grad(lambda s: cluster_prediction(s, jnp.full(N, -1)))(jnp.asarray(scores, jnp.float32))
     assert loss == 0 and not grad.any()
 

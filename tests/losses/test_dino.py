@@ -1,4 +1,4 @@
-"""DINO's loss against the authors' values and slow loops, on more devices, at extremes, and what it keeps in memory."""
+"""DINO's loss against the authors' values and slow loops, on more devices, with extreme inputs; its use of memory."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ G, V, B, O = 2, 5, 8, 7
 @pytest.mark.parametrize('case', goldens.cases('dino_loss', 'train'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 def test_golden(case: goldens.Case, precision: str) -> None:
-    """Loss and gradient of every rank, and the centre, over epochs of a rising teacher temperature."""
+    """Loss and gradient of every rank, and the center, over epochs of a rising teacher temperature."""
     f, tolerance = case.fields, case.tolerances[precision]
     temperature = partial(
         teacher_temperature,
@@ -51,7 +51,7 @@ def test_golden(case: goldens.Case, precision: str) -> None:
             center = centers[0]
             goldens.assert_close(loss, case['loss'][t], tolerance, f'loss {t}')
             goldens.assert_close(grad.reshape(case['grad_student'][t].shape), case['grad_student'][t], tolerance)
-            goldens.assert_close(centers, np.broadcast_to(case['center'][t], centers.shape), tolerance, f'centre {t}')
+            goldens.assert_close(centers, np.broadcast_to(case['center'][t], centers.shape), tolerance, f'center {t}')
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_finite_at_extremes(arrays, scale: float):
     np.testing.assert_allclose(targets(teacher, center, 0.04).sum(-1), 1.0, rtol=1e-5)
 
 
-def test_a_student_that_agrees_is_at_the_entropy_of_the_teacher(arrays):
+def test_the_minimum_is_the_entropy_of_the_teacher(arrays):
     _, teacher, center = arrays
     p = targets(jnp.asarray(np.stack([teacher[0]] * G)), center, 0.07)
     student = jnp.stack([0.1 * jnp.log(p[0])] * V)
@@ -139,7 +139,7 @@ def test_half_precision_logits_give_a_float32_loss(arrays):
 
 
 def test_memory_of_the_paper_s_logits():
-    """10 crops of 65536 logits: beside logits and gradient there is room for less than one more copy of them."""
+    """10 crops of 65536 logits: besides logits and gradient, less than one more copy of the logits is stored."""
     B, O = 4, 65536
     student, teacher = (jax.ShapeDtypeStruct((views, B, O), jnp.float32) for views in (10, 2))
     center = jax.ShapeDtypeStruct((O,), jnp.float32)

@@ -21,7 +21,7 @@ def test_authors(case: goldens.Case, precision: str) -> None:
     goldens.assert_close(grad, case['grad_student'], tolerance, 'gradient')
 
 
-def test_the_teacher_s_own_logits_are_the_best(rng: np.random.Generator) -> None:
+def test_the_minimum_is_at_the_logits_of_the_teacher(rng: np.random.Generator) -> None:
     teacher = jnp.asarray(rng.normal(size=(4, 7)), jnp.float32)
     loss, grad = jax.value_and_grad(lambda s: distillation(s, teacher, temperature=2.0))(teacher)
     p = jax.nn.softmax(teacher / 2)

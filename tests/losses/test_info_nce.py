@@ -1,4 +1,4 @@
-"""InfoNCE against the equation in slow loops, the authors' values, and itself on more devices."""
+"""InfoNCE against the equation in slow loops and the authors' values, and the same on more devices."""
 
 import subprocess
 import sys
@@ -97,7 +97,7 @@ def test_same_on_more_devices(arrays, n: int, how: str):
 @pytest.mark.parametrize('case', goldens.cases('mocov3_loss', 'contrastive_loss'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 def test_mocov3_loss_of_the_authors(case: goldens.Case, precision: str):
-    """Every rank's own loss and gradient, through real collectives."""
+    """The loss and gradient of every rank, computed with collectives."""
     temperature, scale = case.fields['temperature'], case.fields['loss_scale']
 
     def local(q1, q2, k1, k2):
@@ -133,8 +133,8 @@ def test_half_precision_inputs_give_float32(arrays):
     assert info_nce_in_batch(q, k, temperature=T).dtype == jnp.float32
 
 
-def test_import_is_light():
-    """The promise to those who reuse a loss: jax alone."""
+def test_losses_import_no_heavy_package():
+    """Who reuses a loss needs jax alone."""
     code = (
         'import sys, contrastive_jax.losses; from contrastive_jax.losses import info_nce, info_nce_in_batch; '
         'heavy = {"flax", "tensorflow", "optax", "orbax", "ml_collections", "grain", "clu"} & set(sys.modules); '

@@ -26,7 +26,7 @@ def test_value_and_gradient_of_the_authors(case: goldens.Case, precision: str):
         value, grad = jax.jit(jax.value_and_grad(loss))(x)
         goldens.assert_close(value, case['loss'], tolerance, 'loss')
         goldens.assert_close(grad, case['grad_x'], tolerance, 'grad x')
-        # The gradient of unit features: ours normalises them again, which takes out its part along them.
+        # The gradient at unit features. Our loss normalizes them again, which removes the component along them.
         unit = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
         expected = case['grad_feat'] - unit * jnp.sum(case['grad_feat'] * unit, axis=-1, keepdims=True)
         goldens.assert_close(jax.jit(jax.grad(loss))(unit), expected, tolerance, 'grad features')
@@ -81,7 +81,7 @@ def test_same_on_more_devices(rng, how: str, n: int):
 @pytest.mark.parametrize('m', [1.0, 3.0])
 @pytest.mark.parametrize('temperature', [0.001, 0.1])
 def test_extreme_features_are_finite(m: float, temperature: float):
-    """A negative equal to the query while its own other view points away: P is 1 to the last digit."""
+    """A negative equals the query and the other view is opposite to it: P of the negative rounds to 1."""
     z1 = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     z2 = jnp.array([[-1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     loss_of = lambda z: instance_softmax(*z, temperature=temperature, negative_multiplier=m)  # noqa: E731

@@ -26,7 +26,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def arrays(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Features, a bank whose padding would be heard, own rows, and the others."""
+    """Features, a bank with large values in its padded rows, positive rows and sampled negative rows."""
     bank = rng.normal(size=(ROWS, D))
     bank[N:] = 10.0
     return rng.normal(size=(B, D)), bank, rng.choice(N, B, replace=False), rng.integers(0, N, (B, K))
@@ -40,7 +40,7 @@ def logits_of(v, bank, index, drawn, axis_name=None):
 
 
 def all_losses(v, bank, index, drawn, axis_name=None):
-    """The sum of the three, with Z from this batch."""
+    """The sum of the three losses, with Z from this batch."""
     logits = logits_of(v, bank, index, drawn, axis_name)
     log_Z = log_partition(logits, N, axis_name)
     full = non_parametric_softmax(v, bank, index, num_examples=N, temperature=T, axis_name=axis_name)
@@ -85,20 +85,20 @@ def test_gradients(arrays):
 
 
 @pytest.mark.parametrize('chunk', [1, 8 * B, 24 * B])
-def test_parts_of_the_bank_make_no_difference(arrays, monkeypatch, chunk: int):
-    """Parts of 1, 8 and 24 rows; 24 does not divide 64, so the last part reaches back."""
+def test_chunks_of_the_bank_change_no_result(arrays, monkeypatch, chunk: int):
+    """Chunks of 1, 8 and 24 rows; 24 does not divide 64, so the last chunk overlaps."""
     with jax.enable_x64(True):
         v, bank, index, drawn = map(jnp.asarray, arrays)
         expected = jax.jit(jax.value_and_grad(all_losses))(v, bank, index, drawn)
         monkeypatch.setattr(sys.modules['contrastive_jax.losses.nce'], 'CHUNK', chunk)
-        monkeypatch.setattr(memory, 'GATHERED', 3 * K * D)
+        monkeypatch.setattr(memory, 'MAX_GATHERED', 3 * K * D)
         actual = jax.jit(jax.value_and_grad(lambda *arrays: all_losses(*arrays)))(v, bank, index, drawn)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), actual, expected)
 
 
 @pytest.mark.parametrize(('how', 'n'), [('vmap', 1), ('shard_map', 2), ('vmap', 4), ('shard_map', 8)])
 def test_same_on_more_devices(arrays, how: str, n: int):
-    """On 8 devices the rows of three are all padding."""
+    """On 8 devices, three of them have only padded rows."""
 
     def local(v, bank, index, drawn):
         loss, grad = jax.value_and_grad(all_losses)(v, bank, index, drawn, 'data')

@@ -1,4 +1,4 @@
-"""NT-Xent against the equation in slow loops, the authors' values and gradients, and itself on more devices."""
+"""NT-Xent against the equation in slow loops, the authors' values and gradients, and the same on more devices."""
 
 from functools import partial
 from typing import Any
@@ -71,7 +71,7 @@ def test_authors(case: goldens.Case, precision: str) -> None:
 @pytest.mark.parametrize('case', goldens.cases('simclr_loss', 'contrastive_multi_device'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 def test_authors_on_several_devices(case: goldens.Case, precision: str) -> None:
-    """Every replica's loss, and the gradient of their mean, which flows through what the others gathered."""
+    """The loss of every replica, and the gradient of their mean, which includes the gathered projections."""
     f, tolerance = case.fields, case.tolerances[precision]
     assert f['gradient_of'] == 'mean over replicas of the per-replica loss'
 
@@ -137,7 +137,7 @@ def test_finite_at_extreme_inputs(arrays: Any, scale: float) -> None:
         assert jnp.isfinite(value) and jnp.isfinite(grad).all()
 
 
-def test_a_single_image_has_nothing_to_be_told_from() -> None:
+def test_a_single_image_has_no_negatives() -> None:
     z = jnp.ones((1, 4))
     assert nt_xent(z, -z, temperature=T) == 0.0
 

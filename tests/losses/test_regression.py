@@ -83,7 +83,7 @@ def test_simsiam_of_the_authors(case: goldens.Case, precision: str):
 
 
 def test_the_floors_are_the_authors():
-    """TF's is 1e-6 on the norm (1e-12 on its square), torch's CosineSimilarity 1e-8: below it, vectors are no units."""
+    """1e-6 on the norm in TF (1e-12 on its square), 1e-8 in torch's CosineSimilarity; shorter vectors stay shorter."""
     tiny = lambda norm: jnp.array([[norm, 0.0]])  # noqa: E731
     unit = tiny(1.0)
     for norm in (1e-3, 1e-6):

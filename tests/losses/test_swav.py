@@ -1,4 +1,4 @@
-"""SwAV's codes and its loss against the equations in slow loops, the authors' values, and itself on more devices."""
+"""SwAV's codes and loss against the equations in slow loops and the authors' values; the same on more devices."""
 
 from functools import partial
 
@@ -55,14 +55,14 @@ def test_equations(scores):
         np.testing.assert_allclose(loss, slow_loss(scores, np.stack(codes), 0.1), rtol=1e-12)
 
 
-def test_many_iterations_share_the_batch_evenly(scores):
+def test_many_iterations_assign_the_batch_evenly(scores):
     codes = np.asarray(sinkhorn(jnp.asarray(scores[0]), epsilon=0.5, iterations=100))
     np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(codes.sum(axis=0), B / K, rtol=1e-5)
 
 
 def test_gradients(scores):
-    """Those of the predictions against finite differences; none through the codes."""
+    """Gradients of the predictions against finite differences; no gradient through the codes."""
     with jax.enable_x64(True):
         scores = jnp.asarray(scores)
         codes = jnp.stack([sinkhorn(s) for s in scores[:2]])
@@ -105,15 +105,15 @@ def test_same_on_more_devices(scores, n, how):
         if how == 'shard_map':
             rows = P(None, 'data')
             mesh = find_devices(count=n).mesh
-            found = jax.jit(
+            actual = jax.jit(
                 jax.shard_map(both('data'), mesh=mesh, in_specs=rows, out_specs=(P(), rows, rows), check_vma=False)
             )(scores)
         else:
             split = jnp.moveaxis(scores.reshape(V, n, -1, K), 1, 0)
             mapped = {'pmap': partial(jax.pmap, devices=jax.devices()[:n]), 'vmap': jax.vmap}[how]
             loss, *others = mapped(both('data'), axis_name='data')(split)
-            found = (loss[0], *(jnp.moveaxis(x, 0, 1).reshape(-1, B, K) for x in others))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), found, expected)
+            actual = (loss[0], *(jnp.moveaxis(x, 0, 1).reshape(-1, B, K) for x in others))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), actual, expected)
 
 
 @pytest.mark.parametrize('case', goldens.cases('swav', 'sinkhorn'))
@@ -128,7 +128,7 @@ def test_sinkhorn_of_the_authors(case: goldens.Case, precision: str):
 
 @pytest.mark.parametrize('size', [0.0, 1e-30, 1e4, 1e30])
 def test_extreme_scores_stay_finite(rng, size):
-    """Unnormalised features, which overflow in the official code (facebookresearch/swav, issue 67)."""
+    """Features that are not normalized, which overflow in the official code (facebookresearch/swav, issue 67)."""
     scores = jnp.asarray(rng.normal(size=(2, B, K)) * size, jnp.float32)
     codes = [sinkhorn(s) for s in scores]
     loss, grads = jax.value_and_grad(lambda s: swapped_prediction(list(s), codes))(scores)

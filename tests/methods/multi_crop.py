@@ -1,4 +1,4 @@
-"""A network that changes nothing: golden files of the clustering methods begin at the projections."""
+"""The identity as a network: the golden files of the clustering methods start from projections."""
 
 import flax.linen as nn
 

@@ -1,4 +1,4 @@
-"""BYOL against its equations written out for a tiny network. Its schedules are tested in tests/test_updates.py."""
+"""BYOL against its equations written out for a tiny network. Its schedules are tested in tests/optim."""
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +63,18 @@ def test_a_training_is_that_of_the_equations(rng):
             # After the step: the target follows the new parameters. It has no predictor.
             xi = {part: jax.tree.map(lambda k, q: tau * k + (1 - tau) * q, xi[part], theta[part]) for part in xi}  # noqa: B023
 
-            (found, (state, metrics)), grads = ours(params, state, x1, x2, t / steps)
+            (loss_value, (state, metrics)), grads = ours(params, state, x1, x2, t / steps)
             params = optax.apply_updates(params, jax.tree.map(lambda g: -rate * g, grads))
             params, state = method.after_update(params, state, progress=t / steps)
-            np.testing.assert_allclose(found, expected, rtol=1e-10)
+            np.testing.assert_allclose(loss_value, expected, rtol=1e-10)
             compare(params, theta, 1e-9, 'online')
             compare(state.target, xi, 1e-9, 'target')
             compare(state.batch_stats, stats, 1e-9, 'statistics')
         assert 0.0 < metrics['alignment'] < 4.0 and set(state.target) == {'encoder', 'projector'}
 
 
-def test_the_target_starts_elsewhere():
-    """As in the official code; each from a key of its own, of the same distribution."""
+def test_the_target_has_other_initial_weights():
+    """As in the official code: the same distribution, with another key."""
     method = BYOL(network(12, True, None, jnp.float32, HEAD, HEAD))
     params, state = method.init(jax.random.key(0), {'views': (jnp.zeros((8, 6)),) * 2})
     online, target = (tree['projector']['linear_0']['kernel'] for tree in (params, state.target))

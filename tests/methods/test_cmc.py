@@ -1,4 +1,4 @@
-"""CMC step by step against the authors' code: both directions, both banks; and what of their MoCo is ours."""
+"""CMC step by step against the authors' code: both directions, both banks; and their MoCo with our losses and queue."""
 
 import flax.linen as nn
 import jax
@@ -8,14 +8,14 @@ import pytest
 
 from contrastive_jax.losses import log_partition, nce, sampled_softmax
 from contrastive_jax.methods import CMC, MethodState, memory
-from contrastive_jax.methods.instdis import unknown_log_Z
+from contrastive_jax.methods.instdis import init_log_Z
 from contrastive_jax.models import Network
 from contrastive_jax.models.split import Split
 from tests import goldens
 
 
 class Through(nn.Module):
-    """No network at all: the images are the features."""
+    """The identity: the images are the features."""
 
     output_dim: int = 0
 
@@ -38,13 +38,13 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, monkeypatch):
     )
     with jax.enable_x64(precision == 'float64'):
         given = lambda name: jnp.asarray(case.key(f['inputs'][name]), precision)  # noqa: E731
-        unknown = jax.tree.map(lambda z: z.astype(precision), unknown_log_Z(f['loss']))
+        log_Z = jax.tree.map(lambda z: z.astype(precision), init_log_Z(f['loss']))
         banks = {'bank_l': given('memory_l'), 'bank_ab': given('memory_ab')}
-        state = MethodState({}, {'online': {}}, {**banks, 'log_Z_l': unknown, 'log_Z_ab': unknown})
+        state = MethodState({}, {'online': {}}, {**banks, 'log_Z_l': log_Z, 'log_Z_ab': log_Z})
 
         @jax.jit
-        def step(x, state, y, drawn):
-            monkeypatch.setattr(memory, 'draw_rows', lambda *_: drawn)
+        def step(x, state, y, negatives):
+            monkeypatch.setattr(memory, 'sample_rows', lambda *_: negatives)
             batch = {'views': (x,), 'index': y}
             loss = lambda x: method.loss({}, state, {**batch, 'views': (x,)}, rng=None, progress=0.0)  # noqa: E731
             return jax.value_and_grad(loss, has_aux=True)(x)
@@ -54,7 +54,7 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, monkeypatch):
             idx = jnp.asarray(case.key(f['inputs']['idx'])[t], jnp.int32)
             (loss, (state, _)), grad = step(x, state, idx[:, 0], idx[:, 1:])
             goldens.assert_close(loss, case['loss_l'][t] + case['loss_ab'][t], tolerance, f'loss {t}')
-            # The stored gradients are of features that are taken as they are; our method makes them unit vectors.
+            # The stored gradients are those at unit features; our method normalizes the features again.
             for side, ours in zip(('l', 'ab'), jnp.split(grad, 2, axis=-1), strict=True):
                 unit = given(f'feat_{side}')[t]
                 expected = case[f'grad_{side}'][t]
@@ -71,8 +71,8 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, monkeypatch):
 def test_the_queue_of_their_moco(case: goldens.Case, precision: str):
     """MemoryMoCo: our losses on its logits, and our queue beside theirs.
 
-    Not ours, and so done here: the rows that the queue starts with are not unit vectors (`info_nce` would make them),
-    NCE over a queue, Z cut to an integer, and a queue that a batch need not divide; this one it does, and wraps.
+    The test itself does what our library does not have: initial rows that are not unit vectors (`info_nce` would
+    normalize them), NCE over a queue, and Z rounded down to an integer.
     """
     f, tolerance = case.fields, case.tolerances[precision]
     B, T = f['batch_size'], f['temperature']
@@ -103,8 +103,8 @@ def test_the_queue_of_their_moco(case: goldens.Case, precision: str):
         assert int(queue['slot']) == f['steps'] * B % f['queue_size'] // B
 
 
-def test_the_halves_learn_apart(rng):
-    """Each encoder sees its channels alone, and each bank takes the features of its own encoder."""
+def test_the_two_encoders_are_independent(rng):
+    """Each encoder gets its own channels only, and each bank the features of its own encoder."""
     method = CMC(
         Network(Split(l=Sum(), ab=Sum(), channels=1), Split(l=Sum(4), ab=Sum(4))), num_examples=9, num_negatives=3
     )

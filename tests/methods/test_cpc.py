@@ -1,4 +1,4 @@
-"""CPC as a method: directions, what is summed, and what its predictions can have seen."""
+"""CPC as a method: directions, the sum of its losses, and images or patches as input."""
 
 import dataclasses
 import functools
@@ -60,8 +60,8 @@ def test_all_directions_are_summed(patches):
 
 
 @pytest.mark.parametrize('direction', DIRECTIONS[1:])
-def test_a_direction_is_down_in_a_turned_grid(direction, patches):
-    """Patches keep their pixels, only their places are rotate_to_direction."""
+def test_a_direction_is_down_in_a_rotated_grid(direction, patches):
+    """The positions of the patches are rotated, their pixels are not."""
     params, state = start()
     as_down = {**params, **{part: {'down': params[part][direction]} for part in ('context', 'predict')}}
     loss, _ = loss_of(direction)(params, state, patches)
@@ -88,7 +88,7 @@ def test_it_is_the_loss_of_its_parts(patches):
 
 
 def test_images_are_cut_as_their_patches(rng):
-    """What evaluation gives the encoder is what it was trained on."""
+    """The encoder gets the same patches in evaluation as in training."""
     images = jnp.asarray(rng.normal(size=(B, 8, 8, 3)), jnp.float32)
     params, state = start()
     whole, _ = loss_of('down')(params, state, images)

@@ -33,7 +33,7 @@ def empty(method: DeepCluster, batch: int, dim: int) -> MethodState:
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 @pytest.mark.parametrize('count', [1, 4])
 def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int):
-    """With their clusters: the loss of every step, and the memory that it leaves behind."""
+    """With the authors' clusters: the loss of every step, and the memory after the epoch."""
     f, tolerance = case.fields, case.tolerances[precision]
     crops, n = sum(f['num_crops']), f['dataset_size']
     assert f['crops_for_assign'] == [0, 1]
@@ -62,8 +62,8 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int)
 
 
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('jit', 8), ('pmap', 2)])
-def test_clusters_of_what_was_seen(rng, mode, count):
-    """Each head clusters its bank from rows of it; who was not seen has no cluster; the banks are empty then."""
+def test_clusters_of_the_examples_that_were_seen(rng, mode, count):
+    """Each head clusters its bank, from initial centroids in it; unseen examples get no cluster; banks are emptied."""
     n, dim, heads = 40, 5, (6, 3, 7)
     method = DeepCluster(same(dim), heads, num_examples=n)
     devices = find_devices(mode, count)
@@ -79,17 +79,19 @@ def test_clusters_of_what_was_seen(rng, mode, count):
         state = devices.place(MethodState({}, {'online': {}}, memory), SPECS)
 
         def local(state):
-            drawn = method.draw(key, state.memory['banks'][0], jnp.any(state.memory['banks'][0] != 0, 1), 6, 'data')
-            return method.before_epoch(state, rng=key, axis_name='data'), drawn
+            sampled = method.init_centroids(
+                key, state.memory['banks'][0], jnp.any(state.memory['banks'][0] != 0, 1), 6, 'data'
+            )
+            return method.before_epoch(state, rng=key, axis_name='data'), sampled
 
-        new, drawn = devices.run(local, (SPECS,), (SPECS, P()))(state)
-        new, drawn = jax.device_get(devices.collect(new, SPECS)), jax.device_get(devices.collect(drawn, P()))
-        rows = [int(np.flatnonzero((banks[0] == row).all(1))[0]) for row in drawn]
+        new, sampled = devices.run(local, (SPECS,), (SPECS, P()))(state)
+        new, sampled = jax.device_get(devices.collect(new, SPECS)), jax.device_get(devices.collect(sampled, P()))
+        rows = [int(np.flatnonzero((banks[0] == row).all(1))[0]) for row in sampled]
         assert len(set(rows)) == 6 and seen[rows].all()
 
         for head, K in enumerate(heads):
             bank = jnp.asarray(banks[head % 2])
-            start = method.draw(jax.random.fold_in(key, head), bank, jnp.asarray(seen), K, None)
+            start = method.init_centroids(jax.random.fold_in(key, head), bank, jnp.asarray(seen), K, None)
             centroids, nearest = spherical_kmeans(bank, start, mask=jnp.asarray(seen))
             np.testing.assert_array_equal(new.memory['assignments'][:, head], nearest)
             np.testing.assert_allclose(new.memory['prototypes'][head], centroids, atol=1e-12)
@@ -108,7 +110,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ('mode', 'on_device', 'cuts'), [('jit', True, (1, 3, 4)), ('pmap', False, (3,))], ids=['resident', 'stream']
 )
-def test_a_run_with_a_survey_resumes_to_the_same_bits(data, mode, on_device, cuts, tmp_path):
+def test_a_run_that_initializes_memory_resumes_to_the_same_bits(data, mode, on_device, cuts, tmp_path):
     """Cut before, at and after the start of the second epoch, whose clusters belong to its first step."""
     config = little(
         'deepcluster', **{'parallel': mode, 'steps': 7, 'log_every_steps': 1, 'eval_every_steps': 0},
@@ -127,8 +129,8 @@ def test_a_run_with_a_survey_resumes_to_the_same_bits(data, mode, on_device, cut
 
 
 @pytest.mark.usefixtures('quick_runs')
-def test_a_signal_during_the_survey(data, tmp_path, monkeypatch):
-    """Nothing is saved, and the same command begins anew."""
+def test_a_signal_while_the_memory_is_initialized(data, tmp_path, monkeypatch):
+    """Nothing is saved, and the same command starts from the beginning."""
     config = little('deepcluster', **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'steps': 2})
     given, steps = feed.ResidentFeed.advance, []
 

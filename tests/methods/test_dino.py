@@ -103,14 +103,14 @@ def test_golden_head(case: goldens.Case) -> None:
     assert {name for name, path in paths.items() if decayed[path]} == set(f['weight_decay_params'])
     assert {name for name, path in paths.items() if not decayed[path]} == set(f['no_weight_decay_params'])
     for epoch in (0, 1):  # epochs of one step
-        frozen = moved_at(epoch, params, f['freeze_last_layer'])
+        frozen = unchanged_at(epoch, params, f['freeze_last_layer'])
         assert {name for name, path in paths.items() if path in frozen} == set(f[f'cancelled_at_epoch_{epoch}'])
 
 
-def moved_at(epoch: int, params: Any, freeze_epochs: int) -> set[str]:
-    """Paths that AdamW leaves where they are in step `epoch`, the last layer resting for `freeze_epochs` steps."""
+def unchanged_at(epoch: int, params: Any, freeze_epochs: int) -> set[str]:
+    """Paths that AdamW does not change in step `epoch`; the last layer is frozen for `freeze_epochs` steps."""
     make = lambda: optimizers.adamw(schedules.constant(0.1), weight_decay=0.1)  # noqa: E731
-    optimizer = optimizers.by_path(make(), {'resting': (('last_layer',), optimizers.freeze_for(make(), freeze_epochs))})
+    optimizer = optimizers.by_path(make(), {'frozen': (('last_layer',), optimizers.freeze_for(make(), freeze_epochs))})
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     state = optimizer.init(params)
     for _ in range(epoch + 1):
@@ -218,7 +218,7 @@ def test_temperature_by_epochs() -> None:
     assert [at(step) for step in (n - 1, n)] == pytest.approx([0.04, 0.055])
 
 
-def test_the_gain_is_trained_where_it_is_wanted() -> None:
+def test_the_gain_is_trained_if_configured() -> None:
     method, state, loss = first_loss('dino:tiny', **{'method.train_gain': True})
     assert state.params['last_layer']['gain'].shape == (1, method.output_dim)
     grads = jax.grad(lambda p: loss(p, state.method, jax.random.key(0))[0])(state.params)
@@ -227,7 +227,7 @@ def test_the_gain_is_trained_where_it_is_wanted() -> None:
     assert set(state.params['last_layer']) == {'kernel'}
 
 
-def test_the_last_layer_rests_in_the_first_epoch() -> None:
+def test_the_last_layer_is_frozen_in_the_first_epoch() -> None:
     config = runs.load('dino:tiny')
     assert config.optimizer.freeze_first == ('last_layer',)
     run, _ = runs.build(config)

@@ -1,4 +1,4 @@
-"""The moving average against slow loops; and what it must leave alone."""
+"""The moving average against slow loops; gradients, dtypes and BN statistics."""
 
 import dataclasses
 import math

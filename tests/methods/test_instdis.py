@@ -13,7 +13,7 @@ from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import InstDis, memory
-from contrastive_jax.methods.instdis import contrast, unknown_log_Z
+from contrastive_jax.methods.instdis import contrast_with_bank, init_log_Z
 from contrastive_jax.models import Network
 from tests import goldens
 
@@ -23,7 +23,7 @@ CASES = [*goldens.cases('instdis'), *goldens.cases('cmc', 'insdis')]
 
 
 def padded(rows: np.ndarray, precision: str) -> jax.Array:
-    """The bank with rows up to a multiple of 16 that would be heard if they counted."""
+    """The bank, padded to a multiple of 16 rows; the padding has large values, which must not change any result."""
     filling = np.full((-len(rows) % 16, rows.shape[1]), 10.0)
     return jnp.asarray(np.concatenate([rows, filling]), precision)
 
@@ -40,39 +40,39 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, devices: int):
 
     unit = normalize if 'normalize_epsilon' in f else lambda x: x  # CMC's are taken as they are, unit vectors
 
-    def step(x, bank, log_Z, y, drawn):
+    def step(x, bank, log_Z, y, negatives):
         def loss(x):
-            found = contrast(
-                unit(x), bank, y, drawn, log_Z,
+            output = contrast_with_bank(
+                unit(x), bank, y, negatives, log_Z,
                 objective=objective, num_examples=N, temperature=f['temperature'], axis_name='data',
             )  # fmt: skip
-            return found.loss, found
+            return output.loss, output
 
-        (loss, found), grad = jax.value_and_grad(loss, has_aux=True)(x)
-        bank = memory.bank_update(bank, y, normalize(x), f['momentum'], 'data')
+        (loss, output), grad = jax.value_and_grad(loss, has_aux=True)(x)
+        bank = memory.update_bank(bank, y, normalize(x), f['momentum'], 'data')
         return (
             collectives.pmean(loss, 'data'),
             grad / collectives.axis_size('data'),
             bank,
-            found.log_Z,
-            found.terms.positive_logit,
+            output.log_Z,
+            output.terms.positive_logit,
         )
 
     with jax.enable_x64(precision == 'float64'):
         rows, spec = P('data'), P()
         run = find_devices(count=devices).run(step, (rows, rows, spec, rows, rows), (spec, rows, rows, spec, rows))
         bank = padded(case.key(names['memory']), precision)
-        log_Z = jax.tree.map(lambda z: z.astype(precision), unknown_log_Z(objective))
+        log_Z = jax.tree.map(lambda z: z.astype(precision), init_log_Z(objective))
         for t in range(f['steps']):
             x = jnp.asarray(case.key(names['x'])[t], precision)
             y = jnp.asarray(case.key(names['y'])[t], jnp.int32)
             if K:
                 idx = jnp.asarray(case.key(names['idx'])[t], jnp.int32)
                 np.testing.assert_array_equal(idx[:, 0], y)
-                drawn = idx[:, 1:]
+                negatives = idx[:, 1:]
             else:
-                drawn = jnp.zeros((len(y), 0), jnp.int32)
-            loss, grad, bank, log_Z, positive = run(x, bank, log_Z, y, drawn)
+                negatives = jnp.zeros((len(y), 0), jnp.int32)
+            loss, grad, bank, log_Z, positive = run(x, bank, log_Z, y, negatives)
             goldens.assert_close(loss, case.key(outputs['loss'])[t], tolerance, f'loss {t}')
             goldens.assert_close(grad, case.key(outputs['grad'])[t], tolerance, f'gradient {t}')
             goldens.assert_close(bank[:N], case.key(outputs['memory'])[t], tolerance, f'bank {t}')
@@ -80,8 +80,8 @@ def test_steps_of_the_authors(case: goldens.Case, precision: str, devices: int):
             if objective == 'nce':
                 goldens.assert_close(jnp.exp(positive - log_Z), out[:, 0], tolerance, f'probability {t}')
             else:
-                own = out[:, 0] if K else out[np.arange(len(y)), y]
-                goldens.assert_close(positive, own, tolerance, f'logit {t}')
+                expected = out[:, 0] if K else out[np.arange(len(y)), y]
+                goldens.assert_close(positive, expected, tolerance, f'logit {t}')
             if 'normaliser' in outputs:
                 goldens.assert_close(jnp.exp(log_Z), case.key(outputs['normaliser'])[t], tolerance, f'Z {t}')
         np.testing.assert_array_equal(bank[N:], 10.0)
@@ -132,15 +132,15 @@ def test_the_proximal_term(batch):
     jax.tree.map(np.testing.assert_array_equal, after.memory, after_term.memory)
 
 
-def test_negatives_depend_on_the_place_in_the_batch_alone():
-    """Never a padded row, each with the same probability, the same on any number of devices."""
-    key, draw = jax.random.key(0), memory.draw_rows
-    all_here = draw(key, 8, 600, 12)
+def test_negatives_depend_on_the_position_in_the_batch_only():
+    """No padded row is sampled, all others equally often, and the same ones on any number of devices."""
+    key, sample = jax.random.key(0), memory.sample_rows
+    all_here = sample(key, 8, 600, 12)
     counts = np.bincount(np.asarray(all_here).ravel(), minlength=12)
     assert len(counts) == 12 and abs(counts - 400).max() < 100  # a standard deviation is 19
     assert len({tuple(row) for row in np.asarray(all_here)}) == 8
     for n in (2, 8):
-        here = jax.vmap(lambda _: draw(key, 8 // n, 600, 12, 'data'), axis_name='data')(jnp.arange(n))  # noqa: B023
+        here = jax.vmap(lambda _: sample(key, 8 // n, 600, 12, 'data'), axis_name='data')(jnp.arange(n))  # noqa: B023
         np.testing.assert_array_equal(here.reshape(8, 600), all_here)
 
 

@@ -1,4 +1,4 @@
-"""Queue and bank against plain numpy, and on more devices."""
+"""Queue and memory bank against numpy, and the same on more devices."""
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,12 @@ def test_queue_evicts_the_oldest(rng):
 
 
 def test_queue_must_hold_whole_batches():
-    with pytest.raises(ValueError, match='queue_size 10 is not a positive multiple of the batch size 4'):
+    with pytest.raises(ValueError, match='queue_size 10 is not a positive multiple of the batch size 4 -> use 8'):
         memory.init_queue(jax.random.key(0), 10, 4, 3)
 
 
 @pytest.mark.parametrize('n', [1, 2, 8])
-def test_bank_rows_stay_with_their_owner(rng, n: int):
+def test_bank_on_more_devices(rng, n: int):
     bank = memory.init_bank(jax.random.key(0), 1500, 4)
     assert bank.shape == (2048, 4) and float(jnp.abs(bank).max()) <= (4 / 3) ** -0.5
     index = jnp.asarray(rng.choice(1500, 16, replace=False), jnp.int32)
@@ -36,9 +36,9 @@ def test_bank_rows_stay_with_their_owner(rng, n: int):
     v /= np.linalg.norm(v, axis=1, keepdims=True)
 
     def local(bank, index, v):
-        read = memory.bank_read(bank, index, 'data')
-        mean = memory.bank_mean(bank, 1500, 'data')
-        return (read, memory.bank_update(bank, index, v, 0.5, 'data')), mean
+        read = memory.read_bank(bank, index, 'data')
+        mean = memory.mean_row(bank, 1500, 'data')
+        return (read, memory.update_bank(bank, index, v, 0.5, 'data')), mean
 
     run = find_devices(count=n).run(local, (P('data'),) * 3, (P('data'), P()))
     (read, updated), mean = run(bank, index, v)

@@ -1,4 +1,4 @@
-"""MoCo v1 and v2 against trajectories of the authors' code, and the symmetric variant against its two halves."""
+"""MoCo v1 and v2 against trajectories of the authors' code; the symmetric variant against both directions."""
 
 import jax
 import jax.numpy as jnp

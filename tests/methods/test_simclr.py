@@ -1,4 +1,4 @@
-"""SimCLR's step against one written out from its parts, and the memory of v2 against a queue kept by hand."""
+"""SimCLR's step against the same computed from its parts, and the memory of v2 against a queue in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def test_a_single_image_has_no_negatives():
 
 
 def test_memory(net, views, rng):
-    """Negatives of earlier batches; then the memory network moves and encodes both views, and the oldest go."""
+    """Negatives of earlier batches; then the memory network is updated, encodes both views, and they are enqueued."""
     method = SimCLRMemory(net, queue_size=4 * B, momentum=0.9, temperature=T)
     params, state = method.init(jax.random.key(0), {'views': views})
     moved = jax.tree.map(lambda x: x + 0.1, params)  # as after a step of the optimizer

@@ -1,4 +1,4 @@
-"""SwAV against trajectories of the authors' code: prototypes, resting and trained, and the queue."""
+"""SwAV against trajectories of the authors' code: prototypes, frozen and trained, and the queue."""
 
 import jax
 import jax.numpy as jnp
@@ -74,11 +74,11 @@ def test_trajectory(case: goldens.Case, precision: str, one_device: bool):
             goldens.assert_close(params['prototypes'], case['prototypes_after'][t], tolerance, f'prototypes {t}')
             params, _ = method.after_update(params, None, progress=0.0)
             if t == f['queue_after_fill_step'] and not one_device:
-                found = newest_first(np.asarray(memory['queues']), t)
-                goldens.assert_close(found, case['queue_after_fill'], tolerance, 'full queue')
+                queues = newest_first(np.asarray(memory['queues']), t)
+                goldens.assert_close(queues, case['queue_after_fill'], tolerance, 'full queue')
         if f['queue_size'] and not one_device:
-            found = newest_first(np.asarray(memory['queues']), f['steps'] - 1)
-            goldens.assert_close(found, case['queue_final'], tolerance, 'last queue')
+            queues = newest_first(np.asarray(memory['queues']), f['steps'] - 1)
+            goldens.assert_close(queues, case['queue_final'], tolerance, 'last queue')
 
 
 def test_the_queue_waits_for_its_epoch_and_until_it_is_full(rng):
@@ -109,7 +109,7 @@ HEAD = {'num_layers': 2, 'hidden_dim': 6, 'output_dim': 3}
 
 @pytest.fixture
 def crops(rng) -> tuple[jax.Array, ...]:
-    """Two views of one size, and two of another: the tiny encoder takes vectors, of which these are one in a row."""
+    """Two views of one size, and two of another: the tiny encoder flattens both to vectors of 7 numbers."""
     shapes = ((4, 7), (4, 7), (4, 1, 7), (4, 1, 7))
     return tuple(jnp.asarray(rng.normal(loc=i, size=shape), jnp.float32) for i, shape in enumerate(shapes))
 
@@ -131,8 +131,8 @@ def test_a_pass_for_each_size_and_one_of_the_head(crops):
     assert jax.tree.structure(new) == jax.tree.structure(stats)
 
 
-def test_a_bn_group_is_of_so_many_images(crops):
-    """Groups of 2 of 4 images are two batches of 2."""
+def test_a_bn_group_counts_images(crops):
+    """With 4 images, groups of 2 give the results of two batches of 2."""
     whole, halves = (network(5, True, group, jnp.float32, HEAD, None) for group in (None, 2))
     variables = whole.init(jax.random.key(0), crops[0], train=True)
     params, stats = variables['params'], variables['batch_stats']

@@ -14,7 +14,7 @@ from contrastive_jax.models.norm import BatchNorm
 
 
 class TinyEncoder(nn.Module):
-    """Linear without bias, optional BN, ReLU."""
+    """Linear without bias, optional BN, ReLU; inputs [B, ...] are flattened to vectors."""
 
     hidden_dim: int
     batch_norm: bool
@@ -23,6 +23,7 @@ class TinyEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool, axis_name: str | None = None):
+        x = x.reshape(x.shape[0], -1)
         x = nn.Dense(self.hidden_dim, use_bias=False, dtype=self.dtype, name='linear')(x)
         if self.batch_norm:
             x = BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name='bn')(

@@ -44,7 +44,7 @@ def test_an_image_that_is_not_of_one_height_and_width():
     ('image', 'size', 'stride', 'nearest'), [(9, 4, 2, (8, 10)), (200, 80, 36, (188, 224)), (3, 4, 2, (4, 6))]
 )
 def test_the_nearest_sizes_are_named(image, size, stride, nearest):
-    with pytest.raises(ValueError, match=f'image {image} is not filled by patches') as error:
+    with pytest.raises(ValueError, match=f'image size {image} is not filled by patches') as error:
         cut_patches(jnp.zeros((1, image, image, 3)), size, stride)
     assert str(error.value).endswith(f'use {nearest[0]} or {nearest[1]}')
     for proposed in nearest:

@@ -150,15 +150,15 @@ def test_settings_override_the_table() -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'encoder': {'name': 'resnet-50'}}, "encoder.name 'resnet-50' is unknown; did you mean resnet50"),
-        ({'encoder': {'name': 'vit_smal'}}, 'did you mean vit_small'),
-        ({'encoder': {}}, 'encoder.name None is unknown; Legal: resnet_tiny'),
-        ({'encoder': {**ENCODER, 'widht': 8}}, "has no field 'widht'; did you mean width"),
-        ({'projector': {**PROJECTOR, 'hiden_dim': 8}}, "projector has no field 'hiden_dim'; did you mean hidden_dim"),
+        ({'encoder': {'name': 'resnet-50'}}, "encoder.name 'resnet-50' is unknown; did you mean 'resnet50'? -> choose"),
+        ({'encoder': {'name': 'vit_smal'}}, "did you mean 'vit_small'"),
+        ({'encoder': {}}, 'encoder.name None is unknown -> choose from resnet_tiny'),
+        ({'encoder': {**ENCODER, 'widht': 8}}, "has no field 'widht'; did you mean 'width'? -> choose"),
+        ({'projector': {**PROJECTOR, 'hiden_dim': 8}}, "projector has no field 'hiden_dim'; did you mean 'hidden_dim'"),
         ({'projector': {**PROJECTOR, 'name': 'mlp'}}, "projector has no field 'name'"),
-        ({'predictor': {'num_layers': 2}}, 'predictor lacks hidden_dim, output_dim'),
-        ({'dtype': 'float16'}, "dtype 'float16' is not supported; use float32 or bfloat16"),
-        ({'dtype': 'fp32'}, "dtype 'fp32' is not supported; use float32 or bfloat16"),
+        ({'predictor': {'num_layers': 2}}, 'predictor lacks hidden_dim, output_dim -> an MLP needs num_layers, hidden'),
+        ({'dtype': 'float16'}, "dtype 'float16' is not supported -> use float32 or bfloat16"),
+        ({'dtype': 'fp32'}, "dtype 'fp32' is not supported -> use float32 or bfloat16"),
     ],
 )
 def test_wrong_configs(arguments: dict[str, Any], message: str) -> None:

@@ -174,7 +174,7 @@ def test_init_is_one_group_and_leaves_statistics_alone() -> None:
 
 @pytest.mark.parametrize('group_size', [None, 4])
 def test_a_biased_running_variance(group_size: int | None) -> None:
-    """Keras and Haiku keep the variance of n, torch that of n - 1; what the batch is normalised with is the same."""
+    """Keras and Haiku keep the variance of n, torch that of n - 1; what the batch is normalized with is the same."""
     x, _, variables = inputs()
     with jax.enable_x64(True):
         model = BatchNorm(group_size=group_size, momentum=0.0, epsilon=EPSILON, dtype=jnp.float64)

@@ -367,5 +367,5 @@ def test_unknown_choices(fields: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(('name', 'ratio'), [('resnet_tiny', 0.0625), ('resnet50', -0.1), ('resnet50', 2.0)])
 def test_selective_kernels_are_for_bottlenecks(name: str, ratio: float) -> None:
-    with pytest.raises(ValueError, match=rf'sk_ratio {ratio} must be 0, or at most 1 and in bottleneck blocks'):
+    with pytest.raises(ValueError, match=rf'sk_ratio {ratio} must be 0, or at most 1 with bottleneck blocks'):
         parameters(resnet(name, sk_ratio=ratio))

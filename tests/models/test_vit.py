@@ -402,16 +402,16 @@ def test_other_image_sizes_use_the_same_parameters(position: str) -> None:
 
 
 def test_positions_are_learned_on_a_square() -> None:
-    with pytest.raises(ValueError, match='make the parameters with 2x2'):
+    with pytest.raises(ValueError, match='this one is 2x4; initialize the parameters with square images'):
         VisionTransformer(**TINY, position='learned').init(jax.random.key(0), jnp.zeros((1, 8, 16, 3)), train=True)
 
 
 @pytest.mark.parametrize(
     ('fields', 'size', 'message'),
     [
-        ({'patch_size': 16}, 225, 'image 225 % patch 16 = 1; use 224 or 240'),
-        ({'patch_size': 16}, 8, 'image 8 % patch 16 = 8; use 16'),
-        ({'num_heads': 5}, 224, 'ViT width 192 % num_heads 5 = 2'),
+        ({'patch_size': 16}, 225, 'image size 225 is not divisible by patch_size 16; use 224 or 240'),
+        ({'patch_size': 16}, 8, 'image size 8 is not divisible by patch_size 16; use 16'),
+        ({'num_heads': 5}, 224, 'ViT width 192 is not divisible by num_heads 5'),
         ({'width': 18, 'num_heads': 2}, 32, 'multiple of 4'),
         ({'stem': 'conv', 'patch_size': 8}, 32, 'patch_size 16'),
         ({'stem': 'mlp'}, 32, 'is unknown; use patch or conv'),

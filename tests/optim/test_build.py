@@ -1,4 +1,4 @@
-"""What a config's sections `optimizer` and `schedule` come to: schedules, and parameters that are treated apart."""
+"""The optimizer that is built from a config: schedules, and parameters with an optimizer of their own."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.base import OPTIMIZERS, base_config
+from contrastive_jax.config.base import base_config
+from contrastive_jax.config.fields import OPTIMIZERS
 from contrastive_jax.methods import ema
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import base_rate, build_optimizer
@@ -51,7 +52,7 @@ def cosine(first: float, last: float) -> list[float]:
 
 @pytest.mark.parametrize('duration', [{'freeze_epochs': 1.5}, {'freeze_steps': 3, 'freeze_epochs': 9.0}])
 def test_dino(problem: Any, duration: dict[str, float]) -> None:
-    """AdamW whose weight decay rises and spares biases; a last layer that starts late, with moments of its own."""
+    """AdamW with increasing weight decay, except of biases; the last layer is frozen at first."""
     params, grads = problem
     config = config_of(
         **{
@@ -95,20 +96,20 @@ def test_a_learning_rate_for_a_module(problem: Any) -> None:
 
 
 def test_swav(problem: Any) -> None:
-    """LARC, and prototypes that rest: their momentum and weight decay too."""
+    """LARC; the prototypes are frozen at first, and so are their momentum and weight decay."""
     params, grads = problem
     fields = {'optimizer.name': 'larc', 'optimizer.learning_rate': 4.0, 'schedule.name': 'constant'}
     late = config_of(**fields, **{'optimizer.freeze_first': ('head',), 'optimizer.freeze_steps': 2})
     after = trajectory(late, params, grads)
     plain = trajectory(config_of(**fields), params, grads)
     np.testing.assert_array_equal(after['encoder']['w'], plain['encoder']['w'])
-    rested = {'head': {'w': np.concatenate([grads['head']['w'][2:], grads['head']['w'][:2]])}}
+    frozen_first = {'head': {'w': np.concatenate([grads['head']['w'][2:], grads['head']['w'][:2]])}}
     optimizer = optimizers.larc(lambda _: 4.0, momentum=0.9, weight_decay=1e-4)
     with jax.enable_x64(True):
         w = {'head': {'w': jnp.asarray(params['head']['w'])}}
         state = optimizer.init(w)
         for t in range(STEPS - 2):
-            moves, state = optimizer.update(jax.tree.map(lambda g: jnp.asarray(g[t]), rested), state, w)  # noqa: B023
+            moves, state = optimizer.update(jax.tree.map(lambda g: jnp.asarray(g[t]), frozen_first), state, w)  # noqa: B023
             w = optax.apply_updates(w, moves)
     np.testing.assert_allclose(after['head']['w'], w['head']['w'], rtol=1e-12)
 

@@ -58,7 +58,7 @@ def test_sgd_and_adams_are_torch(rng: np.random.Generator):
             np.testing.assert_allclose(w['w'], expected, rtol=1e-12)
 
 
-def test_frozen_parameters_rest(rng: np.random.Generator):
+def test_frozen_parameters_have_no_update_and_no_state(rng: np.random.Generator):
     params = {'encoder': {'patch_embed': {'kernel': jnp.ones(3)}, 'patch_embedding': jnp.ones(3)}, 'head': jnp.ones(2)}
     optimizer = optimizers.by_path(
         optimizers.adamw(lambda t: 0.1, weight_decay=0.5), {'frozen': (('encoder/patch_embed',), optax.set_to_zero())}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbors
 from contrastive_jax.models.cpc import cut_patches
@@ -51,7 +52,7 @@ def folder(tmp_path: Path) -> sources.Source:
     (tmp_path / 'images').mkdir()
     for i in range(3):
         Image.new('RGB', (9 + 4 * i, 12), (80 * i, 20, 30)).save(tmp_path / 'images' / f'{i}.png')
-    return sources.load('folder', path=str(tmp_path / 'images'), image_size=8)
+    return open_source('folder', path=str(tmp_path / 'images'), image_size=8)
 
 
 @pytest.fixture
@@ -65,14 +66,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 def test_the_contact_sheet(tmp_path: Path, run: Run) -> None:
     path = tmp_path / 'augmentation.png'
-    pictures.contact_sheet(sources.load('digits'), run.policy, run.image_size, run.seed, path)
+    pictures.contact_sheet(open_source('digits'), run.policy, run.image_size, run.seed, path)
     # A row for each of eight images: the original, and two draws of both views.
     assert size_of(path) == pytest.approx(grid_size(pictures.ROWS, 1 + 2 * pictures.DRAWS), abs=1)
     assert os.listdir(tmp_path) == ['augmentation.png']
 
 
 def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, calls: list[tuple]) -> None:
-    digits = sources.load('digits')
+    digits = open_source('digits')
     pictures.contact_sheet(digits, run.policy, run.image_size, run.seed, Path('x.png'))
     pictures.contact_sheet(folder, run.policy, run.image_size, run.seed, Path('y.png'))
     (images, views, path), (few, few_views, _) = calls
@@ -89,7 +90,7 @@ def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, calls: l
 
 def test_small_crops_are_called_local_views() -> None:
     policy = Policy(local_crops=6, local_size=4, jitter_probability=0.0, blur=(0.0, 0.0), local_blur=0.0)
-    _, views = pictures.augmented(sources.load('digits'), policy, 8, seed=0)
+    _, views = pictures.augmented(open_source('digits'), policy, 8, seed=0)
     assert list(views)[2:5] == ['local view 1, draw 1', 'local view 2, draw 1', 'view 1, draw 2']
     assert [x.shape for x in views.values()] == 2 * [(8, 8, 8, 3), (8, 8, 8, 3), (8, 4, 4, 3), (8, 4, 4, 3)]
 
@@ -113,7 +114,7 @@ def test_patches_are_shown_side_by_side(rng: np.random.Generator) -> None:
 
 
 def test_neighbors(tmp_path: Path, config: ConfigDict, folder: sources.Source) -> None:
-    digits, test = sources.load('digits'), sources.load('digits', split='test')
+    digits, test = open_source('digits'), open_source('digits', split='test')
     rng = np.random.default_rng(0)
     found = Neighbors(rng.permutation(360)[:8], rng.integers(0, 1437, (8, 8)))
     pictures.neighbors(digits, test, found, config, tmp_path / 'neighbors.png')
@@ -123,7 +124,7 @@ def test_neighbors(tmp_path: Path, config: ConfigDict, folder: sources.Source) -
 
 
 def test_what_neighbors_show(config: ConfigDict, folder: sources.Source, calls: list[tuple]) -> None:
-    digits, test = sources.load('digits'), sources.load('digits', split='test')
+    digits, test = open_source('digits'), open_source('digits', split='test')
     found = Neighbors(np.array([3, 359]), np.array([[5, 0, 1436], [1, 2, 3]]))
     pictures.neighbors(digits, test, found, config, Path('x.png'))
     pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), config, Path('y.png'))

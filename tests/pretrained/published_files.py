@@ -1,4 +1,4 @@
-"""Files of exactly the form in which checkpoints are published, written without PyTorch."""
+"""Writes files in exactly the formats of published checkpoints, without PyTorch."""
 
 import io
 import pickle
@@ -13,20 +13,22 @@ import numpy as np
 from contrastive_jax.pretrained import writers
 
 
-def content(sections: Mapping[str, Any]) -> tuple[bytes, list[np.ndarray]]:
-    """The pickle of a checkpoint {'epoch': 200, 'state_dict': {...}} or of a state dict, and its numbers in order.
+def content(sections: Mapping[str, Any], view: tuple[None, ...] = ()) -> tuple[bytes, list[np.ndarray]]:
+    """The pickle of a checkpoint {'epoch': 200, 'state_dict': {...}} or of a state dict, and its arrays in order.
 
-    Values are state dicts, plain Python, or bytes: the instructions of a pickle as they are.
+    Args:
+      sections: the values are state dicts, plain Python values, or bytes: the instructions of a pickle.
+      view: the end of a storage's description, (None,) before torch 1.6.
     """
     if _is_state(sections):
-        return pickle.PROTO + b'\x02' + writers.state_dict(sections) + b'.', list(sections.values())
+        return pickle.PROTO + b'\x02' + writers.state_dict(sections, view) + b'.', list(sections.values())
     body, arrays = b'', []
     for name, value in sections.items():
         body += _spelled(name)
         if _is_state(value):
             items = {key: (str(i), x) for i, (key, x) in enumerate(value.items(), start=len(arrays))}
             body += writers._ordered_dict()
-            body += writers._items({key: writers._tensor(i, x, ()) for key, (i, x) in items.items()})
+            body += writers._items({key: writers._tensor(i, x, view) for key, (i, x) in items.items()})
             arrays += list(value.values())
         else:
             body += value if isinstance(value, bytes) else _spelled(value)
@@ -38,7 +40,7 @@ def _is_state(value: Any) -> bool:
 
 
 def _spelled(value: Any) -> bytes:
-    """Without the frame that makes a pickle of it, and without a memo, which would be that of another."""
+    """The instructions for a value, without PROTO and STOP and without a memo, which would clash with other values."""
     out = io.BytesIO()
     pickler = pickle.Pickler(out, 2)
     pickler.fast = True
@@ -47,7 +49,7 @@ def _spelled(value: Any) -> bytes:
 
 
 def write_zip(path: Path, program: bytes, arrays: list[np.ndarray] = [], **members: bytes) -> Path:  # noqa: B006
-    """A file of torch.save since 1.6."""
+    """Writes a file as torch.save does since 1.6."""
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('archive/data.pkl', program)
         for key, array in enumerate(arrays):
@@ -58,7 +60,7 @@ def write_zip(path: Path, program: bytes, arrays: list[np.ndarray] = [], **membe
 
 
 def write_legacy(path: Path, program: bytes, arrays: list[np.ndarray] = []) -> Path:  # noqa: B006
-    """A file of torch.save before 1.6."""
+    """Writes a file as torch.save did before 1.6."""
     sizes = {'short': 2, 'int': 4, 'long': 4}
     machine = {'protocol_version': 1001, 'little_endian': True, 'type_sizes': sizes}
     out = io.BytesIO()
@@ -73,7 +75,7 @@ def write_legacy(path: Path, program: bytes, arrays: list[np.ndarray] = []) -> P
 
 
 def write(path: Path, sections: Mapping[str, Any], legacy: bool = False) -> Path:
-    return (write_legacy if legacy else write_zip)(path, *content(sections))
+    return (write_legacy if legacy else write_zip)(path, *content(sections, (None,) if legacy else ()))
 
 
 def prefixed(prefix: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -84,12 +86,12 @@ def prefixed(prefix: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def write_byol(path: Path, state: Mapping[str, Any], mapping: str = 'FlatMapping') -> Path:
-    """A file of BYOL's `checkpointing.py`, in protocol 2: named tuples, mappings and arrays as dill spells them.
+    """Writes a file like BYOL's `checkpointing.py`, in protocol 2: dill's named tuples, mappings and arrays.
 
     Args:
-      path: where.
+      path: the file.
       state: {'online_params': {module: {leaf: array}}, ..., 'opt_state': ...}.
-      mapping: Haiku's name, at that time, of its immutable mapping.
+      mapping: the name of Haiku's immutable mapping, which changed over time.
     """
     trees = {name: _haiku(tree, mapping) for name, tree in state.items() if name != 'opt_state'}
     momentum = _named_tuple('LarsState', 'byol.utils.optimizers', {'momentum': trees['online_params']})
@@ -123,6 +125,6 @@ def _jax_array(x: np.ndarray) -> bytes:
 
 
 def _reduced(x: np.ndarray) -> tuple[bytes, bytes, bytes]:
-    """numpy's function, its arguments and the state, as `x.__reduce__()` has them."""
+    """numpy's function, its arguments and the state, as in `x.__reduce__()`."""
     _, arguments, state = x.__reduce__()
     return writers._name('numpy.core.multiarray', '_reconstruct'), _spelled(arguments), _spelled(state)

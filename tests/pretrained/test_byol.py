@@ -1,4 +1,4 @@
-"""BYOL's checkpoints, of exactly the published form, give the features of Haiku's network."""
+"""Checkpoints in the format that BYOL published give the features of Haiku's network."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from jax import lax
 from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import architecture, haiku_names, names, weights
+from contrastive_jax.pretrained import architecture, haiku_names, names, pixels
+from contrastive_jax.pretrained.assemble import assemble, shapes
 from tests import goldens, runs
 from tests.pretrained import published_files
 
@@ -46,7 +47,7 @@ def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> jax.
     blocks = sorted({match[0] for name in params if (match := re.search(r'block_group_\d+/~/block_\d+', name))})
     for name in blocks:
         layers = sum(f'{root}/~/{name}/~/conv_{i}' in params for i in range(3))
-        strided = layers - 2  # the 3x3 of a bottleneck; the first of a basic block, as Haiku has it since 2021
+        strided = layers - 2  # the 3x3 convolution of a bottleneck, the first one of a basic block (Haiku since 2021)
         first = name.endswith('block_0') and 'block_group_0' not in name
         y = x
         for i in range(layers):
@@ -76,8 +77,8 @@ def test_the_oracle_is_haiku(case: goldens.Case) -> None:
 # ================================ files ================================
 
 
-def haiku(made: pretrained.Weights, root: str = 'res_net50') -> tuple[Tree, Tree]:
-    """An encoder's parameters and state under Haiku's names, turned by hand."""
+def haiku(made: pretrained.Encoder, root: str = 'res_net50') -> tuple[Tree, Tree]:
+    """An encoder's parameters and state under Haiku's names, converted independently of the library."""
     params: Tree = {}
     state: Tree = {}
     for path, x in made.flat.items():
@@ -102,12 +103,12 @@ def haiku(made: pretrained.Weights, root: str = 'res_net50') -> tuple[Tree, Tree
 
 
 def checkpoint(seed: int = 0) -> dict[str, Any]:
-    """What BYOL keeps: two networks with their heads, and the optimizer."""
+    """The content of a BYOL checkpoint: two networks with their heads, and the optimizer."""
     rng = np.random.default_rng(seed)
-    shapes = weights.shapes(CONFIG, SIZE)
-    arrays = {path: rng.uniform(-0.3, 0.5, shape) for path, shape in shapes.items()}
-    arrays |= {path: rng.uniform(0.5, 1.5, shape) for path, shape in shapes.items() if path.endswith(('scale', 'var'))}
-    params, state = haiku(weights.make(CONFIG, arrays, SIZE, 'seed'))
+    sizes = shapes(CONFIG, SIZE)
+    arrays = {path: rng.uniform(-0.3, 0.5, shape) for path, shape in sizes.items()}
+    arrays |= {path: rng.uniform(0.5, 1.5, shape) for path, shape in sizes.items() if path.endswith(('scale', 'var'))}
+    params, state = haiku(assemble(CONFIG, arrays, SIZE, 'seed'))
     for head in ('projector', 'predictor'):
         params[f'{head}/linear'] = {'w': np.ones((4, 4), np.float32), 'b': np.ones(4, np.float32)}
         params[f'{head}/batch_norm'] = {leaf: np.ones((1, 4), np.float32) for leaf in ('scale', 'offset')}
@@ -122,23 +123,25 @@ def checkpoint(seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ('form', 'network', 'mapping'), [('', 'online', 'FlatMapping'), ('byol-target', 'target', 'frozendict')]
+    ('weights', 'network', 'mapping'), [(None, 'online', 'FlatMapping'), ('target', 'target', 'frozendict')]
 )
-def test_features(tmp_path: Path, form: str, network: str, mapping: str) -> None:
+def test_features(tmp_path: Path, weights: str | None, network: str, mapping: str) -> None:
     held = checkpoint()
     said: list[str] = []
     path = published_files.write_byol(tmp_path / 'pretrain_res50x1.pkl', held, mapping)
-    made = pretrained.load(path, form=form, say=said.append)
-    assert said[0] == f"form: {form or 'byol'}, section 'experiment_state', names {network}_*"
-    assert any(line.startswith('left behind, the head') for line in said)
-    assert made.config == {
+    made = pretrained.load(path, weights, say=said.append)
+    assert said[0] == f"form: byol, section 'experiment_state', names {network}_*"
+    assert said[1].startswith(f'network: {network} network (weights={network}); the file also contains the ')
+    assert made.source == f'{path}, {network} network'
+    assert any(line.startswith('skipped, head: ') for line in said)
+    assert made.architecture == {
         'name': 'resnet50', 'stage_sizes': [1, 2, 1, 1], 'width': 8, 'stem': 'imagenet', 'padding': 'same',
         'bn_unbiased': False,
     }  # fmt: skip
-    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('byol')))
+    assert pixels.fields(made.policy) == pixels.fields(build_policy(runs.load('byol')))
     x = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
     with jax.default_matmul_precision('highest'):
-        h = jax.jit(lambda v: made.encoder.apply(v, x, train=False))(made.variables)
+        h = jax.jit(lambda v: made.module.apply(v, x, train=False))(made.variables)
         expected = jax.jit(forward)(held[f'{network}_params'], held[f'{network}_state'], x)
     goldens.assert_close(h, expected, 1e-4)
     assert np.std(np.asarray(h), axis=0).max() > 1e-3
@@ -147,12 +150,22 @@ def test_features(tmp_path: Path, form: str, network: str, mapping: str) -> None
 @pytest.mark.parametrize(
     ('network', 'module', 'leaf', 'line'),
     [
-        ('online_params', 'res_net50/~/other', 'w', r'params/res_net50/~/other/w \[2\] has no place'),
-        ('online_params', 'res_net50/~/initial_conv', 'b', r'initial_conv/b \[2\] has no place'),
-        ('online_params', 'res_net50/~/block_group_0/~/block_0/~/conv_1', 'w', r'conv2/kernel is \[2\] instead of'),
-        ('online_state', 'res_net50/~/initial_batchnorm/~/mean_ema', 'average', r'bn1/mean is \[2\] instead of \[8\]'),
-        ('online_params', 'res_net50/~/initial_batchnorm', 'scale', r'scale is \[2\] instead of \[8\]'),
-        ('aux', 'x', 'w', r'names that byol checkpoints do not have: aux/x/w -> leave them behind'),
+        ('online_params', 'res_net50/~/other', 'w', r'params/res_net50/~/other/w \[2\] is unexpected'),
+        ('online_params', 'res_net50/~/initial_conv', 'b', r'initial_conv/b \[2\] is unexpected'),
+        (
+            'online_params',
+            'res_net50/~/block_group_0/~/block_0/~/conv_1',
+            'w',
+            r'conv2/kernel has shape \[2\]',
+        ),
+        (
+            'online_state',
+            'res_net50/~/initial_batchnorm/~/mean_ema',
+            'average',
+            r'bn1/mean has shape \[2\] instead',
+        ),
+        ('online_params', 'res_net50/~/initial_batchnorm', 'scale', r'scale has shape \[2\] instead of \[8\]'),
+        ('aux', 'x', 'w', r'names that byol checkpoints do not have: aux/x/w -> skip them'),
     ],
 )
 def test_every_name_is_accounted_for(tmp_path: Path, network: str, module: str, leaf: str, line: str) -> None:
@@ -170,9 +183,9 @@ def test_a_missing_name(tmp_path: Path) -> None:
 
 
 def test_resnet200_twice_as_wide() -> None:
-    """The larger of the two published encoders, by its names and shapes."""
+    """The larger of the two published encoders is detected from its names and shapes."""
     config = {'name': 'resnet200', 'width_multiplier': 2, 'padding': 'same'}
-    arrays = {path: np.broadcast_to(np.float32(0), shape) for path, shape in weights.shapes(config, 32).items()}
+    arrays = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes(config, 32).items()}
 
     class Made:
         flat = arrays

@@ -1,4 +1,4 @@
-"""The encoder of a run: its weights, its pixels' normalisation, and a folder that is only read."""
+"""The encoder of a run: its weights and input normalization; loading does not change the workdir."""
 
 import json
 import shutil
@@ -8,22 +8,22 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import pretrained
+from contrastive_jax import load_encoder, pretrained
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import CheckpointError, UserError
-from contrastive_jax.pretrained.encoder import load_encoder
+from contrastive_jax.pretrained import export
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, saved
 from tests.little import get_config
 from tests.whole_runs import tree_digest
 
-# A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
+# A read that Orbax cancels may end after its event loop is closed; pytest reports that as a warning.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
 @pytest.fixture(scope='module')
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MoCo v2, steps 3 and 6."""
+    """A run of MoCo v2 with checkpoints of steps 3 and 6."""
     workdir = tmp_path_factory.mktemp('moco')
     saved.save(get_config('mocov2'), workdir, (3, 6))
     return workdir
@@ -31,7 +31,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workdir(given: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(given, tmp_path / 'run'))
 
 
@@ -60,7 +60,7 @@ def test_the_newest_is_taken_and_nothing_is_touched(given: Path) -> None:
 
 
 def test_every_config_describes_its_encoder_as_json(tmp_path: Path) -> None:
-    """JSON has no tuples and no classes."""
+    """A config becomes JSON, which has no tuples, and describes the encoder after it is read again."""
     for name in runs.CONFIGS:
         (tmp_path / 'config.json').write_text(runs.load(name).to_json())
         with pytest.raises(CheckpointError, match='there is none'):
@@ -103,7 +103,7 @@ def test_another_architecture(workdir: Path) -> None:
         ('{}', 'describes no encoder'),
         ('{"encoder": 3}', 'describes no encoder'),
         ('{"encoder": {"name": "resnet51"}}', 'describes no encoder'),
-        ('{"protocol": "knn", "init": "runs/a"}', r'workdir of an evaluation \(knn\) -> .* that it judged: runs/a'),
+        ('{"protocol": "knn", "init": "runs/a"}', r'workdir of an evaluation \(knn\) -> .* that it evaluated: runs/a'),
     ],
 )
 def test_no_run(tmp_path: Path, config: str | None, line: str) -> None:
@@ -120,7 +120,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_a_config_is_data(workdir: Path) -> None:
-    """Values that look like code are text."""
+    """Values that look like code are not executed."""
     config = json.loads((workdir / 'config.json').read_text())
     config['augment']['interpolation'] = '__import__("os").system("touch canary")'
     (workdir / 'config.json').write_text(json.dumps(config))
@@ -137,7 +137,7 @@ def test_images_must_be_bytes(given: Path) -> None:
 
 
 def test_under_jit(given: Path) -> None:
-    """It is a pure function of images, for use in another program."""
+    """An encoder is a pure function of images, so another jitted program can call it."""
     encoder = load_encoder(given)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     np.testing.assert_allclose(jax.jit(encoder)(images), encoder(images), rtol=1e-5)
@@ -151,11 +151,34 @@ def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> N
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     np.testing.assert_array_equal(encoder(images), expected(images))
     assert encoder.image_size == expected.image_size
-    with pytest.raises(UserError, match='is no workdir, which alone has a target'):
+    with pytest.raises(UserError, match='holds one network, and no target -> choose weights'):
         load_encoder(tmp_path / 'x.safetensors', 'target')
 
 
-# ================================ from the middle of the head ================================
+def test_a_file_describes_the_encoder_as_it_was_loaded(tmp_path: Path) -> None:
+    """A file can hold an encoder for another image size, but not one whose features were changed."""
+    saved.save(get_config('dino'), tmp_path / 'run')
+    encoder = load_encoder(tmp_path / 'run').at_size(12)
+    pretrained.save(tmp_path / 'x.safetensors', encoder)
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    again = load_encoder(tmp_path / 'x.safetensors')
+    assert (again.image_size, again.step, again.source) == (12, None, encoder.source)
+    np.testing.assert_array_equal(again(images), encoder(images))
+    saved.save(get_config('instdis'), tmp_path / 'instdis')
+    for changed in (encoder.with_tokens(2), load_encoder(tmp_path / 'instdis', projector_layers=1).projected()):
+        for write, name in ((pretrained.save, 'y.safetensors'), (export.write, 'y.pth')):
+            with pytest.raises(UserError, match='changed by with_tokens or projected, which a file cannot describe'):
+                write(tmp_path / name, changed)
+    assert not list(tmp_path.glob('y.*'))
+
+
+def test_a_file_that_cannot_be_written(given: Path, tmp_path: Path) -> None:
+    for write, name in ((pretrained.save, 'x.safetensors'), (export.write, 'x.pth'), (export.write, 'x.pkl')):
+        with pytest.raises(UserError, match=f'cannot write .*missing/{name}: No such file'):
+            write(tmp_path / 'missing' / name, load_encoder(given))
+
+
+# ================================ layers of the projector ================================
 
 
 @pytest.mark.parametrize('weights', ['online', 'target'])
@@ -178,7 +201,7 @@ def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r'projector_layers 3: the projector of .* has 2 -> use 0 to 2'):
         load_encoder(given, projector_layers=3)
     saved.save(get_config('cmc'), tmp_path)
-    with pytest.raises(UserError, match='has none that stand alone: it is a Split -> use 0 to 0'):
+    with pytest.raises(UserError, match='is a Split, which cannot be loaded in part -> use 0 to 0'):
         load_encoder(tmp_path, projector_layers=1)
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(given))
     with pytest.raises(UserError, match='is a file of weights, which holds no projector -> give the workdir of a run'):
@@ -189,7 +212,7 @@ def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) ->
 
 
 def test_several_class_tokens(tmp_path: Path) -> None:
-    """The features that `models.tokens` makes of the run's own weights; from a file of weights the same."""
+    """The class tokens of several blocks, computed with the weights of the run; a file of weights gives the same."""
     saved.save(get_config('dino'), tmp_path / 'run')
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(tmp_path / 'run'))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -208,13 +231,13 @@ def test_several_class_tokens(tmp_path: Path) -> None:
 @pytest.mark.usefixtures('nothing_compiled')
 def test_class_tokens_of_a_network_that_has_none(given: Path) -> None:
     for asked in ((4, False), (1, True)):
-        with pytest.raises(UserError, match='resnet_tiny is no ViT -> last_blocks=1'):
+        with pytest.raises(UserError, match='resnet_tiny is not a ViT -> last_blocks=1'):
             load_encoder(given).with_tokens(*asked)
 
 
 @pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'dino'])
 def test_images_of_another_size(name: str, tmp_path: Path) -> None:
-    """As if the module were given larger images, positions and all; its weights then are those of that size."""
+    """The features are those of the module on larger images, and the weights have the shapes for that size."""
     saved.save(get_config(name), tmp_path)
     encoder = load_encoder(tmp_path)
     larger = encoder.at_size(12)
@@ -226,5 +249,8 @@ def test_images_of_another_size(name: str, tmp_path: Path) -> None:
     assert jax.tree.map(lambda x: x.shape, made['params']) == jax.tree.map(lambda x: x.shape, larger.params)
     assert (encoder.image_size, larger.image_size) == (8, 12) and encoder.at_size(8) is encoder
     if 'patch_size' in encoder.config.encoder:
-        with pytest.raises(UserError, match=r'images of 9 pixels for (vit|dino)_tiny: image 9 % patch . = 1; use 8 or'):
+        with pytest.raises(
+            UserError,
+            match=r'images of 9 pixels for (vit|dino)_tiny: image size 9 is not divisible by patch_size .; use 8 or',
+        ):
             encoder.at_size(9)

@@ -1,5 +1,6 @@
-"""Weights out and in again: the same bits, under the names that torchvision, timm and Detectron2 expect."""
+"""Exported weights have the names that torchvision, timm and Detectron2 expect, and are the same bits when loaded."""
 
+import dataclasses
 import json
 import pickle
 import pickletools
@@ -22,12 +23,13 @@ from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import sincos_position
-from contrastive_jax.pretrained import export, files, names, weights
+from contrastive_jax.pretrained import export, files, names
+from contrastive_jax.pretrained.assemble import assemble, shapes
 from tests import saved
 from tests.little import get_config
 
 VIT = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}
-CONFIGS: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     'resnet': {'name': 'resnet_tiny', 'width': 8, 'stem': 'imagenet'},
     'cifar': {'name': 'resnet_tiny', 'width': 8, 'stem': 'cifar'},
     'bottleneck': {'name': 'resnet50', 'stage_sizes': [1, 1, 1, 1], 'width': 8, 'stem': 'imagenet'},
@@ -37,45 +39,46 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_weights(config: dict[str, Any], image_size: int = 32) -> pretrained.Weights:
+def random_encoder(architecture: dict[str, Any], image_size: int = 32) -> pretrained.Encoder:
     rng = np.random.default_rng(0)
-    arrays = {name: rng.uniform(0.5, 1, shape) for name, shape in weights.shapes(config, image_size).items()}
-    return weights.make(config, arrays, image_size, 'seed 0')
+    arrays = {name: rng.uniform(0.5, 1, shape) for name, shape in shapes(architecture, image_size).items()}
+    return assemble(architecture, arrays, image_size, 'seed 0')
 
 
-def assert_same(a: pretrained.Weights, b: pretrained.Weights) -> None:
+def assert_same(a: pretrained.Encoder, b: pretrained.Encoder) -> None:
     assert set(a.flat) == set(b.flat)
     for name, x in a.flat.items():
         np.testing.assert_array_equal(x, b.flat[name], err_msg=name)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', ARCHITECTURES)
 def test_our_file(tmp_path: Path, name: str) -> None:
-    made = random_weights(CONFIGS[name])
+    made = random_encoder(ARCHITECTURES[name])
     pretrained.save(tmp_path / 'x.safetensors', made)
     again = pretrained.load(tmp_path / 'x.safetensors')
-    assert (again.config, again.image_size) == (made.config, 32)
+    assert (again.architecture, again.image_size, again.source) == (made.architecture, 32, 'seed 0')
+    assert again.module == made.module
     assert_same(made, again)
-    with pytest.raises(UserError, match='is ours, and says what it is'):
+    with pytest.raises(UserError, match='describes its encoder itself -> leave out form, encoder, drop and pixels'):
         pretrained.load(tmp_path / 'x.safetensors', form='moco')
 
 
 @pytest.mark.parametrize('file', ['x.pth', 'x.pt', 'x.safetensors'])
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', ARCHITECTURES)
 def test_round_trip_under_torch_s_names(tmp_path: Path, name: str, file: str) -> None:
-    made = random_weights(CONFIGS[name])
-    export.write(tmp_path / file, made, Path(file).suffix, 'torch', say=print)
-    encoder = None if 'resnet' in made.config['name'] else made.config  # heads are not in the file
-    again = pretrained.load(tmp_path / file, encoder=encoder)
+    made = random_encoder(ARCHITECTURES[name])
+    export.write(tmp_path / file, made, 'torch')
+    given = {} if 'resnet' in made.architecture['name'] else made.architecture  # the number of heads is not in the file
+    again = pretrained.load(tmp_path / file, encoder=given)
     assert_same(made, again)
-    if encoder is None:
-        assert again.encoder == made.encoder
+    if not given:
+        assert again.module == made.module
     elif name != 'conv':
         assert again.image_size == 32
 
 
 def test_names_and_layouts_of_torchvision() -> None:
-    made = random_weights(CONFIGS['bottleneck'])
+    made = random_encoder(ARCHITECTURES['bottleneck'])
     state, notes = export.torch_state(made)
     block = {'conv1.weight': (8, 32, 1, 1), 'conv2.weight': (8, 8, 3, 3), 'conv3.weight': (32, 8, 1, 1)}
     block |= {f'bn1.{leaf}': (8,) for leaf in ('weight', 'bias', 'running_mean', 'running_var')}
@@ -95,7 +98,7 @@ def test_names_and_layouts_of_torchvision() -> None:
 
 
 def test_names_and_layouts_of_timm() -> None:
-    made = random_weights(CONFIGS['mocov3'])
+    made = random_encoder(ARCHITECTURES['mocov3'])
     state, notes = export.torch_state(made)
     params = made.variables['params']
     assert state['patch_embed.proj.weight'][3, 2, 5, 7] == params['patch_embed']['proj']['kernel'][5, 7, 2, 3]
@@ -106,13 +109,13 @@ def test_names_and_layouts_of_timm() -> None:
     assert {'cls_token', 'norm.weight', 'norm.bias', 'blocks.0.norm2.bias', 'blocks.0.attn.proj.bias'} < set(state)
     np.testing.assert_array_equal(state['pos_embed'][0], sincos_position(4, 4, 48).astype(np.float32))
     assert notes == ['timm: num_classes=0, num_heads=3, img_size=32']
-    dino, _ = export.torch_state(random_weights(CONFIGS['dino']))
+    dino, _ = export.torch_state(random_encoder(ARCHITECTURES['dino']))
     assert set(dino) == set(state)
 
 
 def test_the_pth_is_what_torch_load_reads_as_weights_only(tmp_path: Path) -> None:
-    """The names that torch's own restricted unpickler knows, and no others; members as torch.save names them."""
-    export.write(tmp_path / 'x.pth', random_weights(CONFIGS['resnet']), '.pth', 'torch', say=print)
+    """The pickle has only names that torch's restricted unpickler allows, and the members of torch.save."""
+    export.write(tmp_path / 'x.pth', random_encoder(ARCHITECTURES['resnet']))
     with zipfile.ZipFile(tmp_path / 'x.pth') as archive:
         members = archive.namelist()
         program = archive.read('archive/data.pkl')
@@ -124,9 +127,9 @@ def test_the_pth_is_what_torch_load_reads_as_weights_only(tmp_path: Path) -> Non
 
 
 def test_detectron2(tmp_path: Path) -> None:
-    made = random_weights(CONFIGS['bottleneck'])
+    made = random_encoder(ARCHITECTURES['bottleneck'])
     said: list[str] = []
-    export.write(tmp_path / 'x.pkl', made, '.pkl', 'detectron2', say=said.append)
+    export.write(tmp_path / 'x.pkl', made, say=said.append)
     assert b'numpy.core.multiarray' in (tmp_path / 'x.pkl').read_bytes(), 'the name that numpy 1 and 2 know'
     held = pickle.loads((tmp_path / 'x.pkl').read_bytes())
     assert (held['__author__'], held['matching_heuristics']) == ('contrastive_jax', True)
@@ -139,21 +142,21 @@ def test_detectron2(tmp_path: Path) -> None:
     assert model['res5.0.shortcut.weight'].dtype == np.float32
     assert len(model) == len(made.flat)
     assert any('STRIDE_IN_1X1 False' in line for line in said)
-    with pytest.raises(UserError, match='is no ResNet'):
-        export.write(tmp_path / 'x.pkl', random_weights(CONFIGS['dino']), '.pkl', 'detectron2', say=print)
+    with pytest.raises(UserError, match='is not a ResNet, the only encoder that Detectron2 can load'):
+        export.write(tmp_path / 'y.pkl', random_encoder(ARCHITECTURES['dino']))
 
 
 @pytest.mark.parametrize(
     ('config', 'line'),
     [
-        ({'name': 'resnet_tiny', 'padding': 'same'}, "has padding 'same', as no ResNet of torchvision has"),
+        ({'name': 'resnet_tiny', 'padding': 'same'}, "has padding 'same', unlike torchvision's ResNets"),
         ({'name': 'resnet50', 'stage_sizes': [1], 'width': 8, 'sk_ratio': 0.0625}, 'has selective kernels'),
-        ({'name': 'split_resnet_tiny', 'width': 4}, 'has no counterpart in torchvision or timm'),
-        ({'name': 'cpc_tiny', 'patch_size': 16, 'patch_stride': 8}, 'has no counterpart'),
+        ({'name': 'split_resnet_tiny', 'width': 4}, 'split_resnet_tiny has no counterpart in torchvision or timm'),
+        ({'name': 'cpc_tiny', 'patch_size': 16, 'patch_stride': 8}, 'cpc_tiny has no counterpart'),
     ],
 )
 def test_what_torchvision_does_not_have(config: dict[str, Any], line: str, tmp_path: Path) -> None:
-    made = random_weights(config)
+    made = random_encoder(config)
     with pytest.raises(UserError, match=line):
         export.torch_state(made)
     pretrained.save(tmp_path / 'x.safetensors', made)
@@ -161,7 +164,7 @@ def test_what_torchvision_does_not_have(config: dict[str, Any], line: str, tmp_p
 
 
 def test_notes() -> None:
-    _, notes = export.torch_state(random_weights({**CONFIGS['cifar'], 'bn_epsilon': 1e-3}))
+    _, notes = export.torch_state(random_encoder({**ARCHITECTURES['cifar'], 'bn_epsilon': 1e-3}))
     assert any('3x3 convolution of stride 1 without max-pool' in note for note in notes)
     assert any('eps=0.001' in note for note in notes)
 
@@ -169,7 +172,7 @@ def test_notes() -> None:
 @pytest.mark.parametrize('change', ['encoder', 'size', 'pixels', 'color', 'missing', 'another'])
 def test_a_file_of_ours_that_is_not_what_it_says(tmp_path: Path, change: str) -> None:
     path = tmp_path / 'x.safetensors'
-    pretrained.save(path, random_weights(CONFIGS['resnet']))
+    pretrained.save(path, random_encoder(ARCHITECTURES['resnet']))
     arrays = load_file(path)
     with safe_open(path, framework='numpy') as file:
         about = dict(file.metadata())
@@ -186,18 +189,44 @@ def test_a_file_of_ours_that_is_not_what_it_says(tmp_path: Path, change: str) ->
     else:
         about['encoder'] = json.dumps({'name': 'resnet18'})
     save_file(arrays, path, metadata=about)
-    with pytest.raises(UserError, match=r'does not say what it holds|is missing|instead of'):
+    with pytest.raises(UserError, match=r'the description of the encoder in .* is wrong|is missing|instead of'):
         pretrained.load(path)
 
 
+def test_a_file_does_not_decide_which_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with an encoder of the user's own imports its module only if the user names the class."""
+    (tmp_path / 'own_net.py').write_text(
+        'from pathlib import Path\n'
+        'from contrastive_jax.models.resnet import ResNet as Net\n'
+        "Path(__file__).with_name('canary').touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file, fields = tmp_path / 'x.safetensors', {'stage_sizes': [1, 1], 'block': 'basic', 'width': 4}
+    made = assemble(
+        {'name': 'contrastive_jax.models.resnet:ResNet', **fields},
+        {path: np.ones(shape) for path, shape in shapes({'name': 'resnet18', **fields}, 32).items()},
+        32,
+        'ones',
+    )
+    pretrained.save(file, dataclasses.replace(made, architecture={'name': 'own_net:Net', **fields}))
+    for given in ('', 'own_net:Other', 'resnet18'):
+        with pytest.raises(UserError, match='is the class own_net:Net, and a file must not decide which code runs -> '):
+            pretrained.load(file, encoder=given)
+    assert not (tmp_path / 'canary').exists()
+    assert_same(pretrained.load(file, encoder='own_net:Net'), made)
+    assert (tmp_path / 'canary').exists()
+    assert_same(pretrained.load(file), made)  # the user has imported the module
+    monkeypatch.delitem(sys.modules, 'own_net')
+
+
 def test_bfloat16_and_float16_become_float32(tmp_path: Path) -> None:
-    made = random_weights(CONFIGS['resnet'])
+    made = random_encoder(ARCHITECTURES['resnet'])
     state, _ = export.torch_state(made)
     for dtype in (jnp.bfloat16, np.float16, np.float64):
         half = {name: x.astype(dtype) if x.ndim else x for name, x in state.items()}
         for file in ('x.safetensors', 'x.npz'):
             if file == 'x.npz' and dtype == jnp.bfloat16:
-                continue  # numpy's files do not have it
+                continue  # numpy's files cannot hold bfloat16
             path = tmp_path / file
             save_file({n: np.ascontiguousarray(x) for n, x in half.items()}, path) if file.endswith('s') else np.savez(
                 path, **half
@@ -216,8 +245,8 @@ def run(*args: str | Path) -> int:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = random_weights(CONFIGS['bottleneck'])
-    export.write(tmp_path / 'in.pth', made, '.pth', 'torch', say=print)
+    made = random_encoder(ARCHITECTURES['bottleneck'])
+    export.write(tmp_path / 'in.pth', made)
     assert run(tmp_path / 'in.pth', tmp_path / 'ours.safetensors') == 0
     out = capsys.readouterr().out
     assert 'form: plain' in out and 'parameters' in out and 'wrote' in out
@@ -235,22 +264,22 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ('args', 'line'),
     [
-        (['nothing.pth', 'x.safetensors'], 'cannot read .*nothing.pth: No such file'),
-        (['in.pth', 'x.h5'], r'OUT .*x.h5 ends in .h5 -> choose from .safetensors, .pth'),
+        (['nothing.pth', 'x.safetensors'], 'nothing.pth does not exist -> give the workdir of a run, or a file'),
+        (['in.pth', 'x.h5'], r'x.h5 ends in .h5 -> choose from .safetensors, .pth'),
         (['in.pth', 'x'], 'ends in nothing'),
         (['in.pth', 'x.tar', '--names=torch'], 'ends in .tar'),
-        (['in.pth', 'x.pth', '--names=ours'], '--names=ours is not for .pth'),
-        (['in.pth', 'missing/x.pth'], 'cannot write to .*missing: No such file'),
-        (['in.pth', 'x.pth', '--encoder=resnet50'], r'is no resnet50: .*and \d+ more'),
-        (['in.pth', 'x.pth', '--encoder=resnet51'], 'did you mean resnet50'),
-        (['in.pth', 'x.pth', '--form=moco'], 'not of the form of a moco checkpoint'),
+        (['in.pth', 'x.pth', '--names=ours'], "names 'ours' cannot be written to .pth files -> choose from torch"),
+        (['in.pth', 'missing/x.pth'], 'cannot write .*missing/x.pth: No such file'),
+        (['in.pth', 'x.pth', '--encoder=resnet50'], r'does not match the encoder resnet50: .*and \d+ more'),
+        (['in.pth', 'x.pth', '--encoder=resnet51'], "did you mean 'resnet50'"),
+        (['in.pth', 'x.pth', '--form=moco'], 'is not a moco checkpoint'),
     ],
 )
 def test_command_says_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    export.write(tmp_path / 'in.pth', random_weights(CONFIGS['resnet']), '.pth', 'torch', say=print)
+    export.write(tmp_path / 'in.pth', random_encoder(ARCHITECTURES['resnet']))
     assert run(*args) == 2
     error = capsys.readouterr().err
     assert error.startswith('contrastive_jax: error: ') and error.count('\n') == 1
@@ -279,11 +308,11 @@ def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_the_target_of_a_run(tmp_path: Path) -> None:
     state = saved.save(get_config('mocov2'), tmp_path / 'run')
-    assert run(tmp_path / 'run', tmp_path / 'x.safetensors', '--network=target') == 0
+    assert run(tmp_path / 'run', tmp_path / 'x.safetensors', '--weights=target') == 0
     variables = pretrained.load(tmp_path / 'x.safetensors').variables
     jax.tree.map(np.testing.assert_array_equal, variables['params'], state.method.target['encoder'])
-    assert run(tmp_path / 'x.safetensors', tmp_path / 'y.pth', '--network=target') == 2
-    assert run(tmp_path, tmp_path / 'y.pth') == 2  # a folder, but of no run
+    assert run(tmp_path / 'x.safetensors', tmp_path / 'y.pth', '--weights=target') == 2
+    assert run(tmp_path, tmp_path / 'y.pth') == 2  # a folder that is not a workdir
 
 
 def test_command_needs_no_torch() -> None:
@@ -293,15 +322,15 @@ def test_command_needs_no_torch() -> None:
 
 
 def test_features_survive(tmp_path: Path) -> None:
-    made = random_weights(CONFIGS['dino'])
+    made = random_encoder(ARCHITECTURES['dino'])
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    export.write(tmp_path / 'x.pth', made, '.pth', 'torch', say=print)
-    again = pretrained.load(tmp_path / 'x.pth', encoder=made.config)
-    h, h_again = (w.encoder.apply(w.variables, x, train=False) for w in (made, again))
+    export.write(tmp_path / 'x.pth', made)
+    again = pretrained.load(tmp_path / 'x.pth', encoder=made.architecture)
+    h, h_again = (encoder.module.apply(encoder.variables, x, train=False) for encoder in (made, again))
     np.testing.assert_array_equal(h, h_again)
 
 
 def test_names_are_one_to_one() -> None:
-    for config in CONFIGS.values():
-        paths = weights.shapes(config, 32)
+    for config in ARCHITECTURES.values():
+        paths = shapes(config, 32)
         assert len(set(names.torch_names(paths).values())) == len(paths)

@@ -1,4 +1,4 @@
-"""Encoders for ONNX: onnxruntime gives the features that ours gives, for any number of images."""
+"""Encoders as ONNX files: onnxruntime gives the same features as ours, for any number of images."""
 
 import importlib.util
 import json
@@ -12,7 +12,9 @@ from contrastive_jax import convert as command
 from contrastive_jax import pretrained
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import export, onnx_files, weights
+from contrastive_jax.pretrained import export, onnx_files, pixels
+from contrastive_jax.pretrained.assemble import assemble, shapes
+from contrastive_jax.pretrained.encoder import Encoder
 
 ENCODERS: dict[str, dict[str, Any]] = {
     'resnet': {'name': 'resnet_tiny', 'width': 8, 'stem': 'imagenet'},
@@ -25,12 +27,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_weights(config: dict[str, Any], policy: Policy = weights.IMAGENET, size: int = 32) -> pretrained.Weights:
+def random_encoder(architecture: dict[str, Any], policy: Policy = pixels.IMAGENET, size: int = 32) -> Encoder:
     rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=shape) / 4 for name, shape in weights.shapes(config, size).items()}
+    arrays = {name: rng.normal(size=shape) / 4 for name, shape in shapes(architecture, size).items()}
     arrays |= {name: np.abs(x) + 0.5 for name, x in arrays.items() if name.endswith(('var', 'scale'))}
-    made = weights.make(config, arrays, size, 'seed 0')
-    return pretrained.Weights(made.config, made.variables, size, made.source, policy)
+    return assemble(architecture, arrays, size, 'seed 0', policy)
 
 
 @pytest.mark.parametrize('name', ENCODERS)
@@ -39,44 +40,44 @@ def test_features(tmp_path: Path, name: str) -> None:
     import onnx
     import onnxruntime
 
-    policy = Policy(**weights.SEEN['lab']) if name == 'cmc' else Policy(**weights.SEEN['half'])
-    made = random_weights(ENCODERS[name], policy)
+    policy = Policy(**pixels.NORMALIZATIONS['lab' if name == 'cmc' else 'half'])
+    made = random_encoder(ENCODERS[name], policy)
     said: list[str] = []
-    export.write(tmp_path / 'x', made, '.onnx', 'onnx', say=said.append)
-    session = onnxruntime.InferenceSession(str(tmp_path / 'x'), providers=['CPUExecutionProvider'])
+    export.write(tmp_path / 'x.onnx', made, say=said.append)
+    session = onnxruntime.InferenceSession(str(tmp_path / 'x.onnx'), providers=['CPUExecutionProvider'])
     rng = np.random.default_rng(1)
     for count in (1, 5):
         images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
         (h,) = session.run(None, {'images': images.transpose(0, 3, 1, 2).astype(np.float32) / 255})
-        expected = made.encoder.apply(made.variables, made.policy.normalize(images), train=False)
+        expected = made.module.apply(made.variables, made.policy.normalize(images), train=False)
         np.testing.assert_allclose(h, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-    model = onnx.load(str(tmp_path / 'x'))
+    model = onnx.load(str(tmp_path / 'x.onnx'))
     onnx.checker.check_model(model)
     about = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(about['encoder']) == made.config
-    assert about['images'].startswith('float32 [B, 3, 32, 32], RGB in [0, 1]; normalised inside, to ')
+    assert json.loads(about['encoder']) == made.architecture
+    assert about['images'].startswith('float32 [B, 3, 32, 32], RGB in [0, 1]; normalized in the file: ')
     assert any('images: float32 [B, 3, 32, 32]' in line for line in said)
 
 
 def test_features_that_differ_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('jax2onnx')
     monkeypatch.setattr(onnx_files, 'TOLERANCE', 0.0)
-    pretrained.save(tmp_path / 'x.safetensors', random_weights(ENCODERS['resnet']))
+    pretrained.save(tmp_path / 'x.safetensors', random_encoder(ENCODERS['resnet']))
     assert command.main([str(tmp_path / 'x.safetensors'), str(tmp_path / 'x.onnx')]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ['x.safetensors']
 
 
 def test_without_jax2onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Told before the file is read."""
+    """A missing jax2onnx is reported before the input is read."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'jax2onnx' else found(name))
     assert command.main([str(tmp_path / 'nothing.pth'), str(tmp_path / 'x.onnx')]) == 2
     error = capsys.readouterr().err
-    assert error.count('\n') == 1 and "needs jax2onnx -> pip install -e '.[onnx]'" in error
+    assert error.count('\n') == 1 and "needs jax2onnx -> pip install 'jax2onnx" in error
 
 
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('jax2onnx')
     monkeypatch.setattr(onnx_files, 'MAX_BYTES', 1000)
     with pytest.raises(UserError, match='more than the 2 GiB'):
-        onnx_files.write(tmp_path / 'x', random_weights(ENCODERS['resnet']), print)
+        onnx_files.write(tmp_path / 'x', random_encoder(ENCODERS['resnet']), print)

@@ -1,4 +1,4 @@
-"""Malicious, damaged and oversized files: refused with a line, and nothing in them is run."""
+"""Malicious, damaged and oversized files are refused with a one-line error, and no code in them runs."""
 
 import contextlib
 import copyreg
@@ -24,7 +24,7 @@ WRITERS = [published_files.write_zip, published_files.write_legacy]
 
 
 class Payload:
-    """A pickle that, once loaded, has called `call(*args)`."""
+    """An object whose pickle calls `call(*args)` when it is loaded."""
 
     def __init__(self, call: Any, *args: Any):
         self.reduced = (call, args)
@@ -39,7 +39,7 @@ class Extended(Payload):
 
 
 def payloads(canary: Path) -> dict[str, tuple[Any, str]]:
-    """Programs that would make the canary, and the name that is refused."""
+    """Objects whose pickles would create the canary file, and the name that is refused."""
     system = f'{os.system.__module__}.system'
     return {
         'system': (Payload(os.system, f'touch {canary}'), system),
@@ -59,7 +59,7 @@ def test_malicious_pickle(tmp_path: Path, name: str, write: Callable[..., Path],
     canary = tmp_path / 'canary'
     payload, refused = payloads(canary)[name]
     path = write(tmp_path / 'x.pth', pickle.dumps(payload, protocol))
-    with pytest.raises(UserError, match=rf'asks for [\w.]*({refused}).*nothing of it was run'):
+    with pytest.raises(UserError, match=rf'its pickle imports [\w.]*({refused}).*no code in it was run'):
         files.read(path)
     assert not canary.exists()
     if name == 'inside':
@@ -70,16 +70,16 @@ def test_malicious_pickle(tmp_path: Path, name: str, write: Callable[..., Path],
 @pytest.mark.parametrize(
     ('program', 'line'),
     [
-        (b"(S'touch canary'\nios\nsystem\n.", r'asks for os\.system'),
-        (b'\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0ctouch canary\x85R.', r'asks for os\.system'),
+        (b"(S'touch canary'\nios\nsystem\n.", r'its pickle imports os\.system'),
+        (b'\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0ctouch canary\x85R.', r'its pickle imports os\.system'),
         (b'\x80\x02\x82\x01.', 'EXT1'),
         (b'\x80\x05\x96' + struct.pack('<Q', 2**40) + b'.', 'BYTEARRAY8|damaged'),
-        (b'\x80\x02]r' + struct.pack('<I', 2**31) + b'.', 'remembers more than it holds'),
-        (b'ctorch\nSize\n)ccollections\nOrderedDict\ncposix\nsystem\n0.', r'asks for posix\.system'),
-        (b'ctorch\nSize\n(' + b'(' + b'K\x01' * 100 + b'ttR.', 'a shape of 100 axes'),
-        # a stand-in is changed for the next file
-        (b'ctorch\nFloatStorage\n}(U\x05dtypeK\x01ub.', 'changes what only it may name'),
-        (b'ctorch._utils\n_rebuild_tensor_v2\n}(U\x04callK\x01ub.', 'changes what only it may name'),
+        (b'\x80\x02]r' + struct.pack('<I', 2**31) + b'.', 'stores more values than it contains'),
+        (b'ctorch\nSize\n)ccollections\nOrderedDict\ncposix\nsystem\n0.', r'its pickle imports posix\.system'),
+        (b'ctorch\nSize\n(' + b'(' + b'K\x01' * 100 + b'ttR.', 'a shape with 100 axes'),
+        # changes a stand-in, which would affect the next file
+        (b'ctorch\nFloatStorage\n}(U\x05dtypeK\x01ub.', 'sets the state of an object'),
+        (b'ctorch._utils\n_rebuild_tensor_v2\n}(U\x04callK\x01ub.', 'sets the state of an object'),
         (b'c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.', "codec 'rot13'"),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: 
 
 
 def tensor(shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, size: int = 6, key: str = '0') -> bytes:
-    """{'x': a tensor that says so much of itself}."""
+    """The pickle of {'x': a tensor with these properties}."""
 
     def numbers(values: Any) -> bytes:
         return pickle.dumps(tuple(values), 2)[2:-1]
@@ -149,7 +149,7 @@ def test_the_next_file_is_not_affected_by_a_tampered_tensor(tmp_path: Path) -> N
     program = tensor()[:-2]  # before SETITEMS and STOP
     tampered = program + b'}(X\x05\x00\x00\x00shapeK\x09\x85ub' + b'u.'
     path = published_files.write_zip(tmp_path / 'x.pth', tampered, [np.zeros(6, np.float32)])
-    with pytest.raises(UserError, match='changes what only it may name'):
+    with pytest.raises(UserError, match='sets the state of an object'):
         files.read(path)
 
 
@@ -172,7 +172,7 @@ def test_members_point_nowhere_else(tmp_path: Path, name: str) -> None:
     path = published_files.write(tmp_path / 'x.pth', {'state_dict': {'a': np.zeros(2)}})
     with zipfile.ZipFile(path, 'a') as archive:
         archive.writestr(name, b'x')
-    with pytest.raises(UserError, match='points outside'):
+    with pytest.raises(UserError, match='is a path outside of the archive'):
         files.read(path)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -211,9 +211,9 @@ def test_numpy_objects_are_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / 'x.npz', a=array)
     np.save(tmp_path / 'x.npy', array)
     source = files.read(tmp_path / 'x.npz')
-    with pytest.raises(UserError, match='holds Python objects'):
+    with pytest.raises(UserError, match='contains Python objects'):
         source.array(source.content['a'])
-    with pytest.raises(UserError, match='one array without a name'):
+    with pytest.raises(UserError, match='a single array without a name'):
         files.read(tmp_path / 'x.npy')
     with pytest.raises(UserError, match=r'only arrays of numbers|damaged'):
         (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'a': np.array(['x', None], dtype=object)}, 2))
@@ -225,7 +225,7 @@ KINDS = ['zip', 'legacy', 'npz', 'pkl', 'safetensors']
 
 
 def write_kind(tmp_path: Path, kind: str, state: dict[str, np.ndarray]) -> Path:
-    """A file of each kind."""
+    """Writes a file of this kind."""
     path = tmp_path / {'zip': 'x.pth', 'legacy': 'x.pth.tar'}.get(kind, f'x.{kind}')
     if kind in ('zip', 'legacy'):
         published_files.write(path, {'state_dict': state}, kind == 'legacy')
@@ -246,7 +246,7 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_truncated_files(tmp_path: Path, kind: str) -> None:
-    """However much is missing: an error of ours, when the file is opened or when its numbers are read."""
+    """A file that is cut anywhere raises a UserError, when it is opened or when its arrays are read."""
     state = {'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.ones(5)}
     path = write_kind(tmp_path, kind, state)
     held = read_all(path)
@@ -262,7 +262,7 @@ def test_truncated_files(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_damaged_files(tmp_path: Path, kind: str) -> None:
-    """Wrong bytes anywhere: the end is an error of ours or, where nothing tells, other numbers; never a traceback."""
+    """Wrong bytes anywhere raise a UserError or, if they cannot be detected, change numbers; nothing else is raised."""
     rng = np.random.default_rng(0)
     path = write_kind(tmp_path, kind, {'conv1.weight': np.ones((2, 3, 3, 3), np.float32), 'b': np.ones(2)})
     whole = np.frombuffer(path.read_bytes(), np.uint8)
@@ -280,9 +280,9 @@ def test_damaged_files(tmp_path: Path, kind: str) -> None:
         (b'', 'is empty'),
         (b'<html>not found</html>', 'is text'),
         (b'version https://git-lfs.github.com/spec/v1\n', 'is text'),
-        (bytes(100), 'of no known kind'),
+        (bytes(100), 'of an unknown kind'),
         (bytes(257) + b'ustar', 'tar file'),
-        (pickle.dumps({'a': 1}, 2), 'not a file of torch.save'),
+        (pickle.dumps({'a': 1}, 2), 'torch.save did not write it'),
     ],
 )
 def test_other_files(tmp_path: Path, held: bytes, line: str) -> None:
@@ -297,7 +297,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_files_of_python_2_and_what_lies_beside_weights(tmp_path: Path) -> None:
-    """InstDis keeps its bank as an object of a class of its own, DINO and CMC their arguments."""
+    """InstDis saved its memory bank as an object of its own class; DINO and CMC saved their arguments."""
     bank = b'clib.NCEAverage\nNCEAverage\n)\x81}(U\x08momentumG?\xe0\x00\x00\x00\x00\x00\x00ub'
     args = b'cargparse\nNamespace\n)\x81}(U\x02lrK\x01ub'
     sections = {'arch': b'U\x08resnet18', 'lemniscate': bank, 'args': args, 'state_dict': {'a': np.ones(2)}}
@@ -305,7 +305,7 @@ def test_files_of_python_2_and_what_lies_beside_weights(tmp_path: Path) -> None:
     assert source.content['arch'] == 'resnet18'
     assert isinstance(source.content['lemniscate'], pickles.Inert)
     np.testing.assert_array_equal(source.array(source.content['state_dict']['a']), np.ones(2))
-    with pytest.raises(UserError, match='holds a Inert where a tensor should be'):
+    with pytest.raises(UserError, match='contains a Inert instead of a tensor'):
         source.array(source.content['args'])
 
 

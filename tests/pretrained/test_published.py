@@ -1,4 +1,4 @@
-"""Checkpoints of exactly the published forms give the features that PyTorch gave with the same numbers (golden)."""
+"""Checkpoints in exactly the published formats give the features that PyTorch computed with them (golden)."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import ConvStem, sincos_position
-from contrastive_jax.pretrained import architecture, names, published, weights
+from contrastive_jax.pretrained import architecture, names, pixels, published
+from contrastive_jax.pretrained.assemble import assemble, shapes
 from tests import goldens, runs
 from tests.pretrained import published_files
 from tests.pretrained.published_files import prefixed
@@ -22,11 +23,11 @@ RESNET, MOCOV3, DINO = (
     goldens.cases(kind, type_)[0].values[0]
     for kind, type_ in (('resnet', 'resnet'), ('mocov3_vit', 'vit'), ('dino_vit', 'vit'))
 )
-VIT_FIELDS = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}  # of both ViTs
+VIT_FIELDS = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}  # the fields of both ViTs
 
 
 def state_of(case: goldens.Case) -> State:
-    """A golden state dict as torch would have it: float32, with the counters of batch norms, without head."""
+    """A golden state dict as torch saves it: float32, with the counters of batch norms, without head."""
     state = {name: x.astype(np.float32) for name, x in case.tree(case.fields['parameters']).items()}
     counters = {
         name.replace('running_var', 'num_batches_tracked'): np.array(7)
@@ -37,34 +38,34 @@ def state_of(case: goldens.Case) -> State:
 
 
 def moco_vit() -> State:
-    """MoCo v3 keeps its fixed positions in the file."""
+    """MoCo v3 saves its fixed positions in the file."""
     return {'pos_embed': MOCOV3.key('pos_embed').astype(np.float32), **state_of(MOCOV3)}
 
 
 def noise(state: State) -> State:
-    """Another network of the same shapes."""
+    """A different network of the same shapes."""
     return {name: np.full_like(x, 3) for name, x in state.items()}
 
 
-def features(made: pretrained.Weights, x: np.ndarray) -> np.ndarray:
+def features(made: pretrained.Encoder, x: np.ndarray) -> np.ndarray:
     images = x.transpose(0, 2, 3, 1).astype(np.float32)
     with jax.default_matmul_precision('highest'):
-        return np.asarray(jax.jit(lambda v: made.encoder.apply(v, images, train=False))(made.variables))
+        return np.asarray(jax.jit(lambda v: made.module.apply(v, images, train=False))(made.variables))
 
 
-def check_resnet(made: pretrained.Weights, case: goldens.Case) -> None:
+def check_resnet(made: pretrained.Encoder, case: goldens.Case) -> None:
     state = case.tree(case.fields['parameters'])
     h = features(made, case.key(case.fields['input']))
     y = h @ state['fc.weight'].T + state['fc.bias']
     goldens.assert_close(y, case.key(case.fields['modes']['eval']['output']), case.tolerances['float32'])
 
 
-def check_vit(made: pretrained.Weights) -> None:
+def check_vit(made: pretrained.Encoder) -> None:
     x, expected = (MOCOV3.key(MOCOV3.fields[name]) for name in ('input', 'features'))
     goldens.assert_close(features(made, x), expected, MOCOV3.tolerances['float32'])
 
 
-def check_dino(made: pretrained.Weights) -> None:
+def check_dino(made: pretrained.Encoder) -> None:
     for image in DINO.fields['images']:
         h = features(made, DINO.key(image['input']))
         goldens.assert_close(h, DINO.key(image['output']), DINO.tolerances['float32'])
@@ -123,9 +124,9 @@ def test_resnet(tmp_path: Path, name: str, legacy: bool) -> None:
     said: list[str] = []
     made = pretrained.load(published_files.write(tmp_path / 'x.pth.tar', sections, legacy), say=said.append)
     assert said[0].startswith(f'form: {form}')
-    assert 'is taken to see rgb less (0.485, 0.456, 0.406) over (0.229, 0.224, 0.225)' in said[-1]
-    assert made.config == {'name': 'resnet_tiny', 'width': RESNET.fields['width'], 'stem': 'imagenet'}
-    reference = weights.make(made.config, _by_path(made, r), made.image_size, 'x').flat
+    assert said[-1].startswith('input: rgb, minus mean (0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225)')
+    assert made.architecture == {'name': 'resnet_tiny', 'width': RESNET.fields['width'], 'stem': 'imagenet'}
+    reference = assemble(made.architecture, _by_path(made, r), made.image_size, 'x').flat
     assert set(made.flat) == set(reference)
     for path, x in made.flat.items():
         np.testing.assert_array_equal(x, reference[path])
@@ -133,8 +134,8 @@ def test_resnet(tmp_path: Path, name: str, legacy: bool) -> None:
         check_resnet(made, RESNET)
 
 
-def _by_path(made: pretrained.Weights, state: State) -> dict[str, np.ndarray]:
-    """The state dict in our form, turned by hand."""
+def _by_path(made: pretrained.Encoder, state: State) -> dict[str, np.ndarray]:
+    """The state dict by our paths and in our layout, converted independently of the library."""
     arrays = {}
     for path in made.flat:
         _, *modules, leaf = path.split('/')
@@ -149,18 +150,69 @@ def _by_path(made: pretrained.Weights, state: State) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize('param', goldens.cases('resnet', 'resnet'))
 def test_every_kind_of_resnet(tmp_path: Path, param: goldens.Case) -> None:
     made = pretrained.load(published_files.write(tmp_path / 'x.pth', state_of(param)))
-    assert made.config['stem'] == param.fields['stem']
+    assert made.architecture['stem'] == param.fields['stem']
     check_resnet(made, param)
 
 
-def test_the_other_network_can_be_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('name', 'networks', 'default'),
+    [
+        ('moco v2', {'online': 'query encoder', 'target': 'key encoder'}, 'online'),
+        ('moco v3', {'online': 'base encoder', 'target': 'momentum encoder'}, 'online'),
+        ('dino resnet', {'online': 'student', 'target': 'teacher'}, 'target'),
+    ],
+)
+def test_either_network(tmp_path: Path, name: str, networks: dict[str, str], default: str) -> None:
+    """By default the one that the authors evaluate; in these files the arrays of the other one are all 3."""
+    path = published_files.write(tmp_path / 'x.pth', RESNET_FILES[name][1])
+    for weights in (None, 'online', 'target'):
+        said: list[str] = []
+        found = pretrained.load(path, weights, say=said.append)
+        taken = weights or default
+        other = networks['online' if taken == 'target' else 'target']
+        assert said[1] == f'network: {networks[taken]} (weights={taken}); the file also contains the {other}'
+        assert found.source == f'{path}, {networks[taken]}'
+        kernel = np.full_like(r['conv1.weight'], 3) if taken != default else r['conv1.weight']
+        np.testing.assert_array_equal(found.params['conv1']['kernel'], kernel.transpose(2, 3, 1, 0))
+
+
+def test_one_of_two_networks_alone(tmp_path: Path) -> None:
+    """A file from which the other network was removed: the remaining one is found, and no other."""
+    path = published_files.write(tmp_path / 'x.pth', {'state_dict': prefixed('module.encoder_k.', r)})
+    said: list[str] = []
+    pretrained.load(path, say=said.append)
+    assert said[1] == 'network: key encoder (weights=target)'
+    with pytest.raises(UserError, match="is in no known checkpoint format with weights 'online'"):
+        pretrained.load(path, 'online')
+
+
+@pytest.mark.parametrize('name', ['simsiam', 'swav', 'instdis', 'torchvision'])
+def test_one_network(tmp_path: Path, name: str) -> None:
+    form, sections = RESNET_FILES[name]
+    path = published_files.write(tmp_path / 'x.pth', sections)
+    assert pretrained.load(path, 'online').source == str(path)
+    with pytest.raises(UserError, match=f"the format {form}, which holds one network -> choose weights 'online'"):
+        pretrained.load(path, 'target')
+
+
+def test_a_form_that_does_not_fit(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth', RESNET_FILES['moco v2'][1])
-    made = pretrained.load(path, form='moco-key')
-    assert set(np.unique(made.variables['params']['conv1']['kernel'])) == {3.0}
-    with pytest.raises(UserError, match='not of the form of a dino checkpoint'):
+    with pytest.raises(UserError, match='is not a dino checkpoint'):
         pretrained.load(path, form='dino')
-    with pytest.raises(UserError, match='--form=mocco is unknown -> choose from moco, '):
+    with pytest.raises(UserError, match="form 'mocco' is unknown -> choose from moco, "):
         pretrained.load(path, form='mocco')
+    with pytest.raises(UserError, match="weights 'teacher' is unknown -> choose from online, target"):
+        pretrained.load(path, 'teacher')
+    with pytest.raises(UserError, match="pixels 'imagnet' is unknown -> choose from imagenet, "):
+        pretrained.load(path, pixels='imagnet')
+
+
+def test_pixels(tmp_path: Path) -> None:
+    path, said = published_files.write(tmp_path / 'x.pth', RESNET_FILES['torchvision'][1]), []
+    assert pretrained.load(path, say=said.append).policy.mean == (0.485, 0.456, 0.406)
+    assert said[-1].endswith(', the default: the weights do not record it')
+    assert pretrained.load(path, pixels='half', say=said.append).policy.mean == (0.5, 0.5, 0.5)
+    assert said[-1] == 'input: rgb, minus mean (0.5, 0.5, 0.5), divided by std (0.5, 0.5, 0.5)'
 
 
 def test_cmc(tmp_path: Path) -> None:
@@ -174,7 +226,7 @@ def test_cmc(tmp_path: Path) -> None:
         state['layer1.0.conv1.weight'] = rng.normal(
             size=(r['layer1.0.conv1.weight'].shape[0], 16, *r['layer1.0.conv1.weight'].shape[2:])
         ).astype(np.float32)
-        if 'layer1.0.downsample.0.weight' not in state:  # a basic block then changes its channels
+        if 'layer1.0.downsample.0.weight' not in state:  # the basic block changes the number of channels
             out = r['layer1.0.conv1.weight'].shape[0]
             state['layer1.0.downsample.0.weight'] = linear(out, 16, 1, 1)
             for leaf in ('weight', 'bias', 'running_mean', 'running_var'):
@@ -182,9 +234,9 @@ def test_cmc(tmp_path: Path) -> None:
         halves |= prefixed(f'{half}.', {**state, 'fc.weight': linear(4, 4), 'fc.bias': linear(4)})
     sections = {'opt': b'cargparse\nNamespace\n)\x81}(U\x02lrK\x01ub', 'model': prefixed('encoder.module.', halves)}
     made = pretrained.load(published_files.write(tmp_path / 'x.pth', sections))
-    assert made.config['name'] == 'split_resnet_tiny'
-    assert made.config['stem_width'] == 16
-    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('cmc')))
+    assert made.architecture['name'] == 'split_resnet_tiny'
+    assert made.architecture['stem_width'] == 16
+    assert pixels.fields(made.policy) == pixels.fields(build_policy(runs.load('cmc')))
     kernel = made.variables['params']['ab']['conv1']['kernel']
     np.testing.assert_array_equal(kernel, halves['ab_to_l.conv1.weight'].transpose(2, 3, 1, 0))
 
@@ -210,7 +262,7 @@ DINO_FILES: dict[str, dict[str, Any]] = {
 def test_mocov3_vit(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth.tar', MOCOV3_FILE)
     check_vit(pretrained.load(path, encoder={'name': 'vit_small', **VIT_FIELDS}))
-    with pytest.raises(UserError, match='ViT of width 48 and depth 2, whose number of heads'):
+    with pytest.raises(UserError, match='ViT of width 48 and depth 2, and weights do not record its number of heads'):
         pretrained.load(path)
 
 
@@ -224,19 +276,19 @@ def test_dino_vit(tmp_path: Path, name: str) -> None:
 
 
 def vit_state(width: int, depth: int, patch: int, position: np.ndarray | None) -> State:
-    """Shapes alone matter."""
+    """A state dict of a ViT in which only the shapes matter."""
     state = {'cls_token': linear(1, 1, width), 'patch_embed.proj.weight': linear(width, 3, patch, patch)}
     state |= {f'blocks.{i}.norm1.weight': linear(width) for i in range(depth)}
     return state if position is None else {**state, 'pos_embed': position[None].astype(np.float32)}
 
 
 def test_heads_of_small_vits() -> None:
-    """12 in MoCo v3, 6 elsewhere: the parameters are the same, and the features are not."""
+    """12 heads in MoCo v3, 6 elsewhere: the parameters are the same, but the features differ."""
     fixed, learned = sincos_position(14, 14, 384), np.full((197, 384), 0.5)
     assert architecture.describe(vit_state(384, 12, 16, fixed), 'vit') == {'name': 'vit_small', 'patch_size': 16}
     assert architecture.describe(vit_state(384, 12, 8, learned), 'dino') == {'name': 'dino_small', 'patch_size': 8}
     assert architecture.describe(vit_state(384, 12, 16, learned), '')['name'] == 'dino_small'
-    with pytest.raises(UserError, match=r'has 12 heads, but nothing says whose it is -> give --encoder=vit_small'):
+    with pytest.raises(UserError, match=r'has 12 heads, but may be another ViT with 6 heads -> give encoder=vit_small'):
         architecture.describe(vit_state(384, 12, 16, fixed), '')
 
 
@@ -264,7 +316,7 @@ def test_convolutional_stem(tmp_path: Path) -> None:
     fields = {'name': 'vit_conv_small', 'width': 32, 'depth': 2, 'num_heads': 2}
     made = pretrained.load(published_files.write(tmp_path / 'x.pth', state), encoder=fields)
     x = case.key(case.fields['input']).transpose(0, 2, 3, 1).astype(np.float32)
-    assert made.encoder.stem == 'conv'  # type: ignore[attr-defined]
+    assert made.module.stem == 'conv'  # type: ignore[attr-defined]
     variables = {name: tree['patch_embed'] for name, tree in made.variables.items()}
     y = ConvStem(32).apply(variables, x, train=False)
     expected = case.key(case.fields['output_eval'])
@@ -275,7 +327,7 @@ def test_convolutional_stem(tmp_path: Path) -> None:
 
 
 def change(**changes: Any) -> dict[str, Any]:
-    """The torchvision file with names added, replaced, or (None) taken away."""
+    """The torchvision file with arrays added, replaced, or (None) removed."""
     state = {**r, **{name.replace('__', '.'): x for name, x in changes.items()}}
     return {name: x for name, x in state.items() if x is not None}
 
@@ -283,14 +335,17 @@ def change(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ('sections', 'line'),
     [
-        (change(aux__weight=linear(2)), r'aux\.weight \[2\] has no place'),
+        (change(aux__weight=linear(2)), r'aux\.weight \[2\] is unexpected'),
         (change(bn1__bias=None), r'bn1/bias \[\d+\] is missing'),
-        (change(bn1__bias=linear(3)), r'params/bn1/bias is \[3\] instead of \[\d+\]'),
-        (change(layer4__0__bn1__running_mean=linear(1)), r'mean is \[1\] instead of'),
-        (change(conv1__weight=r['conv1.weight'] * np.float32('nan')), r'holds NaN or infinity: params/conv1/kernel'),
-        ({name.replace('layer', 'stage'): x for name, x in r.items()}, r'has no place.*and \d+ more'),
-        ({'x': np.ones(3)}, 'not of the form of any checkpoint'),
-        ({'state_dict': {**prefixed('module.encoder_q.', r), 'module.other': linear(2)}}, 'module.other -> leave them'),
+        (change(bn1__bias=linear(3)), r'params/bn1/bias has shape \[3\] instead of \[\d+\]'),
+        (change(layer4__0__bn1__running_mean=linear(1)), r'mean has shape \[1\] instead of'),
+        (change(conv1__weight=r['conv1.weight'] * np.float32('nan')), r'contains NaN or infinity: params/conv1/kernel'),
+        ({name.replace('layer', 'stage'): x for name, x in r.items()}, r'is unexpected.*and \d+ more'),
+        ({'x': np.ones(3)}, 'is in no known checkpoint format'),
+        (
+            {'state_dict': {**prefixed('module.encoder_q.', r), 'module.other': linear(2)}},
+            '-> skip them with drop=module.other',
+        ),
     ],
 )
 def test_every_name_is_accounted_for(tmp_path: Path, sections: dict[str, Any], line: str) -> None:
@@ -301,25 +356,25 @@ def test_every_name_is_accounted_for(tmp_path: Path, sections: dict[str, Any], l
 def test_a_file_of_something_else(tmp_path: Path) -> None:
     for held in (b'\x80\x02].', b'\x80\x02K\x05.', b'\x80\x02}K\x05K\x06s.', b'\x80\x02}.'):
         published_files.write_zip(tmp_path / 'x.pth', held)
-        with pytest.raises(UserError, match='is not of the form of any checkpoint that is known'):
+        with pytest.raises(UserError, match='is in no known checkpoint format'):
             pretrained.load(tmp_path / 'x.pth')
     np.savez(tmp_path / 'x.npz', **{name: x.astype(str) for name, x in r.items()})
     with pytest.raises(
-        UserError, match=r'cannot be read at \S+: it holds an array of <U\d+, where real numbers should be'
+        UserError, match=r'cannot be read at \S+: it contains an array of dtype <U\d+ instead of real numbers'
     ):
         pretrained.load(tmp_path / 'x.npz')
 
 
-def test_names_left_behind_are_asked_for_and_said(tmp_path: Path) -> None:
+def test_names_that_are_dropped_are_listed(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth', change(aux__weight=linear(2)))
     said: list[str] = []
     pretrained.load(path, drop=('aux.*',), say=said.append)
-    assert 'left behind, as asked: aux.weight' in said
+    assert 'skipped, as asked: aux.weight' in said
 
 
 def test_another_architecture(tmp_path: Path) -> None:
     path = published_files.write(tmp_path / 'x.pth', r)
-    with pytest.raises(UserError, match=r'is no resnet50: .*is missing.*and \d+ more'):
+    with pytest.raises(UserError, match=r'does not match the encoder resnet50: .*is missing.*and \d+ more'):
         pretrained.load(path, encoder={'name': 'resnet50'})
     with pytest.raises(UserError, match=r"encoder\.name 'resnet51' is unknown; did you mean resnet50"):
         pretrained.load(path, encoder={'name': 'resnet51'})
@@ -338,7 +393,7 @@ def test_another_architecture(tmp_path: Path) -> None:
     ],
 )
 def test_architecture_is_told_by_names_and_shapes(config: dict[str, Any]) -> None:
-    made = weights.shapes(config, 32)
+    made = shapes(config, 32)
     state = {
         names.torch_names(made)[path]: names.to_torch(path, np.broadcast_to(np.float32(0), size))
         for path, size in made.items()

@@ -1,6 +1,6 @@
-"""SimCLR's checkpoints, of exactly the published names, give the features of the authors' network.
+"""Checkpoints with the names that SimCLR published give the features of the authors' network.
 
-TensorFlow, which reads them, is not needed for that: its place is taken at the one function that it does.
+TensorFlow is not needed: the one function that uses it is replaced.
 """
 
 import sys
@@ -18,7 +18,8 @@ from jax import lax
 from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import architecture, names, simclr_names, tensorflow_files, weights
+from contrastive_jax.pretrained import architecture, names, pixels, simclr_names, tensorflow_files
+from contrastive_jax.pretrained.assemble import shapes
 from tests import goldens, runs
 
 Arrays = dict[str, np.ndarray]
@@ -27,7 +28,7 @@ SIZE = 40
 
 
 class Graph:
-    """google-research/simclr's `resnet.py`: layers make variables as they are called, numbered by kind."""
+    """google-research/simclr's `resnet.py`: layers create variables when they are called, numbered by kind."""
 
     def __init__(self, *, sk_ratio: float = 0.0, width: int = 8, blocks: tuple[int, ...] = (1, 2, 1, 1)):
         self.sk_ratio, self.width, self.blocks = sk_ratio, width, blocks
@@ -114,7 +115,7 @@ class Graph:
 
 
 def beside(variables: Arrays) -> Arrays:
-    """What checkpoints hold beside an encoder: heads, slots of the optimizer, the step."""
+    """Adds what checkpoints contain in addition to an encoder: heads, optimizer slots, the step."""
     one = np.ones((4, 4), np.float32)
     heads = {
         f'head_contrastive/nl_{i}/{leaf}': one
@@ -128,7 +129,7 @@ def beside(variables: Arrays) -> Arrays:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Arrays], Path]:
-    """Writes what stands for a checkpoint of TensorFlow, and reads it in TensorFlow's place."""
+    """Writes empty files in place of a TensorFlow checkpoint, and returns the arrays when they are read."""
 
     def write(arrays: Arrays) -> Path:
         monkeypatch.setattr(tensorflow_files, 'read', lambda _: (sorted(arrays), arrays.__getitem__))
@@ -158,12 +159,12 @@ def test_features(checkpoint: Callable[[Arrays], Path], name: str) -> None:
     said: list[str] = []
     made = pretrained.load(checkpoint(beside(graph.variables)), say=said.append)
     assert said[0] == 'form: simclr, names base_model/*'
-    assert any(line.startswith('left behind, beside the encoder: base_model/batch_norm') for line in said)
-    assert made.config == {**config, 'padding': 'simclr', 'bn_unbiased': False}
-    assert weights.pixels(made.policy) == weights.pixels(build_policy(runs.load('simclrv2')))
+    assert any(line.startswith('skipped, not of the encoder: base_model/batch_norm') for line in said)
+    assert made.architecture == {**config, 'padding': 'simclr', 'bn_unbiased': False}
+    assert pixels.fields(made.policy) == pixels.fields(build_policy(runs.load('simclrv2')))
     assert sum(np.size(v) for v in graph.variables.values()) == sum(v.size for v in made.flat.values())
     with jax.default_matmul_precision('highest'):
-        h = jax.jit(lambda v: made.encoder.apply(v, x, train=False))(made.variables)
+        h = jax.jit(lambda v: made.module.apply(v, x, train=False))(made.variables)
     goldens.assert_close(h, expected, 1e-4)
     assert np.std(np.asarray(h), axis=0).max() > 1e-3
 
@@ -178,9 +179,9 @@ def test_a_file_or_the_folder_of_a_checkpoint(checkpoint: Callable[[Arrays], Pat
         path.with_name(f'{path.name}.data-00000-of-00001'),
         tmp_path,
     ):
-        assert pretrained.load(given).config['stage_sizes'] == [1]
+        assert pretrained.load(given).architecture['stage_sizes'] == [1]
     (tmp_path / 'model.ckpt-3.index').touch()
-    with pytest.raises(UserError, match=r'holds 2 checkpoints of TensorFlow -> give one of them, e\.g\. .*\.index'):
+    with pytest.raises(UserError, match=r'contains 2 checkpoints of TensorFlow -> give one of them, e\.g\. .*\.index'):
         pretrained.load(tmp_path)
 
 
@@ -188,11 +189,11 @@ def test_a_file_or_the_folder_of_a_checkpoint(checkpoint: Callable[[Arrays], Pat
     ('change', 'line'),
     [
         ({'base_model/conv2d_3/kernel': None}, r'conv2d_3/kernel is missing'),
-        ({'base_model/conv2d/kernel': np.ones((5, 5, 3, 8))}, 'of kernel sizes 51131, are those of no ResNet'),
-        ({'base_model/conv2d_4/kernel': np.ones((1, 1, 8, 9))}, r'conv3/kernel is \[1, 1, 8, 9\] instead of'),
+        ({'base_model/conv2d/kernel': np.ones((5, 5, 3, 8))}, 'with kernel sizes 51131, do not form a ResNet'),
+        ({'base_model/conv2d_4/kernel': np.ones((1, 1, 8, 9))}, r'conv3/kernel has shape \[1, 1, 8, 9\] instead of'),
         ({'base_model/batch_normalization_2/gamma': None}, r'layer1_0/bn1/scale \[8\] is missing'),
-        ({'base_model/batch_normalization_9/gamma': np.ones(3)}, r'batch_normalization_9/gamma \[3\] has no place'),
-        ({'base_model/dense/kernel': np.ones(3)}, r'dense/kernel \[3\] has no place'),
+        ({'base_model/batch_normalization_9/gamma': np.ones(3)}, r'batch_normalization_9/gamma \[3\] is unexpected'),
+        ({'base_model/dense/kernel': np.ones(3)}, r'dense/kernel \[3\] is unexpected'),
         ({'other/conv2d/kernel': np.ones(3)}, 'names that simclr checkpoints do not have: other/conv2d/kernel'),
     ],
 )  # fmt: skip
@@ -218,9 +219,9 @@ def test_the_published_depths(config: dict[str, Any], blocks: tuple[int, ...]) -
     jax.eval_shape(lambda: graph(jnp.zeros((1, 32, 32, 3))))
     found = simclr_names.from_simclr({name.removeprefix('base_model/'): x for name, x in graph.variables.items()})
     assert architecture.describe(found, '') == {**config, 'stem': 'imagenet'}
-    shapes = weights.shapes({**config, 'padding': 'simclr'}, 32)
-    ours = {theirs: path for path, theirs in names.torch_names(shapes).items()}
-    assert {ours[name]: names.from_torch(ours[name], x).shape for name, x in found.items()} == shapes
+    sizes = shapes({**config, 'padding': 'simclr'}, 32)
+    ours = {theirs: path for path, theirs in names.torch_names(sizes).items()}
+    assert {ours[name]: names.from_torch(ours[name], x).shape for name, x in found.items()} == sizes
 
 
 # ================================ TensorFlow ================================
@@ -235,10 +236,10 @@ def test_without_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_part_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / 'model.ckpt-1.data-00000-of-00001').write_bytes(b'x')
-    with pytest.raises(UserError, match=r'there is no model\.ckpt-1\.index beside it'):
+    with pytest.raises(UserError, match=r'model\.ckpt-1\.index is missing beside it'):
         pretrained.load(tmp_path / 'model.ckpt-1.data-00000-of-00001')
     (tmp_path / 'saved_model.pb').write_bytes(b'x')
-    with pytest.raises(UserError, match=r'is a SavedModel of TensorFlow, which is not read -> give the checkpoint'):
+    with pytest.raises(UserError, match=r'is a SavedModel of TensorFlow, which cannot be read -> give the checkpoint'):
         pretrained.load(tmp_path)
 
 

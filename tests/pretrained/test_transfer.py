@@ -1,4 +1,4 @@
-"""An encoder of 8-pixel digits on other data: photos of other sizes, in a folder with classes of its own."""
+"""An encoder trained on 8-pixel digits is evaluated on photos of other sizes in a folder with other classes."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.protocols.test_run import load, slow_knn
 from tests.whole_runs import compiled, quick_runs  # noqa: F401
 
 CLASSES = ('ant', 'bee', 'cow')
-WIDTH = 3 * 16  # of the class tokens of both blocks and the mean of the patch tokens
+WIDTH = 3 * 16  # the class tokens of both blocks and the mean of the patch tokens
 
 
 @pytest.fixture(scope='module')
@@ -31,12 +31,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 for training and 10 held-out ones, no cow among them."""
+    """48 training images and 10 held-out images, none of which is of the class cow."""
     root, rng = tmp_path_factory.mktemp('photos'), np.random.default_rng(0)
     for i in range(58):
         split, label = ('train', i % 3) if i < 48 else ('val', i % 2)
         pixels = rng.integers(0, 256, (14 + i % 5, 20 - i % 3, 3)) // 2
-        pixels[..., label] += 100  # a colour cast
+        pixels[..., label] += 100  # a color cast
         file = root / split / CLASSES[label] / f'{i:02}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(file)
@@ -45,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def held(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the command writes of both splits: 12 pixels, the teacher's features of two blocks."""
+    """The arrays that the command writes for both splits: images of 12 pixels, features of the teacher's two blocks."""
     given = [f'--workdir={run}', '--source=folder', f'--path={photos}', '--image_size=12', '--weights=target']
     found = {}
     for split in ('train', 'val'):
@@ -76,7 +76,7 @@ def test_neighbours(run: Path, photos: Path, held: dict[str, Any], tmp_path: Pat
 
 @pytest.mark.usefixtures('quick_runs')
 def test_linear_probe(run: Path, photos: Path, held: dict[str, Any], tmp_path: Path) -> None:
-    """Three classes; the accuracy is that of the weights in its checkpoint, on the features that the command wrote."""
+    """The accuracy is that of the weights in the checkpoint on the features that the command wrote."""
     one = {'optimizer.learning_rates': (0.1,), 'optimizer.weight_decays': (0.0,), 'epochs': 2.0}
     found = evaluate(of_photos('linear:tiny', run, photos, **TEACHER, **one), tmp_path)
     assert isinstance(found, dict)
@@ -89,7 +89,7 @@ def test_linear_probe(run: Path, photos: Path, held: dict[str, Any], tmp_path: P
 
 @pytest.mark.usefixtures('quick_runs')
 def test_fine_tuning(run: Path, photos: Path, tmp_path: Path) -> None:
-    """Starts from interpolated positions, and learns the colours: nearly all of them."""
+    """Fine-tuning starts from interpolated positions and learns to classify the colors."""
     changes = {'finetune.labels': 1.0, 'epochs': 20.0, 'optimizer.learning_rate': 0.05}
     found = evaluate(of_photos('finetune:tiny', run, photos, **changes), tmp_path)
     assert isinstance(found, dict) and found['eval/finetune_images'] == 48 and found['eval/finetune_top1'] >= 0.9

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax.data import sources
+from contrastive_jax import load_encoder
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import distill, finetune
 from contrastive_jax.protocols.run import check_protocol, run_protocol
 from contrastive_jax.training.feed import ResidentFeed
@@ -83,7 +84,7 @@ def test_loss_is_the_equation(folders: Path, encoder: Encoder, teacher: distill.
     recipe = recipe_of(folders, encoder, teacher)
     method: Any = recipe.method
     state = start(recipe, encoder, teacher)
-    images = sources.load('digits').array[:16]
+    images = open_source('digits').array[:16]
     x = encoder.policy.normalize(images)
     T = method.temperature
     assert T == 0.1 and encoder.policy.mean != teacher.policy.mean
@@ -119,7 +120,7 @@ def test_more_devices_train_what_one_trains(
     def steps(mode: str, count: int) -> tuple[PyTree, list[Any]]:
         devices, recipe = find_devices(mode, count), recipe_of(folders, encoder, teacher)
         state = devices.place(start(recipe, encoder, teacher), recipe.state_specs)
-        state, found = ResidentFeed(recipe, devices, sources.load('digits'), 1).advance(state, 0, 2)
+        state, found = ResidentFeed(recipe, devices, open_source('digits'), 1).advance(state, 0, 2)
         state = jax.device_get(devices.collect(state, recipe.state_specs))
         return (state.params, state.method), [devices.fetch(metrics) for metrics in found]
 
@@ -133,7 +134,7 @@ def test_more_devices_train_what_one_trains(
 @pytest.mark.usefixtures('quick_runs')
 def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Interrupted or not: the same bits, and the number is that of the student that was saved. No label is needed."""
-    test = sources.load('digits', split='test')
+    test = open_source('digits', split='test')
     data = few(100, tmp_path, train_labels=None, test_images=test.array, test_labels=test.labels)
     config = given(folders, epochs=0.7, **data)  # of 100 images: four steps
     found = evaluate(config, tmp_path / 'whole')
@@ -198,7 +199,7 @@ def test_a_fine_tuning_whose_run_is_gone(folders: Path, tmp_path: Path) -> None:
     shutil.copytree(folders / 'teacher', tmp_path / 'tuned')
     about = json.loads((tmp_path / 'tuned' / distill.TUNED).read_text())
     (tmp_path / 'tuned' / distill.TUNED).write_text(json.dumps({**about, 'init': str(tmp_path / 'gone')}))
-    with pytest.raises(UserError, match=r'is a fine-tuning of .*gone, which is not there any more'):
+    with pytest.raises(UserError, match=r'is a fine-tuning of .*gone, which does not exist'):
         load_encoder(tmp_path / 'tuned')
 
 

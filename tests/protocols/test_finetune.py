@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.data import sources
+from contrastive_jax import load_encoder
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.optim import optimizers
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import finetune
 from contrastive_jax.protocols.run import run_protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_state, train_step
@@ -86,7 +88,7 @@ def trained(workdir: Path, recipe: Run) -> tuple[int, PyTree]:
 
 def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 2) -> tuple[PyTree, list[dict[str, Any]]]:
     """The state after n steps from the encoder, as numpy, and the metrics of each."""
-    source = sources.load('digits')
+    source = open_source('digits')
     recipe = finetune.build(config, encoder, len(source), 10)
     devices = find_devices(mode, count)
     state = jax.jit(lambda: init_state(recipe))()
@@ -207,9 +209,9 @@ def test_every_kind_of_encoder_can_be_trained_on(name: str, tmp_path: Path) -> N
 
 def test_labels_of_each_class() -> None:
     labels = np.array([0] * 200 + [1] * 30 + [2])
-    chosen = finetune.labelled(labels, 0.1)
+    chosen = stratified(labels, 0.1)
     assert [int(chosen[labels == label].sum()) for label in range(3)] == [20, 3, 1]
-    assert finetune.labelled(labels, 1.0).all()
+    assert stratified(labels, 1.0).all()
 
 
 @pytest.mark.usefixtures('quick_runs')
@@ -232,7 +234,7 @@ def test_what_is_written_and_a_resumed_run(simclrv2: Path, tmp_path: Path) -> No
         after = {part: trained_on[part] for part in given}
         assert all(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (after, given)), strict=True)), 'all is trained'
     assert runs.relative_error(params['encoder'], encoder.params) < 0.5, 'from where the run was'
-    test = sources.load('digits', split='test')
+    test = open_source('digits', split='test')
     tuned = dataclasses.replace(encoder, params=params['encoder'], stats=stats['encoder'])
     h, norm, running = tuned(test.array), params['projector']['bn_0'], stats['projector']['bn_0']
     h = h @ params['projector']['linear_0']['kernel'] - running['mean']

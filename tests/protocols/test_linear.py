@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrastive_jax import load_encoder
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import linear, training
 from contrastive_jax.protocols.run import run_protocol
+from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
@@ -75,7 +78,7 @@ def start(recipe: Run, encoder: Encoder) -> TrainState:
 
 def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 3) -> tuple[PyTree, list[dict[str, Any]]]:
     """Classifiers after n steps, as numpy, and the metrics of each."""
-    source = sources.load('digits')
+    source = open_source('digits')
     recipe = linear.build(config, encoder, len(source), 10)
     devices = find_devices(mode, count)
     state = devices.place(start(recipe, encoder), recipe.state_specs)
@@ -114,7 +117,7 @@ def test_one_step_by_hand(encoder: Encoder) -> None:
     config = load('linear:tiny', **{'optimizer.learning_rates': (0.5,), 'optimizer.weight_decays': (0.0,)})
     recipe = linear.build(config, encoder, 100, 10)
     state = start(recipe, encoder)
-    images, labels = sources.load('digits').array[:16], sources.load('digits').labels[:16]
+    images, labels = open_source('digits').array[:16], open_source('digits').labels[:16]
     batch = {'views': (encoder.policy.normalize(images),), 'label': jnp.asarray(labels), 'index': jnp.arange(16)}
     loss = lambda p: recipe.method.loss(p, state.method, batch, rng=jax.random.key(0), progress=0.0)[0]  # noqa: E731
     value, grads = jax.value_and_grad(loss)(state.params)
@@ -132,9 +135,9 @@ def test_one_step_by_hand(encoder: Encoder) -> None:
 
 def test_held_out_images_of_each_class() -> None:
     labels = np.array([0] * 20 + [1] * 3 + [2])
-    chosen = linear.held_out(labels, 0.1)
+    chosen = stratified(labels, 0.1, leave=1)
     assert [int(chosen[labels == label].sum()) for label in range(3)] == [2, 1, 0]
-    np.testing.assert_array_equal(chosen, linear.held_out(labels, 0.1))
+    np.testing.assert_array_equal(chosen, stratified(labels, 0.1, leave=1))
 
 
 def test_augmentation_keeps_what_the_run_saw(encoder: Encoder) -> None:
@@ -159,8 +162,8 @@ def test_what_is_written_and_said(
     jax.tree.map(np.testing.assert_array_equal, state['method']['target']['encoder'], encoder.params)
     jax.tree.map(np.testing.assert_array_equal, state['method']['batch_stats']['target']['encoder'], encoder.stats)
 
-    train_split, test = sources.load('digits'), sources.load('digits', split='test')
-    chosen = linear.held_out(train_split.labels, 0.1)
+    train_split, test = open_source('digits'), open_source('digits', split='test')
+    chosen = stratified(train_split.labels, 0.1, leave=1)
     logits = [np.asarray(linear.classify(state['params'], encoder(x))) for x in (train_split.array[chosen], test.array)]
     selection = (logits[0].argmax(2) == train_split.labels[chosen]).mean(1)
     best = int(selection.argmax())
@@ -216,7 +219,7 @@ def test_an_encoder_that_moves_is_noticed(run: Path, tmp_path: Path, monkeypatch
 @pytest.mark.usefixtures('quick_runs')
 def test_images_off_the_disk_one_setting(run: Path, tmp_path: Path) -> None:
     """Streamed, with an image that cannot be read; without a sweep nothing is held out."""
-    digits = sources.load('digits')
+    digits = open_source('digits')
     for i in range(40):
         file = tmp_path / 'images' / ('train' if i < 32 else 'test') / str(digits.labels[i] % 2) / f'{i:02}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +248,7 @@ def test_one_image_a_class_cannot_choose(run: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_a_source() -> None:
-    source, ids = sources.load('digits'), np.array([5, 2, 900])
+    source, ids = open_source('digits'), np.array([5, 2, 900])
     rows = sources.Subset(source, ids)
     assert len(rows) == 3 and rows.name == 'digits' and rows.classes == source.classes
     np.testing.assert_array_equal(rows.labels, source.labels[ids])

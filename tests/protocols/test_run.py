@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax import features, pretrained
-from contrastive_jax.data import sources
+from contrastive_jax import features, load_encoder, pretrained
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import knn_accuracy
-from contrastive_jax.pretrained.encoder import load_encoder
 from contrastive_jax.protocols import base
 from contrastive_jax.protocols.run import PROTOCOLS, check_protocol, protocol_config, run_protocol
 from contrastive_jax.rules import Rules
@@ -34,7 +33,7 @@ FILES = sorted(path.stem for path in (REPOSITORY / 'configs' / 'eval').glob('[!_
 
 def load(name: str, **changes: Any) -> ConfigDict:
     file, _, variant = name.partition(':')
-    config = importlib.import_module(f'configs.eval.{file}').get_config(variant)
+    config = importlib.import_module(f'contrastive_jax.configs.eval.{file}').get_config(variant)
     config.update_from_flattened_dict(changes)
     return config
 
@@ -55,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def few(n: int, path: Path, **arrays: Any) -> dict[str, Any]:
     """Digits as an .npz file: n training images and 8 held-out ones; and the fields that name it."""
-    train, test = sources.load('digits'), sources.load('digits', split='test')
+    train, test = open_source('digits'), open_source('digits', split='test')
     given = {
         'train_images': train.array[:n],
         'train_labels': train.labels[:n],
@@ -78,9 +77,9 @@ def test_every_variant_is_right_and_documented(file: str) -> None:
         config = load(name, **named)
         assert config.is_locked and check_protocol(config) == []
         del named['init']
-        lacks = 'init is empty -> name the workdir of a run: --config.init=runs/digits'
+        lacks = 'init is empty -> set it to the workdir of a run, such as runs/digits, or to a file of weights'
         assert check_protocol(load(name, **named)) == [lacks]
-    doc = importlib.import_module(f'configs.eval.{file}').__doc__
+    doc = importlib.import_module(f'contrastive_jax.configs.eval.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     assert named == set(variants)
     assert {load(file).protocol for file in FILES} == set(PROTOCOLS)
@@ -216,7 +215,7 @@ def test_fine_tuning_protocols(name: str) -> None:
 
 def test_simclr_s_distillation() -> None:
     """recipes.md, section 8: batch, optimizer and schedule are those of pre-training."""
-    pretraining = importlib.import_module('configs.simclrv2').get_config()
+    pretraining = importlib.import_module('contrastive_jax.configs.simclrv2').get_config()
     for name, temperature, scratch in (('', 0.1, False), ('big_to_small', 1.0, True)):
         config = load(f'distill:{name}')
         assert (config.distill.temperature, config.distill.scratch, config.epochs) == (temperature, scratch, 400.0)
@@ -258,7 +257,7 @@ def test_knn_says_what_slow_loops_say(
     workdir = tmp_path / 'knn'
     found = run_protocol(config, str(workdir))
     encoder = load_encoder(run, weights)
-    train, test = sources.load('digits'), sources.load('digits', split='test')
+    train, test = open_source('digits'), open_source('digits', split='test')
     h, h_test = np.asarray(encoder(train.array), np.float64), np.asarray(encoder(test.array), np.float64)
     for k in (5, 20):
         accuracy = np.mean(slow_knn(h, train.labels, h_test, k, 0.07) == test.labels)
@@ -280,7 +279,7 @@ def test_the_same_command_again_replaces_its_numbers(run: Path, tmp_path: Path) 
 
 
 def test_images_without_a_label_are_left_out(run: Path, tmp_path: Path) -> None:
-    labels = sources.load('digits').labels[:30].copy()
+    labels = open_source('digits').labels[:30].copy()
     labels[[0, 7]] = -1
     config = load('knn', init=str(run), **few(30, tmp_path, train_labels=labels), **{'knn.k': (28,)})
     run_protocol(config, str(tmp_path / 'knn'))
@@ -293,7 +292,7 @@ def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
     config = load('knn', init=str(run), **data, **{'knn.k': (5,), 'features.projector_layers': 2})
     encoder, h = load_encoder(run, projector_layers=2).projected(), {}
     for split in ('train', 'test'):
-        source = sources.load('npz', path=data['data.path'], split=split)
+        source = open_source('npz', path=data['data.path'], split=split)
         h[split] = features.extract(encoder, source, find_devices('jit'), config.batch_size)
     given = (h[split][name] for split in h for name in ('features', 'labels'))
     expected = knn_accuracy(*given, 10, k=5)
@@ -303,7 +302,7 @@ def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
 
 
 def test_classes_without_a_training_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train, test = sources.load('digits').labels[:30], sources.load('digits', split='test').labels[:8]
+    train, test = open_source('digits').labels[:30], open_source('digits', split='test').labels[:8]
     labels = np.where(np.isin(train, test[:2]), 9 - train, train)
     strangers = int((~np.isin(test, labels)).sum())
     assert 0 < strangers < 8
@@ -430,7 +429,7 @@ def test_a_config_that_lacks_fields() -> None:
         ({'train_labels': np.zeros(30, int)}, 'all training images of few are of one class'),
         ({'train_labels': np.arange(30) * 10**7}, 'the labels of few go up to 290000000 -> number the classes from 0'),
         ({'test_labels': np.full(8, 37)}, 'have labels 37 to 37, the training images 0 to 9, and none in common'),
-        ({}, 'knn.k 200 is more than the 30 labelled training images'),
+        ({}, 'knn.k 200 is more than the 30 labeled training images'),
     ],
 )
 def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
@@ -470,7 +469,7 @@ def test_files_that_do_not_serve(run: Path, tmp_path: Path) -> None:
     (tmp_path / 'words.pth').write_text('weights')
     for file, line in (
         ('cut.safetensors', 'cannot be read: it is damaged'),
-        ('harm.pth', r'it asks for \w+.system, which no weights need: nothing of it was run'),
+        ('harm.pth', r'its pickle imports \w+.system, which weight files do not need: it is refused'),
         ('words.pth', 'cannot be read: it is text -> '),
         ('none.pth', 'does not exist -> give the workdir of a run, or a file of weights'),
     ):
@@ -497,10 +496,10 @@ def test_a_file_of_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     file = tmp_path / 'encoder.safetensors'
     pretrained.save(file, pretrained.load(run))
     config = load('knn:digits', init=str(file))
-    with pytest.raises(UserError, match='is a file of weights, which says nothing of data -> name some'):
+    with pytest.raises(UserError, match=r'is a file of weights, which does not record its data -> set data\.source'):
         run_protocol(config, str(tmp_path / 'knn'))
     assert features.main([f'--workdir={file}', str(tmp_path / 'x.npz')]) == 2
-    assert 'is a file of weights, which says nothing of data' in capsys.readouterr().err
+    assert 'is a file of weights, which does not record its data' in capsys.readouterr().err
     config.data.source = 'digits'
     found = run_protocol(config, str(tmp_path / 'knn'))
     assert found == run_protocol(load('knn:digits', init=str(run)), str(tmp_path / 'of_run'))

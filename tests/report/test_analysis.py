@@ -11,8 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
 
+from contrastive_jax import load_encoder
 from contrastive_jax.data import sources
-from contrastive_jax.pretrained.encoder import Encoder, load_encoder
+from contrastive_jax.data.open import open_source
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.report import analysis
 from tests import saved
 from tests.evaluate import linen
@@ -25,7 +27,7 @@ def encoder(tmp_path: Path, name: str) -> Encoder:
 
 
 def images(n: int) -> np.ndarray:
-    return sources.load('digits').array[:n]
+    return open_source('digits').array[:n]
 
 
 def test_principal_components_are_those_of_scikit_learn(rng: np.random.Generator) -> None:

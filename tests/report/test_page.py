@@ -11,7 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax.data import sources
+from contrastive_jax.data import digits, sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.report import __main__ as command
 from contrastive_jax.report import charts
 from contrastive_jax.report.facts import duration
@@ -160,7 +161,7 @@ def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     rows = re.findall(r'<tr>(.*?)</tr>', found.raw[start : found.raw.index('</table>', start)])[1:]
     counts = np.array([[int(n) for n in re.findall(r'<td[^>]*>(\d+)</td>', row)] for row in rows])
     shown = np.linspace(0, 359, 40).astype(int)
-    np.testing.assert_array_equal(counts.sum(1), np.bincount(sources.load('digits', split='test').labels[shown]))
+    np.testing.assert_array_equal(counts.sum(1), np.bincount(open_source('digits', split='test').labels[shown]))
     accuracy = re.search(r'step 3 classifies ([\d.]+)% of 40 held-out images', found.text)
     assert accuracy and float(accuracy.group(1)) == pytest.approx(100 * np.trace(counts) / 40, abs=0.06)
 
@@ -186,7 +187,7 @@ def test_a_folder_without_labels_and_without_held_out_images(
 ) -> None:
     images = tmp_path / '<b>photos'
     images.mkdir()
-    for i, image in enumerate(sources.load('digits').array[:30]):
+    for i, image in enumerate(open_source('digits').array[:30]):
         Image.fromarray(image).resize((20, 14)).save(images / f'{i:02}<i>.png')
     (images / '29<i>.png').write_bytes(b'no image')
     saved.save(little(**{'data.source': 'folder', 'data.path': str(images)}), tmp_path / 'run')
@@ -201,12 +202,12 @@ def test_many_classes_with_names_that_look_like_html(
 ) -> None:
     """The confusion matrix is a picture with lists, ten classes have colors, and names from users are escaped."""
 
-    def digits(split: str = 'train') -> sources.ArraySource:
+    def load(split: str = 'train') -> sources.ArraySource:
         images = given_digits(split).array
         return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, '39'))
 
-    given_digits = sources.digits
-    monkeypatch.setattr(sources, 'digits', digits)
+    given_digits = digits.load
+    monkeypatch.setattr(digits, 'load', load)
     run = tmp_path / "<img src=x onerror='1'>"
     saved.save(little(), run)
     write_log(run)

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.evaluate import signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.evaluate.online import Neighbors, OnlineFeatures, evenly_spaced, nearest, number_of_classes
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.methods import MethodState
 from contrastive_jax.training.evaluators import Context, build_evaluators
 from contrastive_jax.training.run import TrainState
@@ -64,8 +66,8 @@ def test_numbers_are_those_of_features_taken_by_hand(mode: str, count: int) -> N
     given = (h, labels(37), h_test, labels(19), 3)
     assert found['eval/knn_top1'] == pytest.approx(knn_accuracy(*given, k=3, temperature=0.07)['top1'])
     assert found['eval/probe_top1'] == pytest.approx(linear_probe(*given)['top1'], abs=1 / 19 + 1e-6)
-    for name in ('feature_std', 'effective_rank', 'uniformity'):
-        assert found[f'eval/{name}'] == pytest.approx(float(getattr(signals, name)(h_test)), rel=1e-3)
+    for measure in (feature_std, signals.effective_rank, signals.uniformity):
+        assert found[f'eval/{measure.__name__}'] == pytest.approx(float(measure(h_test)), rel=1e-3)
     assert all(isinstance(x, float) for x in found.values())
     assert neighbours.queries.shape == (8,) and neighbours.nearest.shape == (8, 8)
 
@@ -140,7 +142,7 @@ def test_an_unreadable_image_leaves_the_evaluation(tmp_path: Path) -> None:
     (tmp_path / 'train' / 'dark' / '03.png').write_bytes(b'')
     (tmp_path / 'val' / 'dark' / '00.png').write_bytes(b'')
     (tmp_path / 'val' / 'light' / '05.png').write_bytes(b'')
-    train, test = (sources.load('folder', path=str(tmp_path), split=s, image_size=4) for s in ('train', 'test'))
+    train, test = (open_source('folder', path=str(tmp_path), split=s, image_size=4) for s in ('train', 'test'))
     found, neighbours = evaluate(train, test)
     assert found['eval/knn_top1'] == found['eval/probe_top1'] == 1.0
     shown = [Path(train.file_name(int(i))).name for i in np.unique(neighbours.nearest)]

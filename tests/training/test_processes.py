@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from contrastive_jax.data import sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import runs, whole_runs
 from tests import saved as workdirs
@@ -84,7 +84,7 @@ def test_two_processes(pair, tmp_path):
 def test_two_processes_judge_as_one(children, compiled, tmp_path):  # noqa: F811
     """A linear probe of two settings on photos in a folder, one of which cannot be read."""
     workdirs.save(little('mocov2'), tmp_path / 'run')
-    digits = sources.load('digits')
+    digits = open_source('digits')
     for i in range(40):
         file = tmp_path / 'photos' / ('train' if i < 32 else 'test') / str(digits.labels[i] % 2) / f'{i:02}.png'
         file.parent.mkdir(parents=True, exist_ok=True)

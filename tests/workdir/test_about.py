@@ -56,7 +56,7 @@ def test_a_file_of_somebody_else_is_no_obstacle(tmp_path: Path, content: str) ->
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / about.FILE).mkdir()
-    with pytest.raises(UserError, match=rf'cannot write {tmp_path}/about.json: .* -> choose another --workdir'):
+    with pytest.raises(UserError, match=rf'cannot write {tmp_path}/about.json: .* -> choose another workdir'):
         about.About(tmp_path, 0, RUN, 'jit')
 
 

@@ -328,7 +328,7 @@ def test_a_kill_while_the_old_one_is_deleted(workdir):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / FOLDER).write_text('a file')
-    with pytest.raises(UserError, match=r'cannot write checkpoints to .* -> choose another --workdir'):
+    with pytest.raises(UserError, match=r'cannot write checkpoints to .* -> choose another workdir'):
         Run(tmp_path)
 
 

@@ -95,9 +95,9 @@ def test_all_changed_fields_are_listed(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), changed)
     assert str(error.value) == (
-        f'--workdir {tmp_path} holds a run of another config (augment.blur: [0.5, 0.5] -> [0.0, 0.5]; '
+        f'workdir {tmp_path} holds a run of another config (augment.blur: [0.5, 0.5] -> [0.0, 0.5]; '
         'method.temperature: 0.2 -> 0.07; seed: 0 -> 3) '
-        '-> choose another --workdir, or give these fields their old values'
+        '-> choose another workdir, or give these fields their old values'
     )
 
 
@@ -127,7 +127,7 @@ def test_garbage_in_place_of_the_config(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
     assert str(error.value).startswith(f'{tmp_path}/config.json is not the JSON of a run (')
-    assert str(error.value).endswith('-> choose another --workdir') and '\n' not in str(error.value)
+    assert str(error.value).endswith('-> choose another workdir') and '\n' not in str(error.value)
     assert (tmp_path / 'config.json').read_bytes() == content, "it may be somebody else's"
 
 
@@ -138,7 +138,7 @@ def test_something_in_the_way(tmp_path: Path) -> None:
     for path in (tmp_path / 'file', tmp_path / 'file' / 'run', tmp_path / 'run', Path('/proc/run')):
         with pytest.raises(UserError) as error:
             open_workdir(str(path), config)
-        assert str(error.value).startswith(f'cannot write to --workdir {path}: ')
+        assert str(error.value).startswith(f'cannot write to workdir {path}: ')
         assert error.value.exit_code == 2
     assert (tmp_path / 'file').read_text() == 'mine'
 
@@ -149,9 +149,9 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(folder, 'replace_file', refuse)
+    monkeypatch.setattr(folder, 'write_atomically', refuse)
     with pytest.raises(
-        UserError, match=f'cannot write to --workdir {tmp_path}: No space left on device -> choose another'
+        UserError, match=f'cannot write to workdir {tmp_path}: No space left on device -> choose another'
     ):
         open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
 

@@ -80,15 +80,6 @@ def test_foreign_lines_stay_and_an_untouched_file_is_not_rewritten(tmp_path):
     assert os.listdir(tmp_path) == [metrics.FILE]  # no event file, no temporary file
 
 
-def test_a_failed_replacement_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / 'x'
-    path.write_bytes(b'old')
-    monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('disk')))
-    with pytest.raises(OSError, match='disk'):
-        metrics.replace_file(path, b'new')
-    assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['x']
-
-
 def test_tensorboard_sees_each_step_once_after_a_resume(tmp_path):
     write_steps(tmp_path, [1, 2, 3, 4, 5])
     future = next(tmp_path.glob(f'{metrics.EVENTS}*'))

@@ -1,0 +1,208 @@
+"""The fields of a config, each declared once: type, default, meaning and legal values.
+
+The top level and the sections `data`, `optimizer`, `schedule` and `eval` are declared here. The other sections are
+declared by the class that they are passed to: `augment` by `augment.policy.Policy`, `method` by the method's class,
+`encoder`, `projector` and `predictor` by the module of that name.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from contrastive_jax.augment.patches import Patches
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.data.open import SOURCES
+from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
+from contrastive_jax.methods import method_or_none
+from contrastive_jax.models.heads import MLP
+from contrastive_jax.models.network import ENCODERS
+from contrastive_jax.rules import field
+
+DTYPES = ('float32', 'bfloat16')
+OPTIMIZERS = ('sgd', 'adam', 'adamw', 'lars', 'lars_simclr', 'larc')
+EVALUATORS = ('knn', 'probe', 'signals', 'pictures')
+SCHEDULES = ('cosine', 'step', 'warmup_cosine', 'linspace_warmup_cosine', 'constant')
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The top level of a config."""
+
+    seed: int = field(
+        0, 'Seed of the first weights, the order of the examples and the augmentation.', least=0, most=2**31 - 1
+    )
+    batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1)
+    epochs: float = field(
+        200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.', example=200.0
+    )  # no `above=0`: it is not used if `steps` is given
+    steps: int = field(0, 'Length of the training in steps; 0: `epochs` gives the length.', least=0)
+    bn_group_size: int = field(
+        0, 'Examples that share batch-norm statistics, on one device or several; 0: the whole global batch.', least=0
+    )
+    chunks: int = field(
+        1,
+        'Process the local batch in so many pieces, and recompute their activations in the backward pass (GradCache): '
+        'the memory of one piece and about a third more time, with the same loss over the whole batch. Batch-norm '
+        'groups must lie within a piece.',
+        least=1,
+    )
+    dtype: str = field(
+        'float32', 'Type of the computation; parameters, batch-norm statistics and losses stay float32.', choices=DTYPES
+    )
+    parallel: str = field('jit', 'How all devices are used: jit(shard_map), or pmap.', choices=('jit', 'pmap'))
+    log_every_steps: int = field(50, 'Steps between two lines of the log.', least=1)
+    eval_every_steps: int = field(
+        5000,
+        'Steps between two evaluations: kNN, linear probe, collapse signals, pictures; 0: only at the end.',
+        least=0,
+    )
+    checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    profile_steps: int = field(
+        0, "Record so many steps for TensorBoard's profiler, after the first hundred; 0: none.", least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The section `data`."""
+
+    source: str = field(
+        'tfds',
+        "Kind of the data: 'digits' (embedded in scikit-learn), 'npz' (a file), 'folder' (of images), 'tfds', or a "
+        "class of your own, 'package.module:Class' (data/objects.py).",
+        choices=SOURCES,
+        named=True,
+    )
+    name: str = field('', 'Name of the TFDS data set.')
+    path: str = field('', "The .npz file, the folder of images, or TFDS's data_dir.")
+    split: str = field('train', 'The split that is trained on.')
+    eval_split: str = field(
+        'test', "The split that is evaluated on; 'test' and 'validation' replace each other, a labeled one first."
+    )
+    image_size: int = field(224, 'Height and width of a view, in pixels.', least=1)
+    value_range: float = field(
+        0.0,
+        'Largest value of gray image files of more than 8 bits, such as 4095; 0: derived from a sample of the images.',
+        least=0,
+    )
+    on_device: bool = field(True, 'Keep data that is in memory on the device, and run many steps in one call.')
+    workers: int = field(
+        0, 'Processes that decode images; 0: threads, which are as fast unless there are many cores.', least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The section `optimizer`. Paths are those of parameters, such as 'encoder/patch_embed': all below it."""
+
+    name: str = field('sgd', 'The optimizer.', choices=OPTIMIZERS)
+    learning_rate: float = field(0.03, 'Learning rate at the batch size `learning_rate_batch`.', above=0)
+    learning_rate_scaling: str = field(
+        'linear',
+        "The learning rate is multiplied by: 'linear', batch_size / learning_rate_batch; 'sqrt', sqrt(batch_size).",
+        choices=('linear', 'sqrt'),
+    )
+    learning_rate_batch: int = field(0, "The batch size of the scaling 'linear'; 0: the rate is not scaled.", least=0)
+    momentum: float = field(0.9, 'Momentum of SGD, LARS and LARC.', least=0, most=1)
+    b1: float = field(0.9, "Decay of Adam's and AdamW's mean of the gradients.", least=0, below=1)
+    b2: float = field(0.999, "Decay of Adam's and AdamW's mean of their squares.", least=0, below=1)
+    weight_decay: float = field(1e-4, 'Weight decay.', least=0)
+    final_weight_decay: float = field(
+        -1.0,
+        'Weight decay at the end: it changes at every step, on half a cosine; -1: it is constant.',
+        least=0,
+        also=-1,
+    )
+    mask: str = field(
+        'none',
+        "Which parameters decay with SGD and Adam: 'none', all; 'matrices', no biases and norms. LARS never decays "
+        'those, LARC always does.',
+        choices=('none', 'matrices'),
+    )
+    clip_norm: float = field(0.0, 'Greatest norm of the gradient of each parameter; 0: it is not clipped.', least=0)
+    constant: tuple[str, ...] = field(
+        (), 'Paths whose learning rate stays as at the start, whatever the schedule.', example=('predictor',)
+    )
+    rate_factors: tuple[tuple[str, float], ...] = field(
+        (), 'Paths whose learning rate is so many times that of the others.', above=0, example=(('projector', 10.0),)
+    )
+    freeze: tuple[str, ...] = field((), 'Paths that are never trained.', example=('encoder/patch_embed',))
+    freeze_first: tuple[str, ...] = field(
+        (),
+        'Paths that are not trained at first; their momentum, weight decay and step count do not advance either.',
+        example=('prototypes',),
+    )
+    freeze_epochs: float = field(0.0, 'How long `freeze_first` holds, in epochs.', least=0)
+    freeze_steps: int = field(0, 'How long `freeze_first` holds, in steps; 0: `freeze_epochs` counts.', least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The section `schedule`, of the learning rate."""
+
+    name: str = field(
+        'cosine',
+        "'cosine' and 'step' change once an epoch, 'warmup_cosine' at every step; 'linspace_warmup_cosine' also, with "
+        "a warm-up that is one step shorter (SwAV, DINO); 'constant'.",
+        choices=SCHEDULES,
+    )
+    final: float = field(0.0, 'Learning rate at the end of a cosine; not scaled with the batch.', least=0)
+    warmup_epochs: float = field(0.0, "Warm-up of 'warmup_cosine' and 'linspace_warmup_cosine', in epochs.", least=0)
+    warmup_start: float = field(
+        0.0, 'Learning rate at the first step of a warm-up; not scaled with the batch.', least=0
+    )
+    milestones: tuple[float, ...] = field((120, 160), "Epochs at which 'step' changes.", above=0, example=(120, 160))
+    factor: float = field(0.1, "What 'step' multiplies the learning rate by at each milestone.", above=0, most=1)
+    factors: tuple[float, ...] = field(
+        (),
+        "Instead of `factor`: what 'step' multiplies the first learning rate by, from each milestone on.",
+        above=0,
+        example=(0.1, 0.01),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """The section `eval`: the evaluations during the training."""
+
+    evaluators: tuple[str, ...] = field(
+        EVALUATORS,
+        "What is measured and drawn, or classes of your own, 'package.module:Class' (training/evaluators.py).",
+        choices=EVALUATORS,
+        named=True,
+    )
+    knn_k: int = field(200, 'Neighbors that vote; fewer if the data has fewer.', least=1)
+    knn_temperature: float = field(
+        0.07, "Temperature of the votes: a neighbor's weight is exp(cosine / temperature).", least=MIN_TEMPERATURE
+    )
+    max_train: int = field(
+        50_000, 'Most training images for the kNN and the linear probe, evenly spaced in the data.', least=1
+    )
+    max_test: int = field(10_000, 'Most held-out images, evenly spaced.', least=1)
+    batch_size: int = field(512, 'Images at a time, over all devices.', least=1)
+
+
+# The sections whose class does not depend on the config, in the order in which they are written.
+SECTIONS: dict[str, type] = {
+    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval
+}  # fmt: skip
+
+
+def sections_of(config: ConfigDict) -> dict[str, type]:
+    """The class that declares each section of a config, by the path of the section; '' is the top level.
+
+    Sections that are missing, and those with an unknown name, are left out.
+    """
+    sections: dict[str, type | None] = {'': Training, **SECTIONS}
+    sections['encoder'] = ENCODERS.get(_name(config, 'encoder'), (None, None))[1]
+    sections |= {'projector': MLP, 'predictor': MLP}
+    sections['method'] = method_or_none(_name(config, 'method'))
+    if isinstance(config.get('augment'), ConfigDict) and isinstance(config.augment.get('patches'), ConfigDict):
+        sections['augment.patches'] = Patches
+    there = {path for path, value in config.items() if isinstance(value, ConfigDict)} | {'', 'augment.patches'}
+    return {path: section for path, section in sections.items() if section is not None and path in there}
+
+
+def _name(config: ConfigDict, section: str) -> str:
+    given = config.get(section)
+    return str(given.get('name')) if isinstance(given, ConfigDict) else ''

@@ -1,0 +1,20 @@
+"""scikit-learn's handwritten digits, the embedded data set."""
+
+import numpy as np
+
+from contrastive_jax.data.sources import ArraySource
+from contrastive_jax.data.splits import resolve_split
+
+NUM_TRAIN = 1437  # the first 80 % of the 1,797 images, in scikit-learn's order
+
+
+def load(split: str = 'train') -> ArraySource:
+    """1,797 gray images of 8x8 pixels; the first 1,437 are 'train', the last 360 are 'test'."""
+    from sklearn.datasets import load_digits  # imported here because it takes a second, and no other source needs it
+
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)  # the data set has levels 0..16
+    if split != 'all':
+        split = resolve_split(split, ('train', 'test'), 'digits')
+    rows = {'train': slice(None, NUM_TRAIN), 'test': slice(NUM_TRAIN, None), 'all': slice(None)}[split]
+    return ArraySource(images[rows], data.target[rows], name='digits', classes=tuple('0123456789'))

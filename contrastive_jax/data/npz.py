@@ -1,0 +1,140 @@
+"""Images and labels in an `.npz` file, as `np.savez` writes it.
+
+An array is known by its name, in any case, made of a split and of what it holds, in any order and with or without '_':
+
+  split    train, training; test, testing; val, valid, validation; without one: the training split
+  images   images, image, imgs, img, x, data
+  labels   labels, label, y, targets, target, classes
+
+So train_images and train_labels, X_train and y_train, or images and labels. Where a file has labels and no evaluation
+split, 10 % of each class are held out as 'test', as in an image folder.
+"""
+
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from contrastive_jax.data.folder import held_out
+from contrastive_jax.data.sources import ArraySource
+from contrastive_jax.data.splits import NAMES, resolve_split
+from contrastive_jax.errors import DataError, MissingSplitError
+from contrastive_jax.rules import did_you_mean
+
+IMAGES = ('images', 'image', 'imgs', 'img', 'x', 'data')
+LABELS = ('labels', 'label', 'targets', 'target', 'classes', 'y')
+EXAMPLES = 'train_images/train_labels/test_images/test_labels, x_train/y_train/x_test/y_test, or images/labels'
+
+_SPLIT = '|'.join(name for names in NAMES.values() for name in sorted(names, key=len, reverse=True))
+_WHAT = '|'.join((*IMAGES, *LABELS))
+_NAME = re.compile(f'(?:(?P<split>{_SPLIT})_?)?(?P<what>{_WHAT})|(?P<what2>{_WHAT})_?(?P<split2>{_SPLIT})')
+
+
+def load(path: Path, split: str = 'train', name: str = '') -> ArraySource:
+    """Reads one split of an `.npz` file. Pickled objects are refused, so no code in the file can run.
+
+    Args:
+      path: the file; the top of this module says how its arrays may be named. Labels are optional: integers, or names
+        of classes (strings).
+      split: 'train', the evaluation split by any of its names, or 'all'.
+      name: the name in logs and messages; by default the name of the file.
+
+    Raises:
+      UserError: `split` is not the name of a split.
+      DataError: the file is missing or damaged, it lacks the split, or its arrays do not fit `ArraySource`.
+    """
+    if not path.is_file():
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        near = did_you_mean(path.name, (p.name for p in path.parent.glob('*.npz'))) if path.parent.is_dir() else ''
+        raise DataError(
+            f"data.path '{path}' {what}; an .npz file is needed{near} -> set data.path to a file that np.savez wrote, "
+            f'with the arrays {EXAMPLES}'
+        )
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError(f"'{path}' has one array without a name -> save it as np.savez(path, images=x, labels=y)")
+        with file:
+            return _read(file, path, split, name or path.stem)
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        pickled = 'allow_pickle' in str(error)
+        reason = 'no plain arrays (pickled objects are refused)' if pickled else ' '.join(str(error).split())
+        raise DataError(f"cannot read '{path}': {reason} -> write it again with np.savez, as uint8 arrays") from error
+
+
+def _read(file: np.lib.npyio.NpzFile, path: Path, split: str, name: str) -> ArraySource:
+    images, labels, others = _roles(file.files)
+    if not images:
+        held = ', '.join(file.files) or 'nothing'
+        raise DataError(f"'{path}' has no images: it holds {held} -> name the arrays {EXAMPLES}")
+    if lone := sorted(labels.keys() - images.keys()):
+        raise DataError(
+            f"'{path}' has labels {', '.join(labels[x] for x in lone)} without images -> name the arrays {EXAMPLES}"
+        )
+    skipped = {f'array {other}': 1 for other in others}
+    numbered, classes = _labels({kind: file[key] for kind, key in labels.items()})
+
+    def source(kind: str, place: str = '') -> ArraySource:
+        made = ArraySource(file[images[kind]], numbered.get(kind), name=name, classes=classes)
+        made.place, made.skipped = place or f'{images[kind]}{f", {labels[kind]}" if kind in labels else ""}', skipped
+        return made
+
+    if split == 'all':
+        parts = [source(kind) for kind in images]
+        known = all(part.labels is not None for part in parts)
+        together = ArraySource(
+            np.concatenate([part.array for part in parts]),
+            np.concatenate([part.labels for part in parts]) if known else None,
+            name=name,
+            classes=classes,
+        )
+        together.place, together.skipped = ', '.join(part.place for part in parts), skipped
+        return together
+    if 'train' not in images or len(images) > 1:
+        return source(resolve_split(split, tuple(images), f"'{path}'", lambda kind: kind in labels))
+    everything = source('train')
+    if everything.labels is None:
+        resolve_split(split, ('train',), f"'{path}' (without labels and without images for evaluation)")
+        return everything
+    chosen = resolve_split(split, ('train', 'test'), f"'{path}'") == 'test'
+    rows = held_out(everything.labels)
+    if chosen and not rows.any():
+        raise MissingSplitError(
+            f"'{path}' has no class with two images, one of which could be held out -> add the arrays test_images and "
+            'test_labels'
+        )
+    part = ArraySource(everything.array[rows == chosen], everything.labels[rows == chosen], name=name, classes=classes)
+    part.place, part.skipped = f'{everything.place}{", 10 % of each class" if chosen else ""}', skipped
+    return part
+
+
+def _roles(names: list[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """The arrays of images and of labels by their split, and the arrays that are neither.
+
+    Raises:
+      DataError: two arrays have the same role.
+    """
+    images, labels, others = dict[str, str](), dict[str, str](), list[str]()
+    for name in names:
+        found = _NAME.fullmatch(name.lower())
+        if found is None:
+            others.append(name)
+            continue
+        given = found['split'] or found['split2'] or 'train'
+        kind = next(kind for kind, spellings in NAMES.items() if given in spellings)
+        role = images if (found['what'] or found['what2']) in IMAGES else labels
+        if kind in role:
+            raise DataError(f'the arrays {role[kind]} and {name} have the same role -> leave one of them out')
+        role[kind] = name
+    return images, labels, others
+
+
+def _labels(splits: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """Labels as integers, and the names of the classes where labels are names, numbered alike in all splits."""
+    if not any(labels.dtype.kind in 'US' for labels in splits.values()):
+        return splits, None
+    names = {kind: labels.astype(str).reshape(len(labels), -1)[:, 0] for kind, labels in splits.items()}
+    classes = np.unique(np.concatenate(list(names.values())))
+    return {kind: np.searchsorted(classes, labels) for kind, labels in names.items()}, tuple(map(str, classes))

@@ -1,0 +1,98 @@
+"""Opens a data set by the name of its kind, as the section `data` of a config gives it."""
+
+import collections
+import os
+from pathlib import Path
+
+from contrastive_jax.data import digits, folder, npz, objects, tfds
+from contrastive_jax.data.sources import Source
+from contrastive_jax.errors import UserError
+from contrastive_jax.rules import did_you_mean
+
+SOURCES = ('digits', 'npz', 'folder', 'tfds')
+
+
+def open_source(
+    source: str,
+    name: str = '',
+    path: str = '',
+    split: str = 'train',
+    image_size: int = 224,
+    value_range: float = 0,
+) -> Source:
+    """Opens one split of a data set. It reads only what is on this machine and never downloads.
+
+    Args:
+      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets), or
+        'package.module:Class' for data of your own, see data/objects.py.
+      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. 'npz' and 'folder' have the name of the
+        file or folder.
+      path: the file or folder; for 'tfds' the data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: 'train', 'test', or another split of the data, or 'all'. 'test' and 'validation' replace each other, and a
+        labeled one is preferred.
+      image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
+      value_range: for image files, the largest value of gray images of more than 8 bits; 0: derived from a sample.
+
+    Raises:
+      UserError: an unknown source, data set or split.
+      DataError: the data is missing or damaged, or lacks the split.
+    """
+    if ':' in source:
+        return objects.load(source, path, split)
+    if source not in SOURCES:
+        raise UserError(
+            f'data.source {source!r} is unknown{did_you_mean(source, SOURCES)} -> choose from {", ".join(SOURCES)}'
+        )
+    if source == 'digits':
+        if name not in ('', 'digits'):
+            raise UserError(
+                f"data.source 'digits' has no data set {name!r} -> set data.name to 'digits', or data.source to one of "
+                f'{", ".join(SOURCES[1:])}'
+            )
+        return digits.load(split)
+    if '://' in path:
+        raise UserError(
+            f"data.path '{path}' is not a local path -> mount the bucket (gcsfuse) and set data.path to the mounted "
+            'folder'
+        )
+    if source == 'tfds':
+        return tfds.load(name, path, split, image_size)
+    if not path:
+        what = 'the .npz file' if source == 'npz' else 'the folder of images'
+        raise UserError(f"data.source '{source}' needs data.path -> set data.path to {what}")
+    location = Path(os.path.abspath(os.path.expanduser(path)))  # absolute, so that messages show the whole path
+    # A recipe's data.name, such as 'cifar10', is that of a TFDS data set: the user's own data has the name of its file.
+    if source == 'npz':
+        return npz.load(location, split)
+    return folder.load(location, split, image_size, value_range=value_range)
+
+
+def summary(train: Source, held_out: Source | None) -> str:
+    """One line that says how the data was understood: images, classes, splits, and what was skipped.
+
+    Args:
+      train: training images.
+      held_out: images for evaluation, or None.
+    """
+    skipped = collections.Counter(train.skipped)
+    parts = [f'train: {_images(train)}']
+    if held_out is None:
+        parts.append('held out: none')
+    else:
+        parts.append(f'held out: {_images(held_out, short=train.num_classes == held_out.num_classes)}')
+        if held_out.root != train.root:
+            skipped.update(held_out.skipped)
+    if skipped:
+        parts.append('skipped: ' + ', '.join(f'{count:,} {reason}' for reason, count in sorted(skipped.items())))
+    if train.white:
+        parts.append(f'gray values 0 to {train.white:g} become 0 to 255')
+    return ', '.join(parts) + folder.remedy(skipped)
+
+
+def _images(source: Source, short: bool = False) -> str:
+    """'1,234 images in 10 classes (train/)', or '321 (valid/)'."""
+    place = f' ({source.place})' if source.place else ''
+    if short:
+        return f'{len(source):,}{place}'
+    classes = f'in {source.num_classes:,} classes' if source.num_classes else 'without labels'
+    return f'{len(source):,} images {classes}{place}'

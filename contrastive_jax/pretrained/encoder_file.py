@@ -1,0 +1,84 @@
+"""The file format of this library: a safetensors file of the arrays by path, with a description of the encoder."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from contrastive_jax.augment.policy import Policy
+from contrastive_jax.errors import UserError
+from contrastive_jax.pretrained import files, pixels
+from contrastive_jax.pretrained.assemble import assemble
+from contrastive_jax.pretrained.encoder import Encoder
+from contrastive_jax.workdir.atomic import write_atomically
+
+FORMAT = 'contrastive_jax encoder 1'
+MAX_SIZE = 4096  # of images, in pixels
+
+
+def save(path: str | Path, encoder: Encoder) -> None:
+    """Writes the file; `pretrained.load` reads it.
+
+    Args:
+      path: the file; '.safetensors' is the usual suffix.
+      encoder: as it was loaded, or for another image size.
+
+    Raises:
+      UserError: the file cannot be written, or `with_tokens` or `projected` changed the features.
+    """
+    encoder.check_savable()
+    path = Path(path).expanduser()
+    description = {
+        'format': FORMAT,
+        'encoder': json.dumps(encoder.architecture),
+        'image_size': str(encoder.image_size),
+        'source': encoder.source,
+        'pixels': json.dumps(pixels.fields(encoder.policy)),
+    }
+    try:
+        write_atomically(path, lambda temporary: save_file(encoder.flat, temporary, metadata=description))
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror} -> choose another file') from error
+
+
+def is_ours(source: files.Source) -> bool:
+    """Whether `save` wrote the file."""
+    return source.metadata.get('format') == FORMAT
+
+
+def load(path: Path, source: files.Source, trusted: str = '') -> Encoder:
+    """Reads a file that `save` wrote.
+
+    Args:
+      path: the file, for messages.
+      source: the opened file.
+      trusted: the name of an encoder, 'package.module:Class', whose module may be imported. The file alone must not
+        decide which code runs.
+
+    Raises:
+      UserError: the description is missing or wrong, the arrays do not match it, or it would import a module.
+    """
+    description = source.metadata
+    try:
+        architecture, image_size = json.loads(description['encoder']), int(description['image_size'])
+        if not isinstance(architecture, dict) or 'name' not in architecture:
+            raise ValueError('it names no encoder')
+        given = json.loads(description['pixels'])
+        policy = Policy(**{field: given[field] for field in pixels.FIELDS})
+        if problems := policy.problems():
+            raise ValueError('; '.join(problems))
+        if not 1 <= image_size <= MAX_SIZE:
+            raise ValueError(f'image_size is {image_size}')
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f'the description of the encoder in {path} is wrong: {error}') from error
+    module, colon, _ = str(architecture['name']).partition(':')
+    if colon and module not in sys.modules and architecture['name'] != trusted:
+        raise UserError(
+            f'the encoder in {path} is the class {architecture["name"]}, and a file must not decide which code runs -> '
+            f'import {module} first, or give encoder={architecture["name"]}'
+        )
+    arrays = {name: source.array(leaf) for name, leaf in source.content.items()}
+    encoder = assemble(architecture, arrays, image_size, str(path), policy)
+    return dataclasses.replace(encoder, source=description.get('source', encoder.source))

@@ -1,0 +1,128 @@
+"""The parts of docs/extending.md, as the page shows them: trained, resumed, evaluated, reported and exported."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from contrastive_jax import convert, features, load_encoder
+from contrastive_jax.errors import UserError
+from contrastive_jax.methods import find_method
+from contrastive_jax.protocols.run import run_protocol
+from contrastive_jax.report import __main__ as report
+from contrastive_jax.training.evaluators import evaluator_class
+from contrastive_jax.workdir import metrics
+from tests import runs
+from tests.whole_runs import compiled, digest, fit, quick_runs, saved  # noqa: F401
+
+PAGE = (Path(__file__).parents[1] / 'docs' / 'extending.md').read_text(encoding='utf-8')
+
+pytestmark = pytest.mark.usefixtures('quick_runs')
+
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the files of the page, importable."""
+    folder = tmp_path_factory.mktemp('parts')
+    for name, code in re.findall(r'```python\n# (\w+\.py)\n(.*?)```', PAGE, re.DOTALL):
+        with (folder / name).open('a', encoding='utf-8') as file:
+            file.write(code + '\n\n')
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+    for name in ('my_parts', 'my_recipe'):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope='module')
+def config(parts: Path) -> ConfigDict:
+    import my_recipe
+
+    config = my_recipe.get_config()
+    config.update_from_flattened_dict(
+        {'steps': 8, 'log_every_steps': 4, 'eval_every_steps': 4, 'checkpoint_every_steps': 4}
+    )
+    return config
+
+
+@pytest.fixture(scope='module')
+def trained(config: ConfigDict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp('runs') / 'stripes'
+    assert isinstance(fit(config, workdir), dict)
+    return workdir
+
+
+def test_every_part_takes_part(config: ConfigDict, trained: Path) -> None:
+    step, state = saved(config, trained)
+    assert step == 8 and {'conv0', 'bn0', 'conv1', 'bn1'} == set(state.params['encoder'])
+    last = metrics.read(trained)[-1]
+    assert last['eval/feature_norm'] > 0 and 0 <= last['eval/knn_top1'] <= 1
+    assert any('uniformity' in line and 'alignment' in line for line in metrics.read(trained))
+    assert json.loads((trained / 'about.json').read_text())['run']['data'] == 'stripes'
+
+
+def test_a_resumed_run_ends_with_the_same_bits(config: ConfigDict, trained: Path, tmp_path: Path) -> None:
+    assert 'SIGTERM at step 3' in str(fit(config, tmp_path, at=3))
+    fit(config, tmp_path)
+    assert digest(saved(config, tmp_path)[1]) == digest(saved(config, trained)[1])
+
+
+def test_the_number_of_devices_changes_nothing(config: ConfigDict, trained: Path, tmp_path: Path) -> None:
+    fit(config, tmp_path, count=4)
+    assert runs.relative_error(saved(config, tmp_path)[1].params, saved(config, trained)[1].params) < 1e-4
+
+
+def test_the_augmentation_is_seen(config: ConfigDict) -> None:
+    """A quarter of each view is gray; what else there is does not change."""
+    from contrastive_jax.config.build import build_policy
+
+    plain = config.copy_and_resolve_references()
+    plain.augment.extra = ''
+    images = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(0), 4)
+    ours, theirs = (np.asarray(build_policy(c).to_rgb(build_policy(c)(keys, images, 0, 16))) for c in (config, plain))
+    changed = ~np.isclose(ours, theirs, atol=1e-5).all(-1)
+    assert (changed.sum(axis=(1, 2)) <= 64).all() and changed.sum() > 200
+    np.testing.assert_allclose(ours[changed], 0.5, atol=1e-5)
+
+
+def test_evaluation_report_features_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_protocol(runs.load('eval.knn:digits', init=str(trained)), str(tmp_path / 'knn'))
+    assert all(0 <= value <= 1 for value in found.values())
+    assert report.main([f'--workdir={trained}']) == 0
+    page = (trained / 'report.html').read_text(encoding='utf-8')
+    assert 'AlignUniform' in page and 'stripes' in page
+    assert features.main([f'--workdir={trained}', '--split=test', str(tmp_path / 'stripes.npz')]) == 0
+    with np.load(tmp_path / 'stripes.npz') as held:
+        assert held['features'].shape == (48, 32) and held['labels'].tolist()[:3] == [0, 1, 2]
+        assert held['classes'].tolist() == ['horizontal', 'vertical', 'diagonal']
+    assert convert.main([str(trained), str(tmp_path / 'stripes.safetensors')]) == 0
+    images = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
+    ours, again = (load_encoder(path)(images) for path in (trained, tmp_path / 'stripes.safetensors'))
+    np.testing.assert_array_equal(ours, again)
+    capsys.readouterr()
+    assert convert.main([str(trained), str(tmp_path / 'stripes.pth')]) == 2
+    assert 'has no counterpart in torchvision or timm' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('find', 'name', 'line'),
+    [
+        (find_method, 'my_parts:Nothing', "method.name 'my_parts:Nothing': my_parts has no 'Nothing' -> "),
+        (find_method, 'my_parts:ConvNet', "method.name 'my_parts:ConvNet' is no method -> subclass"),
+        (find_method, 'no_such_module:X', "method.name 'no_such_module:X' cannot be imported (ModuleNotFoundError"),
+        (find_method, 'moca', "method.name 'moca' is unknown; did you mean 'moco'? -> choose from"),
+        (evaluator_class, 'my_parts:Stripes', "eval.evaluators 'my_parts:Stripes' is no Evaluator -> subclass"),
+        (evaluator_class, 'knm', "eval.evaluators 'knm' is unknown; did you mean 'knn'? -> choose from"),
+    ],
+)
+def test_what_cannot_be_found(find: object, name: str, line: str, parts: Path) -> None:
+    with pytest.raises(UserError) as error:
+        find(name)  # type: ignore[operator]
+    assert str(error.value).startswith(line)
