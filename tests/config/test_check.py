@@ -145,7 +145,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (CPC, 'method.offsets', (), 'method.offsets () is empty -> give at least 1, e.g. (3,)'),
     (CPC, 'encoder', dict(encoder_config('resnet_tiny')), "'resnet_tiny' encodes whole images -> CPC needs one of"),
     (CPC, 'encoder.patch_stride', 0, 'encoder.patch_stride 0 is out of range'),
-    (CPC, 'data.image_size', 9, 'image 9 is not filled by patches of 4 every 2 pixels; use 8 or 10'),
+    (CPC, 'data.image_size', 9, 'image size 9 is not filled by patches of 4 at stride 2; use 8 or 10'),
     (CPC, 'projector.last_batch_norm', True, 'projector.batch_norm would mix the patches'),
     (CPC, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but cpc has none'),
     (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
