@@ -149,7 +149,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (CPC, 'projector.last_batch_norm', True, 'projector.batch_norm would mix the patches'),
     (CPC, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but cpc has none'),
     (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
-    (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1: a probability lies in [0, 1]'),
+    (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1 -> give a probability in [0, 1]'),
     (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco uses whole images'),
     (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),
     (SWAV, 'method.queue_size', 40, 'method.queue_size 40 is not a multiple of the batch size 16 -> use 0 or 32 or 48'),
