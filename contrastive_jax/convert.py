@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
         '--encoder',
         default='',
         help='the encoder in IN, as NAME or NAME,FIELD=VALUE,...; default: detected. Weights do not record the number '
-        "of heads of a ViT: MoCo v3's small ViT has 12, those of DINO and timm have 6. If the encoder in a file of "
-        'ours is a class of your own, name it as package.module:Class',
+        "of heads of a ViT: MoCo v3's small ViT has 12, those of DINO and timm have 6. If a file of ours holds an "
+        'encoder that is a class of your own, name it as package.module:Class',
     )
     parser.add_argument(
         '--drop', action='append', default=[], help='a pattern of names to skip, e.g. "aux.*"; may be repeated'

@@ -1,31 +1,37 @@
 """Trains: python -m contrastive_jax.main --config=configs/mocov2.py:digits --workdir=runs/digits [--config.field=value]
 
-The same command again goes on where the last one stopped. A config of configs/eval/ judges the encoder of a run, which
---config.init=WORKDIR names. Exit codes: 0 finished, 42 interrupted and saved (start it
-again), 2 a mistake in config, flags or workdir, 3 a problem of the data, 4 loss or state went to NaN, 5 no
-checkpoint can be read, or written.
+The same command again continues a run that was stopped. With a config of configs/eval/ it evaluates the encoder of a
+run, which --config.init=WORKDIR names. Exit codes: 0 finished; 42 interrupted and saved, start the command again; 2 a
+mistake in config, flags or workdir; 3 a problem of the data; 4 the loss or the state is not finite; 5 no checkpoint can
+be read or written.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from contrastive_jax.config import command_line
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
-from contrastive_jax.errors import Interrupted, UserError
+from contrastive_jax.errors import UserError, exit_code_of
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, metrics, pictures.')
-flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm tell it themselves.')
+flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm provide it themselves.')
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
-flags.DEFINE_bool('verbose_errors', False, "Show the traceback of errors that are the user's to mend, too.")
+flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors that the user can correct.')
 
 
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
-    config, config_path = command_line.parse(argv)
+    if command_line.wants_help(argv):
+        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'verbose_errors'
+        command_line.print_help(argv, __doc__ or '', names, _describe_fields)
+        return 0
+    config, config_path = command_line.parse(argv, _check, _sections)
     connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     enable_compilation_cache()
     from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
@@ -38,25 +44,46 @@ def run(argv: list[str]) -> int:
         else:
             fit(config, FLAGS.workdir)
     except UserError as error:
-        raise command_line.with_hint(error, config, config_path) from error
+        raise command_line.as_flags(error, config, config_path) from error
     return 0
 
 
-def main() -> None:
-    """Entry point: user errors are one line each and an exit code, without a traceback."""
-    try:
-        code = run(sys.argv)
-    except Interrupted as stop:
-        print(f'contrastive_jax: {stop}', flush=True)
-        code = stop.exit_code
-    except UserError as error:
-        if FLAGS.is_parsed() and FLAGS.verbose_errors:
-            raise
-        for line in str(error).splitlines():
-            print(f'contrastive_jax: error: {line}', file=sys.stderr, flush=True)
-        code = error.exit_code
-    sys.exit(code)
+def _check(config: ConfigDict) -> Sequence[str]:
+    """What is wrong with the values of a config, as far as it is known before the devices are."""
+    if 'protocol' in config:
+        from contrastive_jax.protocols.run import check_protocol
+
+        return check_protocol(config)
+    from contrastive_jax.config.check import check
+
+    return check(config, devices=1)
+
+
+def _sections(config: ConfigDict) -> Mapping[str, type]:
+    """The classes that declare the fields of a config, by section."""
+    from contrastive_jax.config.fields import sections_of
+
+    return {} if 'protocol' in config else sections_of(config)
+
+
+def _describe_fields() -> str:
+    from contrastive_jax.config.describe import describe_fields
+
+    return describe_fields()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: errors that the user can correct are one line each and an exit code, without a traceback.
+
+    Args:
+      argv: the arguments, without the program; None: those of the process.
+
+    Returns:
+      The exit code.
+    """
+    given = ['contrastive_jax.main', *(sys.argv[1:] if argv is None else argv)]
+    return exit_code_of(lambda: run(given), verbose=lambda: FLAGS.is_parsed() and FLAGS.verbose_errors)
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -165,7 +165,7 @@ class Declared:
         return wrong_kind(path, value, self.kind, self.example) or self.legal.problem(path, value, self.example)
 
 
-# Fields of a method and of a module that no config sets.
+# Fields of methods and of modules that no config sets.
 _NOT_IN_CONFIGS = ('network', 'parent')
 
 

@@ -93,7 +93,7 @@ def test_the_augmentation_is_seen(config: ConfigDict) -> None:
 
 
 def test_evaluation_report_features_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = run_protocol(runs.load('eval.knn:tiny', init=str(trained)), str(tmp_path / 'knn'))
+    found = run_protocol(runs.load('eval.knn:digits', init=str(trained)), str(tmp_path / 'knn'))
     assert all(0 <= value <= 1 for value in found.values())
     assert report.main([f'--workdir={trained}']) == 0
     page = (trained / 'report.html').read_text(encoding='utf-8')

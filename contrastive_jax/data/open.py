@@ -25,8 +25,8 @@ def open_source(
     Args:
       source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets), or
         'package.module:Class' for data of your own, see data/objects.py.
-      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. For 'npz' and 'folder' the name in logs
-        and messages, by default that of the file or folder.
+      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. 'npz' and 'folder' have the name of the
+        file or folder.
       path: the file or folder; for 'tfds' the data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: 'train', 'test', or another split of the data, or 'all'. 'test' and 'validation' replace each other, and a
         labeled one is preferred.
@@ -61,9 +61,10 @@ def open_source(
         what = 'the .npz file' if source == 'npz' else 'the folder of images'
         raise UserError(f"data.source '{source}' needs data.path -> set data.path to {what}")
     location = Path(os.path.abspath(os.path.expanduser(path)))  # absolute, so that messages show the whole path
+    # A recipe's data.name, such as 'cifar10', is that of a TFDS data set: the user's own data has the name of its file.
     if source == 'npz':
-        return npz.load(location, split, name)
-    return folder.load(location, split, image_size, name, value_range)
+        return npz.load(location, split)
+    return folder.load(location, split, image_size, value_range=value_range)
 
 
 def summary(train: Source, held_out: Source | None) -> str:

@@ -6,6 +6,7 @@ use it. In the *stacked* layout, which pmap uses, they have an additional leadin
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.errors import UserError
 
 AXIS = 'data'
 REPLICATED = PartitionSpec()
@@ -132,9 +134,22 @@ class Devices:
 
 
 def find_devices(mode: Literal['jit', 'pmap'] = 'jit', count: int | None = None) -> Devices:
-    """All devices of all processes (or the first `count`) on one 'data' axis."""
-    chosen = jax.devices()[:count]
-    auto = (jax.sharding.AxisType.Auto,)  # the default of make_mesh, explicit axes, makes shardings a part of types
+    """All devices of all processes (or the first `count`) on one 'data' axis.
+
+    Raises:
+      UserError: jax finds no device, for example because JAX_PLATFORMS names hardware that is not there.
+    """
+    try:
+        chosen = jax.devices()[:count]
+    except (RuntimeError, AssertionError) as error:  # some versions of jax assert that there is a backend
+        reason = ' '.join(str(error).split())
+        given = {name: os.environ[name] for name in ('JAX_PLATFORMS', 'XLA_FLAGS') if os.environ.get(name)}
+        settings = ' '.join(f'{name}={value}' for name, value in given.items()) or 'nothing set'
+        raise UserError(
+            f'jax finds no device with {settings}{": " + reason if reason else ""}',
+            remedy=f'unset {" and ".join(given)}, or set JAX_PLATFORMS=cpu' if given else 'set JAX_PLATFORMS=cpu',
+        ) from error
+    auto = (jax.sharding.AxisType.Auto,)  # make_mesh's default, explicit axes, types arrays by their sharding
     return Devices(jax.make_mesh((len(chosen),), (AXIS,), axis_types=auto, devices=chosen), mode)
 
 

@@ -1,6 +1,7 @@
 """A trained encoder: its network, its weights, and how images are prepared for it."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -98,6 +99,15 @@ class Encoder:
     def flat(self) -> dict[str, np.ndarray]:
         """The arrays in `variables` by their paths, such as 'params/conv1/kernel'."""
         return {path: np.asarray(x) for path, x in flatten_dict(self.variables, sep='/').items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all weights: the same for the same weights, wherever they were loaded from."""
+        digest = hashlib.sha256()
+        weights = (self.params, self.stats, self.projector_params, self.projector_stats)
+        for path, x in jax.tree_util.tree_leaves_with_path(weights):
+            digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(x).tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def num_parameters(self) -> int:

@@ -110,6 +110,8 @@ class Protocol:
       run: evaluates; returns the numbers and writes them to the metrics of the workdir. Its last argument makes the
         object that tells a training whether it was asked to stop.
       labeled: whether training images need a label; False: all of them are used.
+      resumes: whether a workdir goes on where it was stopped, and so belongs to one encoder and one data set; False:
+        each call evaluates anew.
     """
 
     fields: Callable[[ConfigDict], None]
@@ -117,3 +119,4 @@ class Protocol:
     check: Callable[[ConfigDict, Encoder, Data], None]
     run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
     labeled: bool = True
+    resumes: bool = True

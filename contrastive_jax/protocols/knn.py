@@ -72,4 +72,4 @@ def run(
     return found
 
 
-KNN = Protocol(fields, rules, check, run)
+KNN = Protocol(fields, rules, check, run, resumes=False)

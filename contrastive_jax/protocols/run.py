@@ -15,14 +15,15 @@ from ml_collections import ConfigDict
 from contrastive_jax.data.open import SOURCES
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import WEIGHTS
+from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
-from contrastive_jax.protocols.base import load_data
+from contrastive_jax.protocols.base import Data, load_data
 from contrastive_jax.rules import Rules
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.inputs import check_inputs
 
 PROTOCOLS = {'knn': knn.KNN, 'linear': linear.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
@@ -123,6 +124,8 @@ def run_protocol(
     data = load_data(config, encoder, PROTOCOLS[config.protocol].labeled)
     PROTOCOLS[config.protocol].check(config, encoder, data)
     path = open_workdir(workdir, config, write=jax.process_index() == 0)
+    if PROTOCOLS[config.protocol].resumes:
+        check_inputs(path, inputs_of(config, encoder, data), write=jax.process_index() == 0)
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path, interrupt)
     if jax.process_index() != 0:
         return found
@@ -152,6 +155,17 @@ def run_protocol(
         )
     print(f'numbers: {path / RESULTS_FOLDER / config.protocol}.json')
     return found
+
+
+def inputs_of(config: ConfigDict, encoder: Encoder, data: Data) -> dict[str, tuple[str, str]]:
+    """What an evaluation is computed from, see `workdir.inputs.check_inputs`."""
+    where = str(config.init) if encoder.step is None else f'{config.init} at step {encoder.step}'
+    given = {
+        'encoder': (encoder.fingerprint, where),
+        'training images': (data.train.fingerprint, f'{len(data.train):,} of {data.train.name}'),
+        'held-out images': (data.test.fingerprint, f'{len(data.test):,} of {data.test.name}'),
+    }
+    return given
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:

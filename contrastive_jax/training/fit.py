@@ -23,6 +23,7 @@ from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
 from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.inputs import check_inputs
 
 
 def fit(
@@ -53,6 +54,8 @@ def fit(
             raise UserError.of(problems)
         run = build_run(config, len(source))
         path = open_workdir(workdir, config, write=jax.process_index() == 0)
+        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+        check_inputs(path, inputs, write=jax.process_index() == 0)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
         return trainer.fit(interrupt)
 

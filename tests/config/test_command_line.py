@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
+from ml_collections import ConfigDict
 from PIL import Image
 
 from contrastive_jax import main
@@ -27,6 +28,11 @@ VIT = f'--config={CONFIGS}/mocov3_vit.py:tiny'
 IMAGENET = f'--config={CONFIGS}/mocov3_vit.py'
 
 Complaint = Callable[..., list[str]]
+
+
+def parse(args: list[str]) -> tuple[ConfigDict, str]:
+    """Parses a command line that is right, as `main` does."""
+    return command_line.parse(args, main._check, main._sections)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +60,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
         monkeypatch.setattr(sys, 'argv', ['main.py', *args])
         with pytest.raises(SystemExit) as stop:
-            main.main()
+            sys.exit(main.main())
         text = capsys.readouterr()
         lines = text.err.splitlines()
         assert stop.value.code == code, lines
@@ -119,6 +125,13 @@ def test_an_unknown_variant_names_the_one_that_was_meant(
         ),
         ('def get_config():\n    return (1\n', "fails at {file}:2: '(' was never closed"),
         ('import nonesuch\n', "fails at {file}:1: No module named 'nonesuch'"),
+        ('def get_config():\n    return int("x")\n', 'fails at {file}:2: invalid literal for int() with base 10: '),
+        (
+            'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({}).update(3)\n',
+            'fails at {file}:3: ',
+        ),
+        ('def get_config(x):\n    raise RuntimeError\n', 'config {file}: get_config needs a variant -> give {file}:VA'),
+        ('x = 3\n', 'config {file}: there is no function get_config -> define get_config'),
         ('def get_config():\n    pass\n', 'get_config of {file} returns NoneType -> return the config'),
         (
             'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({"batch_size": 8})\n',
@@ -141,21 +154,47 @@ def test_a_mistake_in_a_config_file_names_its_line(
 @pytest.mark.parametrize(
     ('args', 'line'),
     [
-        (['--config.metod.temperature=1'], 'the config has no such field: \'metod\' Did you mean "method"'),
-        (['--config.method.temprature=1'], 'Did you mean "temperature"'),
-        (['--config.lr=3'], '--config.lr=3: the config has no such field'),
-        (['--config.batch_size=abc'], "--config.batch_size=abc: invalid literal for int() with base 10: 'abc'"),
-        (['--config.batch_size=16.5'], "invalid literal for int() with base 10: '16.5'"),
-        (['-config.batch_size=abc'], "--config.batch_size=abc: invalid literal for int() with base 10: 'abc'"),
-        (['--config.epochs=x'], "--config.epochs=x: could not convert string to float: 'x'"),
+        (['--config.metod.temperature=1'], "has no field 'metod.temperature'; did you mean 'method.temperature'?"),
+        (['--config.metod.x=1'], "the config has no field 'metod.x'; did you mean 'method'? -> --helpfull lists all"),
+        (['--config.method.temprature=1'], "did you mean 'method.temperature'?"),
+        (['--config.temperature=1'], "did you mean 'method.temperature'?"),
+        (['--config.momentum=1'], "did you mean 'method.momentum' or 'optimizer.momentum'?"),
+        (['--config.image_size=32'], "no field 'image_size'; did you mean 'data.image_size'?"),
+        (['--config.optimizer.batch_size=32'], "did you mean 'batch_size' or 'eval.batch_size'?"),
+        (['--config.lr=3'], "--config.lr=3: the config has no field 'lr'; did you mean 'optimizer.learning_rate'?"),
+        (['--config.batch_size=abc'], '--config.batch_size=abc: an integer is needed -> e.g. --config.batch_size=256'),
+        (['--config.batch_size=1e3'], '=1e3: an integer is needed -> e.g. --config.batch_size=1000'),
+        (['--config.batch_size=16.5'], 'an integer is needed'),
+        (['--config.batch_size='], 'an integer is needed'),
+        (['--config.batch_size=None'], 'an integer is needed'),
+        (['--noconfig.batch_size'], 'only a field that is True or False can be negated -> write --config.batch_size=V'),
+        (['-config.batch_size=abc'], '--config.batch_size=abc: an integer is needed'),
+        (['--config.epochs=x'], '--config.epochs=x: a number is needed -> e.g. --config.epochs=200.0'),
         (['--config.batch_size'], '--config.batch_size has no value -> write --config.batch_size=VALUE'),
-        (['--config.method.symmetric=maybe'], 'neither true nor false -> write --config.method.symmetric=true'),
-        (['--config.encoder=resnet50'], 'this is a section of fields -> set one of them: --config.encoder.FIELD=VALUE'),
-        (['--config.augment.crop_scale=(a,b)'], "augment.crop_scale is ('(a,b)',) -> give two areas"),
+        (['--config.method.symmetric=maybe'], 'True or False is needed -> write --config.method.symmetric=true or'),
+        (
+            ['--config.encoder=resnet50'],
+            'this is a section of fields -> set one of them: --config.encoder.name=resnet50',
+        ),
+        (
+            ['--config.augment.crop_scale=(a,b)'],
+            "a tuple of 2 numbers is needed -> e.g. --config.augment.crop_scale='(0.2",
+        ),
+        (
+            ['--config.schedule.milestones=abc'],
+            "a tuple of numbers is needed -> e.g. --config.schedule.milestones='(120",
+        ),
+        (['--config.schedule.milestones=None'], 'a tuple of numbers is needed'),
+        (['--config.schedule.milestones=(1,None)'], 'a tuple of numbers is needed'),
+        (['--config.schedule.milestones='], 'a tuple of numbers is needed'),
+        (['--config.optimizer.freeze=5'], 'a tuple of strings is needed -> e.g. --config.optimizer.freeze="(\'enc'),
+        (['--config.optimizer.freeze=None'], 'a tuple of strings is needed'),
+        (['--config.optimizer.rate_factors=(1,2)'], 'a tuple of tuples, each with a string and a number is needed'),
+        (['--config.augment=None'], 'this is a section of fields'),
         (['lr=3'], "unexpected argument 'lr=3'; did you mean --config.lr=3? -> options start with --"),
         (['batch'], "unexpected argument 'batch' -> options start with --"),
         (['--nope=3'], 'unknown option --nope=3 -> --help lists'),
-        (['--wrkdir=x'], 'unknown option --wrkdir=x; did you mean --workdir?'),
+        (['--wrkdir=x'], "unknown option --wrkdir=x; did you mean '--workdir'?"),
         (['--num_processes=x'], "flag --num_processes=x: invalid literal for int() with base 10: 'x'"),
         (['--process_id=1'], 'give all of coordinator_address, num_processes, process_id, or none'),
         (['--config.steps=-1'], 'steps -1 is out of range -> it must be at least 0'),
@@ -235,10 +274,10 @@ def test_overrides_reach_the_config(workdir: Path) -> None:
         '--config.method.symmetric',
         f'--workdir={workdir}',
     ]
-    config, path = command_line.parse(['main.py', *args, TINY])  # in any order
+    config, path = parse(['main.py', *args, TINY])  # in any order
     assert (config.batch_size, config.method.temperature, config.method.symmetric) == (32, 0.5, True)
     assert path == str(CONFIGS / 'mocov2.py') and main.FLAGS.workdir == str(workdir)
-    config, _ = command_line.parse(['main.py', TINY, '--noconfig.method.symmetric', f'--workdir={workdir}'])
+    config, _ = parse(['main.py', TINY, '--noconfig.method.symmetric', f'--workdir={workdir}'])
     assert (config.batch_size, config.method.symmetric) == (16, False), 'nothing is left of an earlier command'
     with pytest.raises(AttributeError):
         config.batchsize = 3
@@ -256,7 +295,7 @@ def test_a_recipe_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_parsing_takes_what_it_is_given(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:
     monkeypatch.setattr(sys, 'argv', ['other', '--config.batch_size=8', '--config.metod.x=1'])
-    assert command_line.parse(['main.py', TINY, f'--workdir={workdir}'])[0].batch_size == 16
+    assert parse(['main.py', TINY, f'--workdir={workdir}'])[0].batch_size == 16
 
 
 # ================================ data ================================
@@ -279,7 +318,7 @@ def test_imagenet_that_is_not_here(
     ):
         assert part in line
     assert hint.endswith(f': {IMAGENET}:digits')
-    assert command_line.parse(['main.py', hint.split()[-1], f'--workdir={workdir}'])[0].data.source == 'digits'
+    assert parse(['main.py', hint.split()[-1], f'--workdir={workdir}'])[0].data.source == 'digits'
 
 
 def test_imagenet_with_tensorflow_datasets(
@@ -349,7 +388,7 @@ def test_an_existing_run_is_not_touched(
 ) -> None:
     """Whatever the mistake: `complaint` is for workdirs that do not exist yet."""
     workdir = tmp_path / 'run'
-    config, _ = command_line.parse(['main.py', TINY, f'--workdir={workdir}'])
+    config, _ = parse(['main.py', TINY, f'--workdir={workdir}'])
     open_workdir(str(workdir), config)
     (workdir / 'checkpoints' / '2').mkdir(parents=True)
     (workdir / 'checkpoints' / '2' / 'data').write_bytes(b'weights')
@@ -362,14 +401,14 @@ def test_an_existing_run_is_not_touched(
     before = content()
     monkeypatch.setattr(fit, 'build_trainer', lambda *_: pytest.fail('the run would have begun'))
     for wrong, code, line in (
-        ('--config.batch_size=x', 2, 'invalid literal'),
+        ('--config.batch_size=x', 2, 'an integer is needed'),
         ('--config.batch_size=-1', 2, 'out of range'),
         ('--config.data.source=tfds', 2, 'TFDS'),
         ('--config.method.temperature=0.3', 2, 'holds a run of another config (method.temperature: 0.2 -> 0.3)'),
     ):
         monkeypatch.setattr(sys, 'argv', ['main.py', TINY, f'--workdir={workdir}', wrong])
         with pytest.raises(SystemExit) as stop:
-            main.main()
+            sys.exit(main.main())
         assert stop.value.code == code and line in capsys.readouterr().err
         assert content() == before
 
@@ -382,7 +421,7 @@ def test_a_workdir_that_cannot_be_made(
     for workdir in (tmp_path / 'file', tmp_path / 'file' / 'run', Path('/proc/run')):
         monkeypatch.setattr(sys, 'argv', ['main.py', TINY, f'--workdir={workdir}'])
         with pytest.raises(SystemExit) as stop:
-            main.main()
+            sys.exit(main.main())
         assert stop.value.code == 2
         assert f'cannot write to workdir {workdir}: ' in capsys.readouterr().err
     assert (tmp_path / 'file').read_text() == 'mine'
@@ -395,5 +434,5 @@ def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatc
     args = [TINY, f'--workdir={workdir}', '--config.batch_size=-1', '--verbose_errors']
     monkeypatch.setattr(sys, 'argv', ['main.py', *args])
     with pytest.raises(UserError, match='batch_size -1 is out of range'):
-        main.main()
+        sys.exit(main.main())
     assert not os.path.exists(workdir)

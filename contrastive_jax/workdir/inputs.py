@@ -1,0 +1,51 @@
+"""What a workdir was computed from: `inputs.json` holds fingerprints of the data and of given weights.
+
+A config names data and weights by a path, and what lies there may change. The fingerprints are of the content, so data
+that was moved elsewhere is the same, and other data under the same path is not.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from contrastive_jax.errors import UserError
+from contrastive_jax.workdir.atomic import write_atomically
+
+FILE = 'inputs.json'
+
+
+def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write: bool = True) -> None:
+    """Compares the inputs of a workdir with those that it was begun with, or notes them at its first start.
+
+    Args:
+      workdir: the folder; it exists.
+      inputs: name of an input -> its fingerprint, and a description for messages, such as '1,437 images of digits'.
+      write: whether this process writes the file.
+
+    Raises:
+      UserError: an input is another than the one that the workdir was begun with.
+    """
+    file, given = workdir / FILE, {name: list(value) for name, value in inputs.items()}
+    try:
+        known = json.loads(file.read_text(encoding='utf-8'))
+        before = {name: (str(value[0]), str(value[1])) for name, value in known.items()}
+    except FileNotFoundError:
+        before = {}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise UserError(f'{file} cannot be read ({error}) -> choose another workdir') from error
+    differ = [
+        f'{name}: {before[name][1]} -> {inputs[name][1]}'
+        + ('' if before[name][1] != inputs[name][1] else ', with other content')
+        for name in inputs
+        if name in before and before[name][0] != inputs[name][0]
+    ]
+    if differ:
+        raise UserError(
+            f'workdir {workdir} was begun with other inputs ({"; ".join(differ)}) -> choose another workdir, or give '
+            'the same inputs'
+        )
+    if write and given.keys() != before.keys():
+        try:
+            write_atomically(file, json.dumps(given, indent=2).encode() + b'\n')
+        except OSError as error:
+            raise UserError(f'cannot write {file}: {error.strerror} -> choose another workdir') from error

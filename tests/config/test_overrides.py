@@ -1,0 +1,125 @@
+"""Overrides of a command line: values as ml_collections reads them, one line for a value of another type."""
+
+import shlex
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.overrides import flat, override, spelled
+from tests import runs
+
+RIGHT = [
+    ('mocov2:tiny', arguments)
+    for arguments in (
+        ['--config.batch_size=32'],
+        ['--config.batch_size=0x20'],
+        ['--config.epochs=3'],
+        ['--config.epochs=1e-3'],
+        ['--config.method.symmetric'],
+        ['--config.method.symmetric=true'],
+        ['--config.method.symmetric=False'],
+        ['--config.method.symmetric=1'],
+        ['--noconfig.method.shuffle_bn'],
+        ['--config.data.name='],
+        ['--config.data.path=/some/where with=signs, and spaces'],
+        ['--config.augment.crop_scale=(0.1, 1.0)'],
+        ['--config.augment.crop_scale=0.1,1.0'],
+        ['--config.augment.crop_scale=[0.1,1.0]'],
+        ['--config.schedule.milestones=30'],
+        ['--config.schedule.milestones=()'],
+        ['--config.optimizer.freeze=encoder'],
+        ['--config.optimizer.freeze=encoder/conv1'],
+        ['--config.optimizer.freeze=("encoder/conv1","projector")'],
+        ['--config.optimizer.freeze=encoder', '--config.optimizer.freeze=projector'],
+        ['--config.optimizer.rate_factors=(("projector", 10.0),)'],
+        ['--config.encoder.name=resnet50', '--config.seed=3', '--config.encoder.width=8'],
+        ['--config.seed=1', '--config.seed=2'],
+    )
+]
+
+
+def by_ml_collections(config: ConfigDict, arguments: list[str]) -> ConfigDict:
+    """The config after overrides, by the flags of ml_collections."""
+    argv, values = ['', *arguments], flags.FlagValues()
+    holder = config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+    values(argv)
+    return holder.value
+
+
+@pytest.mark.parametrize(('name', 'arguments'), RIGHT, ids=str)
+def test_values_are_those_of_ml_collections(name: str, arguments: list[str]) -> None:
+    ours = runs.load(name)
+    assert override(ours, arguments, sections_of) == []
+    assert ours == by_ml_collections(runs.load(name), arguments)
+    assert ours.is_locked
+
+
+def test_fields_that_a_module_has_and_its_section_does_not_list() -> None:
+    config = runs.load('mocov3_vit:tiny')
+    assert 'drop_path' not in config.encoder and 'last_bias' not in config.projector
+    arguments = ['--config.encoder.drop_path=0.1', '--config.projector.last_bias=True']
+    assert override(config, arguments, sections_of) == []
+    assert config.encoder.drop_path == 0.1 and config.projector.last_bias is True
+    (line,) = override(config, ['--config.encoder.drop_pth=0.1'], sections_of)
+    assert "the config has no field 'encoder.drop_pth'; did you mean 'encoder.drop_path'?" in line
+
+
+def test_a_field_that_may_be_none() -> None:
+    config = runs.load('cmc:tiny')
+    assert override(config, ['--config.encoder.stem_width=None'], sections_of) == []
+    assert config.encoder.stem_width is None
+    assert override(config, ['--config.encoder.stem_width=8'], sections_of) == [] and config.encoder.stem_width == 8
+    (line,) = override(config, ['--config.encoder.stem_width=x'], sections_of)
+    assert 'an integer or None is needed' in line and config.encoder.stem_width == 8
+    config = runs.load('cpc:tiny')
+    assert override(config, ['--config.augment.patches.flip=0.25'], sections_of) == []
+    assert config.augment.patches.flip == 0.25
+    assert override(config, ['--config.augment.patches=None'], sections_of) == [] and config.augment.patches is None
+
+
+def test_the_class_of_a_section_follows_its_name() -> None:
+    config = runs.load('mocov2:tiny')
+    arguments = ['--config.encoder.name=vit_small', '--config.encoder.depth=3', '--config.encoder.width_multiplier=2']
+    assert override(config, arguments, sections_of) == [], 'what is there can be set, and `check` finds it'
+    assert config.encoder.depth == 3
+    (line,) = override(runs.load('mocov2:tiny'), arguments[1:2], sections_of)
+    assert "has no field 'encoder.depth'" in line, 'a ResNet has none'
+
+
+def test_fields_of_no_class_keep_their_type() -> None:
+    """The configs of evaluations, for example."""
+
+    def config() -> ConfigDict:
+        return ConfigDict(
+            {'knn': {'k': (20,), 'temperature': 0.07, 'empty': (), 'any': None, 'on': False, 'names': ('a',)}}
+        )
+
+    right = ['--config.knn.k=(10,20)', '--config.knn.temperature=1', '--config.knn.empty=(1,"a")', '--config.knn.on']
+    ours = config()
+    assert override(ours, right, lambda _: {}) == []
+    assert ours.to_dict() == by_ml_collections(config(), right).to_dict()
+    for wrong in ('k=abc', 'k=None', 'temperature=x', 'on=2', 'names=3', 'knn=3'):
+        (line,) = override(config(), [f'--config.knn.{wrong}'], lambda _: {})
+        assert ' -> ' in line and '\n' not in line
+
+
+@pytest.mark.parametrize('name', ['mocov2:tiny', 'cpc:tiny', 'dino:tiny', 'deepcluster:tiny'])
+@pytest.mark.parametrize(
+    'text', ['', 'abc', 'None', '-', '(', "('", '(1,', '[[]]', '{}', '1e999', '9' * 5000, '\0', 'é']
+)
+def test_no_text_is_a_traceback(name: str, text: str) -> None:
+    for field in flat(runs.load(name)):
+        argument = f'--config.{field}={text}'
+        for line in override(runs.load(name), [argument], sections_of):
+            assert line.startswith(argument) and line.field == field and ' -> ' in line
+
+
+def test_what_is_spelled_is_read() -> None:
+    for name in ('mocov2:tiny', 'cpc:tiny', 'dino:tiny'):
+        config = runs.load(name)
+        for field, value in flat(config).items():
+            (argument,) = shlex.split(spelled(field, value))
+            other = runs.load(name)
+            assert override(other, [argument], sections_of) == [] and other == config, argument

@@ -1,0 +1,352 @@
+"""The pages of the documentation: links, Python code, command lines and tables are right."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+from sklearn.neighbors import KNeighborsClassifier
+
+import contrastive_jax.main  # noqa: F401 - defines the flags of the command
+from contrastive_jax import errors, losses
+from contrastive_jax.__main__ import COMMANDS
+from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.find import list_configs, variants_of
+from contrastive_jax.config.load import load
+from contrastive_jax.config.overrides import PREFIXES, override
+from contrastive_jax.data.npz import IMAGES, LABELS
+from contrastive_jax.data.open import open_source
+from contrastive_jax.data.splits import NAMES
+from contrastive_jax.reproduce.references import REFERENCES
+from contrastive_jax.training.evaluators import EVALUATORS
+from contrastive_jax.workdir.folder import FREE
+from tests import runs, saved, test_layers
+
+ROOT = Path(__file__).parents[1]
+DOCS = ('README.md', *sorted(f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')))
+OTHERS = ('launch/README.md', 'benchmarks/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'tests/golden/README.md')
+# tests/test_extending.py runs the code of this page.
+WITH_CODE = tuple(page for page in DOCS if page != 'docs/extending.md')
+
+# Configs that together have every field.
+ANY_OF_THESE = ('mocov2:tiny', 'eval/knn', 'eval/finetune', 'eval/distill')
+
+PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'launch/tpu.sh', 'export', 'ssh-add')
+
+
+@functools.cache
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding='utf-8')
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```', text(page), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r'^```.*?^```', '', text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def section(page: str, title: str) -> str:
+    return text(page).split(f'\n## {title}\n')[1].split('\n## ')[0]
+
+
+def rows(part: str) -> list[list[str]]:
+    """The cells of all tables in a part of a page, without the lines above and below the head."""
+    lines = [line.strip('|').split(' | ') for line in re.findall(r'^\|.*\|$', part, re.MULTILINE)]
+    return [[cell.strip() for cell in line] for line in lines if not line[0].startswith('---')]
+
+
+def coded(cell: str) -> list[str]:
+    """What a cell has in backticks."""
+    return re.findall(r'`([^`]+)`', cell)
+
+
+# ================================ links ================================
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.*)$', prose(page), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', [page for page in (*DOCS, *OTHERS) if (ROOT / page).exists()])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
+        if re.match(r'https?:', link):
+            continue
+        path, _, anchor = link.partition('#')
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f'{page} links to {link}'
+        if anchor:
+            assert anchor in anchors(str(file.resolve().relative_to(ROOT))), f'{page} links to {link}'
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert set(re.findall(r'\]\((docs/[\w-]+\.md)\)', text('README.md'))) == {*DOCS} - {'README.md'}
+
+
+# ================================ Python code ================================
+
+
+@pytest.fixture(autouse=True)
+def _same_import_path() -> Iterator[None]:
+    """Takes back what loading a config adds to the places that Python imports from."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+@pytest.fixture(scope='module')
+def run_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Runs the Python code of a page, in a folder with a run, and returns the names that it defines."""
+    folder = tmp_path_factory.mktemp('pages')
+    saved.save(runs.load('mocov2:tiny'), folder / 'runs' / 'digits')
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 8, 8, 3), np.uint8)
+    labels = np.arange(24) % 10
+    given = {'images': images[0], 'labels': labels, 'test_images': images[1], 'test_labels': labels}
+
+    @functools.cache
+    def run(page: str) -> dict[str, Any]:
+        names: dict[str, Any] = dict(given)
+        with contextlib.chdir(folder):
+            for code in blocks(page, 'python'):
+                exec(compile(code, page, 'exec'), names)
+        return {**names, 'folder': folder}
+
+    return run
+
+
+@pytest.mark.parametrize('page', [page for page in WITH_CODE if blocks(page, 'python')])
+def test_python_code_runs(run_page: Callable[[str], dict[str, Any]], page: str) -> None:
+    run_page(page)
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/losses.md'])
+def test_losses_of_the_page(run_page: Callable[[str], dict[str, Any]], page: str) -> None:
+    names = run_page(page)
+    assert np.isfinite(names['loss']) and names['gradient'].shape == (256, 128)
+
+
+def test_the_classifier_has_the_weights_of_the_run(run_page: Callable[[str], dict[str, Any]]) -> None:
+    names = run_page('docs/weights.md')
+    head = names['variables']['params']['head']
+    expected = names['h'] @ head['kernel'] + head['bias']  # not the weights of model.init
+    np.testing.assert_allclose(names['logits'], expected, atol=1e-5)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_array_equal(names['same'](names['images']), names['h'])
+
+
+def test_evaluation_in_python(run_page: Callable[[str], dict[str, Any]]) -> None:
+    names = run_page('docs/evaluation.md')
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (np.asarray(names['h']), np.asarray(names['h_test']))]
+    votes = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07)).fit(unit[0], names['labels'])
+    assert abs(votes.score(unit[1], names['test_labels']) - names['accuracy']) < 0.05
+    assert 0 <= names['probe'] <= 1
+
+
+def test_own_npz_file(run_page: Callable[[str], dict[str, Any]]) -> None:
+    file = run_page('docs/own-data.md')['folder'] / 'mine.npz'
+    everything, held_out = (open_source('npz', path=str(file), split=split) for split in ('all', 'test'))
+    assert len(everything) == 100 and sorted(held_out.labels) == list(range(10))
+
+
+# ================================ command lines ================================
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The commands in the shell code of a page, split into words."""
+    for block in blocks(page, 'bash'):
+        for line in block.replace('\\\n', ' ').splitlines():
+            for command in re.split(r' && ', re.sub(r'(^|\s)#.*$', '', line)):
+                words = shlex.split(command)
+                while words and re.match(r'[A-Z]+=', words[0]):
+                    words = words[1:]
+                if words:
+                    yield words
+
+
+def inline_commands(page: str) -> Iterator[list[str]]:
+    """The commands of this package in the text of a page."""
+    for code in coded(re.sub(r'\s*\n\s*', ' ', prose(page))):
+        if code.startswith(('python -m ', 'contrastive-jax ')):
+            yield shlex.split(code)
+
+
+@functools.cache
+def options(module: str) -> set[str]:
+    """The options of a command, from its help."""
+    if module == 'contrastive_jax.main':
+        return {f'--{name}' for name in flags.FLAGS}
+    main, printed = importlib.import_module(module).main, io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main(['--help'])
+    return set(re.findall(r'--\w+', printed.getvalue()))
+
+
+def sections(config: ConfigDict) -> Mapping[str, type]:
+    return {} if 'protocol' in config else sections_of(config)
+
+
+def check_arguments(module: str, arguments: list[str]) -> None:
+    """Fails on an option that the command does not have, and on a recipe, variant, field or value that is not legal."""
+    given = [word.removeprefix('--config=') for word in arguments if word.startswith('--config=')]
+    for option in (word.split('=')[0] for word in arguments if word.startswith('--')):
+        assert option in options(module) or option == '--config' or option.startswith(PREFIXES), f'{module} {option}'
+    if any(name.startswith(('my_recipe', 'FILE')) for name in given):
+        return  # a config of the page's own
+    overrides = [word for word in arguments if word.startswith(PREFIXES)]
+    configs = list(map(load, given)) or ([load(name) for name in ANY_OF_THESE] if overrides else [])
+    problems = [override(config, overrides, sections) for config in configs]
+    assert not any(problems) if given else min(map(len, problems), default=0) == 0, problems
+
+
+def module_of(words: list[str]) -> tuple[str, list[str]]:
+    """The module that a command runs, and its arguments."""
+    if words[0] == 'contrastive-jax' or words[:3] == ['python', '-m', 'contrastive_jax']:
+        words = words[1 if words[0] == 'contrastive-jax' else 3 :]
+        if not words:
+            return 'contrastive_jax.__main__', []
+        module = COMMANDS[words[0]][0] or 'contrastive_jax.__main__'
+        return module, words[1:]
+    assert words[:2] == ['python', '-m'], words
+    module = words[2]
+    is_package = (ROOT / module.replace('.', '/')).is_dir()
+    return (f'{module}.__main__' if is_package else module), words[3:]
+
+
+@pytest.mark.parametrize('page', [page for page in (*DOCS, *OTHERS) if (ROOT / page).exists()])
+def test_commands_are_right(page: str) -> None:
+    """Modules, options, recipes, variants and fields exist; nothing is run."""
+    for words in [*commands(page), *inline_commands(page)]:
+        assert words[0] in PROGRAMS, words
+        if words[:3] == ['launch/tpu.sh', 'run', '--']:
+            words = ['python', '-m', 'contrastive_jax.main', *words[3:]]
+        if words[0] == 'pip':
+            for extra in re.findall(r'\.\[(\w+)\]', ' '.join(words)):
+                assert f"'{extra}': [" in text('setup.py'), words
+        elif words[0] in ('python', 'contrastive-jax') and words[1:3] != ['-m', 'pytest']:
+            module, arguments = module_of(words)
+            assert importlib.util.find_spec(module), words
+            if module.startswith('contrastive_jax.') and module != 'contrastive_jax.__main__':
+                check_arguments(module, arguments)
+            if module == 'contrastive_jax.reproduce.__main__':
+                assert {word for word in arguments if not word.startswith('--')} <= {*REFERENCES, 'NAME_digits'}, words
+
+
+@pytest.mark.parametrize('page', DOCS)
+def test_fields_in_the_text_exist(page: str) -> None:
+    """`--config.FIELD=VALUE` in the text of a page, or the field alone."""
+    for code in coded(prose(page)):
+        if re.match(r'--config\.[a-z]', code) and '=' in code and not code.endswith('=...'):
+            check_arguments('contrastive_jax.main', shlex.split(code))
+        elif re.match(r'(--)?config\.[a-z]', code) and code != 'config.json':
+            field = code.split('config.')[1].removesuffix('=...')
+            assert any(has_field(load(name), field) for name in ANY_OF_THESE), code
+
+
+def has_field(config: ConfigDict, path: str) -> bool:
+    for name in path.split('.'):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return True
+
+
+# ================================ tables ================================
+
+
+def percent(*accuracies: float) -> list[str]:
+    return [f'{100 * x:.1f}' for x in accuracies]
+
+
+@pytest.fixture(scope='module')
+def measured() -> dict[str, dict[str, float]]:
+    """What `contrastive_jax.reproduce` has measured on the digits, by config; the newest line of each."""
+    lines = map(json.loads, text('results/digits.jsonl').splitlines())
+    return {result['config']: result['pretraining'] for result in lines}
+
+
+def test_results_are_those_of_the_file(measured: dict[str, dict[str, float]]) -> None:
+    """The table has every line of the file and no other number."""
+    names = ('eval/knn_top1', 'baseline/knn_top1', 'eval/probe_top1', 'baseline/probe_top1')
+    shown = {}
+    for config, _, *numbers in rows(section('docs/results.md', 'Digits'))[1:]:
+        shown[coded(config)[0].replace('.py:', ':')] = numbers
+    assert shown == {config: percent(*(found[name] for name in names)) for config, found in measured.items()}
+
+
+def test_table_of_methods(measured: dict[str, dict[str, float]]) -> None:
+    table = rows(section('docs/methods.md', 'Methods'))[1:]
+    assert len(table) > 12
+    for _, configs, _, _, here, _ in table:
+        found = [measured[f'{config}:digits'] for config in coded(configs)]
+        shown = [percent(x['eval/knn_top1'], x['baseline/knn_top1']) for x in found]
+        assert [list(pair) for pair in re.findall(r'(\d+\.\d) \((\d+\.\d)\)', here)] == shown, configs
+
+
+def test_results_in_the_readme(measured: dict[str, dict[str, float]]) -> None:
+    table = rows(section('README.md', 'Results'))[1:]
+    assert len(table) > 5
+    for method, *numbers in table:
+        found = measured[f'{coded(method)[0]}:digits']
+        assert numbers == percent(found['eval/knn_top1'], found['baseline/knn_top1']), method
+
+
+def test_table_of_recipes() -> None:
+    """Every recipe, with every variant and no other."""
+    table = {
+        cells[0].strip('`'): cells[-1] for cells in rows(section('docs/methods.md', 'Recipes')) if '.py' in cells[0]
+    }
+    assert set(table) == {f'{name}.py' for name in list_configs() if '/' not in name}
+    for file, cell in table.items():
+        variants = [name for name in coded(cell) if not name.startswith(':')]
+        assert sorted(variants) == sorted(variants_of(file.removesuffix('.py'))), file
+
+
+def test_table_of_protocols() -> None:
+    part = section('docs/evaluation.md', 'Protocols of the papers')
+    table = {cells[0].strip('`'): cells[-1] for cells in rows(part) if '.py' in cells[0]}
+    assert {f'eval/{file}' for file in table} == {f'{name}.py' for name in list_configs() if '/' in name}
+    for file, cell in table.items():
+        assert sorted(coded(cell)) == sorted(variants_of(f'eval/{file.removesuffix(".py")}')), file
+
+
+def test_table_of_losses() -> None:
+    listed = [name for cells in rows(text('docs/losses.md'))[1:] for name in coded(cells[0])]
+    assert sorted(listed) == sorted(losses.__all__)
+
+
+def test_table_of_rooms() -> None:
+    """The rooms and their order are those that tests/test_layers.py checks."""
+    table = rows(section('docs/architecture.md', 'The rooms'))[1:]
+    for level, rooms in enumerate(test_layers.LAYERS, 1):
+        listed = {name for row, names, _ in table if row == str(level) for name in coded(names)}
+        assert listed == set(rooms) - {'__main__'}
+    assert max(int(row) for row, *_ in table) == len(test_layers.LAYERS)
+
+
+def test_other_lists() -> None:
+    codes = {int(cells[0]) for cells in rows(section('docs/training.md', 'Exit codes'))[1:]}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert codes == {kind.exit_code for kind in kinds if hasattr(kind, 'exit_code')} | {0}
+    free = section('docs/training.md', 'Stop and resume').split('These fields may change:')[1].split('A change')[0]
+    assert sorted(coded(free)) == sorted(name.rstrip('.') for name in FREE)
+    npz = {cells[0]: coded(cells[1]) for cells in rows(section('docs/own-data.md', '`.npz` files'))[1:]}
+    assert sorted(npz['images']) == sorted(IMAGES) and sorted(npz['labels']) == sorted(LABELS)
+    assert sorted(npz['split']) == sorted(name for names in NAMES.values() for name in names)
+    listed = [coded(cells[0])[0] for cells in rows(section('docs/evaluation.md', 'During training'))[1:]]
+    assert sorted(listed) == sorted(EVALUATORS)

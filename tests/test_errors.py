@@ -1,0 +1,48 @@
+"""Errors that the user can correct: their attributes, and how a command prints them."""
+
+import pickle
+
+import pytest
+
+from contrastive_jax.errors import DataError, Interrupted, Problem, UserError, exit_code_of
+
+
+def test_a_message_alone() -> None:
+    error = UserError('a is wrong -> use b')
+    assert str(error) == 'a is wrong -> use b'
+    assert (error.field, error.remedy, error.value) == ('', '', None)
+    assert error.problems == ('a is wrong -> use b',)
+
+
+def test_field_and_remedy() -> None:
+    error = DataError(
+        'batch_size 30 is not divisible by 8 devices', field='batch_size', remedy='use 24 or 32', value=32
+    )
+    assert str(error) == 'batch_size 30 is not divisible by 8 devices -> use 24 or 32'
+    assert (error.field, error.remedy, error.value) == ('batch_size', 'use 24 or 32', 32)
+    again = pickle.loads(pickle.dumps(error))  # as worker processes send it
+    assert (type(again), str(again), again.field, again.value) == (DataError, str(error), 'batch_size', 32)
+
+
+def test_several_problems() -> None:
+    error = UserError.of([Problem('a', field='x', remedy='b'), 'c'])
+    assert str(error) == 'a -> b\nc' and error.field == 'x'
+    assert [problem.field for problem in error.problems] == ['x', '']
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_exit_codes_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(lambda: None) == 0 and exit_code_of(lambda: 7) == 7
+    assert exit_code_of(lambda: fail(DataError('one\ntwo'))) == 3
+    printed = capsys.readouterr()
+    assert printed.err == 'contrastive_jax: error: one\ncontrastive_jax: error: two\n' and printed.out == ''
+    assert exit_code_of(lambda: fail(Interrupted('saved'))) == 42
+    assert capsys.readouterr().out == 'contrastive_jax: saved\n'
+    for verbose in (True, lambda: True):
+        with pytest.raises(UserError, match='one'):
+            exit_code_of(lambda: fail(UserError('one')), verbose)
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
+        exit_code_of(lambda: fail(ZeroDivisionError()))
