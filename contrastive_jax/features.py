@@ -81,6 +81,7 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
             f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
             f'{", ".join(SOURCES)}'
         )
+    given.split = given.split or ('train' if ':' in source else 'all')
     return open_source(source, name, path, given.split, encoder.image_size)
 
 
@@ -131,7 +132,11 @@ def main(argv: Sequence[str]) -> int:
         help='for a file of weights: its encoder, if it cannot be detected, or if it is a class of your own: '
         'package.module:Class',
     )
-    parser.add_argument('--split', default='train', help='the split of the data (data.split); default: train')
+    parser.add_argument(
+        '--split',
+        default='',
+        help='the split of the data; default: all images, whatever their split (of a class of your own: train)',
+    )
     parser.add_argument('--source', choices=SOURCES, default='', help='the kind of data (data.source)')
     parser.add_argument('--name', default='', help='the name of the TFDS data set (data.name)')
     parser.add_argument(
