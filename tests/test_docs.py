@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 from sklearn.neighbors import KNeighborsClassifier
 
-import contrastive_jax.main  # noqa: F401 - defines the flags of the command
 from contrastive_jax import errors, losses
 from contrastive_jax.__main__ import COMMANDS
 from contrastive_jax.config.fields import sections_of
@@ -189,8 +187,6 @@ def inline_commands(page: str) -> Iterator[list[str]]:
 @functools.cache
 def options(module: str) -> set[str]:
     """The options of a command, from its help."""
-    if module == 'contrastive_jax.main':
-        return {f'--{name}' for name in flags.FLAGS}
     main, printed = importlib.import_module(module).main, io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main(['--help'])
