@@ -244,6 +244,15 @@ def test_commands_are_right(page: str) -> None:
 
 
 @pytest.mark.parametrize('page', DOCS)
+def test_options_in_the_text_exist(page: str) -> None:
+    """`--OPTION=VALUE` in the text of a page is an option of at least one command."""
+    known = {option for module, _ in COMMANDS.values() if module for option in options(module)}
+    for code in coded(prose(page)):
+        if code.startswith('--') and not code.startswith(PREFIXES):
+            assert code.split('=')[0] in known, code
+
+
+@pytest.mark.parametrize('page', DOCS)
 def test_fields_in_the_text_exist(page: str) -> None:
     """`--config.FIELD=VALUE` in the text of a page, or the field alone."""
     for code in coded(prose(page)):
@@ -339,6 +348,8 @@ def test_other_lists() -> None:
     codes = {int(cells[0]) for cells in rows(section('docs/training.md', 'Exit codes'))[1:]}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert codes == {kind.exit_code for kind in kinds if hasattr(kind, 'exit_code')} | {0}
+    for cells in rows(section('docs/training.md', 'Fields of a config'))[1:]:
+        assert all(has_field(load('mocov2:tiny'), field) for field in coded(cells[0])), cells[0]
     free = section('docs/training.md', 'Stop and resume').split('These fields may change:')[1].split('A change')[0]
     assert sorted(coded(free)) == sorted(name.rstrip('.') for name in FREE)
     npz = {cells[0]: coded(cells[1]) for cells in rows(section('docs/own-data.md', '`.npz` files'))[1:]}
