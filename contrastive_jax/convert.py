@@ -33,7 +33,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import exit_code_of
 from contrastive_jax.pretrained import export, pixels, published
 from contrastive_jax.pretrained.encoder import WEIGHTS
 from contrastive_jax.pretrained.load import load
@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
         '--encoder',
         default='',
         help='the encoder in IN, as NAME or NAME,FIELD=VALUE,...; default: detected. Weights do not record the number '
-        "of heads of a ViT: MoCo v3's small ViT has 12, those of DINO and timm have 6. If the encoder in a file of "
-        'ours is a class of your own, name it as package.module:Class',
+        "of heads of a ViT: MoCo v3's small ViT has 12, those of DINO and timm have 6. If a file of ours holds an "
+        'encoder that is a class of your own, name it as package.module:Class',
     )
     parser.add_argument(
         '--drop', action='append', default=[], help='a pattern of names to skip, e.g. "aux.*"; may be repeated'
@@ -90,13 +90,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--names', choices=export.NAMES, default='', help="whose parameter names OUT has; for .safetensors, 'ours'"
     )
-    try:
-        convert(parser.parse_args(argv))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f'contrastive_jax: error: {line}', file=sys.stderr)
-        return error.exit_code
-    return 0
+    given = parser.parse_args(argv)
+    return exit_code_of(lambda: convert(given))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Runs train steps of real configs on any number of virtual devices, in either mode."""
 
+import dataclasses
 import importlib
 from typing import Any
 
@@ -13,6 +14,7 @@ from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.methods import METHODS
+from contrastive_jax.models.network import ENCODERS
 from contrastive_jax.training import feed
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.run import Run, TrainState
@@ -51,6 +53,26 @@ def load(name: str, **changes: Any) -> ConfigDict:
     file, _, variant = name.partition(':')
     config = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(variant)
     config.update_from_flattened_dict(changes)
+    return config
+
+
+def load_small(name: str, depth: int = 1, **changes: Any) -> ConfigDict:
+    """The config of 'file:variants' with a shallow encoder and without color augmentation, which compiles quickly.
+
+    Args:
+      name: 'file:variants'.
+      depth: stages of a ResNet, each of one block, or blocks of a ViT.
+      **changes: dotted fields.
+    """
+    config = load(name, **changes)
+    _, module = ENCODERS[config.encoder.name]
+    fields = {field.name for field in dataclasses.fields(module)}
+    sizes = {'depth': depth, 'stage_sizes': (1,) * depth}
+    with config.unlocked():
+        config.encoder.update({field: value for field, value in sizes.items() if field in fields})
+        off = {'jitter_probability': 0.0, 'grayscale': 0.0, 'local_blur': 0.0}
+        off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
+        config.augment.update(off)
     return config
 
 

@@ -1,4 +1,4 @@
-"""The comparison: the command trains what it is told, and its table says what the runs' own files say."""
+"""The comparison: the command trains the given configs, and its table has the values that the runs logged."""
 
 import json
 import math
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
 def test_two_methods(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Table and picture hold what `metrics.jsonl` says; a config that fails is named and does not stop the others."""
+    """The table has the values of `metrics.jsonl`; a config that fails is named and does not stop the others."""
     configs = [f'{CONFIGS}/{name}' for name in ('mocov2.py:tiny', 'mocov2.py:digit', 'mocov3_vit.py:tiny')]
     given = [f'--config={config}' for config in configs]
     assert compare.main([*given, f'--workdir={tmp_path}/a b', '--config.steps=1']) == 1
@@ -36,15 +36,15 @@ def test_two_methods(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         measured = ('eval/knn_top1', 'baseline/knn_top1', 'eval/probe_top1', 'baseline/probe_top1')
         assert cells[4:8] == [f'{100 * last_line[metric]:.1f}' for metric in measured]
         shown = EventAccumulator(str(run)).Reload()
-        for name, steps in (('augmentation', [0]), ('neighbours', [0, 1])):  # the pictures, as TensorBoard has them
-            images = shown.Images(name)
+        for picture, steps in (('augmentation', [0]), ('neighbours', [0, 1])):  # the same pictures in TensorBoard
+            images = shown.Images(picture)
             assert [image.step for image in images] == steps
-            assert images[-1].encoded_image_string == (run / f'{name}.png').read_bytes()
+            assert images[-1].encoded_image_string == (run / f'{picture}.png').read_bytes()
     with Image.open(tmp_path / 'a b' / compare.PICTURE) as image:
         assert image.format == 'PNG'
 
 
-def test_the_best_comes_first_and_what_was_not_measured_last() -> None:
+def test_rows_are_sorted_by_accuracy_and_unmeasured_ones_are_last() -> None:
     nan = math.nan
     rows = [
         compare.Row(name, 'moco', 'resnet_tiny', 100.0, knn, 0.5, knn, 0.6, rate)
@@ -63,14 +63,14 @@ def test_without_config_every_method_is_compared(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize('arguments', [(), ('--workdir=x', 'epochs=3'), ('--workdir=x', '--epochs=3')])
-def test_mistakes_end_with_a_line(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_argument_is_an_error(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         compare.main(arguments)
     assert stop.value.code == 2 and 'error: ' in capsys.readouterr().err
 
 
 def test_picture(tmp_path: Path) -> None:
-    """A point moves with its accuracy; nothing to show is an empty picture."""
+    """A point moves to the right with a higher accuracy; without rows the picture is empty."""
     blue = []
     for knn in (0.6, 0.9):
         figures.comparison([('a', knn, 0.3), ('b', 0.95, 0.5), ('c', math.nan, 0.5)], tmp_path / 'x.png')

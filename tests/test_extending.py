@@ -74,8 +74,14 @@ def test_a_resumed_run_ends_with_the_same_bits(config: ConfigDict, trained: Path
 
 
 def test_the_number_of_devices_changes_nothing(config: ConfigDict, trained: Path, tmp_path: Path) -> None:
-    fit(config, tmp_path, count=4)
-    assert runs.relative_error(saved(config, tmp_path)[1].params, saved(config, trained)[1].params) < 1e-4
+    """Two steps: over many, rounding alone grows in this small network with its large learning rate."""
+    del trained
+    short, states = config.copy_and_resolve_references(), []
+    short.steps = 2
+    for count in (1, 4):
+        fit(short, tmp_path / str(count), count=count)
+        states.append(saved(short, tmp_path / str(count))[1])
+    assert runs.relative_error(states[1].params, states[0].params) < 1e-5
 
 
 def test_the_augmentation_is_seen(config: ConfigDict) -> None:

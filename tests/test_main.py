@@ -1,4 +1,4 @@
-"""The command as a user starts it, outside of the repository. tests/config/ tests mistakes in its arguments."""
+"""The command as a user starts it, outside of the repository. tests/config/ has mistakes in its arguments."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def test_a_machine_without_the_devices_that_are_asked_for(tmp_path: Path, monkey
         assert done.returncode == 2 and done.stdout == ''
         line = done.stderr.splitlines()[-1]  # jax may log lines of its own
         assert line.startswith('contrastive_jax: error: jax finds no device with ') and f'{name}={value}' in line
-        assert ' -> unset ' in line and 'Traceback' not in done.stderr
+        assert ' -> change or unset ' in line and 'Traceback' not in done.stderr
         assert not (tmp_path / 'runs').exists()
 
 

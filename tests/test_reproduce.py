@@ -1,9 +1,11 @@
-"""Anchors are real, and the command runs one, judges it, records it once and goes on where it was stopped."""
+"""Experiments: their configs are valid, and the command runs one, resumes it, compares and records it once."""
 
 import importlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,53 +13,78 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from contrastive_jax import compare, load_encoder
 from contrastive_jax.data.open import open_source
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.protocols import run as protocols_run
 from contrastive_jax.protocols.run import RESULTS_FOLDER
-from contrastive_jax.reproduce import __main__ as reproduce
-from contrastive_jax.reproduce.references import REFERENCES, Number, Reference
+from contrastive_jax.reproduce import __main__ as command
+from contrastive_jax.reproduce import run_experiment
+from contrastive_jax.reproduce.references import EXPERIMENTS, IMAGES, Experiment, ReferenceResult
+from contrastive_jax.reproduce.results import append_result, compare_with_references
+from contrastive_jax.reproduce.table import result_table
 from contrastive_jax.training import fit as training
+from contrastive_jax.training.evaluators import Context, Evaluator
+from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir import metrics
 from tests import whole_runs
-from tests.whole_runs import Cut, compiled, quick_runs  # noqa: F401 (fixtures)
+from tests.whole_runs import compiled, quick_runs  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parents[1]
 
-# No colour: the programs of tests are not optimised.
+# Three steps without color jitter: the programs of tests are compiled without optimization, and color jitter is slow.
 CHANGES = {
     'augment.jitter': (0.0, 0.0, 0.0, 0.0),
     'augment.jitter_probability': 0.0,
     'augment.grayscale': 0.0,
     'augment.blur': (0.0, 0.0),
+    'steps': 3,
+    'eval.evaluators': ('knn', 'tests.test_reproduce:Terminate'),
 }
 
 
-def tiny(reference: float) -> Reference:
-    number = Number('knn:digits', 'knn20_top1', reference, 2.0, 'a guess')
-    return Reference('mocov2:tiny', (number,), 'seconds', CHANGES)
+class Terminate(Evaluator):
+    """Sends SIGTERM to this process when it evaluates `step`."""
+
+    name = 'terminate'
+    every_steps = 1
+    measures = False
+    step: int | None = None
+
+    def __init__(self, context: Context):
+        pass
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+
+def tiny(accuracy: float) -> Experiment:
+    reference = ReferenceResult('knn:digits', 'knn20_top1', accuracy, 2.0, 'a guess')
+    return Experiment('mocov2:tiny', (reference,), 'seconds', CHANGES)
 
 
 @pytest.fixture
-def little_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is easily met, and one that cannot be."""
-    held = {'easy': tiny(10.0), 'hard': tiny(110.0)}
-    monkeypatch.setattr(reproduce, 'REFERENCES', held)
+def tiny_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment that passes easily, and one that cannot pass."""
+    monkeypatch.setattr(command, 'EXPERIMENTS', {'easy': tiny(10.0), 'hard': tiny(110.0)})
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'left as it is')
 
 
-def tell(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = reproduce.main(argv)
+def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """The exit code, stdout and stderr of the command."""
+    code = command.main(argv)
     out, err = capsys.readouterr()
     return code, out, err
 
 
 def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
-    """Accuracy in percent, image by image."""
+    """kNN accuracy in percent, computed image by image in NumPy."""
     encoder = load_encoder(workdir)
     splits = [open_source('digits', split=split) for split in ('train', 'test')]
     train, test = (np.asarray(encoder(split.array), np.float64) for split in splits)
@@ -74,89 +101,79 @@ def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
 # ================================ the command ================================
 
 
-def test_a_reference_s_life(
+def test_an_experiment_from_start_to_result(
     tmp_path: Path,
-    little_references: None,
+    tiny_experiments: None,
     quick_runs: None,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Stopped in training and between the stages, finished, asked again; a second one is missed."""
+    """It is interrupted in training and between stages, completed, and repeated; a second experiment fails."""
     results, folder = tmp_path / 'sub' / 'results.jsonl', tmp_path / 'runs' / 'easy'
     argv = [f'--workdir={tmp_path}/runs', f'--results={results}']
-    Cut.at, Cut.done = 1, 0
-    code, out, _ = tell(capsys, 'easy', *argv)
-    assert code == 42 and 'at step 1 of 2, saved; the same command goes on' in out
-    assert not results.exists() and not (folder / reproduce.RESULT).exists()
+    monkeypatch.setattr(Terminate, 'step', 1)
+    code, out, _ = call(capsys, 'easy', *argv)
+    assert code == 42 and 'SIGTERM at step 2 of 3, saved' in out
+    assert not results.exists() and not (folder / run_experiment.RESULT).exists()
 
-    Cut.at = None
-    given = reproduce.Interrupt
-    monkeypatch.setattr(reproduce, 'Interrupt', AfterTraining)
-    code, out, _ = tell(capsys, 'easy', *argv)
-    assert code == 42 and 'between two stages' in out and not results.exists()
-    log = (folder / reproduce.PRETRAINING / metrics.FILE).read_bytes()
-    assert metrics.read(folder / reproduce.PRETRAINING)[-1]['step'] == 2
-    before = reproduce.read(folder / reproduce.SECONDS)
-    assert before > 0
+    monkeypatch.setattr(Terminate, 'step', None)
+    with pytest.raises(Interrupted, match='between two stages'):
+        run_experiment.run_experiment('easy', tiny(10.0), folder, train=fit_and_terminate)
+    log = (folder / run_experiment.PRETRAINING / metrics.FILE).read_bytes()
+    assert metrics.read(folder / run_experiment.PRETRAINING)[-1]['step'] == 3
+    before = run_experiment.read_json(folder / run_experiment.SECONDS)
+    assert before > 0 and not (folder / run_experiment.RESULT).exists()
 
-    monkeypatch.setattr(reproduce, 'Interrupt', given)
-    code, out, _ = tell(capsys, 'easy', *argv)
+    code, out, _ = call(capsys, 'easy', *argv)
     assert code == 0 and out.rstrip().endswith(f'easy: pass\nrecorded in {results}')
-    assert (folder / reproduce.PRETRAINING / metrics.FILE).read_bytes() == log  # it was not trained again
+    assert (folder / run_experiment.PRETRAINING / metrics.FILE).read_bytes() == log  # it was not trained again
     (line,) = results.read_text().splitlines()
     result = json.loads(line)
     (number,) = result['numbers']
-    assert abs(number['ours'] - slow_knn(folder / reproduce.PRETRAINING)) < 0.01
+    assert abs(number['ours'] - slow_knn(folder / run_experiment.PRETRAINING)) < 0.01
     assert (number['reference'], number['tolerance'], number['met'], result['passed']) == (10.0, 2.0, True, True)
     assert result['seconds'] > before and result['jax'] == jax.__version__
     assert result['command'].startswith('python -m contrastive_jax.reproduce easy --workdir=')
     head = subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True, cwd=REPOSITORY).stdout.strip()
     assert result['commit'].rstrip('+') == head
     assert (
-        result['pretraining']['baseline/knn_top1'] == metrics.read(folder / reproduce.PRETRAINING)[0]['eval/knn_top1']
+        result['pretraining']['baseline/knn_top1']
+        == metrics.read(folder / run_experiment.PRETRAINING)[0]['eval/knn_top1']
     )
     assert [re.search(rf'{x:.1f}', out) for x in (10.0, 2.0, number['ours'])].count(None) == 0
 
-    with monkeypatch.context() as patch:  # again: nothing runs, nothing is recorded twice
+    with monkeypatch.context() as patch:  # run again: nothing is computed, and nothing is recorded twice
         patch.setattr(training, 'fit', None)
         patch.setattr(protocols_run, 'run_protocol', None)
-        code, again, _ = tell(capsys, 'easy', *argv)
+        code, again, _ = call(capsys, 'easy', *argv)
     assert code == 0 and 'easy: pass' in again and results.read_text() == line + '\n'
 
-    shutil.copytree(folder / reproduce.PRETRAINING, tmp_path / 'runs' / 'hard' / reproduce.PRETRAINING)
-    code, out, _ = tell(capsys, 'hard', *argv)
-    assert code == reproduce.MISSED and 'hard: FAIL' in out and 'MISSED' in out
+    shutil.copytree(folder / run_experiment.PRETRAINING, tmp_path / 'runs' / 'hard' / run_experiment.PRETRAINING)
+    code, out, _ = call(capsys, 'hard', *argv)
+    assert code == command.MISSED and 'hard: FAIL' in out and 'MISSED' in out
     lines = results.read_text().splitlines()
     assert lines[0] == line and [json.loads(x)['anchor'] for x in lines] == ['easy', 'hard']
     assert [json.loads(x)['passed'] for x in lines] == [True, False]
 
 
-class AfterTraining(reproduce.Interrupt):
-    """A signal that comes in the last moments of the training, after it looked for one."""
-
-    asked = 0
-
-    @property
-    def requested(self) -> str | None:
-        AfterTraining.asked += 1
-        return 'SIGTERM' if AfterTraining.asked > 1 else None  # the first time is before the training
-
-    @requested.setter
-    def requested(self, value: str | None) -> None:
-        pass
+def fit_and_terminate(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains, and sends a signal to this process afterwards."""
+    trained = training.fit(config, workdir)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return trained
 
 
-def test_an_evaluation_of_an_earlier_training_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = reproduce.load_config('eval.knn:digits', {'init': str(tmp_path / 'run')})
+def test_an_evaluation_of_an_earlier_checkpoint_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_experiment.load_config('eval.knn:digits', {'init': str(tmp_path / 'run')})
     calls = []
     monkeypatch.setattr(protocols_run, 'run_protocol', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
     file = tmp_path / 'knn' / RESULTS_FOLDER / 'knn.json'
     file.parent.mkdir(parents=True)
-    for trained, judged, expected in ((7, 7, 0.9), (8, 7, 0.5)):
+    for trained, evaluated, expected in ((7, 7, 0.9), (8, 7, 0.5)):
         (tmp_path / 'run').mkdir(exist_ok=True)
         (tmp_path / 'run' / metrics.FILE).write_text(json.dumps({'step': trained}) + '\n')
-        file.write_text(json.dumps({'step': judged, 'eval/knn20_top1': 0.9}))
-        assert reproduce.evaluate(judge, tmp_path / 'knn') == {'eval/knn20_top1': expected}
+        file.write_text(json.dumps({'step': evaluated, 'eval/knn20_top1': 0.9}))
+        assert run_experiment.evaluate(config, tmp_path / 'knn') == {'eval/knn20_top1': expected}
     assert len(calls) == 1
 
 
@@ -173,57 +190,62 @@ def test_an_evaluation_of_an_earlier_training_is_not_believed(tmp_path: Path, mo
         (0.90, None, False),
     ],
 )
-def test_verdict(ours: float, gained: float | None, passed: bool) -> None:
-    """The tolerance counts downwards only; what was not measured, or is not finite, is no pass."""
-    reference = Reference('mocov2:digits', (Number('knn:digits', 'knn20_top1', 90.0, 3.0, ''),), '', gain=5.0)
+def test_comparison_with_references(ours: float, gained: float | None, passed: bool) -> None:
+    """Only a lower accuracy fails; a value that was not measured, or is not finite, also fails."""
+    reference = ReferenceResult('knn:digits', 'knn20_top1', 90.0, 3.0, '')
+    experiment = Experiment('mocov2:digits', (reference,), '', min_gain=5.0)
     trained = {} if gained is None else {'baseline/knn_top1': 0.5, 'eval/knn_top1': 0.5 + gained}
-    result = reproduce.verdict(reference, trained, [{'eval/knn20_top1': ours}])
+    result = compare_with_references(experiment, trained, [{'eval/knn20_top1': ours}])
     assert result['passed'] is passed
     json.dumps(result, allow_nan=False)
-    text = reproduce.report({'anchor': 'x', **result})
+    text = result_table({'anchor': 'x', **result})
     assert text.endswith('x: pass' if passed else 'x: FAIL')
 
 
-def test_all_numbers_have_to_be_met() -> None:
-    numbers = tuple(Number('knn:digits', f'knn{k}_top1', 90.0, 1.0, '') for k in (1, 20))
+def test_all_references_must_be_met() -> None:
+    references = tuple(ReferenceResult('knn:digits', f'knn{k}_top1', 90.0, 1.0, '') for k in (1, 20))
     for found in ((0.95, 0.8), (0.8, 0.95)):
         values = [{f'eval/knn{k}_top1': x} for k, x in zip((1, 20), found, strict=True)]
-        assert not reproduce.verdict(Reference('mocov2', numbers, ''), {}, values)['passed']
+        assert not compare_with_references(Experiment('mocov2', references, ''), {}, values)['passed']
 
 
-def test_records_are_appended_to_what_is_there(tmp_path: Path) -> None:
+def test_results_are_appended_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / 'results.jsonl'
     file.write_text('{"by": "hand"}')  # without a newline at its end
     for result in ({'a': 1}, {'a': 2}, {'a': 1}):
-        reproduce.record(result, file)
+        append_result(result, file)
     assert file.read_text() == '{"by": "hand"}\n{"a": 1}\n{"a": 2}\n'
-    with pytest.raises(UserError, match='cannot write --results'):
-        reproduce.record({'a': 1}, tmp_path)
+    with pytest.raises(UserError, match='cannot write the results to'):
+        append_result({'a': 1}, tmp_path)
 
 
 @pytest.mark.usefixtures('nothing_compiled')
 @pytest.mark.parametrize(
     ('argv', 'code', 'said'),
     [
-        (['mocov2_digit'], 2, "no reference is called 'mocov2_digit'; did you mean mocov2_digits"),
-        (['zzz'], 2, "no reference is called 'zzz' -> --list shows all of them"),
-        (['mocov2_digits', '--data=x.npz'], 2, 'mocov2:digits has embedded data -> leave it out'),
-        (['mocov2_cifar10'], 3, 'mocov2:cifar10 needs data -> --data=cifar10.npz, written by np.savez'),
-        (['mocov1_imagenet'], 3, 'mocov1 needs data -> --data=DIR'),
+        (['mocov2_digit'], 2, "there is no experiment 'mocov2_digit'; did you mean mocov2_digits"),
+        (['zzz'], 2, "there is no experiment 'zzz' -> --list shows all of them"),
+        (
+            ['mocov2_digits', '--data=x.npz'],
+            2,
+            'data x.npz is given, but mocov2:digits has embedded data -> leave it out',
+        ),
+        (['mocov2_cifar10'], 3, 'mocov2:cifar10 needs data -> give an .npz file, written by np.savez('),
+        (['mocov1_imagenet'], 3, 'mocov1 needs data -> give the data_dir of TFDS'),
         (['mocov2_cifar10', '--data=HERE/nothing.npz'], 3, "nothing.npz' does not exist"),
         (['mocov2_cifar10', '--data=HERE/few.npz'], 3, 'has 40 training and 8 held-out images, cifar10 has 50000 and'),
         (['mocov1_imagenet', '--data=HERE/nothing'], None, 'imagenet2012'),
-        (['mocov2_digits', '--results=HERE'], 2, 'is a folder -> name a file in it'),
+        (['mocov2_digits', '--results=HERE'], 2, 'is a folder -> give a file'),
         (['mocov2_digits', '--workdir=gs://bucket/runs'], 2, 'is not local -> mount the bucket'),
     ],
 )
-def test_mistakes_are_a_line_each(
+def test_an_error_is_one_line(
     argv: list[str], code: int | None, said: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     whole_runs.write_npz(tmp_path / 'few.npz', 40, 8)
     argv = [arg.replace('HERE', str(tmp_path)) for arg in argv]
-    got, out, err = tell(capsys, f'--workdir={tmp_path}/runs', *argv)
+    got, out, err = call(capsys, f'--workdir={tmp_path}/runs', *argv)
     assert got == code if code else got in (2, 3)
     assert (
         err.count('\n') == 1 and err.startswith('contrastive_jax: error: ') and said in err and '--config.' not in err
@@ -231,59 +253,59 @@ def test_mistakes_are_a_line_each(
     assert out.count('\n') <= 1 and not (tmp_path / 'runs').exists()
 
 
-def test_a_torn_result_is_named(tmp_path: Path) -> None:
+def test_an_incomplete_file_is_named(tmp_path: Path) -> None:
     (tmp_path / 'x.json').write_text('{"a": ')
     with pytest.raises(UserError, match=r'cannot read .*x\.json: .* -> delete it'):
-        reproduce.read(tmp_path / 'x.json')
-    assert reproduce.read(tmp_path / 'none.json') is None
+        run_experiment.read_json(tmp_path / 'x.json')
+    assert run_experiment.read_json(tmp_path / 'none.json') is None
 
 
-def test_started_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipes are those of the package, wherever the command is started."""
+def test_recipes_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert reproduce.load_config('eval.knn:digits', {'knn.temperature': 0.5}).knn.to_dict() == {
+    assert run_experiment.load_config('eval.knn:digits', {'knn.temperature': 0.5}).knn.to_dict() == {
         'k': (20,), 'temperature': 0.5,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize('argv', [[], ['--list'], ['mocov2_digits', '--list']])
 def test_the_table(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = tell(capsys, *argv)
+    code, out, _ = call(capsys, *argv)
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 1 + sum(len(reference.numbers) for reference in REFERENCES.values())
+    assert code == 0 and len(lines) == 1 + sum(len(experiment.references) for experiment in EXPERIMENTS.values())
     (row,) = [line.split() for line in lines if line.startswith('mocov1_imagenet ')]
     assert row[:5] == ['mocov1_imagenet', 'mocov1', 'linear:mocov2', '60.6', '0.5']
 
 
-# ================================ the references ================================
+# ================================ the experiments ================================
 
 
 @pytest.mark.usefixtures('nothing_compiled')
-@pytest.mark.parametrize('name', REFERENCES)
-def test_a_reference_is_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its configs load and are valid with what it changes, and its protocols write the metrics that it looks at."""
-    reference = REFERENCES[name]
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_an_experiment_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its configs are valid with its changes, and its evaluations measure the metrics of its references."""
+    experiment = EXPERIMENTS[name]
     data = '' if name.endswith('_digits') else str(tmp_path)
-    config, judges = reproduce.load_configs(reference, tmp_path, data)
-    assert config.data.path == data and config.data.name in reproduce.IMAGES and config.steps == 0
+    config, evaluations = run_experiment.load_configs(experiment, tmp_path, data)
+    assert config.data.path == data and config.data.name in IMAGES and config.steps == 0
     assert {'digits': '_digits', 'cifar10': '_cifar10', 'imagenet2012': '_imagenet'}[config.data.name] in name
-    for number, judge in zip(reference.numbers, judges, strict=True):
-        written = {'knn': [f'knn{k}_top1' for k in judge.knn.k] if 'knn' in judge else [], 'linear': ['linear_top1']}
-        assert number.metric in written[judge.protocol]
-        assert 50 < number.reference < 100 and 0 < number.tolerance <= 3 and number.source
-    assert (reference.gain > 0) == name.endswith('_digits')
+    for reference, evaluation in zip(experiment.references, evaluations, strict=True):
+        k = evaluation.knn.k if 'knn' in evaluation else ()
+        measured = {'knn': [f'knn{n}_top1' for n in k], 'linear': ['linear_top1']}
+        assert reference.metric in measured[evaluation.protocol]
+        assert 50 < reference.accuracy < 100 and 0 < reference.tolerance <= 3 and reference.source
+    assert (experiment.min_gain > 0) == name.endswith('_digits')
 
 
-def test_every_method_has_a_reference_on_digits() -> None:
-    configs = [reference.config for name, reference in REFERENCES.items() if name.endswith('_digits')]
-    assert {reproduce.load_config(config, {}).method.name for config in configs} == set(METHODS)
+def test_every_method_has_an_experiment_on_digits() -> None:
+    configs = [experiment.config for name, experiment in EXPERIMENTS.items() if name.endswith('_digits')]
+    assert {run_experiment.load_config(config, {}).method.name for config in configs} == set(METHODS)
     assert {config.replace('configs/', '').replace('.py', '') for config in compare.every_method()} <= set(configs)
 
 
-@pytest.mark.parametrize('name', [name for name in REFERENCES if not name.endswith('_digits')])
-def test_references_are_those_of_the_configs(name: str) -> None:
-    """The head of a config says what its paper reports."""
-    reference = REFERENCES[name]
-    said = importlib.import_module(f'contrastive_jax.configs.{reference.config.partition(":")[0]}').__doc__
-    for number in reference.numbers:
-        assert re.search(rf'(?<!\d){number.reference:g}(?!\d)', said), f'{number.reference} is not in {said}'
+@pytest.mark.parametrize('name', [name for name in EXPERIMENTS if not name.endswith('_digits')])
+def test_reference_accuracies_are_in_the_docstrings_of_configs(name: str) -> None:
+    """The docstring of a config states the accuracies of its paper."""
+    experiment = EXPERIMENTS[name]
+    doc = importlib.import_module(f'contrastive_jax.configs.{experiment.config.partition(":")[0]}').__doc__
+    for reference in experiment.references:
+        assert re.search(rf'(?<!\d){reference.accuracy:g}(?!\d)', doc), f'{reference.accuracy} is not in {doc}'

@@ -144,10 +144,13 @@ def find_devices(mode: Literal['jit', 'pmap'] = 'jit', count: int | None = None)
     except (RuntimeError, AssertionError) as error:  # some versions of jax assert that there is a backend
         reason = ' '.join(str(error).split())
         given = {name: os.environ[name] for name in ('JAX_PLATFORMS', 'XLA_FLAGS') if os.environ.get(name)}
-        settings = ' '.join(f'{name}={value}' for name, value in given.items()) or 'nothing set'
+        settings = ' '.join(f'{name}={value}' for name, value in given.items())
+        remedies = [f'change or unset {" and ".join(given)}'] if given else []
+        if given.get('JAX_PLATFORMS') != 'cpu':
+            remedies.append('JAX_PLATFORMS=cpu uses the CPU')
         raise UserError(
-            f'jax finds no device with {settings}{": " + reason if reason else ""}',
-            remedy=f'unset {" and ".join(given)}, or set JAX_PLATFORMS=cpu' if given else 'set JAX_PLATFORMS=cpu',
+            f'jax finds no device{f" with {settings}" if given else ""}{f": {reason}" if reason else ""}',
+            remedy='; '.join(remedies),
         ) from error
     auto = (jax.sharding.AxisType.Auto,)  # make_mesh's default, explicit axes, types arrays by their sharding
     return Devices(jax.make_mesh((len(chosen),), (AXIS,), axis_types=auto, devices=chosen), mode)

@@ -11,18 +11,19 @@ holds no arrays. Everything that changes during training is passed in and return
 
 To write a method:
 
-1. Declare the dataclass, and set the class constants of `Method` that differ from their defaults. From these the config
-   check knows which networks and views the method can use.
+1. Declare the dataclass. `rules.field` declares the legal range of a field together with its default. Set the class
+   constants of `Method` that differ from their defaults: from them the config check knows which networks and views the
+   method can use.
 2. `init` returns the parameters and the state at step 0. `init_online` and `init_online_and_target` do this for most
    methods. Every method trains `params['encoder']`, with the BN statistics `state.batch_stats['online']['encoder']`:
    this is the encoder that is evaluated and exported.
 3. `loss` applies the networks in training mode (`project`, `predict` or `project_views`), computes a loss, and returns
    it with the new state and metrics. The new state has the structure, shapes and dtypes of the old one. Gradients must
    not flow through the state.
-4. Override `after_update` if something changes after the optimizer's step, such as a target network, and `check` to
-   reject illegal values of the fields.
-5. Add the class to `METHODS` in methods/__init__.py, write a config, and list the config in tests/runs.py:
-   tests/methods/test_contract.py then checks all of this.
+4. Override `after_update` if something changes after the optimizer's step, such as a target network, and `check` if a
+   field is only legal together with other fields.
+5. Write a config whose `method.name` is 'package.module:Class'. For a method of this package, add the class to
+   `METHODS` in methods/__init__.py and the config to tests/runs.py; tests/methods/test_contract.py then checks it.
 
 Many devices: `loss` runs on each device with the local examples, and the training loop averages losses, gradients and
 metrics over the devices. The averages must be those of the whole batch on one device. For this, pass `axis_name` on to
@@ -35,6 +36,7 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import flax
@@ -122,10 +124,16 @@ class Method(abc.ABC):
 
     @classmethod
     def check(cls, c: ConfigDict, rules: Rules) -> None:
-        """Adds to `rules` what is wrong with a config for this method. The default adds nothing.
+        """Checks rules that involve several fields of a config. By default there are none.
 
-        The types and ranges that the fields declare (`rules.field`) and the class constants are checked before; left
-        are rules of several fields, such as a queue that the batch size must divide.
+        It is called before anything is compiled. The types and ranges that the fields declare with `rules.field`, and
+        the requirements of the class constants, are checked elsewhere.
+
+        Args:
+          c: the whole config; the method's fields are in `c.method`.
+          rules: collects the problems. For example, MoCo's `rules.multiple('method.queue_size', B, ...)` adds a problem
+            if the batch size B does not divide the queue; `rules.rule(condition, message, field=..., remedy=...)` adds
+            one if the condition is False.
         """
         del c, rules
 
@@ -228,8 +236,12 @@ def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, Py
     The key is `fold_in(rng, 0)`, so that the weights do not depend on what else a method derives from `rng`.
     """
     examples = jax.tree.map(lambda x: x[:2], batch['views'][0])  # BN needs more than one
-    variables = network.init(jax.random.fold_in(rng, 0), examples, train=True)
-    variables = jax.tree.map(jnp.asarray, dict(variables))
+    return _init_network(network, jax.random.fold_in(rng, 0), examples)
+
+
+@partial(jax.jit, static_argnums=0)  # one trace for each network and shape, shared by the check of a config and the run
+def _init_network(network: Network, rng: Array, x: Array) -> tuple[PyTree, PyTree]:
+    variables = network.init(rng, x, train=True)
     return _as_dict(variables['params']), _as_dict(variables.get('batch_stats', {}))
 
 
@@ -263,7 +275,7 @@ def _as_dict(tree: PyTree) -> PyTree:
     return tree.unfreeze() if isinstance(tree, FrozenDict) else tree
 
 
-# ================================ networks in training mode ================================
+# ================================ networks in training mode =========================
 
 
 def apply(

@@ -107,16 +107,12 @@ class CPC(base.Method):
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, state = base.init_online(self.network, rng, batch)
-        examples = batch['views'][0][:2]
-        latents, _ = jax.eval_shape(
-            lambda: self.network.apply({'params': params}, examples, train=True, method=latents_and_targets)
-        )
-        D, K, target_dim = latents.shape[-1], len(self.offsets), self.network.projector.output_dim
+        D = params['projector']['linear_0']['kernel'].shape[0]  # channels of the latents, which the projector takes
+        K, target_dim = len(self.offsets), self.network.projector.output_dim
         context, predict = {}, {}
         for i, direction in enumerate(self.directions):
             key_context, key_predict = jax.random.split(jax.random.fold_in(rng, i + 1))
-            z = rotate_to_direction(jnp.zeros(latents.shape), direction)
-            context[direction] = self.context.init(key_context, z)['params']
+            context[direction] = self.context.init(key_context, jnp.zeros((1, 1, 1, D)))['params']
             predict[direction] = jax.random.normal(key_predict, (K, D, target_dim)) * D**-0.5
         return {**params, 'context': context, 'predict': predict}, state
 

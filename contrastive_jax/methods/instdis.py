@@ -90,7 +90,7 @@ class InstDis(base.Method):
 
 
 def check_objective(c: ConfigDict, rules: Rules) -> None:
-    """Adds a problem if no negatives are drawn and the objective needs some."""
+    """Adds a problem if the objective needs sampled negatives and there are none."""
     rules.rule(
         c.method.num_negatives != 0 or c.method.objective == 'softmax',
         'method.num_negatives 0 is the softmax over all examples',

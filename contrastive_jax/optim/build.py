@@ -5,25 +5,21 @@ import math
 import optax
 from ml_collections import ConfigDict
 
-from contrastive_jax.errors import UserError
 from contrastive_jax.optim import optimizers, schedules
 
 
 def build_optimizer(
     config: ConfigDict, steps_per_epoch: int, total_steps: int
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
-    """Builds the optimizer and its learning-rate schedule from a config.
+    """Builds the optimizer and its learning-rate schedule.
 
     Args:
-      config: a checked config with the fields of `config.base.base_config`.
-      steps_per_epoch: number of whole batches in an epoch.
-      total_steps: number of steps of the run.
+      config: a config that `config.check.check` has found right, with `check_examples` for the length of the warm-up.
+      steps_per_epoch: the number of full batches in an epoch.
+      total_steps: the length of the training.
 
     Returns:
-      The optimizer, and the schedule of its learning rate for the log.
-
-    Raises:
-      UserError: the warm-up is longer than the training.
+      The optimizer, and the learning rate as a function of the step, which is logged.
     """
     o = config.optimizer
     learning_rate = _learning_rate(config, steps_per_epoch, total_steps)
@@ -35,9 +31,9 @@ def build_optimizer(
     if o.freeze:
         parts['frozen'] = tuple(o.freeze), optax.set_to_zero()
     if o.freeze_first and (steps := o.freeze_steps or math.ceil(o.freeze_epochs * steps_per_epoch)):
-        # A frozen optimizer does not count steps. Its schedules are shifted, so that they follow the steps of the run.
-        delayed = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
-        parts['resting'] = tuple(o.freeze_first), optimizers.freeze_for(delayed, steps)
+        # The optimizer of these parameters starts late: it counts its own steps, but its schedules follow the training.
+        later = _optimizer(o, schedules.shifted(learning_rate, steps), schedules.shifted(weight_decay, steps))
+        parts['resting'] = tuple(o.freeze_first), optimizers.freeze_for(later, steps)
     if o.constant:
         parts['constant'] = tuple(o.constant), _optimizer(o, schedules.constant(base_rate(config)), weight_decay)
     for i, (path, factor) in enumerate(o.rate_factors):
@@ -70,11 +66,7 @@ def _optimizer(
 def _learning_rate(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> schedules.Schedule:
     s, rate = config.schedule, base_rate(config)
     warmup_steps = round(s.warmup_epochs * steps_per_epoch)
-    if 'warmup' in s.name and warmup_steps > total_steps:
-        raise UserError(
-            f'schedule.warmup_epochs {s.warmup_epochs:g} ({warmup_steps} steps) is longer than the training of '
-            f'{total_steps} steps -> reduce schedule.warmup_epochs; 0 is no warm-up'
-        )
+    assert 'warmup' not in s.name or warmup_steps <= total_steps, 'config.check.check_examples refuses this'
     match s.name:
         case 'step':
             return schedules.step_decay(rate, tuple(s.milestones), tuple(s.factors) or s.factor, steps_per_epoch)
@@ -94,7 +86,7 @@ def base_rate(config: ConfigDict) -> float:
 
 
 def batch_factor(config: ConfigDict) -> float:
-    """The factor of the learning rates for this batch size (`optimizer.learning_rate_scaling`)."""
+    """The factor on learning rates for this batch size."""
     o = config.optimizer
     if o.learning_rate_scaling == 'sqrt':
         return config.batch_size**0.5

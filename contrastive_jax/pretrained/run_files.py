@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_network, build_policy
+from contrastive_jax.config.stored import complete
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import CheckpointError, MissingPartError, UserError
 from contrastive_jax.models.heads import MLP
@@ -74,7 +75,7 @@ def load(workdir: Path, weights: str, projector_layers: int, config_of_file: Loa
             f'{workdir / CONFIG_FILE} describes no encoder: {reason} -> give the workdir of a run'
         ) from error
     if problems:
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     places = PLACES[weights]
     layers = [f'projector/{part}_{i}' for i in range(projector_layers) for part in ('linear', 'bn')]
     wanted: dict[str, Any] = {}
@@ -115,7 +116,7 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
     """The config of a run; for a fine-tuning, that of the run that it started from, with its own images and data."""
     config = read_config(workdir)
     if 'protocol' not in config or 'encoder' in config:
-        return config
+        return config if 'method' not in config else complete(config)
     if config.protocol not in TRAINING:
         raise UserError(
             f'{workdir} is the workdir of an evaluation ({config.protocol}) -> give the workdir of the run that it '

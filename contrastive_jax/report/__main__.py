@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'report.html'
@@ -62,13 +62,8 @@ def main(argv: Sequence[str]) -> int:
         default=[],
         help='a folder that contains more workdirs of evaluations; may be given several times',
     )
-    try:
-        run(parser.parse_args(argv))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f'contrastive_jax: error: {line}', file=sys.stderr)
-        return error.exit_code
-    return 0
+    given = parser.parse_args(argv)
+    return exit_code_of(lambda: run(given))
 
 
 if __name__ == '__main__':

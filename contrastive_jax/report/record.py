@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.base import base_config
+from contrastive_jax.config.stored import complete
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import find_method, method_or_none
 from contrastive_jax.plots.panels import last_finite, series
@@ -97,10 +97,11 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
             f'{folder} is the workdir of an evaluation -> give the workdir of the run that it evaluates: '
             f'{config.get("init", "")}'
         )
-    missing = [name for name in base_config('moco') if name not in config]
+    missing = [name for name in ('data', 'encoder', 'projector', 'method') if name not in config]
     if missing or method_or_none(config.method.get('name')) is None:
         problem = f'lacks {", ".join(missing[:3])}' if missing else f'has the method {config.method.get("name")!r}'
         raise UserError(f'{folder / CONFIG_FILE} is not the config of a run: it {problem} -> give the workdir of a run')
+    config = complete(config)
     for other in evaluations:
         if not Path(other).expanduser().is_dir():
             raise UserError(f'{other} is not a folder -> give a folder that contains workdirs of evaluations')

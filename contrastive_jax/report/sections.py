@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_policy
+from contrastive_jax.config.check import check_examples
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import UserError
@@ -68,6 +69,8 @@ def staleness(record: RunRecord, source: Source, devices: Devices) -> dict[str, 
             f'batch_size {c.batch_size} is not divisible by {devices.count} devices -> use a number of devices that '
             'divides it'
         )
+    if problems := check_examples(c, len(source)):  # the data may have changed since the training
+        raise UserError.of(problems)
     found = measure(record.workdir, build_run(c, len(source)), source, devices, c.data.on_device, c.data.workers)
     if found is None:
         return None

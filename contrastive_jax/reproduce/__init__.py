@@ -1,1 +1,5 @@
-"""Trains and evaluates what a published number was measured on, and compares."""
+"""Reproduces published accuracies: trains, evaluates, and compares with a reference.
+
+`references.py` lists the experiments, `run_experiment.py` trains and evaluates one, `results.py` compares and records
+its accuracies, `table.py` prints tables.
+"""

@@ -1,6 +1,7 @@
-"""The folder of a run: its config, and whether a run with a new config may continue in it."""
+"""The folder of a run: its config, and whether a new command may continue in it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from contrastive_jax.workdir.atomic import write_atomically
 
 CONFIG_FILE = 'config.json'
 
-# Fields that may change when a run is resumed. A change of any other field makes another run.
+# The fields that may change when a run is continued; any other change makes another run.
 FREE = (
     'log_every_steps',
     'eval_every_steps',
@@ -28,13 +29,17 @@ FREE = (
 )
 
 
-def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
-    """Makes the folder, or checks that its run was started with this config.
+def open_workdir(
+    path: str, config: ConfigDict, *, write: bool = True, defaults: Mapping[str, Any] | None = None
+) -> Path:
+    """Makes the folder, or checks that the config is the one its run was started with.
 
     Args:
-      path: the path of the workdir; ~ and relative paths are resolved.
-      config: the config of the run.
+      path: the workdir; ~ and relative paths are resolved.
+      config: the config of this run.
       write: whether this process writes `config.json`.
+      defaults: the defaults of fields by their paths, such as 'optimizer.name', as JSON has them. A config that lacks
+        one of these fields, because an earlier version stored it, is compared as if it had the default.
 
     Raises:
       UserError: the folder is not local, cannot be made, or holds a run of another config.
@@ -50,7 +55,7 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
             old = json.loads(file.read_text(encoding='utf-8'))
             if not isinstance(old, dict):
                 raise ValueError('it holds no config')
-            _compare(_flat(old), new, workdir)
+            _compare(_flat(old), new, defaults or {}, workdir)
         if write:
             write_atomically(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
     except OSError as error:
@@ -61,7 +66,7 @@ def open_workdir(path: str, config: ConfigDict, *, write: bool = True) -> Path:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config of a run, from the JSON in its folder.
+    """The config of a run, from the JSON in its folder, as it was stored; `config.stored.complete` adds newer fields.
 
     Raises:
       UserError: there is none.
@@ -78,12 +83,12 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f'{file} is not the JSON of a run ({error}) -> give another workdir') from error
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
-    changed = [
-        f'{name}: {old.get(name, "(none)")} -> {new.get(name, "(none)")}'
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name) and not any(name == free or name.startswith(free) for free in FREE)
-    ]
+def _compare(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any], workdir: Path) -> None:
+    changed = []
+    for name in sorted({*old, *new}):
+        before, now = (config.get(name, defaults.get(name, '(none)')) for config in (old, new))
+        if before != now and not any(name == free or name.startswith(free) for free in FREE):
+            changed.append(f'{name}: {before} -> {now}')
     if changed:
         raise UserError(
             f'workdir {workdir} holds a run of another config ({"; ".join(changed)}) '

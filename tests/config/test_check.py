@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import base_config, encoder_config, head_config
-from contrastive_jax.config.check import check
+from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.errors import UserError
 from contrastive_jax.training.build import build_run
 from tests import runs
@@ -145,11 +145,11 @@ RULES: list[tuple[str, str, Any, str]] = [
     (CPC, 'method.offsets', (), 'method.offsets () is empty -> give at least 1, e.g. (3,)'),
     (CPC, 'encoder', dict(encoder_config('resnet_tiny')), "'resnet_tiny' encodes whole images -> CPC needs one of"),
     (CPC, 'encoder.patch_stride', 0, 'encoder.patch_stride 0 is out of range'),
-    (CPC, 'data.image_size', 9, 'image 9 is not filled by patches of 4 every 2 pixels; use 8 or 10'),
+    (CPC, 'data.image_size', 9, 'image size 9 is not filled by patches of 4 at stride 2; use 8 or 10'),
     (CPC, 'projector.last_batch_norm', True, 'projector.batch_norm would mix the patches'),
     (CPC, 'predictor', dict(head_config(2, 16, 8)), 'predictor is given, but cpc has none'),
     (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
-    (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1: a probability lies in [0, 1]'),
+    (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip is 1.1 -> give a probability in [0, 1]'),
     (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco uses whole images'),
     (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),
     (SWAV, 'method.queue_size', 40, 'method.queue_size 40 is not a multiple of the batch size 16 -> use 0 or 32 or 48'),
@@ -173,20 +173,20 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'encoder.name', 'split_resnet_tiny', "'split_resnet_tiny' is a split encoder, which moco does not use"),
     # augmentation
     (MOCO, 'augment.crop_scale', (0.2,), 'augment.crop_scale (0.2,): a tuple of 2 numbers is needed -> e.g. (0.2, '),
-    (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2): two areas'),
-    (MOCO, 'augment.crop_scale', (0.2, 1.5), 'augment.crop_scale is (0.2, 1.5): two areas'),
-    (MOCO, 'augment.crop_scale', (nan, 1.0), 'augment.crop_scale is (nan, 1.0): two areas'),
+    (MOCO, 'augment.crop_scale', (1.0, 0.2), 'augment.crop_scale is (1.0, 0.2) -> give two areas'),
+    (MOCO, 'augment.crop_scale', (0.2, 1.5), 'augment.crop_scale is (0.2, 1.5) -> give two areas'),
+    (MOCO, 'augment.crop_scale', (nan, 1.0), 'augment.crop_scale is (nan, 1.0) -> give two areas'),
     (MOCO, 'augment.crop_ratio', (1.0, 1.0, 1.0), 'augment.crop_ratio (1.0, 1.0, 1.0): a tuple of 2 numbers is needed'),
     (MOCO, 'augment.jitter', (0.4, 0.4, 0.4), 'augment.jitter (0.4, 0.4, 0.4): a tuple of 4 numbers is needed'),
     (MOCO, 'augment.jitter', (0.4, 0.4, 0.4, 0.6), 'the hue at most 0.5'),
-    (MOCO, 'augment.jitter_probability', 1.1, 'augment.jitter_probability is 1.1: a probability lies in [0, 1]'),
-    (MOCO, 'augment.flip', nan, 'augment.flip is nan: a probability'),
-    (MOCO, 'augment.grayscale', -0.1, 'augment.grayscale is -0.1: a probability'),
-    (MOCO, 'augment.blur', (), 'augment.blur is (): give a probability in [0, 1] for each view'),
-    (MOCO, 'augment.blur_sigma', (0.0, 2.0), 'augment.blur_sigma is (0.0, 2.0): two widths'),
-    (MOCO, 'augment.solarize', (0.0,), 'augment.solarize is (0.0,): as many views as augment.blur'),
-    (MOCO, 'augment.interpolation', 'lanczos', "augment.interpolation is 'lanczos': one of"),
-    (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide values in grey levels by 255'),
+    (MOCO, 'augment.jitter_probability', 1.1, 'augment.jitter_probability is 1.1 -> give a probability in [0, 1]'),
+    (MOCO, 'augment.flip', nan, 'augment.flip is nan -> give a probability'),
+    (MOCO, 'augment.grayscale', -0.1, 'augment.grayscale is -0.1 -> give a probability'),
+    (MOCO, 'augment.blur', (), 'augment.blur is () -> give a probability in [0, 1] for each view'),
+    (MOCO, 'augment.blur_sigma', (0.0, 2.0), 'augment.blur_sigma is (0.0, 2.0) -> give two widths'),
+    (MOCO, 'augment.solarize', (0.0,), 'augment.solarize is (0.0,) -> give as many probabilities as augment.blur'),
+    (MOCO, 'augment.interpolation', 'lanczos', "augment.interpolation is 'lanczos' -> choose from"),
+    (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide 8-bit levels by 255'),
     (MOCO, 'augment.std', (0.2, 0.2), 'augment.std (0.2, 0.2): a tuple of 3 numbers is needed'),
     # optimizer and schedule
     (MOCO, 'optimizer.name', 'adamv', "optimizer.name 'adamv' is unknown; did you mean 'adam'?"),
@@ -396,31 +396,52 @@ def test_a_warm_up_longer_than_the_training() -> None:
     # In steps, it takes the size of the data to tell.
     config = change(VIT, **{**fields, 'steps': 200})
     assert check(config, 8) == []
-    with pytest.raises(UserError) as error:
-        build_run(config, 1437)
-    assert str(error.value).startswith('schedule.warmup_epochs 3 (267 steps) is longer than the training of 200 steps')
+    (line,) = check(config, 8, num_examples=1437)
+    assert line.startswith('schedule.warmup_epochs 3 are 267 steps, longer than the training of 200 -> ')
+    assert (line.field, line.value) == ('schedule.warmup_epochs', 0.0)
     config.steps = 267
-    assert build_run(config, 1437).total_steps == 267
-    assert check(change(MOCO, **fields), 8) == [], 'another schedule has no warm-up'
+    assert check(config, 8, num_examples=1437) == [] and build_run(config, 1437).total_steps == 267
+    assert check(change(MOCO, **fields), 8, num_examples=1437) == [], 'another schedule has no warm-up'
 
 
 def test_a_bank_has_a_row_for_every_example() -> None:
     assert build_run(change(BANK), 1437).method.num_examples == 1437
     assert build_run(change(BANK, **{'method.num_examples': 1500}), 1437).method.num_examples == 1500
-    with pytest.raises(UserError, match=r'method.num_examples 10 is less than the 1437 images'):
-        build_run(change(BANK, **{'method.num_examples': 10}), 1437)
+    (line,) = check(change(BANK, **{'method.num_examples': 10}), 8, num_examples=1437)
+    assert line == 'method.num_examples 10 is less than the 1437 images of the data -> use 0, for as many as there are'
+    assert (line.field, line.value) == ('method.num_examples', 0)
 
 
 def test_no_more_clusters_than_images() -> None:
     config = change(DEEP, **{'method.num_prototypes': (12, 33)})
-    with pytest.raises(UserError, match=r'method.num_prototypes 33 is more than the 32 images of an epoch'):
-        build_run(config, 40)
-    assert build_run(config, 48).method.num_examples == 48
+    (line,) = check(config, 8, num_examples=40)
+    assert line.startswith('method.num_prototypes 33 is more than the 32 images of an epoch, which cannot have so many')
+    assert line.value == (12, 32)
+    assert check(config, 8, num_examples=48) == [] and build_run(config, 48).method.num_examples == 48
 
 
 def test_fewer_images_than_a_batch() -> None:
-    with pytest.raises(UserError, match=r'8 images < global batch 16'):
-        build_run(change(MOCO), 8)
+    (line,) = check(change(MOCO), 8, num_examples=15)
+    assert line == '15 images are fewer than batch_size 16 -> use more images, or a batch_size of at most 15'
+    assert (line.field, line.value) == ('batch_size', 8), 'the devices divide it'
+    assert check(change(MOCO), 8, num_examples=7)[0].value is None, 'no batch size does'
+    assert check(change(MOCO), 8, num_examples=16) == []
+
+
+@pytest.mark.parametrize('name', [MOCO, VIT, BANK, SWAV, DEEP, INSTDIS, CMC, DINO, SIMCLR])
+def test_what_is_right_for_the_data_can_be_built(name: str) -> None:
+    """`check` finds all that `build_run` cannot build, on any number of images."""
+    for changes in ({}, {'steps': 3, 'schedule.warmup_epochs': 2.0}, {'method.num_examples': 20}, {'batch_size': 32}):
+        if 'method.num_examples' in changes and 'num_examples' not in runs.load(name).method:
+            continue
+        config = change(name, **changes)
+        for n in (1, 15, 16, 17, 33, 64, 1000):
+            if problems := check_examples(config, n):
+                with pytest.raises((AssertionError, UserError)):
+                    build_run(config, n)
+                assert all(' -> ' in line and line.field for line in problems)
+            else:
+                assert build_run(config, n).total_steps > 0
 
 
 @pytest.mark.parametrize('views', [1, 3])

@@ -288,7 +288,7 @@ def test_a_recipe_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
     for name in ('mocov2', 'configs/mocov2.py'):
-        config, given = command_line.parse(['main.py', f'--config={name}:tiny', '--workdir=run'])
+        config, given = parse(['main.py', f'--config={name}:tiny', '--workdir=run'])
         assert (config.data.source, config.steps, given) == ('digits', 2, name)
     assert sys.path == path, 'nothing in the folder of the package may hide another module'
 
@@ -344,7 +344,7 @@ def test_prepared_imagenet_without_tensorflow_datasets(
 
 def test_other_mistakes_bring_no_hint_about_data(complaint: Complaint, workdir: Path) -> None:
     (line,) = complaint(IMAGENET, f'--workdir={workdir}', '--config.data.image_size=225')
-    assert line == 'data.image_size 225 % encoder.patch_size 16 = 1 -> use 224 or 240'
+    assert line == 'data.image_size 225 % encoder.patch_size 16 = 1 -> use 224 or 240: --config.data.image_size=240'
 
 
 @pytest.mark.parametrize(

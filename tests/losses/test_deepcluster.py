@@ -17,15 +17,15 @@ from tests import goldens
 N, D, K, V = 24, 6, 5, 3
 
 
-@pytest.fixture
-def points(rng: np.random.Generator) -> np.ndarray:
-    z = rng.normal(size=(N, D))
+@pytest.fixture(scope='module')
+def points() -> np.ndarray:
+    z = np.random.default_rng(0).normal(size=(N, D))
     return z / np.linalg.norm(z, axis=1, keepdims=True)
 
 
-@pytest.fixture
-def scores(rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(-1, 1, size=(V, N, K))
+@pytest.fixture(scope='module')
+def scores() -> np.ndarray:
+    return np.random.default_rng(1).uniform(-1, 1, size=(V, N, K))
 
 
 ASSIGNED = np.arange(N) % (K + 1) - 1  # -1: not in the memory
@@ -54,9 +54,8 @@ def test_kmeans_in_slow_loops(points, block, monkeypatch):
     start[3] = -points[SEEN].mean(axis=0) / np.linalg.norm(points[SEEN].mean(axis=0))
     start[4] = start[2]  # the first of two equal ones wins: this one is empty at first
     with jax.enable_x64(True):
-        centroids, assignments = spherical_kmeans(
-            jnp.asarray(points), jnp.asarray(start), iterations=4, mask=jnp.asarray(SEEN)
-        )
+        clusters = jax.jit(functools.partial(spherical_kmeans, iterations=4))
+        centroids, assignments = clusters(points, start, mask=SEEN)
     expected, nearest = slow_kmeans(points, start, SEEN, 4)
     np.testing.assert_array_equal(assignments, nearest)
     np.testing.assert_allclose(centroids, expected, rtol=1e-12)
@@ -71,7 +70,7 @@ def test_prediction_is_the_mean_cross_entropy(scores):
                 p = np.exp(scores[v, i] / 0.1)
                 losses.append(-np.log(p[ASSIGNED[i]] / p.sum()))
     with jax.enable_x64(True):
-        loss = functools.partial(cluster_prediction, assignments=jnp.asarray(ASSIGNED), temperature=0.1)
+        loss = jax.jit(functools.partial(cluster_prediction, assignments=jnp.asarray(ASSIGNED), temperature=0.1))
         np.testing.assert_allclose(loss(jnp.asarray(scores)), np.mean(losses), rtol=1e-12)
         check_grads(loss, (jnp.asarray(scores),), 1, modes=['rev'])
 
@@ -87,21 +86,29 @@ def both(axis_name):
     return local
 
 
+@pytest.fixture(scope='module')
+def given(points, scores):
+    """What `both` takes. Devices differ in how many of their images have a cluster."""
+    return points, points[:K], SEEN, scores, np.where(np.arange(N) < 5, -1, np.abs(ASSIGNED))
+
+
+@pytest.fixture(scope='module')
+def on_one_device(given):
+    with jax.enable_x64(True):
+        return jax.jit(both(None))(*given)
+
+
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
-def test_same_on_more_devices(points, scores, n, mode):
-    """Devices differ in how many of their images have a cluster."""
-    assigned = np.where(np.arange(N) < 5, -1, np.abs(ASSIGNED))
+def test_same_on_more_devices(given, on_one_device, n, mode):
     with jax.enable_x64(True):
-        given = [jnp.asarray(x) for x in (points, points[:K], SEEN, scores, assigned)]
-        expected = jax.jit(both(None))(*given)
         devices = find_devices(mode, n)
         specs = (P('data'), P(), P('data'), P(None, 'data'), P('data'))
         results = (P(), P('data'), P(), P(None, 'data'))
-        actual = devices.run(both('data'), specs, results)(*devices.place(tuple(given), specs))
+        actual = devices.run(both('data'), specs, results)(*devices.place(tuple(map(jnp.asarray, given)), specs))
         actual = devices.collect(actual, results)
-    np.testing.assert_array_equal(actual[1], expected[1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), tuple(actual), expected)
+    np.testing.assert_array_equal(actual[1], on_one_device[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), tuple(actual), on_one_device)
 
 
 @pytest.mark.parametrize('case', goldens.cases('deepcluster_v2', 'epoch'))
@@ -113,10 +120,11 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str):
     assert world == 1 and f['loss_average'] == 'over heads'
     index, memory = case['memory_index'][0], case['memory_embeddings'][0]
     with jax.enable_x64(precision == 'float64'):
+        clusters = jax.jit(functools.partial(spherical_kmeans, iterations=f['kmeans_iterations']))
         centroids, assignments = [], []
         for head in f['heads']:
             z = jnp.asarray(memory[head['memory']], precision)
-            result, nearest = spherical_kmeans(z, z[case[head['init_rows']]], iterations=f['kmeans_iterations'])
+            result, nearest = clusters(z, z[case[head['init_rows']]])
             goldens.assert_close(result, case[head['centroids']], tolerance, head['centroids'])
             of_image = np.full(f['dataset_size'], -1)
             of_image[index] = nearest
@@ -150,7 +158,7 @@ def test_no_image_has_a_cluster(scores):
 
 @pytest.mark.parametrize('size', [0.0, 1e-30, 1e30])
 def test_extreme_values_stay_finite(points, scores, size):
-    centroids, _ = spherical_kmeans(jnp.asarray(points * size, jnp.float32), jnp.zeros((K, D)))
+    centroids, _ = jax.jit(spherical_kmeans)(jnp.asarray(points * size, jnp.float32), jnp.zeros((K, D)))
     loss, grad = jax.value_and_grad(lambda s: cluster_prediction(s, jnp.asarray(ASSIGNED)))(
         jnp.asarray(scores * size, jnp.float32)
     )
@@ -158,4 +166,4 @@ def test_extreme_values_stay_finite(points, scores, size):
 
 
 def test_half_precision_inputs_give_float32(scores):
-    assert cluster_prediction(jnp.asarray(scores, jnp.bfloat16), jnp.asarray(ASSIGNED)).dtype == jnp.float32
+    assert jax.jit(cluster_prediction)(jnp.asarray(scores, jnp.bfloat16), ASSIGNED).dtype == jnp.float32

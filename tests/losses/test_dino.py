@@ -54,8 +54,9 @@ def test_golden(case: goldens.Case, precision: str) -> None:
             goldens.assert_close(centers, np.broadcast_to(case['center'][t], centers.shape), tolerance, f'center {t}')
 
 
-@pytest.fixture
-def arrays(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@pytest.fixture(scope='module')
+def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
     return rng.normal(size=(V, B, O)), rng.normal(size=(G, B, O)), rng.normal(size=O)
 
 
@@ -74,28 +75,36 @@ def slow_dino(student: np.ndarray, teacher: np.ndarray, center: np.ndarray) -> f
 
 def test_equation(arrays):
     with jax.enable_x64(True):
-        np.testing.assert_allclose(dino(*arrays, teacher_temperature=0.07), slow_dino(*arrays), rtol=1e-12)
+        loss = jax.jit(partial(dino, teacher_temperature=0.07))(*arrays)
+        np.testing.assert_allclose(loss, slow_dino(*arrays), rtol=1e-12)
 
 
 def test_gradients(arrays):
     student, teacher, center = arrays
     with jax.enable_x64(True):
-        check_grads(lambda s: dino(s, teacher, center, teacher_temperature=0.5), (student,), 1, modes=['rev'])
-        others = jax.grad(dino, argnums=(1, 2))(student, teacher, center, teacher_temperature=0.07)
+        loss = jax.jit(partial(dino, teacher_temperature=0.5))
+        check_grads(lambda s: loss(s, teacher, center), (student,), 1, modes=['rev'])
+        others = jax.grad(loss, argnums=(1, 2))(student, teacher, center)
         assert not any(np.any(g) for g in others)
+
+
+def local(student, teacher, center, axis_name='data'):
+    loss, grad = jax.value_and_grad(dino)(student, teacher, center, teacher_temperature=0.07)
+    center = update_center(center, teacher, 0.9, axis_name)
+    return collectives.pmean(loss, axis_name), grad / collectives.axis_size(axis_name), center
+
+
+@pytest.fixture(scope='module')
+def on_one_device(arrays):
+    with jax.enable_x64(True):
+        return jax.jit(partial(local, axis_name=None))(*arrays)
 
 
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
 @pytest.mark.parametrize('how', ['shard_map', 'vmap'])
-def test_same_on_more_devices(arrays, n: int, how: str):
-    def local(student, teacher, center, axis_name='data'):
-        loss, grad = jax.value_and_grad(dino)(student, teacher, center, teacher_temperature=0.07)
-        center = update_center(center, teacher, 0.9, axis_name)
-        return collectives.pmean(loss, axis_name), grad / collectives.axis_size(axis_name), center
-
+def test_same_on_more_devices(arrays, on_one_device, n: int, how: str):
     with jax.enable_x64(True):
         student, teacher, center = map(jnp.asarray, arrays)
-        expected = local(student, teacher, center, None)
         if how == 'shard_map':
             rows = P(None, 'data')
             mapped = jax.shard_map(
@@ -109,10 +118,13 @@ def test_same_on_more_devices(arrays, n: int, how: str):
         else:
             split = lambda x: x.reshape(len(x), n, -1, O)  # noqa: E731
             mapped = jax.vmap(local, in_axes=(1, 1, None), out_axes=(0, 1, 0), axis_name='data')
-            loss, grad, centers = mapped(split(student), split(teacher), center)
+            loss, grad, centers = jax.jit(mapped)(split(student), split(teacher), center)
             actual = loss[0], grad.reshape(student.shape), centers[0]
-        for a, b in zip(actual, expected, strict=True):
+        for a, b in zip(actual, on_one_device, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
+
+
+loss_and_gradient = jax.jit(jax.value_and_grad(dino))
 
 
 @pytest.mark.parametrize('scale', [0.0, 1e4, 1e30])
@@ -127,14 +139,14 @@ def test_the_minimum_is_the_entropy_of_the_teacher(arrays):
     _, teacher, center = arrays
     p = targets(jnp.asarray(np.stack([teacher[0]] * G)), center, 0.07)
     student = jnp.stack([0.1 * jnp.log(p[0])] * V)
-    loss, grad = jax.value_and_grad(dino)(student, jnp.stack([teacher[0]] * G), center, teacher_temperature=0.07)
+    loss, grad = loss_and_gradient(student, jnp.stack([teacher[0]] * G), center, teacher_temperature=0.07)
     np.testing.assert_allclose(loss, -jnp.mean(jnp.sum(p * jnp.log(p), -1)), rtol=1e-5)
     np.testing.assert_allclose(grad, 0.0, atol=1e-6)
 
 
 def test_half_precision_logits_give_a_float32_loss(arrays):
     student, teacher, center = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
-    loss, grad = jax.value_and_grad(dino)(student, teacher, center, teacher_temperature=0.07)
+    loss, grad = loss_and_gradient(student, teacher, center, teacher_temperature=0.07)
     assert (loss.dtype, grad.dtype) == (jnp.float32, jnp.bfloat16)
 
 

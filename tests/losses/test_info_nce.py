@@ -30,17 +30,18 @@ def slow_info_nce(q: np.ndarray, k: np.ndarray, negatives: np.ndarray, temperatu
     return float(np.mean(losses))
 
 
-@pytest.fixture
-def arrays(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@pytest.fixture(scope='module')
+def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
     return rng.normal(size=(8, 5)), rng.normal(size=(8, 5)), rng.normal(size=(3, 8, 5))
 
 
 def test_equation(arrays):
     q, k, negatives = arrays
     with jax.enable_x64(True):
-        loss = info_nce(q, k, negatives, temperature=T)
+        loss = jax.jit(partial(info_nce, temperature=T))(q, k, negatives)
         np.testing.assert_allclose(loss, slow_info_nce(q, k, negatives.reshape(-1, 5), T), rtol=1e-12)
-        in_batch = info_nce_in_batch(q, k, temperature=T)
+        in_batch = jax.jit(partial(info_nce_in_batch, temperature=T))(q, k)
         slow = np.mean([slow_info_nce(q[i : i + 1], k[i : i + 1], np.delete(k, i, 0), T) for i in range(8)])
         np.testing.assert_allclose(in_batch, slow, rtol=1e-12)
 
@@ -48,12 +49,13 @@ def test_equation(arrays):
 def test_gradients_against_finite_differences(arrays):
     q, k, negatives = arrays
     with jax.enable_x64(True):
-        check_grads(lambda q, k: info_nce(q, k, negatives, temperature=T), (q, k), 1, modes=['rev'])
-        check_grads(lambda q, k: info_nce_in_batch(q, k, temperature=T), (q, k), 1, modes=['rev'])
-        assert not jax.grad(lambda n: info_nce(q, k, n, temperature=T))(negatives).any()
+        loss = jax.jit(partial(info_nce, temperature=T))
+        check_grads(lambda q, k: loss(q, k, negatives), (q, k), 1, modes=['rev'])
+        check_grads(jax.jit(partial(info_nce_in_batch, temperature=T)), (q, k), 1, modes=['rev'])
+        assert not jax.grad(loss, argnums=2)(q, k, negatives).any()
 
 
-def losses_of(arrays, axis_name):
+def losses_of(axis_name):
     """A function of local arrays that returns both losses, their gradients and pmeans."""
 
     def both(q, k, negatives):
@@ -69,13 +71,19 @@ def losses_of(arrays, axis_name):
     return local
 
 
+@pytest.fixture(scope='module')
+def on_one_device(arrays):
+    with jax.enable_x64(True):
+        return jax.jit(losses_of(None))(*arrays)
+
+
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
 @pytest.mark.parametrize('how', ['shard_map', 'pmap', 'vmap'])
-def test_same_on_more_devices(arrays, n: int, how: str):
+def test_same_on_more_devices(arrays, on_one_device, n: int, how: str):
+    expected_loss, expected_grads = on_one_device
     with jax.enable_x64(True):
         q, k, negatives = map(jnp.asarray, arrays)
-        expected_loss, expected_grads = jax.jit(losses_of(arrays, None))(q, k, negatives)
-        local = losses_of(arrays, AXIS)
+        local = losses_of(AXIS)
         if how == 'shard_map':
             specs = (P('data'), P('data'), P(None, 'data'))
             mesh = find_devices(count=n).mesh
@@ -85,7 +93,10 @@ def test_same_on_more_devices(arrays, n: int, how: str):
             loss, grads = jax.jit(mapped)(q, k, negatives)
         else:
             split = lambda x: x.reshape(n, -1, 5)  # noqa: E731
-            mapped = {'pmap': partial(jax.pmap, devices=jax.devices()[:n]), 'vmap': jax.vmap}[how]
+            mapped = {
+                'pmap': partial(jax.pmap, devices=jax.devices()[:n]),
+                'vmap': lambda f, **axes: jax.jit(jax.vmap(f, **axes)),
+            }[how]
             shards = jnp.moveaxis(negatives.reshape(3, n, -1, 5), 1, 0)
             loss, grads = mapped(local, axis_name='data')(split(q), split(k), shards)
             loss, grads = loss[0], jax.tree.map(lambda g: g.reshape(-1, 5), grads)
@@ -111,7 +122,7 @@ def test_mocov3_loss_of_the_authors(case: goldens.Case, precision: str):
 
     with jax.enable_x64(precision == 'float64'):
         inputs = [jnp.asarray(case[name], precision) for name in ('q1', 'q2', 'k1', 'k2')]
-        results = jax.vmap(local, axis_name='data')(*inputs)
+        results = jax.jit(jax.vmap(local, axis_name='data'))(*inputs)
         (g1, g2), (l12, l21) = jax.tree.map(np.asarray, results)
     tolerance = case.tolerances[precision]
     goldens.assert_close(l12, case['loss_q1k2'], tolerance, 'q1k2')
@@ -123,14 +134,14 @@ def test_mocov3_loss_of_the_authors(case: goldens.Case, precision: str):
 
 def test_zero_vectors_have_finite_gradients():
     zero = jnp.zeros((2, 3))
-    grads = jax.grad(lambda q: info_nce(q, zero, zero, temperature=T) + info_nce_in_batch(q, zero, temperature=T))(zero)
-    assert jnp.isfinite(grads).all()
+    both = lambda q: info_nce(q, zero, zero, temperature=T) + info_nce_in_batch(q, zero, temperature=T)  # noqa: E731
+    assert np.isfinite(jax.jit(jax.grad(both))(zero)).all()
 
 
 def test_half_precision_inputs_give_float32(arrays):
     q, k, negatives = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
-    assert info_nce(q, k, negatives, temperature=T).dtype == jnp.float32
-    assert info_nce_in_batch(q, k, temperature=T).dtype == jnp.float32
+    assert jax.jit(partial(info_nce, temperature=T))(q, k, negatives).dtype == jnp.float32
+    assert jax.jit(partial(info_nce_in_batch, temperature=T))(q, k).dtype == jnp.float32
 
 
 def test_losses_import_no_heavy_package():

@@ -4,6 +4,7 @@ The authors' values are in tests/methods/test_instdis.py and test_cmc.py, where 
 """
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,10 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@pytest.fixture
-def arrays(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+@pytest.fixture(scope='module')
+def arrays() -> tuple[np.ndarray, ...]:
     """Features, a bank with large values in its padded rows, positive rows and sampled negative rows."""
+    rng = np.random.default_rng(0)
     bank = rng.normal(size=(ROWS, D))
     bank[N:] = 10.0
     return rng.normal(size=(B, D)), bank, rng.choice(N, B, replace=False), rng.integers(0, N, (B, K))
@@ -60,11 +62,13 @@ def test_equations(arrays):
         by_sample.append(-np.log(p[i, 0] / sum(p[i])))
         by_all.append(-np.log(p[i, 0] / sum(np.exp(unit(v[i]) @ bank[j] / T) for j in range(N))))
     with jax.enable_x64(True):
-        logits = logits_of(*map(jnp.asarray, arrays))
-        np.testing.assert_allclose(log_partition(logits, N), np.log(Z), rtol=1e-12)
-        np.testing.assert_allclose(nce(logits, np.log(Z), num_examples=N), np.mean(by_nce), rtol=1e-12)
-        np.testing.assert_allclose(sampled_softmax(logits), np.mean(by_sample), rtol=1e-12)
-        full = non_parametric_softmax(v, bank, index, num_examples=N, temperature=T)
+        logits = jax.jit(logits_of)(*map(jnp.asarray, arrays))
+        np.testing.assert_allclose(jax.jit(partial(log_partition, num_examples=N))(logits), np.log(Z), rtol=1e-12)
+        np.testing.assert_allclose(
+            jax.jit(partial(nce, num_examples=N))(logits, np.log(Z)), np.mean(by_nce), rtol=1e-12
+        )
+        np.testing.assert_allclose(jax.jit(sampled_softmax)(logits), np.mean(by_sample), rtol=1e-12)
+        full = jax.jit(partial(non_parametric_softmax, num_examples=N, temperature=T))(v, bank, index)
         np.testing.assert_allclose(full, np.mean(by_all), rtol=1e-12)
 
 
@@ -84,29 +88,34 @@ def test_gradients(arrays):
         assert not in_bank.any() and not in_log_Z, 'constants'
 
 
+@pytest.fixture(scope='module')
+def on_one_device(arrays):
+    with jax.enable_x64(True):
+        return jax.jit(jax.value_and_grad(all_losses))(*arrays)
+
+
 @pytest.mark.parametrize('chunk', [1, 8 * B, 24 * B])
-def test_chunks_of_the_bank_change_no_result(arrays, monkeypatch, chunk: int):
+def test_chunks_of_the_bank_change_no_result(arrays, on_one_device, monkeypatch, chunk: int):
     """Chunks of 1, 8 and 24 rows; 24 does not divide 64, so the last chunk overlaps."""
     with jax.enable_x64(True):
         v, bank, index, drawn = map(jnp.asarray, arrays)
-        expected = jax.jit(jax.value_and_grad(all_losses))(v, bank, index, drawn)
         monkeypatch.setattr(sys.modules['contrastive_jax.losses.nce'], 'CHUNK', chunk)
         monkeypatch.setattr(memory, 'MAX_GATHERED', 3 * K * D)
         actual = jax.jit(jax.value_and_grad(lambda *arrays: all_losses(*arrays)))(v, bank, index, drawn)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), actual, expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), actual, on_one_device)
 
 
 @pytest.mark.parametrize(('how', 'n'), [('vmap', 1), ('shard_map', 2), ('vmap', 4), ('shard_map', 8)])
-def test_same_on_more_devices(arrays, how: str, n: int):
+def test_same_on_more_devices(arrays, on_one_device, how: str, n: int):
     """On 8 devices, three of them have only padded rows."""
 
     def local(v, bank, index, drawn):
         loss, grad = jax.value_and_grad(all_losses)(v, bank, index, drawn, 'data')
         return collectives.pmean(loss, 'data'), grad / collectives.axis_size('data')
 
+    expected_loss, expected_grad = on_one_device
     with jax.enable_x64(True):
         arguments = [jnp.asarray(x) for x in arrays]
-        expected_loss, expected_grad = jax.jit(jax.value_and_grad(all_losses))(*arguments)
         if how == 'shard_map':
             run = find_devices(count=n).run(local, (P('data'),) * 4, (P(), P('data')))
             loss, grad = run(*arguments)
@@ -135,7 +144,6 @@ def test_extreme_logits_are_finite(scale: float):
 
 def test_half_precision_features_give_float32(arrays):
     v, bank, index, _ = arrays
-    loss = non_parametric_softmax(
-        jnp.asarray(v, jnp.bfloat16), jnp.asarray(bank, jnp.float32), index, num_examples=N, temperature=T
-    )
+    loss = jax.jit(partial(non_parametric_softmax, num_examples=N, temperature=T))
+    loss = loss(jnp.asarray(v, jnp.bfloat16), jnp.asarray(bank, jnp.float32), index)
     assert loss.dtype == jnp.float32

@@ -1,5 +1,7 @@
 """NT-Xent against the equation in slow loops, the authors' values and gradients, and the same on more devices."""
 
+import functools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,8 +33,9 @@ def slow_nt_xent(z1: np.ndarray, z2: np.ndarray, memory: np.ndarray, temperature
     return float(np.mean(losses[:B]) + np.mean(losses[B:]))
 
 
-@pytest.fixture
-def arrays(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@pytest.fixture(scope='module')
+def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
     return rng.normal(size=(8, 5)), rng.normal(size=(8, 5)), rng.normal(size=(3, 8, 5))
 
 
@@ -40,17 +43,19 @@ def test_equation(arrays: Any) -> None:
     z1, z2, memory = arrays
     with jax.enable_x64(True):
         expected = slow_nt_xent(z1, z2, np.empty((0, 5)), T)
-        np.testing.assert_allclose(nt_xent(z1, z2, temperature=T), expected, rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(partial(nt_xent, temperature=T))(z1, z2), expected, rtol=1e-12)
         expected = slow_nt_xent(z1, z2, memory.reshape(-1, 5), T)
-        np.testing.assert_allclose(nt_xent_with_memory(z1, z2, memory, temperature=T), expected, rtol=1e-12)
+        loss = jax.jit(partial(nt_xent_with_memory, temperature=T))(z1, z2, memory)
+        np.testing.assert_allclose(loss, expected, rtol=1e-12)
 
 
 def test_gradients_against_finite_differences(arrays: Any) -> None:
     z1, z2, memory = arrays
     with jax.enable_x64(True):
-        check_grads(lambda *z: nt_xent(*z, temperature=0.5), (z1, z2), 1, modes=['rev'])
-        check_grads(lambda *z: nt_xent_with_memory(*z, memory, temperature=0.5), (z1, z2), 1, modes=['rev'])
-        assert not jax.grad(lambda m: nt_xent_with_memory(z1, z2, m, temperature=T))(memory).any()
+        check_grads(jax.jit(partial(nt_xent, temperature=0.5)), (z1, z2), 1, modes=['rev'])
+        with_memory = jax.jit(partial(nt_xent_with_memory, temperature=0.5))
+        check_grads(lambda *z: with_memory(*z, memory), (z1, z2), 1, modes=['rev'])
+        assert not jax.grad(with_memory, argnums=2)(z1, z2, memory).any()
 
 
 @pytest.mark.parametrize('case', goldens.cases('simclr_loss', 'contrastive'))
@@ -84,7 +89,7 @@ def test_authors_on_several_devices(case: goldens.Case, precision: str) -> None:
         return value, grad / collectives.axis_size('data')
 
     with jax.enable_x64(precision == 'float64'):
-        loss, grad = jax.vmap(local, axis_name='data')(jnp.asarray(case['hidden'], precision))
+        loss, grad = jax.jit(jax.vmap(local, axis_name='data'))(jnp.asarray(case['hidden'], precision))
     goldens.assert_close(loss, case['loss'], tolerance, 'loss')
     goldens.assert_close(grad, case['grad'], tolerance, 'gradient')
 
@@ -101,12 +106,18 @@ def both(z1: jax.Array, z2: jax.Array, memory: jax.Array, axis_name: str | None)
     return collectives.pmean(value, axis_name), jax.tree.map(lambda g: g / collectives.axis_size(axis_name), grads)
 
 
+@pytest.fixture(scope='module')
+def on_one_device(arrays: Any) -> Any:
+    with jax.enable_x64(True):
+        return jax.jit(partial(both, axis_name=None))(*arrays)
+
+
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
 @pytest.mark.parametrize('how', ['shard_map', 'pmap', 'vmap'])
-def test_same_on_more_devices(arrays: Any, n: int, how: str) -> None:
+def test_same_on_more_devices(arrays: Any, on_one_device: Any, n: int, how: str) -> None:
+    expected_loss, expected_grads = on_one_device
     with jax.enable_x64(True):
         z1, z2, memory = map(jnp.asarray, arrays)
-        expected_loss, expected_grads = jax.jit(partial(both, axis_name=None))(z1, z2, memory)
         local = partial(both, axis_name='data')
         if how == 'shard_map':
             specs = (P('data'), P('data'), P(None, 'data'))
@@ -129,20 +140,26 @@ def test_same_on_more_devices(arrays: Any, n: int, how: str) -> None:
             np.testing.assert_allclose(g, expected, rtol=1e-9, atol=1e-12)
 
 
+@functools.cache
+def gradient_of(loss: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """The loss at a low temperature and its gradient with respect to the first views, compiled once for all inputs."""
+    return jax.jit(jax.value_and_grad(partial(loss, temperature=0.01)))
+
+
 @pytest.mark.parametrize('scale', [0.0, 1e-20, 1e15])
 def test_finite_at_extreme_inputs(arrays: Any, scale: float) -> None:
     z1, z2, memory = (jnp.asarray(scale * x, jnp.float32) for x in arrays)
-    for loss in (nt_xent, lambda *z, **kw: nt_xent_with_memory(*z, memory, **kw)):
-        value, grad = jax.jit(jax.value_and_grad(lambda z: loss(z, z2, temperature=0.01)))(z1)  # noqa: B023
-        assert jnp.isfinite(value) and jnp.isfinite(grad).all()
+    for loss, others in ((nt_xent, (z2,)), (nt_xent_with_memory, (z2, memory))):
+        value, grad = jax.device_get(gradient_of(loss)(z1, *others))
+        assert np.isfinite(value) and np.isfinite(grad).all()
 
 
 def test_a_single_image_has_no_negatives() -> None:
     z = jnp.ones((1, 4))
-    assert nt_xent(z, -z, temperature=T) == 0.0
+    assert jax.jit(partial(nt_xent, temperature=T))(z, -z) == 0.0
 
 
 def test_half_precision_inputs_give_float32(arrays: Any) -> None:
     z1, z2, memory = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
-    assert nt_xent(z1, z2, temperature=T).dtype == jnp.float32
-    assert nt_xent_with_memory(z1, z2, memory, temperature=T).dtype == jnp.float32
+    assert jax.jit(partial(nt_xent, temperature=T))(z1, z2).dtype == jnp.float32
+    assert jax.jit(partial(nt_xent_with_memory, temperature=T))(z1, z2, memory).dtype == jnp.float32

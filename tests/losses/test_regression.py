@@ -1,5 +1,7 @@
 """BYOL's regression and SimSiam's negative cosine: the equations, the authors' values, the same on more devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,16 +26,23 @@ def test_equations(arrays):
     p, z = arrays
     cosines = [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(p, z, strict=True)]
     with jax.enable_x64(True):
-        np.testing.assert_allclose(normalized_regression(p, z), np.mean([2 - 2 * cos for cos in cosines]), rtol=1e-12)
-        np.testing.assert_allclose(negative_cosine(p, z), -np.mean(cosines), rtol=1e-12)
+        expected = np.mean([2 - 2 * cos for cos in cosines])
+        np.testing.assert_allclose(jax.jit(normalized_regression)(p, z), expected, rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(negative_cosine)(p, z), -np.mean(cosines), rtol=1e-12)
 
 
 @pytest.mark.parametrize('loss', LOSSES)
 def test_gradients(loss, arrays):
     p, z = arrays
     with jax.enable_x64(True):
-        check_grads(lambda p: loss(p, z), (p,), 1, modes=['rev'])
-        assert not jax.grad(loss, argnums=1)(p, z).any(), 'the target is stopped'
+        check_grads(jax.jit(lambda p: loss(p, z)), (p,), 1, modes=['rev'])
+        assert not jax.jit(jax.grad(loss, argnums=1))(p, z).any(), 'the target is stopped'
+
+
+@functools.cache
+def gradient_of(loss):
+    """The loss and its gradient with respect to p, compiled once for inputs of one shape."""
+    return jax.jit(jax.value_and_grad(loss))
 
 
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
@@ -47,7 +56,7 @@ def test_same_on_more_devices(loss, arrays, n: int):
         mesh = find_devices(count=n).mesh
         run = jax.shard_map(local, mesh=mesh, in_specs=P('data'), out_specs=(P(), P('data')), check_vma=False)
         value, gradient = jax.jit(run)(*map(jnp.asarray, arrays))
-        expected, expected_gradient = jax.value_and_grad(loss)(*map(jnp.asarray, arrays))
+        expected, expected_gradient = gradient_of(loss)(*map(jnp.asarray, arrays))
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-14)
 
@@ -60,8 +69,8 @@ def test_byol_of_the_authors(case: goldens.Case, precision: str):
     with jax.enable_x64(precision == 'float64'):
         p1, p2, z1, z2 = (jnp.asarray(case[name], precision) for name in ('pred1', 'pred2', 'proj1', 'proj2'))
         both = lambda p1, p2: normalized_regression(p1, z2) + normalized_regression(p2, z1)  # noqa: E731
-        loss, grads = jax.value_and_grad(both, argnums=(0, 1))(p1, p2)
-        one_example = jax.vmap(lambda p, z: normalized_regression(p[None], z[None]))
+        loss, grads = jax.jit(jax.value_and_grad(both, argnums=(0, 1)))(p1, p2)
+        one_example = jax.jit(jax.vmap(lambda p, z: normalized_regression(p[None], z[None])))
         goldens.assert_close(one_example(p1, z2), case['per_example_12'], tolerance, 'each example, p1 and z2')
         goldens.assert_close(one_example(p2, z1), case['per_example_21'], tolerance, 'each example, p2 and z1')
     goldens.assert_close(loss, case['loss'], tolerance, 'loss')
@@ -76,7 +85,7 @@ def test_simsiam_of_the_authors(case: goldens.Case, precision: str):
     with jax.enable_x64(precision == 'float64'):
         p1, p2, z1, z2 = (jnp.asarray(case[name], precision) for name in ('p1', 'p2', 'z1', 'z2'))
         both = lambda p1, p2: scale * (negative_cosine(p1, z2) + negative_cosine(p2, z1))  # noqa: E731
-        loss, grads = jax.value_and_grad(both, argnums=(0, 1))(p1, p2)
+        loss, grads = jax.jit(jax.value_and_grad(both, argnums=(0, 1)))(p1, p2)
     goldens.assert_close(loss, case.key(case.fields['loss_key']), tolerance, 'loss')
     goldens.assert_close(grads[0], case['grad_p1'], tolerance, 'gradient of p1')
     goldens.assert_close(grads[1], case['grad_p2'], tolerance, 'gradient of p2')
@@ -96,10 +105,10 @@ def test_the_floors_are_the_authors():
 @pytest.mark.parametrize('loss', LOSSES)
 @pytest.mark.parametrize('scale', [0.0, 1e-15, 1e15])
 def test_finite_at_extremes(loss, scale: float, arrays):
-    value, gradient = jax.value_and_grad(loss)(*(jnp.asarray(x, jnp.float32) * scale for x in arrays))
+    value, gradient = gradient_of(loss)(*(jnp.asarray(x, jnp.float32) * scale for x in arrays))
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize('loss', LOSSES)
 def test_half_precision_inputs_give_float32(loss, arrays):
-    assert loss(*(jnp.asarray(x, jnp.bfloat16) for x in arrays)).dtype == jnp.float32
+    assert jax.jit(loss)(*(jnp.asarray(x, jnp.bfloat16) for x in arrays)).dtype == jnp.float32

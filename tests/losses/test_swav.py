@@ -41,22 +41,22 @@ def slow_loss(scores: np.ndarray, codes: np.ndarray, temperature: float) -> floa
     return float(np.mean(losses))
 
 
-@pytest.fixture
-def scores(rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(-1, 1, size=(V, B, K))
+@pytest.fixture(scope='module')
+def scores() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, size=(V, B, K))
 
 
 def test_equations(scores):
     with jax.enable_x64(True):
-        codes = [sinkhorn(jnp.asarray(s), epsilon=0.05, iterations=3) for s in scores[:2]]
+        codes = [jax.jit(partial(sinkhorn, epsilon=0.05, iterations=3))(s) for s in scores[:2]]
         for code, s in zip(codes, scores, strict=False):
             np.testing.assert_allclose(code, slow_sinkhorn(s, 0.05, 3), rtol=1e-11)
-        loss = swapped_prediction(list(jnp.asarray(scores)), codes, temperature=0.1)
+        loss = jax.jit(partial(swapped_prediction, temperature=0.1))(list(scores), codes)
         np.testing.assert_allclose(loss, slow_loss(scores, np.stack(codes), 0.1), rtol=1e-12)
 
 
 def test_many_iterations_assign_the_batch_evenly(scores):
-    codes = np.asarray(sinkhorn(jnp.asarray(scores[0]), epsilon=0.5, iterations=100))
+    codes = np.asarray(sinkhorn(jnp.asarray(scores[0], jnp.float32), epsilon=0.5, iterations=100))
     np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(codes.sum(axis=0), B / K, rtol=1e-5)
 
@@ -65,21 +65,21 @@ def test_gradients(scores):
     """Gradients of the predictions against finite differences; no gradient through the codes."""
     with jax.enable_x64(True):
         scores = jnp.asarray(scores)
-        codes = jnp.stack([sinkhorn(s) for s in scores[:2]])
-        check_grads(lambda s: swapped_prediction(list(s), list(codes)), (scores,), 1, modes=['rev'])
+        codes = jnp.stack([jax.jit(sinkhorn)(s) for s in scores[:2]])
+        check_grads(jax.jit(lambda s: swapped_prediction(list(s), list(codes))), (scores,), 1, modes=['rev'])
 
         def through_codes(s):
             return swapped_prediction(list(scores), [sinkhorn(s[0]), sinkhorn(s[1])])
 
-        assert not jax.grad(through_codes)(scores).any()
-        assert not jax.grad(lambda q: swapped_prediction(list(scores), list(q)))(codes).any()
+        assert not jax.jit(jax.grad(through_codes))(scores).any()
+        assert not jax.jit(jax.grad(lambda q: swapped_prediction(list(scores), list(q))))(codes).any()
 
 
 def test_collapse_is_ln_k():
     same = jnp.ones((B, K)) * 0.3
-    code = sinkhorn(same)
+    code = jax.jit(sinkhorn)(same)
     np.testing.assert_allclose(code, 1 / K, rtol=1e-6)
-    np.testing.assert_allclose(swapped_prediction([same, same], [code, code]), np.log(K), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(swapped_prediction)([same, same], [code, code]), np.log(K), rtol=1e-6)
 
 
 def both(axis_name):
@@ -96,12 +96,17 @@ def both(axis_name):
     return local
 
 
+@pytest.fixture(scope='module')
+def on_one_device(scores):
+    with jax.enable_x64(True):
+        return jax.jit(both(None))(scores)
+
+
 @pytest.mark.parametrize('n', [1, 2, 4, 8])
 @pytest.mark.parametrize('how', ['shard_map', 'pmap', 'vmap'])
-def test_same_on_more_devices(scores, n, how):
+def test_same_on_more_devices(scores, on_one_device, n, how):
     with jax.enable_x64(True):
         scores = jnp.asarray(scores)
-        expected = jax.jit(both(None))(scores)
         if how == 'shard_map':
             rows = P(None, 'data')
             mesh = find_devices(count=n).mesh
@@ -110,10 +115,13 @@ def test_same_on_more_devices(scores, n, how):
             )(scores)
         else:
             split = jnp.moveaxis(scores.reshape(V, n, -1, K), 1, 0)
-            mapped = {'pmap': partial(jax.pmap, devices=jax.devices()[:n]), 'vmap': jax.vmap}[how]
+            mapped = {
+                'pmap': partial(jax.pmap, devices=jax.devices()[:n]),
+                'vmap': lambda f, **axes: jax.jit(jax.vmap(f, **axes)),
+            }[how]
             loss, *others = mapped(both('data'), axis_name='data')(split)
             actual = (loss[0], *(jnp.moveaxis(x, 0, 1).reshape(-1, B, K) for x in others))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), actual, expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), actual, on_one_device)
 
 
 @pytest.mark.parametrize('case', goldens.cases('swav', 'sinkhorn'))
@@ -122,7 +130,7 @@ def test_sinkhorn_of_the_authors(case: goldens.Case, precision: str):
     f = case.fields
     with jax.enable_x64(precision == 'float64'):
         local = lambda s: sinkhorn(s, epsilon=f['epsilon'], iterations=f['iterations'], axis_name='data')  # noqa: E731
-        codes = jax.vmap(local, axis_name='data')(jnp.asarray(case['scores'], precision))
+        codes = jax.jit(jax.vmap(local, axis_name='data'))(jnp.asarray(case['scores'], precision))
     goldens.assert_close(codes, case['Q'], case.tolerances[precision])
 
 
@@ -138,5 +146,5 @@ def test_extreme_scores_stay_finite(rng, size):
 
 def test_half_precision_inputs_give_float32(scores):
     scores = list(jnp.asarray(scores, jnp.bfloat16))
-    codes = [sinkhorn(scores[0])]
-    assert codes[0].dtype == swapped_prediction(scores, codes).dtype == jnp.float32
+    codes = [jax.jit(sinkhorn)(scores[0])]
+    assert codes[0].dtype == jax.jit(swapped_prediction)(scores, codes).dtype == jnp.float32

@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.base import base_config
+from contrastive_jax.config.check import check
+from contrastive_jax.config.overrides import flat
+from contrastive_jax.config.stored import complete, defaults_of
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import folder
 from contrastive_jax.workdir.folder import FREE, open_workdir
@@ -83,7 +87,7 @@ def test_every_field_is_free_or_refused(tmp_path: Path, name: str) -> None:
     assert free == {
         'log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'profile_steps', 'parallel', 'epochs', 'steps',
         'data.path', 'data.eval_split', 'data.workers', 'data.on_device',
-        'eval.knn_k', 'eval.knn_temperature', 'eval.max_train', 'eval.max_test', 'eval.batch_size',
+        'eval.evaluators', 'eval.knn_k', 'eval.knn_temperature', 'eval.max_train', 'eval.max_test', 'eval.batch_size',
     }  # fmt: skip
 
 
@@ -111,6 +115,46 @@ def test_a_config_of_other_fields(tmp_path: Path) -> None:
     (tmp_path / 'config.json').write_text(json.dumps(stored))
     with pytest.raises(UserError, match=r'\(dtype: \(none\) -> float32\)'):
         open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
+
+
+@pytest.mark.parametrize('name', ['mocov2:tiny', 'mocov3_vit:tiny', 'cpc:tiny', 'swav:tiny'])
+def test_a_field_that_did_not_exist_has_its_default(tmp_path: Path, name: str) -> None:
+    """Each field in turn, and all of a section: as an earlier version would have stored the config."""
+    config = runs.load(name)
+    base = leaves(base_config(config.method.name).to_dict())
+    stored, defaults = json.loads(config.to_json()), defaults_of(config)
+    file = tmp_path / 'config.json'
+    for field, value in leaves(stored).items():
+        older = json.loads(config.to_json())
+        holder = older
+        *sections, last = field.split('.')
+        for section in sections:
+            holder = holder[section]
+        del holder[last]
+        file.write_text(json.dumps(older))
+        default = defaults.get(field, '(none)')
+        if default == value or any(field == free or field.startswith(free) for free in FREE):
+            open_workdir(str(tmp_path), config, defaults=defaults)
+            assert json.loads(file.read_text()) == stored, 'and then it is stored'
+        else:
+            with pytest.raises(UserError, match='holds a run of another config') as error:
+                open_workdir(str(tmp_path), config, defaults=defaults)
+            assert f'({field}: {default} -> {value})' in str(error.value)
+        if field in base and not field.startswith(('encoder', 'method.name')):
+            assert flat(complete(ConfigDict(older)))[field] == base[field]
+    file.write_text(json.dumps({name: value for name, value in stored.items() if name != 'eval'}))
+    open_workdir(str(tmp_path), config, defaults=defaults)
+
+
+def test_a_stored_config_is_completed() -> None:
+    config = runs.load('mocov2:tiny')
+    older = {name: value for name, value in config.to_dict().items() if name not in ('schedule', 'chunks')}
+    del older['method']['shuffle_bn'], older['optimizer']['mask']
+    completed = complete(ConfigDict(older))
+    assert completed.chunks == 1 and completed.method.shuffle_bn is True and completed.optimizer.mask == 'none'
+    assert completed.schedule == base_config('moco').schedule and completed.batch_size == config.batch_size
+    assert check(completed, 8) == [] and 'schedule' not in older
+    assert complete(config) == ConfigDict(config.to_dict()), 'nothing else changes'
 
 
 def test_free_fields_exist() -> None:
