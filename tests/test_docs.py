@@ -26,7 +26,6 @@ from contrastive_jax.config.overrides import PREFIXES, override
 from contrastive_jax.data.npz import IMAGES, LABELS
 from contrastive_jax.data.open import open_source
 from contrastive_jax.data.splits import NAMES
-from contrastive_jax.reproduce.references import REFERENCES
 from contrastive_jax.training.evaluators import EVALUATORS
 from contrastive_jax.workdir.folder import FREE
 from tests import runs, saved, test_layers
@@ -185,12 +184,17 @@ def inline_commands(page: str) -> Iterator[list[str]]:
 
 
 @functools.cache
+def printed(module: str, option: str) -> str:
+    """What a command prints with an option that makes it print and end."""
+    main, out = importlib.import_module(module).main, io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([option])
+    return out.getvalue()
+
+
 def options(module: str) -> set[str]:
     """The options of a command, from its help."""
-    main, printed = importlib.import_module(module).main, io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        main(['--help'])
-    return set(re.findall(r'--\w+', printed.getvalue()))
+    return set(re.findall(r'--\w+', printed(module, '--help')))
 
 
 def sections(config: ConfigDict) -> Mapping[str, type]:
@@ -240,7 +244,8 @@ def test_commands_are_right(page: str) -> None:
             if module.startswith('contrastive_jax.') and module != 'contrastive_jax.__main__':
                 check_arguments(module, arguments)
             if module == 'contrastive_jax.reproduce.__main__':
-                assert {word for word in arguments if not word.startswith('--')} <= {*REFERENCES, 'NAME_digits'}, words
+                names = {'NAME_digits', *re.findall(r'^\w+', printed(module, '--list'), re.MULTILINE)}
+                assert {word for word in arguments if not word.startswith('--')} <= names, words
 
 
 @pytest.mark.parametrize('page', DOCS)
