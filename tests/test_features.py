@@ -60,7 +60,7 @@ def test_other_data_and_unreadable_images(workdir: Path, tmp_path: Path, capsys:
     bad = [i for i in range(19) if Path(source.file_name(i)).stem in ('00', '11')]
     assert len(bad) == 2
     file = tmp_path / 'other.npz'
-    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path / "images"}', str(file)]
+    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path / "images"}', '--split=train', str(file)]
     assert features.main(given) == 0
     assert '2 of 19 images could not be read and are left out' in capsys.readouterr().out
     kept = np.setdiff1d(np.arange(19), bad)
