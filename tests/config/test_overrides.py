@@ -1,4 +1,4 @@
-"""Overrides of a command line: values as ml_collections reads them, one line for a value of another type."""
+"""Overrides on the command line have the values that ml_collections reads; other texts are one line each."""
 
 import shlex
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_a_field_that_may_be_none() -> None:
 
 
 def test_the_class_of_a_section_follows_its_name() -> None:
-    """A ResNet's stem is none of a ViT; the order of the arguments does not matter."""
+    """The fields of a ResNet are removed for a ViT, and the order of the arguments does not matter."""
     arguments = ['--config.encoder.depth=3', '--config.encoder.name=vit_small', '--config.encoder.patch_size=4']
     config = runs.load('mocov2:tiny')
     assert override(config, arguments, sections_of) == []
@@ -127,7 +127,7 @@ def test_an_encoder_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_fields_of_no_class_keep_their_type() -> None:
-    """The configs of evaluations, for example."""
+    """For example, the configs of evaluations declare no classes."""
 
     def config() -> ConfigDict:
         return ConfigDict(
