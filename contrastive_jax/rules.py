@@ -25,14 +25,15 @@ from ml_collections import ConfigDict
 from contrastive_jax.errors import Problem, UserError
 
 
-def did_you_mean(given: object, choices: Iterable[str]) -> str:
+def did_you_mean(given: object, choices: Iterable[str], cutoff: float = 0.6) -> str:
     """The part of an error message that suggests a name: "; did you mean 'x'?", or '' if no choice is similar.
 
     Args:
       given: the name that is not one of the choices; other types are compared as their `str`.
       choices: the legal names; the most similar one is suggested.
+      cutoff: the least similarity, from 0 to 1.
     """
-    near = difflib.get_close_matches(str(given), list(choices), n=1)
+    near = difflib.get_close_matches(str(given), list(choices), n=1, cutoff=cutoff)
     return f'; did you mean {near[0]!r}?' if near else ''
 
 
@@ -165,20 +166,23 @@ class Declared:
         return wrong_kind(path, value, self.kind, self.example) or self.legal.problem(path, value, self.example)
 
 
-# Fields of methods and of modules that no config sets.
-_NOT_IN_CONFIGS = ('network', 'parent')
-
-
 def declared_fields(section: type) -> dict[str, Declared]:
     """The fields that a dataclass (or a Linen module) declares for a section of a config."""
-    fields = [field for field in dataclasses.fields(section) if field.init and field.name not in _NOT_IN_CONFIGS]
-    kinds = {field.name: field.type for field in fields}
+    names = [field.name for field in dataclasses.fields(section)]
+    # No config sets the network of a method, nor what Linen adds to the fields of a module.
+    others = ('network', 'parent', 'name') if 'parent' in names else ('network',)
+    fields = [field for field in dataclasses.fields(section) if field.init and field.name not in others]
+    kinds: dict[str, Any] = {field.name: field.type for field in fields}
     if any(isinstance(kind, str) for kind in kinds.values()):  # from __future__ import annotations
-        kinds |= typing.get_type_hints(section)
-    return {
-        field.name: Declared(field.name, kinds[field.name], field.default, field.metadata.get('legal', Legal()))
-        for field in fields
-    }
+        try:
+            kinds = typing.get_type_hints(section)
+        except (NameError, TypeError, AttributeError):  # a name that exists for type checkers alone
+            kinds = {name: Any if isinstance(kind, str) else kind for name, kind in kinds.items()}
+    found = {}
+    for field in fields:
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        found[field.name] = Declared(field.name, kinds[field.name], default, field.metadata.get('legal', Legal()))
+    return found
 
 
 def defaults(section: type, **changes: Any) -> ConfigDict:

@@ -47,7 +47,7 @@ def parse(argv: list[str], check: Check, sections: Sections) -> tuple[ConfigDict
     except (flags.Error, ValueError) as error:
         problems.append(one_line(error))
     if problems:
-        raise UserError.of([*problems, *check(config)])
+        raise UserError.of([*problems, *map(_with_flag, check(config))])
     return config, given.split(':')[0]
 
 
@@ -84,17 +84,19 @@ def as_flags(error: UserError, config: ConfigDict, path: str) -> UserError:
       An error of the same exit code: a remedy with a value is followed by the argument that sets it, and an error about
       missing data by the variant of the config that runs without any.
     """
-    lines: list[str] = [
-        f'{problem}: {spelled(problem.field, problem.value)}'
-        if problem.field and problem.value is not None
-        else problem
-        for problem in error.problems
-    ]
+    lines = [_with_flag(problem) for problem in error.problems]
     if isinstance(error, DataError) and config.data.source == 'tfds' and 'protocol' not in config:
         lines.append(f'to try the method at once, on embedded data: --config={path}:digits')
     spelled_out = UserError.of(lines)
     spelled_out.exit_code = error.exit_code
     return spelled_out
+
+
+def _with_flag(line: str) -> str:
+    """A problem with a legal value for its field, followed by the argument that sets it; other lines as they are."""
+    if isinstance(line, Problem) and line.field and line.value is not None:
+        return f'{line}: {spelled(line.field, line.value)}'
+    return line
 
 
 def _unexpected(arg: str) -> Problem:

@@ -17,8 +17,8 @@ from contrastive_jax.rules import Declared, declared_fields, name_of
 
 WIDTH = 100
 
-# Fields of modules that are set from the top level of a config, and the name that Linen adds.
-_OF_THE_TOP_LEVEL = ('dtype', 'bn_group_size', 'name')
+# Fields of modules that are set from the top level of a config.
+_OF_THE_TOP_LEVEL = ('dtype', 'bn_group_size')
 
 
 def describe_fields() -> str:

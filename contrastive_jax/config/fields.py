@@ -15,7 +15,7 @@ from contrastive_jax.data.open import SOURCES
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.methods import method_or_none
 from contrastive_jax.models.heads import MLP
-from contrastive_jax.models.network import ENCODERS
+from contrastive_jax.models.network import encoder_class_or_none
 from contrastive_jax.rules import field
 
 DTYPES = ('float32', 'bfloat16')
@@ -194,7 +194,7 @@ def sections_of(config: ConfigDict) -> dict[str, type]:
     Sections that are missing, and those with an unknown name, are left out.
     """
     sections: dict[str, type | None] = {'': Training, **SECTIONS}
-    sections['encoder'] = ENCODERS.get(_name(config, 'encoder'), (None, None))[1]
+    sections['encoder'] = encoder_class_or_none(_name(config, 'encoder'))
     sections |= {'projector': MLP, 'predictor': MLP}
     sections['method'] = method_or_none(_name(config, 'method'))
     if isinstance(config.get('augment'), ConfigDict) and isinstance(config.augment.get('patches'), ConfigDict):

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import difflib
 import shlex
 import types
 import typing
@@ -16,6 +15,8 @@ from contrastive_jax.rules import Declared, Legal, declared_fields, did_you_mean
 
 PREFIXES = ('--config.', '--noconfig.')
 
+_ENCODER = '--config.encoder.name='
+
 _BOOLS = {'true': True, 't': True, '1': True, 'false': False, 'f': False, '0': False}  # as absl reads them
 
 
@@ -28,7 +29,8 @@ def override(config: ConfigDict, arguments: Sequence[str], sections: Sections) -
     Args:
       config: the config, which is changed in place. An override with a problem changes nothing.
       arguments: `--config.FIELD=VALUE`, or `--config.FIELD` and `--noconfig.FIELD` for a field that is True or False.
-        If a field is given twice, the last value counts; the values of a tuple are joined.
+        If a field is given twice, the last value counts; the values of a tuple are joined. An `encoder.name` of another
+        class replaces the section `encoder`, whose fields were those of the class before.
       sections: the class that declares each section of a config, such as `fields.sections_of`. Fields that no class
         declares keep the type of their value.
 
@@ -37,9 +39,12 @@ def override(config: ConfigDict, arguments: Sequence[str], sections: Sections) -
     """
     found = []
     joined: dict[str, tuple[Any, ...]] = {}
-    for argument in arguments:
-        if problem := _override(config, argument, sections(config), joined):
+    for argument in sorted(arguments, key=lambda argument: not argument.startswith(_ENCODER)):  # it decides first
+        before = sections(config)
+        if problem := _override(config, argument, before, joined):
             found.append(problem)
+        elif argument.startswith(_ENCODER) and before.get('encoder') is not sections(config).get('encoder'):
+            _replace_encoder(config)
     return found
 
 
@@ -142,6 +147,15 @@ def _of_another_type(argument: str, path: str, text: str, declared: Declared) ->
     return Problem(f'{argument}: {name_of(declared.kind)} is needed', field=path, remedy=remedy, value=example)
 
 
+def _replace_encoder(config: ConfigDict) -> None:
+    """Gives the section `encoder` the usual fields of the encoder with its name."""
+    from contrastive_jax.config.base import encoder_config  # imports the models, which `--help` does not need
+
+    with config.unlocked():
+        config.encoder = encoder_config(config.encoder.name)
+        config.encoder.lock()
+
+
 def _section(config: ConfigDict, path: str) -> ConfigDict | None:
     holder: Any = config
     for part in filter(None, path.split('.')):
@@ -159,22 +173,16 @@ def _undeclared(name: str, value: Any) -> Declared:
 
 
 def _similar(config: ConfigDict, path: str) -> str:
-    """The part of a message that suggests a field: of another section, of a similar name, or with these initials."""
-    paths = list(flat(config))
+    """The part of a message that suggests a field: of another section, with these initials, or of a similar name."""
+    names = {given: given.rpartition('.')[2] for given in flat(config)}
     name = path.rpartition('.')[2]
-    last = {given: given.rpartition('.')[2] for given in paths}
-    tests = (
-        lambda given: given in difflib.get_close_matches(path, paths, n=1, cutoff=0.8),
-        lambda given: last[given] == name,  # another section
-        lambda given: len(name) > 1 and ''.join(word[0] for word in last[given].split('_')) == name,  # lr
-        lambda given: last[given] in difflib.get_close_matches(name, set(last.values()), n=1),
-    )
-    for test in tests:
-        if near := [given for given in paths if test(given)]:
-            return f'; did you mean {" or ".join(map(repr, near[:3]))}?'
-    return did_you_mean(
-        path.partition('.')[0], [name for name, value in config.items() if isinstance(value, ConfigDict)]
-    )
+    same = [given for given in names if names[given] == name]
+    lr = [given for given in names if len(name) > 1 and ''.join(word[:1] for word in names[given].split('_')) == name]
+    if near := same or lr:
+        return f'; did you mean {" or ".join(map(repr, near[:3]))}?'
+    sections = [name for name, value in config.items() if isinstance(value, ConfigDict)]
+    in_section = did_you_mean(path, names, cutoff=0.75) or did_you_mean(path.partition('.')[0], sections)
+    return in_section or did_you_mean(path, names)
 
 
 def flat(config: ConfigDict, prefix: str = '') -> dict[str, Any]:

@@ -185,6 +185,14 @@ def build_encoder(config: Mapping[str, Any], **common: Any) -> nn.Module:
     return make(**fields)
 
 
+def encoder_class_or_none(name: str) -> type[nn.Module] | None:
+    """The module whose fields a config of this encoder may set; None if there is no such encoder."""
+    try:
+        return import_encoder(name) if ':' in name else ENCODERS[name][1]
+    except (KeyError, UserError):
+        return None
+
+
 def import_encoder(name: str) -> type[nn.Module]:
     """Imports an encoder's class by its name 'package.module:Class'.
 

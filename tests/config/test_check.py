@@ -1,4 +1,4 @@
-"""What is wrong with a config: each rule of `check` alone and all at once, and rules of several fields."""
+"""The errors that `check` finds in a config: each rule alone, all rules at once, and rules of several fields."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ nan, inf = math.nan, math.inf
 
 
 def change(name: str, **fields: Any) -> ConfigDict:
-    """The config of 'file:variants' with fields that a config file could set, of other types too."""
+    """The config of 'file:variants' with changed fields; as in a config file, values may have another type."""
     config = runs.load(name).unlock()
     for path, value in fields.items():
         section, _, field = path.rpartition('.')
@@ -255,7 +255,7 @@ def test_all_rules_at_once() -> None:
     for name, field, value, line in RULES:
         if name == MOCO and ' is needed' not in line:  # values of another type: see below
             chosen.setdefault(field, value)
-    # What is wrong only beside an encoder, a batch or a section that is right.
+    # These are errors only if the encoder, the batch size or the section is otherwise right.
     aside = ('predictor', 'projector', 'encoder.name', 'encoder.nmae', 'encoder.depth', 'encoder.stem', 'method.name')
     for field in (
         *aside,
@@ -271,7 +271,7 @@ def test_all_rules_at_once() -> None:
     assert sorted(line.split()[0] for line in found) == sorted(chosen)
 
 
-def test_encoder_and_heads_are_judged_apart() -> None:
+def test_encoder_and_heads_are_checked_separately() -> None:
     fields = {'encoder.name': 'vit', 'projector': {}, 'predictor.layers': 3}
     found = [line.split()[0] for line in check(change(VIT, **fields), 8)]
     assert sorted(found) == ['encoder.name', 'predictor', 'projector']
@@ -283,7 +283,7 @@ def test_encoder_and_heads_are_judged_apart() -> None:
 @pytest.mark.usefixtures('nothing_compiled')
 @pytest.mark.parametrize('name', [MOCO, VIT, DINO, CPC, INSTDIS, DEEP])
 def test_a_value_of_another_type_is_one_line(name: str) -> None:
-    """In every field of a config, as only a config file can set it: never a traceback."""
+    """Every field of a config with values of other types, as a config file may set them, gives one line each."""
     config = runs.load(name).to_dict()
     fields = {field: value for field, value in leaves(config).items() if field != 'augment.patches'}
     if name != MOCO:  # what differs between configs
@@ -351,7 +351,7 @@ def test_the_proposed_queue_sizes_are_right() -> None:
 
 @pytest.mark.parametrize('devices', [1, 2, 4, 8])
 def test_bn_groups_that_fill_the_devices(devices: int) -> None:
-    """By brute force: a group lies within one device, or on whole devices that share with nobody else."""
+    """By brute force: a group lies within one device, or consists of whole devices."""
     batch, local = 16, 16 // devices
     for group in (1, 2, 3, 4, 6, 8, 12, 16):
         fits = (local % group == 0) if group <= local else (group % local == 0 and batch % group == 0)
@@ -371,7 +371,7 @@ def test_chunks_divide_the_batch_and_hold_the_bn_groups() -> None:
     assert check(change(VIT, chunks=2, **no_norm), 8) == [], 'without BN there is nothing to fit'
 
 
-def test_hosts_share_the_evaluation_batch() -> None:
+def test_the_evaluation_batch_is_divisible_by_the_hosts() -> None:
     config = change(MOCO, **{'eval.batch_size': 7})
     assert check(config, 8) == [], 'the extractor rounds up to the devices'
     assert check(config, 8, processes=2) == ['eval.batch_size 7 is not divisible by 2 hosts -> use 8']
@@ -429,7 +429,7 @@ def test_fewer_images_than_a_batch() -> None:
 
 
 @pytest.mark.parametrize('name', [MOCO, VIT, BANK, SWAV, DEEP, INSTDIS, CMC, DINO, SIMCLR])
-def test_what_is_right_for_the_data_can_be_built(name: str) -> None:
+def test_a_config_without_problems_can_be_built(name: str) -> None:
     """`check` finds all that `build_run` cannot build, on any number of images."""
     for changes in ({}, {'steps': 3, 'schedule.warmup_epochs': 2.0}, {'method.num_examples': 20}, {'batch_size': 32}):
         if 'method.num_examples' in changes and 'num_examples' not in runs.load(name).method:
@@ -461,7 +461,7 @@ def test_local_views_only_where_a_method_has_use_for_them() -> None:
     assert 'augment.local_size 6 % encoder.patch_size 4 = 2 -> use 4 or 8' in found
 
 
-def test_what_is_frozen() -> None:
+def test_paths_of_frozen_parameters() -> None:
     for freeze in (('encoder/patch_embed',), ('encoder',), ('encoder/blocks_0/attn', 'projector/linear_0/kernel'), ()):
         assert check(change(VIT, **{'optimizer.freeze': freeze}), 8) == []
     found = check(change(VIT, **{'optimizer.freeze': ('encoder', 'encodr', 'x')}), 8)

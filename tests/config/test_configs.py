@@ -1,4 +1,4 @@
-"""Every variant of every config can be built, and the papers' numbers are those of the papers."""
+"""Every variant of every recipe can be built, and the recipes have the values of the papers and their code."""
 
 import dataclasses
 import importlib
@@ -94,10 +94,10 @@ def test_every_variant_is_right_and_can_be_built(name: str) -> None:
 
 
 def test_the_views_of_every_config() -> None:
-    """Of every policy, cut smaller: the first global view, the last, and a local one."""
+    """The first and the last global view and a local view of every augmentation policy, on small images."""
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 36, 3), np.uint8)
     keys = jax.random.split(jax.random.key(0), 2)
-    # Operation by operation: the policies share nearly all of what is then compiled.
+    # Without jit, each operation is compiled once for all policies.
     for policy in {build_policy(runs.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
@@ -112,7 +112,7 @@ def test_the_views_of_every_config() -> None:
 
 @pytest.mark.parametrize('file', FILES)
 def test_variants_are_documented(file: str) -> None:
-    """Every name in a docstring exists, and every variant is named."""
+    """The docstring of a recipe names every variant, and no other."""
     doc = importlib.import_module(f'contrastive_jax.configs.{file}').__doc__
     named = {name for text in re.findall(r'`:?([\w,]+)`', doc) for name in text.split(',')}
     named |= set(re.findall(rf'configs/{file}\.py:(\w+)', doc))
@@ -165,7 +165,7 @@ MOCO_V1_V2 = {
     **IMAGENET,
     'batch_size': 256,
     'epochs': 200.0,
-    'bn_group_size': 32,  # 8 GPUs of 32, not synchronised
+    'bn_group_size': 32,  # 8 GPUs of 32, not synchronized
     'encoder.name': 'resnet50',
     'encoder.stem': 'imagenet',
     'encoder.width_multiplier': 1,
@@ -192,7 +192,7 @@ MOCO_V1_V2 = {
 MOCO_V3 = {
     **IMAGENET,
     'batch_size': 4096,
-    'bn_group_size': 0,  # synchronised
+    'bn_group_size': 0,  # synchronized
     'projector.hidden_dim': 4096,
     'projector.output_dim': 256,
     'projector.bias': False,
@@ -314,7 +314,7 @@ def test_cmc() -> None:
         **SGD,
         'batch_size': 128,
         'epochs': 240.0,
-        'bn_group_size': 32,  # 4 GPUs, not synchronised
+        'bn_group_size': 32,  # 4 GPUs, not synchronized
         'encoder.name': 'split_resnet50',
         'encoder.stem': 'imagenet',
         'encoder.width': 32,
@@ -630,7 +630,7 @@ SIMCLR = {
     'augment.blur': (0.5, 0.5),
     'augment.blur_sigma': (0.1, 2.0),
     'augment.solarize': (0.0, 0.0),
-    'augment.mean': (0.0, 0.0, 0.0),  # not normalised
+    'augment.mean': (0.0, 0.0, 0.0),  # not normalized
     'augment.std': (1.0, 1.0, 1.0),
     'optimizer.name': 'lars_simclr',
     'optimizer.learning_rate_scaling': 'sqrt',

@@ -21,7 +21,7 @@ CONFIGS = REPOSITORY / 'configs'
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder that is not the repository."""
+    """Makes another folder than the repository the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -58,7 +58,7 @@ def test_a_file_on_disk_comes_before_a_recipe(elsewhere: Path, monkeypatch: pyte
 
 
 def test_a_config_of_ones_own_changes_a_recipe(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lies outside of the repository, and a command reads it."""
+    """A command reads a config that lies outside of the repository and imports a recipe."""
     monkeypatch.setattr(sys, 'path', list(sys.path))
     (elsewhere / 'mine.py').write_text(
         'from contrastive_jax.configs import mocov2\n'

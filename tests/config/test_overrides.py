@@ -1,14 +1,32 @@
-"""Overrides of a command line: values as ml_collections reads them, one line for a value of another type."""
+"""Overrides on the command line have the values that ml_collections reads; other texts are one line each."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from contrastive_jax.config.base import encoder_config
+from contrastive_jax.config.check import check
 from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.overrides import flat, override, spelled
 from tests import runs
+
+OWN_ENCODER = """from __future__ import annotations
+from typing import Any
+import flax.linen as nn
+import jax.numpy as jnp
+from contrastive_jax.rules import field
+
+class Mean(nn.Module):
+    width: int = field(4, 'Features.', least=1)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train, axis_name=None):
+        return nn.Dense(self.width, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+"""
 
 RIGHT = [
     ('mocov2:tiny', arguments)
@@ -80,16 +98,36 @@ def test_a_field_that_may_be_none() -> None:
 
 
 def test_the_class_of_a_section_follows_its_name() -> None:
+    """The fields of a ResNet are removed for a ViT, and the order of the arguments does not matter."""
+    arguments = ['--config.encoder.depth=3', '--config.encoder.name=vit_small', '--config.encoder.patch_size=4']
     config = runs.load('mocov2:tiny')
-    arguments = ['--config.encoder.name=vit_small', '--config.encoder.depth=3', '--config.encoder.width_multiplier=2']
-    assert override(config, arguments, sections_of) == [], 'what is there can be set, and `check` finds it'
-    assert config.encoder.depth == 3
-    (line,) = override(runs.load('mocov2:tiny'), arguments[1:2], sections_of)
+    assert override(config, arguments, sections_of) == []
+    assert config.encoder == encoder_config('vit_small', depth=3, patch_size=4).lock()
+    assert 'stem' not in config.encoder and check(config, 8) == []
+    (line,) = override(runs.load('mocov2:tiny'), arguments[:1], sections_of)
     assert "has no field 'encoder.depth'" in line, 'a ResNet has none'
+    (line,) = override(config, ['--config.encoder.width_multiplier=2'], sections_of)
+    assert "has no field 'encoder.width_multiplier'" in line
+    config = runs.load('mocov2:tiny')
+    assert override(config, ['--config.encoder.name=resnet18'], sections_of) == []
+    assert config.encoder.stem == 'cifar' and config.encoder.width == 4, 'the same class: its fields stay'
+
+
+def test_an_encoder_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'own_encoder_3.py').write_text(OWN_ENCODER)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = runs.load('mocov2:tiny')
+    arguments = ['--config.encoder.name=own_encoder_3:Mean', '--config.encoder.width=6']
+    assert override(config, arguments, sections_of) == []
+    assert config.encoder.to_dict() == {'name': 'own_encoder_3:Mean', 'width': 6} and check(config, 8) == []
+    (line,) = override(config, ['--config.encoder.width=x'], sections_of)
+    assert 'an integer is needed' in line
+    assert override(config, ['--config.encoder.width=0'], sections_of) == []
+    assert check(config, 8)[0] == 'encoder.width 0 is out of range -> it must be at least 1'
 
 
 def test_fields_of_no_class_keep_their_type() -> None:
-    """The configs of evaluations, for example."""
+    """For example, the configs of evaluations declare no classes."""
 
     def config() -> ConfigDict:
         return ConfigDict(
