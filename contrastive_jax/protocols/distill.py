@@ -172,7 +172,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
     """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocol_config('distill')`.
+      config: a config with the fields of `protocol_config('distill')`.
       encoder: the encoder of the student.
       teacher: the teacher, for images of the student's size.
       num_examples: number of training images.

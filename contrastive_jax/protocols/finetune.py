@@ -133,7 +133,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocol_config('finetune')`.
+      config: a config with the fields of `protocol_config('finetune')`.
       encoder: the encoder that training starts from.
       num_examples: number of training images.
       num_classes: number of classes of the data.

@@ -109,7 +109,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
     """Makes the run of a checked config.
 
     Args:
-      config: of the form of `protocol_config('linear')`.
+      config: a config with the fields of `protocol_config('linear')`.
       encoder: the encoder that is evaluated.
       num_examples: number of images that the classifiers are trained on.
       num_classes: number of classes of the data.

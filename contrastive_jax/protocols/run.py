@@ -97,10 +97,10 @@ def run_protocol(
     """Evaluates an encoder. The numbers go to the terminal, eval/PROTOCOL.json, metrics.jsonl and TensorBoard.
 
     Args:
-      config: of the form of `protocol_config`.
+      config: a config with the fields of `protocol_config`.
       workdir: the folder of the evaluation, another than that of the run.
       devices: the devices to use; None: all of them, in the mode of `config.parallel`.
-      interrupt: makes what tells a training whether it was asked to stop.
+      interrupt: makes the object that says whether a training was asked to stop.
 
     Returns:
       The numbers, such as 'eval/knn20_top1'.

@@ -30,10 +30,10 @@ from contrastive_jax.workdir.inputs import check_inputs
 def fit(
     config: ConfigDict, workdir: str, *, evaluators: Sequence[Callable[[Context], Evaluator]] = ()
 ) -> dict[str, float]:
-    """Trains what the config describes; the same call again goes on where the last one stopped.
+    """Trains what the config describes; the same call again continues where the last one stopped.
 
     Args:
-      config: of the form of `config.base.base_config`.
+      config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
 
@@ -41,13 +41,13 @@ def fit(
       The last evaluation.
 
     Raises:
-      UserError: something in config, data or workdir that the user can mend; nothing was compiled or lost.
+      UserError: config, data or workdir are wrong; nothing was compiled or lost.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     devices = find_devices(config.get('parallel', 'jit'))
     if problems := check(config, devices.count, jax.process_count()):
         raise UserError.of(problems)
-    with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
+    with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
         source, held_out = load_data(config)
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)

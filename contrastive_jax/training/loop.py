@@ -1,4 +1,4 @@
-"""The loop: trains, evaluates, logs and saves until the end of a run, or goes on with one that was stopped."""
+"""The loop: trains, evaluates, logs and saves until the end of a run, also of one that was stopped before."""
 
 import dataclasses
 import math

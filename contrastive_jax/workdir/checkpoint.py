@@ -1,7 +1,7 @@
-"""Checkpoints: everything that trains, written by Orbax in the background, in the layout that one device would have.
+"""Checkpoints: the whole training state, written by Orbax in the background, in the layout that one device would have.
 
-So a run goes on bit for bit on the same devices, and restores onto another number of them. Each checkpoint carries a
-checksum of its values: Orbax gives back a flipped bit without a word.
+A run continues from it bit for bit on the same devices, and can be restored on another number of them. Each checkpoint
+holds a checksum of its values and its step, since Orbax restores changed data, and a renamed folder, without an error.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,15 +31,15 @@ from contrastive_jax.errors import CheckpointError, MissingPartError, NumericalE
 from contrastive_jax.optim.optimizers import is_below
 
 FOLDER = 'checkpoints'
-ITEM = 'default'  # Orbax's name for what a checkpoint holds if that is one thing
+ITEM = 'default'  # the name that Orbax gives to the only item of a checkpoint
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
 
-SHOWN = 5  # names in a message, of however many
-LONGEST = 300  # characters of an error of Orbax
+SHOWN = 5  # the largest number of names in a message
+LONGEST = 300  # the largest number of characters of an error of Orbax in a message
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
       step: steps done.
@@ -56,13 +56,13 @@ class Checkpoints:
     """The checkpoints of a workdir.
 
     Args:
-      workdir: holds the folder `checkpoints`.
-      devices: of the run.
-      specs: how the state lies on them, a pytree prefix of PartitionSpecs.
-      keep: how many of the newest are kept.
+      workdir: the workdir, in which the folder `checkpoints` is.
+      devices: the devices that the run uses.
+      specs: the sharding of the state, a pytree prefix of PartitionSpecs.
+      keep: number of newest checkpoints that are kept.
 
     Raises:
-      UserError: the folder cannot be made or listed.
+      UserError: the folder cannot be created or listed.
     """
 
     def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2):
@@ -75,12 +75,12 @@ class Checkpoints:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             self._manager = ocp.CheckpointManager(
                 folder,
-                item_handlers=ocp.StandardCheckpointHandler(),  # so that it can describe checkpoints it did not write
+                item_handlers=ocp.StandardCheckpointHandler(),  # to describe checkpoints of other processes
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
-                    # Where a folder cannot be made, Orbax's threads would wait for it for minutes.
+                    # If a folder cannot be created, Orbax's threads would wait for it for minutes.
                     async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
@@ -97,12 +97,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: PyTree, unlogged: dict[str, float] | None = None) -> None:
-        """Saves the state (in the devices' layout) in the background; does nothing if the step is there.
+        """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
         Args:
-          step: steps done.
-          state: may be donated as soon as this returns.
-          unlogged: see Restored.
+          step: number of steps done.
+          state: the state; it may be donated as soon as this returns.
+          unlogged: see `Restored`.
 
         Raises:
           NumericalError: a value is not finite; nothing is written.
@@ -119,31 +119,31 @@ class Checkpoints:
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
         leaves = dict(zip(_named(state), sums.tolist(), strict=True))
-        note = {'checksum': _digest(sums), 'leaves': leaves, 'unlogged': unlogged or {}}
-        # The next step takes over these buffers, and on CPU Orbax would still be reading them: give it a copy.
+        note = {'step': step, 'checksum': _digest(sums), 'leaves': leaves, 'unlogged': unlogged or {}}
+        # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
         args = ocp.args.StandardSave(_copy(state))
         with self._writing():
             saved = self._manager.save(step, args=args, custom_metadata=note)
         assert saved, f'Orbax refused to save step {step} after {self.steps}'
 
     def restore(self, shapes: PyTree) -> Restored | None:
-        """The newest checkpoint that is whole. Newer ones that are not are set aside, with a warning.
+        """The newest complete checkpoint. Newer ones that are damaged are renamed, with a warning.
 
         Args:
-          shapes: of the state in the global layout (jax.ShapeDtypeStruct).
+          shapes: the state in the global layout, as jax.ShapeDtypeStruct.
 
         Returns:
-          What it holds, or None if there is no checkpoint.
+          The content of the checkpoint; None if there is no checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints, and none can be used. They stay where they are.
+          CheckpointError: there are checkpoints, but none can be used. They are not changed.
         """
         failures: dict[int, str] = {}
         for step in reversed(self.steps):
             found: Restored | None = None
             try:
                 found = self._read(step, shapes)
-            except Exception as error:  # Orbax raises many kinds for a damaged file
+            except Exception as error:  # Orbax raises many types for a damaged file
                 failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
             if found is None:
                 _collect_quietly()
@@ -161,7 +161,7 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Until everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
           CheckpointError: the last checkpoint cannot be written.
@@ -170,7 +170,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends Orbax's threads."""
+        """Waits, and stops Orbax's threads."""
         self._reader.close()
         with self._writing():
             self._manager.close()
@@ -179,6 +179,7 @@ class Checkpoints:
         """A checkpoint as numpy in the global layout, checked against its checksum."""
         described = self._manager.metadata(step)
         note = described.custom_metadata or {}
+        _check_step(note, step)
         _compare(_named(described.item_metadata), _named(shapes))
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
         state = self._reader.restore(self._folder(step) / ITEM, args=ocp.args.StandardRestore(wanted))
@@ -191,7 +192,7 @@ class Checkpoints:
         return Path(self._manager.directory) / str(step)
 
     def _set_aside(self, failures: dict[int, str], good: int) -> None:
-        """Renames checkpoints that cannot be read, so that training can save these steps again."""
+        """Renames checkpoints that cannot be used, so that training can save these steps again."""
         if not failures:
             return
         for step, reason in failures.items():
@@ -208,31 +209,31 @@ class Checkpoints:
         self._manager.reload()
 
     def _everywhere(self, flag: bool) -> bool:
-        """Whether it holds in every process: they must all start from the same step."""
+        """Whether the flag is True in every process: all must start from the same step."""
         return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).all())
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Makes one line of what Orbax raises when the disk is full or gone, here or from its threads."""
+        """Turns an error of Orbax, such as that of a full disk, into one line, also one of its threads."""
         try:
             yield
         except Exception as error:
             raise CheckpointError(
-                f'cannot write a checkpoint to {self._manager.directory}: {_brief(error)} -> make room or mend it; the '
-                'same command goes on from the last checkpoint that is there'
+                f'cannot write a checkpoint to {self._manager.directory}: {_brief(error)} -> free some space or '
+                'repair the disk; the same command continues from the last checkpoint'
             ) from error
 
 
 def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[int, PyTree]:
-    """A part of the newest checkpoint that is whole, as numpy. Nothing is touched: the run may be going on.
+    """A part of the newest complete checkpoint, as numpy. Nothing is changed: the run may still be training.
 
     Args:
-      workdir: holds the folder `checkpoints`.
-      shapes: nested dicts with the part in the place that it has in the state.
-      below: paths such as 'params/encoder', between them all that `shapes` holds.
+      workdir: the workdir, in which the folder `checkpoints` is.
+      shapes: nested dicts with the part at its place in the state.
+      below: paths such as 'params/encoder'; together they cover everything in `shapes`.
 
     Returns:
-      The steps done, and the part in the form of `shapes`.
+      The number of steps done, and the part in the form of `shapes`.
 
     Raises:
       MissingPartError: a checkpoint has nothing below these paths, and no other can be used.
@@ -252,6 +253,7 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 described = manager.metadata(step)
+                _check_step(described.custom_metadata or {}, step)
                 held = {name: x for name, x in _named(described.item_metadata).items() if is_below(name, below)}
                 if not held:
                     raise MissingPartError(f'it has no {below[0]}')
@@ -262,12 +264,13 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
                     partial_restore=True,
                 )
                 part = reader.restore(folder / str(step) / ITEM, args=args)
-            except Exception as error:  # Orbax raises many kinds for a damaged file
+            except Exception as error:  # Orbax raises many types for a damaged file
                 failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
                 kind = MissingPartError if isinstance(error, MissingPartError) else kind
                 _collect_quietly()
                 continue
-            sums = (described.custom_metadata or {}).get('leaves', {})  # older ones have a checksum of the whole only
+            # Checkpoints of older versions have only one checksum, of all leaves.
+            sums = (described.custom_metadata or {}).get('leaves', {})
             wrong = [name for name, x in _named(part).items() if sums.get(name, s := int(_checksum(x, np))) != s]
             if not wrong:
                 for damaged, reason in failures.items():
@@ -283,10 +286,19 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
     )
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Each process reads, and judges, a checkpoint on its own.
+def _check_step(note: Mapping[str, Any], step: int) -> None:
+    """Raises CheckpointError if a checkpoint was written for another step: its folder was copied or renamed.
 
-    Where one alone meets an error, the others would wait for it in collectives.
+    Checkpoints of older versions do not record their step.
+    """
+    if (written := note.get('step', step)) != step:
+        raise CheckpointError(f'it was written as step {written}')
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Options with which each process reads and checks a checkpoint by itself.
+
+    Otherwise an error in one process would leave the others waiting in a collective.
     """
     i = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=i, active_processes={i}, barrier_sync_key_prefix=f'alone{i}')
@@ -294,7 +306,7 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 @contextlib.contextmanager
 def _quiet_absl() -> Iterator[None]:
-    """Without Orbax's warnings that what is opened for reading only is opened for reading only."""
+    """Hides Orbax's warnings that a checkpoint is opened for reading only."""
     logger = logging.getLogger('absl')
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -311,7 +323,7 @@ def _copy(tree: PyTree) -> PyTree:
 
 @partial(jax.jit, static_argnums=1)
 def _check(tree: PyTree, replicated: NamedSharding) -> tuple[Array, Array]:
-    """uint32[n] checksums of the n leaves, however they lie on the devices, and bool[n], whether they are finite."""
+    """Checksums of the n leaves, uint32[n], whatever their sharding, and whether they are finite, bool[n]."""
     leaves = jax.tree.leaves(tree)
     sums = jnp.stack([_checksum(x, jnp) for x in leaves])
     finite = jnp.stack([jnp.isfinite(x).all() for x in leaves])
@@ -319,7 +331,7 @@ def _check(tree: PyTree, replicated: NamedSharding) -> tuple[Array, Array]:
 
 
 def _checksum(x: Any, xp: Any) -> Any:
-    """uint32: another one for certain if one element differs, and but for one chance in 2^32 if several do.
+    """A uint32 that always changes if one element changes, and with probability 1 - 2^-32 if several do.
 
     Args:
       x: an array of `xp`, jax.numpy or numpy; both give the same.
@@ -328,7 +340,7 @@ def _checksum(x: Any, xp: Any) -> Any:
     x = xp.atleast_1d(x)
     bits = x.view({1: xp.uint8, 2: xp.uint16, 4: xp.uint32}[x.dtype.itemsize]).astype(xp.uint32)
     place = xp.arange(x.size, dtype=xp.uint32).reshape(x.shape)
-    # Each line is one-to-one in `bits`, so that no single change is lost; the constants are MurmurHash3's.
+    # Each line is a bijection of `bits`, so no single change is lost; the constants are those of MurmurHash3.
     bits ^= place * xp.uint32(0x9E3779B1)
     bits = (bits ^ (bits >> 16)) * xp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * xp.uint32(0xC2B2AE35)
@@ -340,7 +352,7 @@ def _digest(sums: np.ndarray) -> str:
 
 
 def _compare(held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises CheckpointError where a checkpoint is of another model: Orbax's own words fill pages."""
+    """Raises CheckpointError if a checkpoint is of another model. (Orbax's own message has several pages.)"""
     a = {name: f'{x.dtype}{list(x.shape)}' for name, x in held.items()}
     b = {name: f'{x.dtype}{list(x.shape)}' for name, x in wanted.items()}
     differ = [
@@ -353,7 +365,7 @@ def _compare(held: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their path, e.g. 'params/encoder/conv1/kernel'; the same for Orbax's description of a state."""
+    """The leaves by their paths, e.g. 'params/encoder/conv1/kernel', of a state or of Orbax's description of one."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
     return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}
 
@@ -364,7 +376,7 @@ def _few(items: list[str]) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    """An error of Orbax in one line: the file and the reason are at the end of its cause, before a specification."""
+    """An error of Orbax in one line: the file and the reason are at the end of its message."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = ' '.join(str(error).split(' [tensorstore_spec=')[0].split())
@@ -372,7 +384,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _collect_quietly() -> None:
-    """Throws away the reads that Orbax gave up, at once: later each would print pages that nobody asked for."""
+    """Collects the reads that Orbax has given up now, without output: later each would print several pages."""
     before, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         with warnings.catch_warnings():
@@ -383,7 +395,7 @@ def _collect_quietly() -> None:
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:
-    """Not each stage of a save that Orbax logs, nor tracebacks of errors that it raises as well."""
+    """Filters the log of Orbax: no stages of a save, no tracebacks of errors that it also raises."""
     return 'orbax' not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)
 
 

@@ -14,7 +14,7 @@ from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.training.run import TrainState
-from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints
+from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, read_part
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -346,7 +346,7 @@ def test_a_disk_that_is_full(tmp_path, file_limit):
     run = Run(tmp_path)
     run.save(3)
     large = Run(tmp_path, width=20_000)
-    with pytest.raises(CheckpointError, match=r'cannot write a checkpoint to .* -> make room') as caught:
+    with pytest.raises(CheckpointError, match=r'cannot write a checkpoint to .* -> free some space') as caught:
         large.save(6)
     assert '\n' not in str(caught.value) and caught.value.exit_code == 5
     file_limit()
@@ -369,3 +369,15 @@ def test_a_disk_that_is_gone(workdir):
     (workdir / FOLDER).unlink()
     shutil.move(workdir / 'elsewhere', workdir / FOLDER)
     assert_restores(Run(workdir), 6)
+
+
+def test_a_folder_under_another_step_is_not_taken_for_it(workdir, caplog):
+    """Copied over another step's, or renamed to a later one: its values are whole, and of another step."""
+    shutil.copytree(workdir / FOLDER / '3', workdir / FOLDER / '9')
+    shutil.rmtree(workdir / FOLDER / '6')
+    shutil.copytree(workdir / FOLDER / '3', workdir / FOLDER / '6')
+    part = read_part(workdir, {'params': shapes().params}, ('params',))
+    assert part[0] == 3
+    assert_restores(Run(workdir), 3)
+    assert 'step 9 cannot be used (it was written as step 3)' in caplog.text
+    assert {'3', '6.damaged', '9.damaged'} <= {p.name for p in (workdir / FOLDER).iterdir()}
