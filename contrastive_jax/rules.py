@@ -197,6 +197,20 @@ def defaults(section: type, **changes: Any) -> ConfigDict:
     return ConfigDict({name: value for name, value in values.items() if value is not dataclasses.MISSING})
 
 
+def field_problems(path: str, instance: Any) -> list[Problem]:
+    """What is wrong with each field of a dataclass by itself: its type or its range.
+
+    Args:
+      path: the section of a config that the dataclass is made from, such as 'augment'.
+      instance: the dataclass.
+    """
+    found = (
+        declared.problem(f'{path}.{name}', getattr(instance, name))
+        for name, declared in declared_fields(type(instance)).items()
+    )
+    return [problem for problem in found if problem is not None]
+
+
 # ================================ types ================================
 
 
