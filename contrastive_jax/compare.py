@@ -144,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> int:
-    """The command; returns the exit code.
+    """Trains and compares the configs, and returns the exit code.
 
     Raises:
       UserError: there are no configs, or the workdir cannot be written.
@@ -156,7 +156,7 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
     except OSError as error:
         raise UserError(f'cannot write to --workdir {folder}: {error.strerror}', remedy='choose another') from error
     for config in failed:
-        print_error(f'{config} failed, see above -> correct it and give the same command')
+        print_error(f'{config} failed, see above -> correct it and run the same command again')
     return 1 if failed else 0
 
 

@@ -33,7 +33,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.pretrained import export, pixels, published
 from contrastive_jax.pretrained.encoder import WEIGHTS
 from contrastive_jax.pretrained.load import load
@@ -41,7 +41,9 @@ from contrastive_jax.pretrained.load import load
 
 def convert(given: argparse.Namespace) -> None:
     """Reads the encoder, writes it, and prints what was found and skipped."""
-    target = Path(given.OUT).expanduser()
+    target, source = Path(given.OUT).expanduser(), Path(given.IN).expanduser()
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f'OUT {given.OUT} is the file IN, which would be lost -> choose another OUT')
     export.names_for(target, given.names)  # a mistake is reported before IN is read
     encoder = load(
         given.IN,
@@ -90,13 +92,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--names', choices=export.NAMES, default='', help="whose parameter names OUT has; for .safetensors, 'ours'"
     )
-    try:
-        convert(parser.parse_args(argv))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f'contrastive_jax: error: {line}', file=sys.stderr)
-        return error.exit_code
-    return 0
+    given = parser.parse_args(argv)
+    return exit_code_of(lambda: convert(given))
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ from contrastive_jax.data import sources
 from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
 from contrastive_jax.pretrained.load import load
@@ -81,6 +81,7 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
             f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
             f'{", ".join(SOURCES)}'
         )
+    given.split = given.split or ('train' if ':' in source else 'all')
     return open_source(source, name, path, given.split, encoder.image_size)
 
 
@@ -114,7 +115,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses and runs; returns the exit code."""
+    """Parses the arguments and runs; returns the exit code."""
     parser = argparse.ArgumentParser('contrastive_jax.features', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('file', help='the .npz file to write')
@@ -131,7 +132,11 @@ def main(argv: Sequence[str]) -> int:
         help='for a file of weights: its encoder, if it cannot be detected, or if it is a class of your own: '
         'package.module:Class',
     )
-    parser.add_argument('--split', default='train', help='the split of the data (data.split); default: train')
+    parser.add_argument(
+        '--split',
+        default='',
+        help='the split of the data; default: all images, whatever their split (of a class of your own: train)',
+    )
     parser.add_argument('--source', choices=SOURCES, default='', help='the kind of data (data.source)')
     parser.add_argument('--name', default='', help='the name of the TFDS data set (data.name)')
     parser.add_argument(
@@ -153,13 +158,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int, help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--process_id', type=int, help='on several hosts, as in contrastive_jax.main')
-    try:
-        run(parser.parse_args(argv))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f'contrastive_jax: error: {line}', file=sys.stderr)
-        return error.exit_code
-    return 0
+    given = parser.parse_args(argv)
+    return exit_code_of(lambda: run(given))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pillow, converting 16-bit grayscale to 8 bits: Image.convert('L') or convert('RGB') of a mode 'I;16' image clips instead of
 # scaling. Everything above 255 becomes white: mid-gray 32768 is 255, not 128. X-rays and microscope images turn white,
-# without an error. For 'F' (float TIFF in [0, 1]) the same call rounds to 0 or 1, so the image turns black.
+# without an error. For mode F (float TIFF in [0, 1]) the same call truncates to 0 or 1, so the image turns black.
 # Guess: convert maps the range of the source to the range of the target, as other libraries' img_as_ubyte do.
 set -euo pipefail
 folder=$(mktemp -d)

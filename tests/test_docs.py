@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 from sklearn.neighbors import KNeighborsClassifier
 
-import contrastive_jax.main  # noqa: F401 - defines the flags of the command
 from contrastive_jax import errors, losses
 from contrastive_jax.__main__ import COMMANDS
 from contrastive_jax.config.fields import sections_of
@@ -28,7 +26,6 @@ from contrastive_jax.config.overrides import PREFIXES, override
 from contrastive_jax.data.npz import IMAGES, LABELS
 from contrastive_jax.data.open import open_source
 from contrastive_jax.data.splits import NAMES
-from contrastive_jax.reproduce.references import REFERENCES
 from contrastive_jax.training.evaluators import EVALUATORS
 from contrastive_jax.workdir.folder import FREE
 from tests import runs, saved, test_layers
@@ -187,14 +184,17 @@ def inline_commands(page: str) -> Iterator[list[str]]:
 
 
 @functools.cache
+def printed(module: str, option: str) -> str:
+    """What a command prints with an option that makes it print and end."""
+    main, out = importlib.import_module(module).main, io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([option])
+    return out.getvalue()
+
+
 def options(module: str) -> set[str]:
     """The options of a command, from its help."""
-    if module == 'contrastive_jax.main':
-        return {f'--{name}' for name in flags.FLAGS}
-    main, printed = importlib.import_module(module).main, io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        main(['--help'])
-    return set(re.findall(r'--\w+', printed.getvalue()))
+    return set(re.findall(r'--\w+', printed(module, '--help')))
 
 
 def sections(config: ConfigDict) -> Mapping[str, type]:
@@ -244,7 +244,17 @@ def test_commands_are_right(page: str) -> None:
             if module.startswith('contrastive_jax.') and module != 'contrastive_jax.__main__':
                 check_arguments(module, arguments)
             if module == 'contrastive_jax.reproduce.__main__':
-                assert {word for word in arguments if not word.startswith('--')} <= {*REFERENCES, 'NAME_digits'}, words
+                names = {'NAME_digits', *re.findall(r'^\w+', printed(module, '--list'), re.MULTILINE)}
+                assert {word for word in arguments if not word.startswith('--')} <= names, words
+
+
+@pytest.mark.parametrize('page', DOCS)
+def test_options_in_the_text_exist(page: str) -> None:
+    """`--OPTION=VALUE` in the text of a page is an option of at least one command."""
+    known = {option for module, _ in COMMANDS.values() if module for option in options(module)}
+    for code in coded(prose(page)):
+        if code.startswith('--') and not code.startswith(PREFIXES):
+            assert code.split('=')[0] in known, code
 
 
 @pytest.mark.parametrize('page', DOCS)
@@ -343,6 +353,8 @@ def test_other_lists() -> None:
     codes = {int(cells[0]) for cells in rows(section('docs/training.md', 'Exit codes'))[1:]}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert codes == {kind.exit_code for kind in kinds if hasattr(kind, 'exit_code')} | {0}
+    for cells in rows(section('docs/training.md', 'Fields of a config'))[1:]:
+        assert all(has_field(load('mocov2:tiny'), field) for field in coded(cells[0])), cells[0]
     free = section('docs/training.md', 'Stop and resume').split('These fields may change:')[1].split('A change')[0]
     assert sorted(coded(free)) == sorted(name.rstrip('.') for name in FREE)
     npz = {cells[0]: coded(cells[1]) for cells in rows(section('docs/own-data.md', '`.npz` files'))[1:]}

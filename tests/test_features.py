@@ -60,7 +60,7 @@ def test_other_data_and_unreadable_images(workdir: Path, tmp_path: Path, capsys:
     bad = [i for i in range(19) if Path(source.file_name(i)).stem in ('00', '11')]
     assert len(bad) == 2
     file = tmp_path / 'other.npz'
-    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path / "images"}', str(file)]
+    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path / "images"}', '--split=train', str(file)]
     assert features.main(given) == 0
     assert '2 of 19 images could not be read and are left out' in capsys.readouterr().out
     kept = np.setdiff1d(np.arange(19), bad)
@@ -161,3 +161,16 @@ def test_two_processes_write_what_one_writes(workdir: Path, tmp_path: Path) -> N
     with np.load(tmp_path / '0.npz') as two, np.load(tmp_path / 'one.npz') as one:
         np.testing.assert_array_equal(two['index'], one['index'])
         np.testing.assert_allclose(two['features'], one['features'], rtol=1e-4, atol=1e-5)
+
+
+def test_every_image_unless_a_split_is_asked_for(workdir: Path, tmp_path: Path) -> None:
+    """Those that a run would hold out, too."""
+    for i, label in enumerate('aabbb'):
+        file = tmp_path / 'photos' / label / f'{i}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (9, 9), (40 * i, 0, 0)).save(file)
+    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path / "photos"}']
+    for split, n in (([], 5), (['--split=train'], 3), (['--split=test'], 2)):
+        assert features.main([*given, *split, str(tmp_path / 'x.npz')]) == 0
+        with np.load(tmp_path / 'x.npz') as found:
+            assert len(found['features']) == len(found['files']) == n

@@ -85,8 +85,8 @@ class OnlineFeatures:
         """Features and labels of the training images and of the held-out images that have a label.
 
         Returns:
-          float32[n, D], int[n], float32[m, D], int[m], and the number of classes. Held-out images of classes that the
-          training images lack stay: they count as errors.
+          float32[n, D], int[n], float32[m, D], int[m], and the number of classes. Held-out images of classes without a
+          training image are included: they count as errors.
         """
         assert self.train.labels is not None and self.test.labels is not None and not self.unmeasured
         y, y_test = self.train.labels[features.train_ids], self.test.labels[features.test_ids]
@@ -112,21 +112,21 @@ class OnlineFeatures:
 
 
 def why_unmeasured(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> str:
-    """Why these examples cannot tell an accuracy; '' if they can. Examples without a label (-1) are left out of it."""
+    """The reason why no accuracy can be measured on these examples; '' if it can be. A label of -1 means unknown."""
     if test is None:
         return 'the data has no held-out images'
     if train.labels is None or test.labels is None:
         return f'the {"training" if train.labels is None else "held-out"} images have no labels'
-    known, asked = (np.unique(x[x >= 0]) for x in (train.labels[train_ids], test.labels[test_ids]))
-    if len(known) < 2:
-        return f'the training images are of {len(known)} class{"" if len(known) == 1 else "es"}'
-    if not np.isin(asked, known).any():
+    classes, test_classes = (np.unique(x[x >= 0]) for x in (train.labels[train_ids], test.labels[test_ids]))
+    if len(classes) < 2:
+        return f'the training images are of {len(classes)} class{"" if len(classes) == 1 else "es"}'
+    if not np.isin(test_classes, classes).any():
         return 'no held-out image belongs to a class of the training images'
     return ''
 
 
 def number_of_classes(train: Source, test: Source | None, train_ids: np.ndarray, test_ids: np.ndarray) -> int:
-    """Number of classes of these examples; 0 where one of them has no label, or `why_unmeasured` has a reason."""
+    """The number of classes of these examples; 0 if one of them has no label or if no accuracy can be measured."""
     if test is None or why_unmeasured(train, test, train_ids, test_ids):
         return 0
     assert train.labels is not None and test.labels is not None

@@ -75,7 +75,7 @@ def load(workdir: Path, weights: str, projector_layers: int, config_of_file: Loa
             f'{workdir / CONFIG_FILE} describes no encoder: {reason} -> give the workdir of a run'
         ) from error
     if problems:
-        raise UserError('\n'.join(problems))
+        raise UserError.of(problems)
     places = PLACES[weights]
     layers = [f'projector/{part}_{i}' for i in range(projector_layers) for part in ('linear', 'bn')]
     wanted: dict[str, Any] = {}

@@ -49,14 +49,14 @@ def fit(
         raise UserError.of(problems)
     with Interrupt() as interrupt:  # from here on: it is heeded before the first step, however long this takes
         source, held_out = load_data(config)
-        if jax.process_index() == 0:
-            print(summary(source, held_out), flush=True)
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
         path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
         check_inputs(path, inputs, write=jax.process_index() == 0)
+        if jax.process_index() == 0:
+            print(summary(source, held_out), flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
         return trainer.fit(interrupt)
 

@@ -68,8 +68,8 @@ def test_a_config_of_ones_own_changes_a_recipe(elsewhere: Path, monkeypatch: pyt
         '    return c\n'
     )
     with flagsaver.flagsaver():
-        argv = ['main.py', '--config=mine.py:digits', '--workdir=x', '--config.batch_size=64']
-        config, _ = command_line.parse(argv, main._check, main._sections)
+        args = ['main.py', '--config=mine.py:digits', '--workdir=x', '--config.batch_size=64']
+        config, _ = command_line.parse(args, main._check, main._sections)
         assert main.FLAGS.workdir == 'x'
     assert (config.method.temperature, config.batch_size, config.data.source) == (0.123, 64, 'digits')
 

@@ -334,3 +334,14 @@ def test_names_are_one_to_one() -> None:
     for config in ARCHITECTURES.values():
         paths = shapes(config, 32)
         assert len(set(names.torch_names(paths).values())) == len(paths)
+
+
+def test_a_file_is_not_replaced_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever its path looks like."""
+    file = tmp_path / 'x.pth'
+    file.write_bytes(b'weights of somebody')
+    (tmp_path / 'link.pth').symlink_to(file)
+    for out in (file, tmp_path / '.' / 'x.pth', tmp_path / 'link.pth'):
+        assert command.main([str(file), str(out)]) == 2
+        assert 'is the file IN, which would be lost -> choose another OUT' in capsys.readouterr().err
+    assert file.read_bytes() == b'weights of somebody'

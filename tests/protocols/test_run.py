@@ -304,11 +304,14 @@ def test_knn_of_projections(run: Path, tmp_path: Path) -> None:
 def test_classes_without_a_training_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train, test = open_source('digits').labels[:30], open_source('digits', split='test').labels[:8]
     labels = np.where(np.isin(train, test[:2]), 9 - train, train)
-    strangers = int((~np.isin(test, labels)).sum())
-    assert 0 < strangers < 8
+    unseen = int((~np.isin(test, labels)).sum())
+    assert 0 < unseen < 8
     config = load('knn', init=str(run), **few(30, tmp_path, train_labels=labels), **{'knn.k': (5,)})
     run_protocol(config, str(tmp_path / 'knn'))
-    assert f'{strangers} of these are of classes without a training image' in capsys.readouterr().out
+    assert (
+        f'{unseen} test images belong to classes absent from the training split; they always count as errors'
+        in capsys.readouterr().out
+    )
 
 
 def test_the_command(run: Path, tmp_path: Path) -> None:
@@ -337,7 +340,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         ({'features.projector_layers': -1}, 'features.projector_layers -1 is out of range'),
         (
             {'features.projector_layers': 1, 'features.last_blocks': 4},
-            'features.projector_layers 1 with other features',
+            'features.projector_layers 1 needs the features',
         ),
         ({'data.source': 'digit'}, "data.source 'digit' is unknown; did you mean 'digits'?"),
         ({'data.path': 'x.npz'}, 'data.path is given without data.source'),
@@ -411,7 +414,7 @@ def test_a_warm_up_of_steps() -> None:
         load('finetune', init='runs/any', **{'schedule.warmup_epochs': 1.0, 'optimizer.name': 'lars'})
     )
     assert len(found) == 2 and "optimizer.name 'lars' is unknown" in found[0]
-    assert found[1].startswith("schedule.name 'step' has no warm-up and no other end -> ")
+    assert found[1].startswith("schedule.name 'step' has no warm-up and no final rate -> ")
 
 
 def test_a_config_that_lacks_fields() -> None:
@@ -427,8 +430,14 @@ def test_a_config_that_lacks_fields() -> None:
         ({'train_labels': None}, 'the training images of few have no labels'),
         ({'test_labels': None}, 'the held-out images of few have no labels'),
         ({'train_labels': np.zeros(30, int)}, 'all training images of few are of one class'),
-        ({'train_labels': np.arange(30) * 10**7}, 'the labels of few go up to 290000000 -> number the classes from 0'),
-        ({'test_labels': np.full(8, 37)}, 'have labels 37 to 37, the training images 0 to 9, and none in common'),
+        (
+            {'train_labels': np.arange(30) * 10**7 + 1},
+            'have the classes 2, 3, 4, ..., the training images 1, 10000001, ',
+        ),
+        (
+            {'test_labels': np.full(8, 37)},
+            'have the classes 37, the training images 0, 1, 2, ..., and no class in common',
+        ),
         ({}, 'knn.k 200 is more than the 30 labeled training images'),
     ],
 )
@@ -445,7 +454,10 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
     [
         ({'features.projector_layers': 4}, 'projector_layers 4: the projector of .* has 3 -> use 0 to 3'),
         ({'features.last_blocks': 3}, 'the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'),
-        ({'data.image_size': 9}, 'images of 9 pixels for vit_tiny: image 9 % patch 4 = 1; use 8 or 12'),
+        (
+            {'data.image_size': 9},
+            'images of 9 pixels for vit_tiny: image size 9 is not divisible by patch_size 4; use 8 or 12',
+        ),
     ],
 )
 def test_an_encoder_that_does_not_serve(changes: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
@@ -513,6 +525,6 @@ def test_data_holds_what_it_says(run: Path) -> None:
         'train_ids',
         'test_ids',
         'classes',
-        'strangers',
+        'unseen_classes',
     ]
     assert (len(data.train_ids), len(data.test_ids), data.classes) == (1437, 360, 10)
