@@ -240,7 +240,7 @@ def is_of(value: Any, kind: Any) -> bool:
     if kind in (None, types.NoneType):
         return value is None
     if dataclasses.is_dataclass(kind):
-        return isinstance(value, Mapping | ConfigDict)
+        return isinstance(value, Mapping | ConfigDict | kind)
     return True  # a type that configs know nothing of, such as a dtype; what uses the value checks it
 
 

@@ -178,7 +178,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'augment.crop_scale', (nan, 1.0), 'augment.crop_scale (nan, 1.0) is out of range -> every number'),
     (MOCO, 'augment.crop_ratio', (1.0, 1.0, 1.0), 'augment.crop_ratio (1.0, 1.0, 1.0): a tuple of 2 numbers is needed'),
     (MOCO, 'augment.jitter', (0.4, 0.4, 0.4), 'augment.jitter (0.4, 0.4, 0.4): a tuple of 4 numbers is needed'),
-    (MOCO, 'augment.jitter', (0.4, 0.4, 0.4, 0.6), 'the hue at most 0.5'),
+    (MOCO, 'augment.jitter', (0.4, 0.4, 0.4, 0.6), 'give a hue, the fourth strength, of at most 0.5'),
     (MOCO, 'augment.jitter_probability', 1.1, 'jitter_probability 1.1 is out of range -> it must be at least 0 and'),
     (MOCO, 'augment.flip', nan, 'augment.flip nan is out of range -> it must be at least 0 and at most 1'),
     (MOCO, 'augment.grayscale', -0.1, 'augment.grayscale -0.1 is out of range'),
@@ -186,7 +186,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'augment.blur_sigma', (0.0, 2.0), 'augment.blur_sigma (0.0, 2.0) is out of range'),
     (MOCO, 'augment.solarize', (0.0,), 'augment.solarize is (0.0,) -> give as many probabilities as augment.blur has'),
     (MOCO, 'augment.interpolation', 'lanczos', "augment.interpolation 'lanczos' is unknown -> choose from"),
-    (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide values in grey levels by 255'),
+    (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide 8-bit levels by 255'),
     (MOCO, 'augment.std', (0.2, 0.2), 'augment.std (0.2, 0.2): a tuple of 3 numbers is needed'),
     # optimizer and schedule
     (MOCO, 'optimizer.name', 'adamv', "optimizer.name 'adamv' is unknown; did you mean 'adam'?"),
@@ -260,6 +260,7 @@ def test_all_rules_at_once() -> None:
     for field in (
         *aside,
         'projector.layers',
+        'augment.solarize',
         'bn_group_size',
         'method.queue_size',
         'optimizer.freeze',
