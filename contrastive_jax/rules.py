@@ -197,6 +197,20 @@ def defaults(section: type, **changes: Any) -> ConfigDict:
     return ConfigDict({name: value for name, value in values.items() if value is not dataclasses.MISSING})
 
 
+def field_problems(path: str, instance: Any) -> list[Problem]:
+    """What is wrong with each field of a dataclass by itself: its type or its range.
+
+    Args:
+      path: the section of a config that the dataclass is made from, such as 'augment'.
+      instance: the dataclass.
+    """
+    found = (
+        declared.problem(f'{path}.{name}', getattr(instance, name))
+        for name, declared in declared_fields(type(instance)).items()
+    )
+    return [problem for problem in found if problem is not None]
+
+
 # ================================ types ================================
 
 
@@ -226,7 +240,7 @@ def is_of(value: Any, kind: Any) -> bool:
     if kind in (None, types.NoneType):
         return value is None
     if dataclasses.is_dataclass(kind):
-        return isinstance(value, Mapping | ConfigDict)
+        return isinstance(value, Mapping | ConfigDict | kind)
     return True  # a type that configs know nothing of, such as a dtype; what uses the value checks it
 
 

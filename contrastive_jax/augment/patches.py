@@ -15,7 +15,9 @@ from jax import Array, lax
 from jax.scipy.ndimage import map_coordinates
 
 from contrastive_jax.augment import color, geometry, planes
+from contrastive_jax.errors import Problem
 from contrastive_jax.models.cpc import cut_patches
+from contrastive_jax.rules import field, field_problems
 
 
 class _Draws(NamedTuple):
@@ -58,17 +60,17 @@ class Patches:
       color_drop: the probability that one random channel is kept and the other two become mid-gray (Doersch et al.).
     """
 
-    size: int = 80
-    stride: int = 36
-    crop: int = 0
-    flip: float = 0.0
-    warp: float = 0.0
-    rotation: float = 30.0
-    shear: float = 0.3
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_probability: float = 0.8
-    grayscale: float = 0.0
-    color_drop: float = 0.0
+    size: int = field(80, least=1)
+    stride: int = field(36, least=1)
+    crop: int = field(0, least=0)
+    flip: float = field(0.0, least=0, most=1)
+    warp: float = field(0.0, least=0, most=1)
+    rotation: float = field(30.0, least=0, most=180)
+    shear: float = field(0.3, least=0, below=1)
+    jitter: tuple[float, float, float, float] = field((0.0, 0.0, 0.0, 0.0), least=0)
+    jitter_probability: float = field(0.8, least=0, most=1)
+    grayscale: float = field(0.0, least=0, most=1)
+    color_drop: float = field(0.0, least=0, most=1)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'jitter', tuple(self.jitter))  # configs may hold lists, which are not hashable
@@ -100,26 +102,17 @@ class Patches:
         x = _sometimes(self.color_drop, draws.color_drop, lambda x: keep_channel(x, draws.channel), x)
         return x.reshape(shape)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """One line for each illegal value; empty if all values are legal."""
-        found = []
-
-        def check(name: str, good: bool, rule: str) -> None:
-            if not good:
-                found.append(f'augment.patches.{name} is {getattr(self, name)!r} -> {rule}')
-
-        for name in ('flip', 'warp', 'jitter_probability', 'grayscale', 'color_drop'):
-            check(name, 0 <= getattr(self, name) <= 1, 'give a probability in [0, 1]')
-        for name in ('size', 'stride'):
-            check(name, getattr(self, name) >= 1, 'give a number of pixels, at least 1')
-        check('crop', 0 <= self.crop <= self.size, f'give a number of pixels, at most {self.size}; 0: the whole patch')
-        check('rotation', 0 <= self.rotation <= 180, 'give an angle in degrees, from 0 to 180')
-        check('shear', 0 <= self.shear < 1, 'give a number of at least 0 and below 1')
-        check(
-            'jitter',
-            len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
-            'give four strengths of at least 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
-        )
+        path = 'augment.patches'
+        found = field_problems(path, self)
+        wrong = {problem.field for problem in found}
+        if not wrong & {f'{path}.crop', f'{path}.size'} and self.crop > self.size:
+            remedy = f'give at most {self.size}, the size of a patch; 0: the whole patch'
+            found.append(Problem(f'{path}.crop is {self.crop!r}', field=f'{path}.crop', remedy=remedy))
+        if f'{path}.jitter' not in wrong and self.jitter[3] > 0.5:
+            remedy = 'give a hue, the fourth strength, of at most 0.5'
+            found.append(Problem(f'{path}.jitter is {self.jitter!r}', field=f'{path}.jitter', remedy=remedy))
         return found
 
     def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:

@@ -19,8 +19,8 @@ from contrastive_jax.augment import color, geometry, planes, spaces
 from contrastive_jax.augment.crops import MIN_OBJECT_COVERED
 from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.styles import STYLES, Style
-from contrastive_jax.errors import UserError
-from contrastive_jax.rules import import_named
+from contrastive_jax.errors import Problem, UserError
+from contrastive_jax.rules import field, field_problems, import_named
 
 T = TypeVar('T')
 
@@ -82,32 +82,32 @@ class Policy:
         [0, 1], of L [0, 100], of a and b about [-110, 100], of Y, Cb and Cr [16, 240].
     """
 
-    style: str = 'pil'
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = 'bilinear'
-    flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    jitter_probability: float = 0.8
-    grayscale: float = 0.2
+    style: str = field('pil', choices=tuple(STYLES))
+    crop_scale: tuple[float, float] = field((0.2, 1.0), above=0, most=1)
+    crop_ratio: tuple[float, float] = field((3 / 4, 4 / 3), above=0)
+    interpolation: str = field('bilinear', choices=tuple(geometry.INTERPOLATIONS))
+    flip: float = field(0.5, least=0, most=1)
+    jitter: tuple[float, float, float, float] = field((0.4, 0.4, 0.4, 0.1), least=0)
+    jitter_probability: float = field(0.8, least=0, most=1)
+    grayscale: float = field(0.2, least=0, most=1)
     grayscale_first: bool = False
-    blur: tuple[float, ...] = (0.5, 0.5)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: tuple[float, ...] = (0.0, 0.0)
-    local_crops: int = 0
-    local_size: int = 96
-    local_scale: tuple[float, float] = (0.05, 0.14)
-    local_blur: float = 0.5
+    blur: tuple[float, ...] = field((0.5, 0.5), least=0, most=1, min_items=1)
+    blur_sigma: tuple[float, float] = field((0.1, 2.0), above=0)
+    solarize: tuple[float, ...] = field((0.0, 0.0), least=0, most=1, min_items=1)
+    local_crops: int = field(0, least=0)
+    local_size: int = field(96, least=1)
+    local_scale: tuple[float, float] = field((0.05, 0.14), above=0, most=1)
+    local_blur: float = field(0.5, least=0, most=1)
     patches: Patches | None = None
     extra: str = ''
-    color_space: str = 'rgb'
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    color_space: str = field('rgb', choices=tuple(spaces.SPACES))
+    mean: tuple[float, float, float] = field((0.485, 0.456, 0.406), least=-128, most=255)
+    std: tuple[float, float, float] = field((0.229, 0.224, 0.225), above=0, most=255)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))  # configs may hold lists, which are not hashable
+        for name in (each.name for each in dataclasses.fields(self)):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))  # configs may hold lists, which are not hashable
         if isinstance(self.patches, Mapping):
             object.__setattr__(self, 'patches', Patches(**self.patches))
 
@@ -246,65 +246,56 @@ class Policy:
         x = jnp.asarray(views, jnp.float32) * jnp.asarray(self.std) + jnp.asarray(self.mean)
         return spaces.to_rgb(x, self.color_space)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """One line for each illegal value; empty if all values are legal."""
-        found = []
+        found = field_problems('augment', self)
+        wrong = {problem.field for problem in found}
 
-        def check(name: str, good: bool, rule: str) -> None:
-            if not good:
-                found.append(f'augment.{name} is {getattr(self, name)!r} -> {rule}')
+        def right(*names: str) -> bool:
+            return not wrong & {f'augment.{name}' for name in names}
 
-        for name in ('flip', 'jitter_probability', 'grayscale', 'local_blur'):
-            check(name, _probability(getattr(self, name)), 'give a probability in [0, 1]')
-        for name in ('blur', 'solarize'):
-            values = getattr(self, name)
-            good = isinstance(values, tuple) and len(values) > 0 and all(map(_probability, values))
-            check(name, good, 'give a probability in [0, 1] for each view, e.g. (0.5, 0.5)')
-        if isinstance(self.blur, tuple) and isinstance(self.solarize, tuple):
-            rule = f'give as many probabilities as augment.blur has, which is {self.blur!r}'
-            check('solarize', len(self.blur) == len(self.solarize), rule)
-        check('local_crops', _whole(self.local_crops) and self.local_crops >= 0, 'give a number of views, at least 0')
-        check('local_size', _whole(self.local_size) and self.local_size >= 1, 'give a size in pixels, at least 1')
-        for name in ('crop_scale', 'local_scale'):
-            check(name, _rising(getattr(self, name), most=1), 'give two areas with 0 < smallest <= largest <= 1')
-        check(
-            'crop_ratio', _rising(self.crop_ratio), 'give two ratios with 0 < smallest <= largest, e.g. (0.75, 1.333)'
-        )
-        check('blur_sigma', _rising(self.blur_sigma), 'give two widths in pixels with 0 < smallest <= largest')
-        for name, legal in (
-            ('interpolation', geometry.INTERPOLATIONS),
-            ('style', STYLES),
-            ('color_space', spaces.SPACES),
-        ):
-            check(name, getattr(self, name) in legal, f'choose from {", ".join(legal)}')
-        check(
-            'jitter',
-            _numbers(self.jitter, 4) and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
-            'give four strengths of at least 0 (brightness, contrast, saturation, hue), the hue at most 0.5',
-        )
-        check('grayscale_first', isinstance(self.grayscale_first, bool), 'give True or False')
+        def add(name: str, remedy: str) -> None:
+            path = f'augment.{name}'
+            found.append(Problem(f'{path} is {getattr(self, name)!r}', field=path, remedy=remedy))
+
+        if right('blur', 'solarize') and len(self.blur) != len(self.solarize):
+            add('solarize', f'give as many probabilities as augment.blur has, which is {self.blur!r}')
+        for name in ('crop_scale', 'crop_ratio', 'blur_sigma', 'local_scale'):
+            if right(name) and getattr(self, name)[0] > getattr(self, name)[1]:
+                add(name, 'give the smaller number first')
+        if right('jitter') and self.jitter[3] > 0.5:
+            add('jitter', 'give a hue, the fourth strength, of at most 0.5')
         for name in ('crop_scale', 'local_scale') if self.local_crops else ('crop_scale',):
-            if self.style in ('simclr', 'simclrv1') and _rising(getattr(self, name)):
-                rule = f'style {self.style!r} cuts no smaller area than {MIN_OBJECT_COVERED}: give a larger second area'
-                check(name, getattr(self, name)[1] > MIN_OBJECT_COVERED, rule)
-        low, white, smallest, units = 0, 1, 0, 'in units of [0, 1] (divide 8-bit levels by 255)'
+            if self.style in ('simclr', 'simclrv1') and right(name):
+                smallest, largest = getattr(self, name)
+                if smallest <= largest <= MIN_OBJECT_COVERED:
+                    rule = f'style {self.style!r} cuts no smaller area than {MIN_OBJECT_COVERED}'
+                    add(name, f'{rule}: give a larger second area')
+        least, white, smallest, units = 0, 1, 0, 'in units of [0, 1] (divide 8-bit levels by 255)'
         if self.color_space != 'rgb':  # deviations below 1 are most likely those of RGB
-            low, white, smallest, units = -128, 255, 1, f'in units of {self.color_space!r}, where channels exceed 100'
-        check('mean', _numbers(self.mean, 3) and all(low <= m <= white for m in self.mean), f'give three means {units}')
-        good = _numbers(self.std, 3) and all(s > 0 and smallest <= s <= white for s in self.std)
-        check('std', good, f'give three standard deviations above 0, {units}')
-        return found + self._extra_problems() + (self.patches.problems() if self.patches else [])
+            least, white, smallest, units = -128, 255, 1, f'in units of {self.color_space!r}, where channels exceed 100'
+        if right('mean') and not all(least <= m <= white for m in self.mean):
+            add('mean', f'give three means {units}')
+        if right('std') and not all(smallest <= s <= white for s in self.std):
+            add('std', f'give three standard deviations above 0, {units}')
+        patches = self.patches.problems() if isinstance(self.patches, Patches) else []
+        return found + self._extra_problems() + patches
 
-    def _extra_problems(self) -> list[str]:
-        if not self.extra:
+    def _extra_problems(self) -> list[Problem]:
+        """What is wrong with a user's own function."""
+        path = 'augment.extra'
+        if not self.extra or not isinstance(self.extra, str):
             return []
         if ':' not in self.extra:
-            return [f"augment.extra is {self.extra!r} -> name a function as 'package.module:name', or leave it empty"]
+            remedy = "name a function as 'package.module:name', or leave it empty"
+            return [Problem(f'{path} is {self.extra!r}', field=path, remedy=remedy)]
         try:
-            found = import_named('augment.extra', self.extra)
+            found = import_named(path, self.extra)
         except UserError as error:
-            return [str(error)]
-        return [] if callable(found) else [f'augment.extra {self.extra!r} cannot be called -> name a function']
+            return [Problem(str(error), field=path)]
+        if callable(found):
+            return []
+        return [Problem(f'{path} {self.extra!r} cannot be called', field=path, remedy='name a function')]
 
     def _is_local(self, view: int | Array) -> bool:
         return not isinstance(view, int) or view >= self.global_views
@@ -344,23 +335,3 @@ def _sometimes(probability: float, number: Array, change: Callable[[T], T], x: T
         return jnp.where(jnp.expand_dims(number < probability, range(1, old.ndim)), new, old)
 
     return jax.tree.map(choose, change(x), x)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _probability(value: Any) -> bool:
-    return _number(value) and 0 <= value <= 1
-
-
-def _numbers(values: Any, count: int) -> bool:
-    return isinstance(values, tuple) and len(values) == count and all(map(_number, values))
-
-
-def _rising(values: Any, most: float = math.inf) -> bool:
-    return _numbers(values, 2) and 0 < values[0] <= values[1] <= most

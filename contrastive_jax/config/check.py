@@ -274,7 +274,8 @@ def _policy(c: ConfigDict, unusable: list[str], rules: Rules) -> None:
     if 'blur' in wrong:
         wrong.add('solarize')  # is compared with it
     policy = Policy(**{name: value for name, value in c.augment.to_dict().items() if name not in wrong})
-    rules.found += [Problem(line, field='augment') for line in policy.problems()]
+    reported = {line.field for line in rules.found if isinstance(line, Problem)}
+    rules.found += [problem for problem in policy.problems() if problem.field not in reported]
 
 
 def _network(c: ConfigDict, unusable: list[str], rules: Rules) -> bool:

@@ -33,7 +33,7 @@ class Training:
     )
     batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1)
     epochs: float = field(
-        200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.', example=200.0
+        200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.'
     )  # no `above=0`: it is not used if `steps` is given
     steps: int = field(0, 'Length of the training in steps; 0: `epochs` gives the length.', least=0)
     bn_group_size: int = field(

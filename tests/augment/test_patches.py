@@ -124,6 +124,9 @@ def test_what_is_wrong_is_said():
     wrong = Patches(size=0, crop=7, flip=1.5, shear=1.0, rotation=200.0, jitter=(0.4, 0.4, 0.4, 0.6))
     found = Policy(patches=wrong).problems()
     assert [line.split()[0] for line in found] == [
-        f'augment.patches.{name}' for name in ('flip', 'size', 'crop', 'rotation', 'shear', 'jitter')
+        f'augment.patches.{name}' for name in ('size', 'flip', 'rotation', 'shear', 'jitter')
+    ]
+    assert Policy(patches=Patches(size=6, crop=7)).problems() == [
+        'augment.patches.crop is 7 -> give at most 6, the size of a patch; 0: the whole patch'
     ]
     assert Policy(patches=ALL).problems() == []

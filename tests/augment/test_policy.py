@@ -304,7 +304,8 @@ def test_problems(name, value):
     """One line for each wrong value, with its name and the value."""
     problems = Policy(**{name: value}).problems()
     assert problems and all(f'{value!r}' in line and '\n' not in line for line in problems), problems
-    assert any(line.startswith(f'augment.{name} is {value!r} -> ') for line in problems)
+    assert any(line.field == f'augment.{name}' and line.startswith(f'augment.{name} ') for line in problems)
+    assert all(' -> ' in line for line in problems)
 
 
 def test_simclr_takes_no_area_below_a_tenth():

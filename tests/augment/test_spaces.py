@@ -75,4 +75,8 @@ def test_statistics_of_another_space_are_a_problem():
     """ImageNet's RGB deviations would blow L*a*b* up four hundred times."""
     assert len(Policy(color_space='lab').problems()) == 1
     assert len(Policy(**{**LAB, 'color_space': 'rgb'}).problems()) == 2
-    assert Policy(color_space='hsv').problems()[0].startswith("augment.color_space is 'hsv' -> choose from rgb, lab")
+    assert (
+        Policy(color_space='hsv')
+        .problems()[0]
+        .startswith("augment.color_space 'hsv' is unknown -> choose from rgb, lab")
+    )

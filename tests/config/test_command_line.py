@@ -242,7 +242,7 @@ def test_all_mistakes_come_at_once(complaint: Complaint) -> None:
         'no --workdir given',
         'steps -1 ',
         'method.temperature 0.0 ',
-        'augment.flip is 2',
+        'augment.flip 2.0 is out of range',
         "optimizer.freeze 'encoder/patch_embd' matches no parameter; did you mean 'encoder/patch_embed'?",
     )
     for start in starts:
