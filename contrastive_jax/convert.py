@@ -52,6 +52,8 @@ def convert(given: argparse.Namespace) -> None:
         encoder=given.encoder,
         drop=tuple(given.drop),
         pixels=given.pixels,
+        section=given.section,
+        prefix=given.prefix,
         say=print,
     )
     export.write(target, encoder, given.names, say=print)
@@ -80,6 +82,12 @@ def main(argv: Sequence[str]) -> int:
         help='the encoder in IN, as NAME or NAME,FIELD=VALUE,...; default: detected. Weights do not record the number '
         "of heads of a ViT: MoCo v3's small ViT has 12, those of DINO and timm have 6. If a file of ours holds an "
         'encoder that is a class of your own, name it as package.module:Class',
+    )
+    parser.add_argument(
+        '--section', default='', help='the section of the state dict in IN, such as model_state_dict; default: searched'
+    )
+    parser.add_argument(
+        '--prefix', default='', help="the prefix of the encoder's names in IN, such as backbone.; default: searched"
     )
     parser.add_argument(
         '--drop', action='append', default=[], help='a pattern of names to skip, e.g. "aux.*"; may be repeated'

@@ -223,7 +223,7 @@ def test_results_are_appended_to_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('argv', 'code', 'said'),
     [
-        (['mocov2_digit'], 2, "there is no experiment 'mocov2_digit'; did you mean mocov2_digits"),
+        (['mocov2_digit'], 2, "there is no experiment 'mocov2_digit'; did you mean 'mocov2_digits'"),
         (['zzz'], 2, "there is no experiment 'zzz' -> --list shows all of them"),
         (
             ['mocov2_digits', '--data=x.npz'],

@@ -21,6 +21,8 @@ def load(
     encoder: str | Mapping[str, Any] = '',
     drop: tuple[str, ...] = (),
     pixels: str = '',
+    section: str = '',
+    prefix: str = '',
     say: Say = lambda _: None,
 ) -> Encoder:
     """Loads an encoder with its weights. What it is loaded from is not changed.
@@ -42,6 +44,9 @@ def load(
       drop: of a published checkpoint: patterns of names that are skipped, such as ('aux.*',).
       pixels: of a published checkpoint: the input normalization, which weights do not record, a key of
         `pixels.NORMALIZATIONS`; '': that of the paper, and ImageNet's for torchvision and timm.
+      section: of a file of another project with torchvision's or timm's names: the section of the state dict, such as
+        'model_state_dict'; '': searched.
+      prefix: of such a file: the prefix of the encoder's names, such as 'backbone.'; '': searched.
       say: is called with what was found and what is skipped, line by line.
 
     Returns:
@@ -65,13 +70,15 @@ def load(
     else:
         source = files.read(path)
         if not encoder_file.is_ours(source):
-            return published.load(path, source, weights, form, encoder, drop, pixels, say)
+            return published.load(
+                path, source, weights, form, encoder, drop, pixels, say, section=section, prefix=prefix
+            )
         if weights == 'target':
             raise UserError(f"{path} holds one network, and no target -> choose weights 'online'")
         found = encoder_file.load(path, source, encoder if isinstance(encoder, str) else '')
         encoder = '' if encoder == found.architecture['name'] else encoder
-    if form or encoder or drop or pixels:
-        raise UserError(f'{path} describes its encoder itself -> leave out form, encoder, drop and pixels')
+    if form or encoder or drop or pixels or section or prefix:
+        raise UserError(f'{path} describes its encoder itself -> give no further arguments')
     say(f'encoder: {found.architecture}, {found.num_parameters:,} parameters, from {found.source}')
     return found
 

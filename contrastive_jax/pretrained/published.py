@@ -14,6 +14,7 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import architecture, files, haiku_names, names, pixels, simclr_names
 from contrastive_jax.pretrained.assemble import assemble, few, shapes
+from contrastive_jax.pretrained.discover import discover, section_of
 from contrastive_jax.pretrained.encoder import Encoder, Say
 from contrastive_jax.rules import did_you_mean
 
@@ -84,6 +85,11 @@ BYOL_HEADS = tuple(
     f'{kind}/{head}/*' for kind in ('params', 'state') for head in ('projector', 'predictor', 'classifier')
 )
 
+OTHER_HEADS = (
+    'fc.*', 'head.*', 'heads.*', 'classifier.*', 'linear.*', 'projector.*', 'projection_head.*', 'prediction_head.*',
+    'mask_token',
+)  # fmt: skip
+
 # The formats, in the order in which a file is compared with them.
 FORMS: dict[str, Form] = {
     'moco': Form(  # MoCo v1 and v2
@@ -143,7 +149,9 @@ FORMS: dict[str, Form] = {
     ),
     'instdis': Form(Place(('state_dict',), ('module.',))),
     # torchvision and timm, and DINO's files that contain the backbone only
-    'plain': Form(Place(('', 'state_dict', 'model'), ('',)), heads=('fc.*', 'head.*')),
+    'plain': Form(Place(('', 'state_dict_ema', 'model_ema', 'state_dict', 'model'), ('',)), heads=('fc.*', 'head.*')),
+    # torchvision's or timm's names below a prefix or in a section of another project; `discover` finds them
+    'other': Form(Place((), ()), heads=OTHER_HEADS),
 }
 
 
@@ -156,6 +164,9 @@ def load(
     drop: tuple[str, ...] = (),
     normalization: str = '',
     say: Say = lambda _: None,
+    *,
+    section: str = '',
+    prefix: str = '',
 ) -> Encoder:
     """Reads the encoder of a published checkpoint.
 
@@ -171,6 +182,8 @@ def load(
       drop: patterns of names, prefix included, that are skipped as well.
       normalization: a key of `pixels.NORMALIZATIONS`; '': that of the format.
       say: is called with what was detected and what is skipped, line by line.
+      section: for a file of another project: the section of the state dict, such as 'model_state_dict'; '': searched.
+      prefix: for a file of another project: the prefix of the encoder's names, such as 'backbone.'; '': searched.
 
     Raises:
       UserError: no format fits, the network is not in the file, or names are unknown, missing, or of another shape.
@@ -178,7 +191,12 @@ def load(
     if normalization and normalization not in pixels.NORMALIZATIONS:
         meant = did_you_mean(normalization, pixels.NORMALIZATIONS)
         raise UserError(f'pixels {normalization!r} is unknown{meant} -> choose from {", ".join(pixels.NORMALIZATIONS)}')
-    form, network, section, prefix = _find(source.content, form, weights, path)
+    if section or prefix:
+        if form:
+            raise UserError(f'form {form} has its own sections and names -> leave out section and prefix, or form')
+        form, network, section, prefix = _discover(source.content, section, prefix, path)
+    else:
+        form, network, section, prefix = _find(source.content, form, weights, path)
     about = FORMS[form]
     if weights == 'target' and not about.target:
         raise UserError(f"{path} has the format {form}, which holds one network -> choose weights 'online'")
@@ -214,7 +232,7 @@ def load(
     found = assemble(config, arrays, image_size, str(path), policy)
     found = dataclasses.replace(found, source=f'{path}, {place.called}') if other else found
     say(f'encoder: {config}, {found.num_parameters:,} parameters')
-    assumed = ', the default: the weights do not record it' if form == 'plain' and not normalization else ''
+    assumed = ', the default: the weights do not record it' if form in ('plain', 'other') and not normalization else ''
     say(f'input: {pixels.describe(policy)}{assumed}')
     return found
 
@@ -230,6 +248,8 @@ def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str
         for network in (weights,) if weights else (about.default, other):
             if found := _match(content, about, about.network(network)[0]):
                 return name, network, *found
+    if not form and not weights and discover(content):
+        return _discover(content, '', '', path)
     keys = [str(key) for key in content] if isinstance(content, dict) else [type(content).__name__]
     wanted = f'is not a {form} checkpoint' if form else 'is in no known checkpoint format'
     network = f' with weights {weights!r}' if weights else ''
@@ -238,6 +258,26 @@ def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str
     raise UserError(
         f'{path} {wanted}{network} (it contains {few(keys)}{f"; in them {few(inside)}" if inside else ""}) -> '
         f'choose another form: {", ".join(FORMS)}'
+    )
+
+
+def _discover(content: Any, section: str, prefix: str, path: Path) -> tuple[str, str, str, str]:
+    """The only encoder under torchvision's or timm's names, in the form of the result of `_find`.
+
+    Raises:
+      UserError: there is none, or more than one.
+    """
+    places = discover(content, section, prefix)
+    if len(places) == 1:
+        return 'other', 'online', *places[0]
+    if places:
+        listed = few([str(place) for place in places])
+        raise UserError(f'{path} contains {len(places)} encoders ({listed}) -> choose one with prefix, or with section')
+    asked = f'section {section!r}' if section else ''
+    asked += f'{" and " if asked else ""}prefix {prefix!r}' if prefix else ''
+    others = few([str(place) for place in discover(content)]) if discover(content) else 'none'
+    raise UserError(
+        f'{path} has no encoder with {asked} (encoders in it: {others}) -> choose another section or prefix'
     )
 
 
@@ -259,6 +299,8 @@ def _match(content: Any, about: Form, place: Place) -> tuple[str, str] | None:
 
 def _held(content: Any, section: str, about: Form) -> dict[Any, Any]:
     """The names in a section, with what each holds; {} if the file has no such section."""
+    if about is FORMS['other']:
+        return section_of(content, section)
     held = content.get(section) if section and isinstance(content, dict) else content
     if not isinstance(held, dict):
         return {}
@@ -293,6 +335,8 @@ def _sort(
             skipped['not of the encoder'].append(key)
         elif inside and _matches(name, about.heads):
             skipped['head'].append(key)
+        elif not inside and about is FORMS['other']:
+            skipped['not of the encoder'].append(str(key))
         elif not inside:
             unknown.append(key)
         elif not _matches(name, about.unused):

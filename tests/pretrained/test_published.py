@@ -13,6 +13,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import ConvStem, sincos_position
 from contrastive_jax.pretrained import architecture, names, pixels, published
 from contrastive_jax.pretrained.assemble import assemble, shapes
+from contrastive_jax.pretrained.discover import discover
 from tests import goldens, runs
 from tests.pretrained import published_files
 from tests.pretrained.published_files import prefixed
@@ -321,6 +322,71 @@ def test_convolutional_stem(tmp_path: Path) -> None:
     y = ConvStem(32).apply(variables, x, train=False)
     expected = case.key(case.fields['output_eval'])
     goldens.assert_close(np.asarray(y).reshape(expected.shape), expected, 5e-5)
+
+
+# ================================ files of other projects ================================
+
+OTHER_PROJECTS: dict[str, tuple[dict[str, Any], str]] = {
+    'DistributedDataParallel, compiled': (
+        {'model_state_dict': prefixed('module._orig_mod.', r), 'epoch': 3},
+        "section 'model_state_dict', names module._orig_mod.*",
+    ),
+    'Lightning, lightly': (
+        {
+            'state_dict': {
+                **prefixed('backbone.', r),
+                **prefixed('projection_head.layers.0.', {'weight': linear(8, 4)}),
+            },
+            'hyper_parameters': {'lr': 0.1},
+        },
+        "section 'state_dict', names backbone.*",
+    ),
+    'a section of its own': ({'encoder': r, 'step': 7}, "section 'encoder'"),
+    'timm prefers the moving average': (
+        {'state_dict': noise(r), 'state_dict_ema': {**r, 'fc.weight': linear(4, 4)}},
+        "section 'state_dict_ema'",
+    ),
+}
+
+
+@pytest.mark.parametrize('name', OTHER_PROJECTS)
+def test_a_prefix_or_section_of_another_project(tmp_path: Path, name: str) -> None:
+    content, place = OTHER_PROJECTS[name]
+    said: list[str] = []
+    made = pretrained.load(published_files.write(tmp_path / 'x.pth', content), say=said.append)
+    assert said[0].endswith(place), said
+    check_resnet(made, RESNET)
+
+
+def test_places_in_nested_sections() -> None:
+    nested = {'network': {'online': {'encoder': r}, 'target': prefixed('net.', r)}, 'optimizer': {'state': {}}}
+    assert discover(nested) == [('network/online/encoder', ''), ('network/target', 'net.')]
+    assert discover({'conv1.weight': 1, 'layer2.0.conv1.weight': 2}) == [], 'a stem alone is no encoder'
+
+
+def test_several_encoders_are_chosen_by_prefix_or_section(tmp_path: Path) -> None:
+    both = {**prefixed('student.backbone.', noise(r)), **prefixed('teacher.backbone.', r)}
+    path = published_files.write(tmp_path / 'x.pth', {'state_dict': both})
+    with pytest.raises(
+        UserError, match=r'contains 2 encoders .*prefix=student\.backbone\..* -> choose one with prefix'
+    ):
+        pretrained.load(path)
+    for given in ('teacher.backbone.', 'teacher.backbone'):
+        check_resnet(pretrained.load(path, prefix=given), RESNET)
+    with pytest.raises(UserError, match=r"has no encoder with prefix 'backbone' \(encoders in it: section=state_dict "):
+        pretrained.load(path, prefix='backbone')
+    with pytest.raises(UserError, match="has no encoder with section 'model'"):
+        pretrained.load(path, section='model')
+    with pytest.raises(UserError, match='leave out section and prefix, or form'):
+        pretrained.load(path, form='moco', prefix='teacher.backbone')
+
+
+def test_another_network_below_a_prefix_is_refused(tmp_path: Path) -> None:
+    """Squeeze and excitation: the names of a ResNet, and more within its blocks."""
+    state = {**r, 'layer1.0.se.fc1.weight': linear(4, 4)}
+    path = published_files.write(tmp_path / 'x.pth', {'model': prefixed('net.', state)})
+    with pytest.raises(UserError, match=r'layer1\.0\.se\.fc1'):
+        pretrained.load(path)
 
 
 # ================================ strictness ================================
