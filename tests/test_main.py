@@ -24,7 +24,7 @@ def test_help(tmp_path: Path) -> None:
     done = start(tmp_path, '--help')
     assert done.returncode == 0 and done.stderr == ''
     assert done.stdout.startswith('Trains: python -m contrastive_jax.main --config=configs/')
-    for part in ('--workdir', '--[no]verbose_errors', '--coordinator_address', '42 interrupted and saved'):
+    for part in ('--workdir', '--verbose_errors', '--coordinator_address', '42 interrupted and saved'):
         assert part in done.stdout
 
 

@@ -20,5 +20,6 @@ def test_the_two_commands_come_first() -> None:
 
 def test_continuous_integration_runs_the_readme_s_commands() -> None:
     install, test = next(block for block in COMMANDS if 'pytest' in block).split(' && ')
-    script = (ROOT / '.ci' / 'run').read_text(encoding='utf-8').replace('--quiet ', '').splitlines()
-    assert install in script and test in script
+    script = (ROOT / '.ci' / 'run').read_text(encoding='utf-8').replace('--quiet ', '')
+    lines = [line.strip() for line in script.splitlines()]
+    assert install in lines and test in lines

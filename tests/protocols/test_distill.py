@@ -162,7 +162,7 @@ def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_
     (folders / 'teacher').rename(folders / 'set_aside')
     try:
         shutil.copytree(other, folders / 'teacher')
-        with pytest.raises(UserError, match=r'the teacher .* is another than that of'):
+        with pytest.raises(UserError, match=r'the teacher .* is not the one that .* began with'):
             run_protocol(config, str(tmp_path / 'whole'))
     finally:
         shutil.rmtree(folders / 'teacher')
@@ -214,7 +214,7 @@ def test_teachers_that_are_none(folders: Path, tmp_path: Path) -> None:
     (tmp_path / 'torn' / distill.TUNED).write_text('{"init": "')
     for name, line in (
         ('nowhere', 'cannot read .*nowhere/config.json'),
-        (folders / 'student', 'is a pre-training, which has no classifier -> give the workdir of a fine-tuning'),
+        (folders / 'student', 'is a pretraining run, which has no classifier -> give the workdir of a fine-tuning'),
         (tmp_path / 'unfinished', 'has not ended -> start its command again'),
         (tmp_path / 'torn', 'cannot be read'),
     ):
@@ -231,7 +231,7 @@ def test_teachers_that_are_none(folders: Path, tmp_path: Path) -> None:
     [
         ({'train_images': np.zeros((8, 8, 8, 3), np.uint8)}, 'batch_size'),
         ({'test_labels': None}, 'the held-out images of few have no labels'),
-        ({'test_labels': np.arange(8) + 5}, 'few has 13 classes, and the teacher .* knows 10'),
+        ({'test_labels': np.arange(8) + 5}, 'few has 13 classes, and the teacher .* has 10'),
     ],
 )
 def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, folders: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, folders: Pa
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        ({'teacher': ''}, 'teacher is empty -> name the workdir of a fine-tuning'),
+        ({'teacher': ''}, 'teacher is empty -> set it to the workdir of a fine-tuning'),
         ({'distill.temperature': 0.0}, 'distill.temperature 0.0 is out of range'),
         ({'distill.init_std': -1.0}, 'distill.init_std -1.0 is out of range'),
         ({'distill.projector_layers': -1}, 'distill.projector_layers -1 is out of range'),

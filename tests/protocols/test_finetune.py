@@ -253,7 +253,7 @@ def test_what_is_written_and_a_resumed_run(simclrv2: Path, tmp_path: Path) -> No
     ('changes', 'line'),
     [
         ({'finetune.projector_layers': 3}, 'has 2 -> use 0 to 2'),
-        ({'finetune.drop_path': 0.1}, 'resnet_tiny is no ViT, and has no paths to drop -> '),
+        ({'finetune.drop_path': 0.1}, 'resnet_tiny is no ViT and has no stochastic depth -> '),
     ],
 )
 def test_an_encoder_that_does_not_serve(changes: dict[str, Any], line: str, run: Path, tmp_path: Path) -> None:
