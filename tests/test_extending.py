@@ -74,10 +74,11 @@ def test_a_resumed_run_ends_with_the_same_bits(config: ConfigDict, trained: Path
 
 
 def test_the_number_of_devices_changes_nothing(config: ConfigDict, trained: Path, tmp_path: Path) -> None:
-    """Two steps: over many, rounding alone grows in this small network with its large learning rate."""
+    """Without color, which other tests have: XLA does not optimize here, and color then rounds by the shape of a batch."""
     del trained
     short, states = config.copy_and_resolve_references(), []
     short.steps = 2
+    short.augment.update(jitter_probability=0.0, grayscale=0.0, blur=(0.0, 0.0))
     for count in (1, 4):
         fit(short, tmp_path / str(count), count=count)
         states.append(saved(short, tmp_path / str(count))[1])
