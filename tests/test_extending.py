@@ -74,7 +74,7 @@ def test_a_resumed_run_ends_with_the_same_bits(config: ConfigDict, trained: Path
 
 
 def test_the_number_of_devices_changes_nothing(config: ConfigDict, trained: Path, tmp_path: Path) -> None:
-    """Without color, which other tests have: XLA does not optimize here, and color then rounds by the shape of a batch."""
+    """Without color: XLA does not optimize in these tests, and rounds color differently for other shapes of a batch."""
     del trained
     short, states = config.copy_and_resolve_references(), []
     short.steps = 2
