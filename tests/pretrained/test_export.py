@@ -59,7 +59,7 @@ def test_our_file(tmp_path: Path, name: str) -> None:
     assert (again.architecture, again.image_size, again.source) == (made.architecture, 32, 'seed 0')
     assert again.module == made.module
     assert_same(made, again)
-    with pytest.raises(UserError, match='describes its encoder itself -> leave out form, encoder, drop and pixels'):
+    with pytest.raises(UserError, match='describes its encoder itself -> give no further arguments'):
         pretrained.load(tmp_path / 'x.safetensors', form='moco')
 
 
