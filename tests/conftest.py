@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Programs in these tests are small and run a few times, so most of their time is compilation. LLVM does not optimize
@@ -47,3 +49,35 @@ def nothing_compiled() -> Iterator[None]:
     yield
     jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
+
+
+@pytest.fixture(scope='session')
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for compiled programs, so that each is compiled once."""
+    return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture
+def quick_runs(compiled: Path) -> Iterator[None]:
+    """Programs that are compiled here are shared with other processes, and the other way round."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    set_cache = lambda folder, seconds: (  # noqa: E731
+        jax.config.update('jax_compilation_cache_dir', folder),
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds),
+        compilation_cache.reset_cache(),
+    )
+    set_cache(str(compiled), 0)
+    yield
+    set_cache(*before)
+
+
+@pytest.fixture
+def children() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes put in here do not outlive the test."""
+    running: list[subprocess.Popen[str]] = []
+    yield running
+    for child in running:
+        child.kill()
+        child.wait()

@@ -28,7 +28,7 @@ from contrastive_jax.data.open import open_source
 from contrastive_jax.data.splits import NAMES
 from contrastive_jax.training.evaluators import EVALUATORS
 from contrastive_jax.workdir.folder import FREE
-from tests import runs, saved, test_layers
+from tests import test_layers, train_steps, untrained_workdirs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ('README.md', *sorted(f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')))
@@ -111,7 +111,7 @@ def _same_import_path() -> Iterator[None]:
 def run_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """Runs the Python code of a page, in a folder with a run, and returns the names that it defines."""
     folder = tmp_path_factory.mktemp('pages')
-    saved.save(runs.load('mocov2:tiny'), folder / 'runs' / 'digits')
+    untrained_workdirs.save(train_steps.load('mocov2:tiny'), folder / 'runs' / 'digits')
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 8, 8, 3), np.uint8)
     labels = np.arange(24) % 10
     given = {'images': images[0], 'labels': labels, 'test_images': images[1], 'test_labels': labels}

@@ -18,8 +18,8 @@ from contrastive_jax.protocols.run import run_protocol
 from contrastive_jax.report import __main__ as report
 from contrastive_jax.training.evaluators import evaluator_class
 from contrastive_jax.workdir import metrics
-from tests import runs
-from tests.whole_runs import compiled, digest, fit, quick_runs, saved  # noqa: F401
+from tests import train_steps
+from tests.complete_runs import digest, fit, saved
 
 PAGE = (Path(__file__).parents[1] / 'docs' / 'extending.md').read_text(encoding='utf-8')
 
@@ -82,7 +82,7 @@ def test_the_number_of_devices_changes_nothing(config: ConfigDict, trained: Path
     for count in (1, 4):
         fit(short, tmp_path / str(count), count=count)
         states.append(saved(short, tmp_path / str(count))[1])
-    assert runs.relative_error(states[1].params, states[0].params) < 1e-5
+    assert train_steps.relative_error(states[1].params, states[0].params) < 1e-5
 
 
 def test_the_augmentation_is_seen(config: ConfigDict) -> None:
@@ -100,7 +100,7 @@ def test_the_augmentation_is_seen(config: ConfigDict) -> None:
 
 
 def test_evaluation_report_features_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = run_protocol(runs.load('eval.knn:digits', init=str(trained)), str(tmp_path / 'knn'))
+    found = run_protocol(train_steps.load('eval.knn:digits', init=str(trained)), str(tmp_path / 'knn'))
     assert all(0 <= value <= 1 for value in found.values())
     assert report.main([f'--workdir={trained}']) == 0
     page = (trained / 'report.html').read_text(encoding='utf-8')

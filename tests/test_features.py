@@ -12,8 +12,8 @@ from PIL import Image
 from contrastive_jax import features, load_encoder
 from contrastive_jax.data import sources
 from contrastive_jax.data.open import open_source
-from tests import saved
-from tests.little import get_config
+from tests import untrained_workdirs
+from tests.tiny_configs import get_config
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('run')
-    saved.save(get_config('mocov2'), folder)
+    untrained_workdirs.save(get_config('mocov2'), folder)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_other_data_and_unreadable_images(workdir: Path, tmp_path: Path, capsys:
 
 
 def test_other_features_of_larger_images(tmp_path: Path) -> None:
-    saved.save(get_config('dino'), tmp_path / 'run')
+    untrained_workdirs.save(get_config('dino'), tmp_path / 'run')
     images = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
     np.savez(tmp_path / 'data.npz', images=images)
     given = [f'--workdir={tmp_path / "run"}', '--source=npz', f'--path={tmp_path / "data.npz"}', '--weights=target']
@@ -90,7 +90,7 @@ def test_other_features_of_larger_images(tmp_path: Path) -> None:
 
 def test_projections(tmp_path: Path) -> None:
     """The features are those of InstDis's linear layer."""
-    state = saved.save(get_config('instdis'), tmp_path / 'run')
+    state = untrained_workdirs.save(get_config('instdis'), tmp_path / 'run')
     given = [f'--workdir={tmp_path / "run"}', '--split=test', '--projector_layers=1', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0
     h, linear = load_encoder(tmp_path / 'run')(open_source('digits', split='test').array), state.params['projector']

@@ -30,8 +30,7 @@ from contrastive_jax.training import fit as training
 from contrastive_jax.training.evaluators import Context, Evaluator
 from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir import metrics
-from tests import whole_runs
-from tests.whole_runs import compiled, quick_runs  # noqa: F401 (fixtures)
+from tests import complete_runs
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -104,7 +103,7 @@ def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
 def test_an_experiment_from_start_to_result(
     tmp_path: Path,
     tiny_experiments: None,
-    quick_runs: None,  # noqa: F811
+    quick_runs: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -243,7 +242,7 @@ def test_an_error_is_one_line(
     argv: list[str], code: int | None, said: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    whole_runs.write_npz(tmp_path / 'few.npz', 40, 8)
+    complete_runs.write_npz(tmp_path / 'few.npz', 40, 8)
     argv = [arg.replace('HERE', str(tmp_path)) for arg in argv]
     got, out, err = call(capsys, f'--workdir={tmp_path}/runs', *argv)
     assert got == code if code else got in (2, 3)

@@ -23,7 +23,8 @@ To write a method:
 4. Override `after_update` if something changes after the optimizer's step, such as a target network, and `check` if a
    field is only legal together with other fields.
 5. Write a config whose `method.name` is 'package.module:Class'. For a method of this package, add the class to
-   `METHODS` in methods/__init__.py and the config to tests/runs.py; tests/methods/test_contract.py then checks it.
+   `METHODS` in methods/__init__.py and the config to tests/train_steps.py; tests/methods/test_contract.py then checks
+   it.
 
 Many devices: `loss` runs on each device with the local examples, and the training loop averages losses, gradients and
 metrics over the devices. The averages must be those of the whole batch on one device. For this, pass `axis_name` on to

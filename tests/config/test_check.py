@@ -10,14 +10,14 @@ from contrastive_jax.config.base import base_config, encoder_config, head_config
 from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.errors import UserError
 from contrastive_jax.training.build import build_run
-from tests import runs
+from tests import train_steps
 
 nan, inf = math.nan, math.inf
 
 
 def change(name: str, **fields: Any) -> ConfigDict:
     """The config of 'file:variants' with changed fields; as in a config file, values may have another type."""
-    config = runs.load(name).unlock()
+    config = train_steps.load(name).unlock()
     for path, value in fields.items():
         section, _, field = path.rpartition('.')
         holder = config
@@ -285,7 +285,7 @@ def test_encoder_and_heads_are_checked_separately() -> None:
 @pytest.mark.parametrize('name', [MOCO, VIT, DINO, CPC, INSTDIS, DEEP])
 def test_a_value_of_another_type_is_one_line(name: str) -> None:
     """Every field of a config with values of other types, as a config file may set them, gives one line each."""
-    config = runs.load(name).to_dict()
+    config = train_steps.load(name).to_dict()
     fields = {field: value for field, value in leaves(config).items() if field != 'augment.patches'}
     if name != MOCO:  # what differs between configs
         sections = ('encoder.', 'method.', 'predictor.', 'augment.patches.')
@@ -433,7 +433,7 @@ def test_fewer_images_than_a_batch() -> None:
 def test_a_config_without_problems_can_be_built(name: str) -> None:
     """`check` finds all that `build_run` cannot build, on any number of images."""
     for changes in ({}, {'steps': 3, 'schedule.warmup_epochs': 2.0}, {'method.num_examples': 20}, {'batch_size': 32}):
-        if 'method.num_examples' in changes and 'num_examples' not in runs.load(name).method:
+        if 'method.num_examples' in changes and 'num_examples' not in train_steps.load(name).method:
             continue
         config = change(name, **changes)
         for n in (1, 15, 16, 17, 33, 64, 1000):
@@ -474,6 +474,6 @@ def test_a_config_that_is_not_made_from_the_base() -> None:
     assert line.startswith('the config lacks ') and 'steps' in line and 'data.name' in line and 'encoder,' in line
     assert 'batch_size' not in line and 'data.source' not in line
     for name, value in base_config('moco').items():
-        config = runs.load(MOCO).unlock()
+        config = train_steps.load(MOCO).unlock()
         del config[name]
         assert check(config, 8)[0].startswith(f'the config lacks {name} -> start from config.base.base_config'), value

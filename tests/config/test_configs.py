@@ -19,7 +19,7 @@ from contrastive_jax.config.find import variants_of
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import METHODS
 from contrastive_jax.training.build import build_run
-from tests import runs
+from tests import train_steps
 
 FILES = (
     'byol',
@@ -85,7 +85,7 @@ def commands() -> Iterator[str]:
 @pytest.mark.usefixtures('nothing_compiled')
 @pytest.mark.parametrize('name', list(commands()))
 def test_every_variant_is_right_and_can_be_built(name: str) -> None:
-    config = runs.load(name)
+    config = train_steps.load(name)
     assert config.is_locked
     assert check(config, 8) == []
     run = build_run(config, EXAMPLES[config.data.name])
@@ -98,7 +98,7 @@ def test_the_views_of_every_config() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 36, 3), np.uint8)
     keys = jax.random.split(jax.random.key(0), 2)
     # Without jit, each operation is compiled once for all policies.
-    for policy in {build_policy(runs.load(name)) for name in commands()}:
+    for policy in {build_policy(train_steps.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
             policy = dataclasses.replace(policy, patches=dataclasses.replace(policy.patches, size=8, stride=4, crop=0))
@@ -126,11 +126,11 @@ def test_there_are_no_other_configs() -> None:
 
 def test_an_unknown_variant() -> None:
     with pytest.raises(UserError, match=r"unknown variant 'digit'; did you mean 'digits'\? -> choose from long, r18"):
-        runs.load('mocov2:digit')
+        train_steps.load('mocov2:digit')
     with pytest.raises(UserError, match=r"unknown variant 'zzz' -> choose from"):
-        runs.load('dictionary:zzz')
+        train_steps.load('dictionary:zzz')
     with pytest.raises(UserError, match=r'variants moco and memory_bank exclude each other -> give one dictionary'):
-        runs.load('dictionary:moco,digits,memory_bank')
+        train_steps.load('dictionary:moco,digits,memory_bank')
 
 
 # ================================ the papers' numbers, written out ================================
@@ -257,10 +257,10 @@ def test_instdis() -> None:
         'augment.blur': (0.0,),
         'augment.solarize': (0.0,),
     }
-    check_values(runs.load('instdis'), expected)
-    check_values(runs.load('instdis:r50'), {**expected, 'encoder.name': 'resnet50'})
+    check_values(train_steps.load('instdis'), expected)
+    check_values(train_steps.load('instdis:r50'), {**expected, 'encoder.name': 'resnet50'})
     later = {'method.objective': 'softmax', 'method.num_negatives': 65536}
-    check_values(runs.load('instdis:softmax'), {**expected, **later})
+    check_values(train_steps.load('instdis:softmax'), {**expected, **later})
     cifar10 = {
         'batch_size': 128,
         'data.image_size': 32,
@@ -276,7 +276,7 @@ def test_instdis() -> None:
         'eval.knn_k': 200,
         'eval.knn_temperature': 0.1,
     }
-    check_values(runs.load('instdis:cifar10'), {**expected, **cifar10, 'data.name': 'cifar10'})
+    check_values(train_steps.load('instdis:cifar10'), {**expected, **cifar10, 'data.name': 'cifar10'})
 
 
 def test_invaspread() -> None:
@@ -302,9 +302,9 @@ def test_invaspread() -> None:
         'eval.knn_k': 200,
         'eval.knn_temperature': 0.1,
     }
-    check_values(runs.load('invaspread'), expected)
-    check_values(runs.load('invaspread:cifar10'), expected)
-    check_values(runs.load('invaspread:stl10'), {**expected, 'data.name': 'stl10', 'data.image_size': 96})
+    check_values(train_steps.load('invaspread'), expected)
+    check_values(train_steps.load('invaspread:cifar10'), expected)
+    check_values(train_steps.load('invaspread:stl10'), {**expected, 'data.name': 'stl10', 'data.image_size': 96})
 
 
 def test_cmc() -> None:
@@ -334,22 +334,22 @@ def test_cmc() -> None:
         'augment.mean': (50.0, 6.025, -6.6895),  # the middle of -86.183 .. 98.233, and of -107.857 .. 94.478
         'augment.std': (50.0, 92.208, 101.1675),
     }
-    check_values(runs.load('cmc'), expected)
+    check_values(train_steps.load('cmc'), expected)
     for name, width in (('v1', 32), ('v2', 64), ('v3', 128)):
-        check_values(runs.load(f'cmc:{name}'), {**expected, 'encoder.width': width})
+        check_values(train_steps.load(f'cmc:{name}'), {**expected, 'encoder.width': width})
     ycbcr = {
         'augment.color_space': 'ycbcr',
         'augment.mean': (116.151, 121.080, 132.342),
         'augment.std': (109.500, 111.855, 111.964),
     }
-    check_values(runs.load('cmc:ycbcr'), {**expected, **ycbcr})
+    check_values(train_steps.load('cmc:ycbcr'), {**expected, **ycbcr})
     softmax = {'method.objective': 'softmax', 'method.num_negatives': 4096}
-    check_values(runs.load('cmc:softmax'), {**expected, **softmax})
-    check_values(runs.load('cmc:softmax,nce'), expected)
+    check_values(train_steps.load('cmc:softmax'), {**expected, **softmax})
+    check_values(train_steps.load('cmc:softmax,nce'), expected)
 
 
 def test_moco_v1() -> None:
-    config = runs.load('mocov1')
+    config = train_steps.load('mocov1')
     check_values(
         config,
         {
@@ -366,7 +366,7 @@ def test_moco_v1() -> None:
         },
     )
     assert not config.predictor
-    check_values(runs.load('mocov1:symmetric'), {**MOCO_V1_V2, 'method.symmetric': True})
+    check_values(train_steps.load('mocov1:symmetric'), {**MOCO_V1_V2, 'method.symmetric': True})
 
 
 def test_moco_v2() -> None:
@@ -382,14 +382,14 @@ def test_moco_v2() -> None:
         'augment.blur': (0.5, 0.5),
         'schedule.name': 'cosine',
     }
-    check_values(runs.load('mocov2'), expected)
-    check_values(runs.load('mocov2:long'), {**expected, 'epochs': 800.0})
-    assert not runs.load('mocov2').predictor
+    check_values(train_steps.load('mocov2'), expected)
+    check_values(train_steps.load('mocov2:long'), {**expected, 'epochs': 800.0})
+    assert not train_steps.load('mocov2').predictor
 
 
 def test_moco_v2_cifar10_demo() -> None:
     check_values(
-        runs.load('mocov2:cifar10'),
+        train_steps.load('mocov2:cifar10'),
         {
             'batch_size': 512,
             'epochs': 200.0,
@@ -413,7 +413,7 @@ def test_moco_v2_cifar10_demo() -> None:
             'eval.knn_temperature': 0.1,
         },
     )
-    run = build_run(runs.load('mocov2:cifar10'), 50_000)
+    run = build_run(train_steps.load('mocov2:cifar10'), 50_000)
     assert float(run.learning_rate(0)) == pytest.approx(0.06)
 
 
@@ -434,15 +434,15 @@ def test_moco_v3_resnet() -> None:
         'optimizer.freeze': (),
         'schedule.warmup_epochs': 10.0,
     }
-    check_values(runs.load('mocov3_r50'), expected)
-    check_values(runs.load('mocov3_r50:300'), {**expected, 'epochs': 300.0, 'optimizer.learning_rate': 0.3})
+    check_values(train_steps.load('mocov3_r50'), expected)
+    check_values(train_steps.load('mocov3_r50:300'), {**expected, 'epochs': 300.0, 'optimizer.learning_rate': 0.3})
     long = {
         'epochs': 1000.0,
         'optimizer.learning_rate': 0.3,
         'optimizer.weight_decay': 1.5e-6,
         'method.momentum': 0.996,
     }
-    check_values(runs.load('mocov3_r50:1000'), {**expected, **long})
+    check_values(train_steps.load('mocov3_r50:1000'), {**expected, **long})
 
 
 def test_moco_v3_vit() -> None:
@@ -462,13 +462,14 @@ def test_moco_v3_vit() -> None:
         'optimizer.freeze': ('encoder/patch_embed',),
         'schedule.warmup_epochs': 40.0,
     }
-    check_values(runs.load('mocov3_vit'), expected)
-    check_values(runs.load('mocov3_vit:base'), {**expected, 'encoder.name': 'vit_base'})
+    check_values(train_steps.load('mocov3_vit'), expected)
+    check_values(train_steps.load('mocov3_vit:base'), {**expected, 'encoder.name': 'vit_base'})
     check_values(
-        runs.load('mocov3_vit:conv_small'), {**expected, 'encoder.name': 'vit_conv_small', 'optimizer.freeze': ()}
+        train_steps.load('mocov3_vit:conv_small'),
+        {**expected, 'encoder.name': 'vit_conv_small', 'optimizer.freeze': ()},
     )
     for name, width, depth in (('small', 384, 12), ('base', 768, 12), ('conv_small', 384, 11), ('conv_base', 768, 11)):
-        encoder: Any = build_network(runs.load(f'mocov3_vit:{name}')).encoder
+        encoder: Any = build_network(train_steps.load(f'mocov3_vit:{name}')).encoder
         assert (encoder.width, encoder.depth, encoder.num_heads) == (width, depth, 12)
 
 
@@ -526,12 +527,12 @@ def test_byol() -> None:
             'optimizer.weight_decay': weight_decay,
             'method.momentum': momentum,
         }
-        check_values(runs.load('byol' if epochs == 1000 else f'byol:{epochs}'), expected | preset)
+        check_values(train_steps.load('byol' if epochs == 1000 else f'byol:{epochs}'), expected | preset)
     sizes = {'r50x2': ('resnet50', 2), 'r50x4': ('resnet50', 4), 'r200x2': ('resnet200', 2)}
     for variant, (name, width) in sizes.items():
-        check_values(runs.load(f'byol:{variant}'), {'encoder.name': name, 'encoder.width_multiplier': width})
+        check_values(train_steps.load(f'byol:{variant}'), {'encoder.name': name, 'encoder.width_multiplier': width})
     check_values(
-        runs.load('byol:imagenette'),
+        train_steps.load('byol:imagenette'),
         {
             'data.name': 'imagenette/160px-v2',
             'data.image_size': 128,
@@ -581,11 +582,11 @@ def test_simsiam() -> None:
         'optimizer.constant': ('predictor',),
         'schedule.name': 'cosine',
     }
-    check_values(runs.load('simsiam'), expected)
+    check_values(train_steps.load('simsiam'), expected)
     for epochs in (200, 400, 800):
-        check_values(runs.load(f'simsiam:{epochs}'), {**expected, 'epochs': float(epochs)})
+        check_values(train_steps.load(f'simsiam:{epochs}'), {**expected, 'epochs': float(epochs)})
     check_values(
-        runs.load('simsiam:cifar10'),  # appendix D
+        train_steps.load('simsiam:cifar10'),  # appendix D
         {
             'batch_size': 512,
             'epochs': 800.0,
@@ -651,14 +652,14 @@ def test_simclr() -> None:
         'optimizer.weight_decay': 1e-6,
         'schedule.warmup_epochs': 10.0,
     }
-    check_values(runs.load('simclr'), expected)
-    assert not runs.load('simclr').predictor
-    check_values(runs.load('simclr:long'), {**expected, 'epochs': 1000.0})
+    check_values(train_steps.load('simclr'), expected)
+    assert not train_steps.load('simclr').predictor
+    check_values(train_steps.load('simclr:long'), {**expected, 'epochs': 1000.0})
     for width in (2, 4):
         wide = {'encoder.width_multiplier': width, 'projector.hidden_dim': 2048 * width}
-        check_values(runs.load(f'simclr:x{width}'), {**expected, **wide})
+        check_values(train_steps.load(f'simclr:x{width}'), {**expected, **wide})
     check_values(
-        runs.load('simclr:cifar10'),
+        train_steps.load('simclr:cifar10'),
         {
             'batch_size': 512,
             'epochs': 1000.0,
@@ -674,7 +675,7 @@ def test_simclr() -> None:
             'optimizer.weight_decay': 1e-4,
         },
     )
-    run = build_run(runs.load('simclr:cifar10'), 50_000)
+    run = build_run(train_steps.load('simclr:cifar10'), 50_000)
     assert float(run.learning_rate(10 * run.steps_per_epoch)) == pytest.approx(2.0)
 
 
@@ -690,7 +691,7 @@ def test_simclr_v2() -> None:
         'optimizer.weight_decay': 1e-4,
         'schedule.warmup_epochs': 40.0,  # 5 %
     }
-    check_values(runs.load('simclrv2'), expected)
+    check_values(train_steps.load('simclrv2'), expected)
     largest = {
         'encoder.name': 'resnet152',
         'encoder.width_multiplier': 3,
@@ -700,8 +701,8 @@ def test_simclr_v2() -> None:
         'method.queue_size': 65536,
         'method.momentum': 0.999,
     }
-    check_values(runs.load('simclrv2:r152,x3,sk,memory'), {**expected, **largest})
-    check_values(runs.load('simclrv2:cifar10'), {'projector.num_layers': 3, 'projector.hidden_dim': 512})
+    check_values(train_steps.load('simclrv2:r152,x3,sk,memory'), {**expected, **largest})
+    check_values(train_steps.load('simclrv2:cifar10'), {'projector.num_layers': 3, 'projector.hidden_dim': 512})
 
 
 def test_dino() -> None:
@@ -754,10 +755,10 @@ def test_dino() -> None:
         'schedule.warmup_start': 0.0,
         'schedule.final': 1e-6,
     }
-    check_values(runs.load('dino'), expected)
+    check_values(train_steps.load('dino'), expected)
     rising = {'method.teacher_temperature': 0.07, 'batch_size': 1024}
     boost = {'epochs': 300.0, 'method.teacher_warmup_epochs': 30, 'method.train_gain': True}
-    check_values(runs.load('dino:boost'), {**expected, **rising, **boost})
+    check_values(train_steps.load('dino:boost'), {**expected, **rising, **boost})
     vissl = {
         'epochs': 400.0,
         'encoder.name': 'dino_base',
@@ -766,8 +767,8 @@ def test_dino() -> None:
         'optimizer.freeze_epochs': 3.0,
         'schedule.final': 8e-6,
     }
-    check_values(runs.load('dino:base'), {**expected, **rising, **vissl})
-    check_values(runs.load('dino:base,patch8'), {**expected, **rising, **vissl, 'encoder.patch_size': 8})
+    check_values(train_steps.load('dino:base'), {**expected, **rising, **vissl})
+    check_values(train_steps.load('dino:base,patch8'), {**expected, **rising, **vissl, 'encoder.patch_size': 8})
     no_drop = {
         name: value for name, value in expected.items() if name not in ('encoder.patch_size', 'encoder.drop_path')
     }
@@ -782,11 +783,11 @@ def test_dino() -> None:
         'optimizer.weight_decay': 1e-4,
         'optimizer.final_weight_decay': -1.0,
     }
-    check_values(runs.load('dino:resnet50'), {**no_drop, **resnet})
+    check_values(train_steps.load('dino:resnet50'), {**no_drop, **resnet})
     two = {'epochs': 300.0, 'augment.crop_scale': (0.14, 1.0), 'augment.local_crops': 0, 'optimizer.clip_norm': 0.0}
-    check_values(runs.load('dino:two_crops'), {**expected, **two, 'schedule.final': 1e-5})
+    check_values(train_steps.load('dino:two_crops'), {**expected, **two, 'schedule.final': 1e-5})
     for name, width, heads in (('dino', 384, 6), ('dino:base', 768, 12)):
-        encoder: Any = build_network(runs.load(name)).encoder
+        encoder: Any = build_network(train_steps.load(name)).encoder
         assert (encoder.width, encoder.depth, encoder.num_heads, encoder.position) == (width, 12, heads, 'learned')
 
 
@@ -809,7 +810,7 @@ CPC_BOTH = {
 
 
 def test_cpc_v2() -> None:
-    config = runs.load('cpc')
+    config = train_steps.load('cpc')
     expected = {
         **CPC_BOTH,
         'epochs': 200.0,
@@ -830,11 +831,11 @@ def test_cpc_v2() -> None:
     patches = build_policy(config).patches
     assert patches is not None and patches.jitter_probability == 0.8 and patches.grayscale == 0.25
     assert patches.color_drop > 0
-    check_values(runs.load('cpc:r50'), {**expected, 'encoder.name': 'cpc_resnet50'})
+    check_values(train_steps.load('cpc:r50'), {**expected, 'encoder.name': 'cpc_resnet50'})
 
 
 def test_cpc_v1() -> None:
-    config = runs.load('cpc:v1')
+    config = train_steps.load('cpc:v1')
     check_values(
         config,
         {
@@ -853,7 +854,7 @@ def test_cpc_v1() -> None:
     )
     patches = build_policy(config).patches
     assert patches is not None and (patches.crop, patches.color_drop, patches.warp) == (60, 0.0, 0.0)
-    assert build_policy(runs.load('cpc:v1,cifar10')).patches.crop == 7  # of 8
+    assert build_policy(train_steps.load('cpc:v1,cifar10')).patches.crop == 7  # of 8
 
 
 # facebookresearch/swav, scripts/swav_*.sh and deepclusterv2_*.sh: what all of them share
@@ -904,9 +905,9 @@ def test_swav() -> None:
         'optimizer.freeze_first': ('prototypes',),
         'optimizer.freeze_steps': 313,
     }
-    check_values(runs.load('swav'), expected)
+    check_values(train_steps.load('swav'), expected)
     for epochs in (200, 400, 800):
-        check_values(runs.load(f'swav:{epochs}'), {**expected, 'epochs': float(epochs)})
+        check_values(train_steps.load(f'swav:{epochs}'), {**expected, 'epochs': float(epochs)})
     small = {
         'batch_size': 256,
         'epochs': 200.0,
@@ -919,13 +920,13 @@ def test_swav() -> None:
     }
     small = {**expected, **small}
     del small['schedule.warmup_start']
-    check_values(runs.load('swav:small_batch'), small)
-    check_values(runs.load('swav:small_batch,400'), {**small, 'epochs': 400.0})
+    check_values(train_steps.load('swav:small_batch'), small)
+    check_values(train_steps.load('swav:small_batch,400'), {**small, 'epochs': 400.0})
     two = {'epochs': 400.0, 'augment.local_crops': 0, 'augment.crop_scale': (0.08, 1.0)}
-    check_values(runs.load('swav:two_crops'), {**expected, **two})
+    check_values(train_steps.load('swav:two_crops'), {**expected, **two})
     w2 = {**expected, 'epochs': 400.0, 'encoder.width_multiplier': 2, 'projector.hidden_dim': 8192}
     w2['augment.local_crops'] = 4
-    check_values(runs.load('swav:w2'), w2)
+    check_values(train_steps.load('swav:w2'), w2)
     w4 = {
         'batch_size': 2560,
         'encoder.width_multiplier': 4,
@@ -934,7 +935,7 @@ def test_swav() -> None:
         'augment.crop_scale': (0.08, 1.0),
         'augment.local_scale': (0.08, 0.14),
     }
-    check_values(runs.load('swav:w4'), {**w2, **w4})
+    check_values(train_steps.load('swav:w4'), {**w2, **w4})
     w5 = {
         'batch_size': 1536,
         'encoder.width_multiplier': 5,
@@ -943,7 +944,7 @@ def test_swav() -> None:
         'schedule.warmup_start': 0.1875,
         'schedule.final': 0.0,
     }
-    check_values(runs.load('swav:w5'), {**w2, **w5})
+    check_values(train_steps.load('swav:w5'), {**w2, **w5})
 
 
 def test_deepcluster_v2() -> None:
@@ -957,10 +958,12 @@ def test_deepcluster_v2() -> None:
         'augment.local_crops': 4,
         'optimizer.freeze_first': (),
     }
-    check_values(runs.load('deepcluster'), expected)
+    check_values(train_steps.load('deepcluster'), expected)
     long = {'epochs': 800.0, 'data.image_size': 224, 'augment.crop_scale': (0.14, 1.0), 'augment.local_crops': 6}
-    check_values(runs.load('deepcluster:800'), {**expected, **long})
-    check_values(runs.load('deepcluster:two_crops'), {**expected, 'data.image_size': 224, 'augment.local_crops': 0})
+    check_values(train_steps.load('deepcluster:800'), {**expected, **long})
+    check_values(
+        train_steps.load('deepcluster:two_crops'), {**expected, 'data.image_size': 224, 'augment.local_crops': 0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -989,7 +992,7 @@ def test_deepcluster_v2() -> None:
     ],
 )
 def test_learning_rates_of_the_papers(name: str, examples: int, points: list[tuple[int, float]]) -> None:
-    run = build_run(runs.load(name), examples)
+    run = build_run(train_steps.load(name), examples)
     for epoch, rate in points:
         assert float(run.learning_rate(epoch * run.steps_per_epoch)) == pytest.approx(rate, rel=1e-5, abs=1e-9)
     assert run.steps_per_epoch == examples // run.batch_size

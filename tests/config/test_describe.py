@@ -8,7 +8,7 @@ from contrastive_jax.config.fields import Optimizer, sections_of
 from contrastive_jax.config.overrides import flat
 from contrastive_jax.methods import METHODS
 from contrastive_jax.rules import declared_fields
-from tests import runs
+from tests import train_steps
 
 
 @pytest.mark.parametrize('name', [*METHODS])
@@ -21,7 +21,7 @@ def test_every_field_of_a_base_config_is_described(name: str) -> None:
 
 @pytest.mark.parametrize('name', ['mocov2:tiny', 'mocov3_vit:tiny', 'cpc:tiny', 'dino:tiny', 'swav:tiny', 'cmc:tiny'])
 def test_every_field_has_a_meaning(name: str) -> None:
-    for path, section in sections_of(runs.load(name)).items():
+    for path, section in sections_of(train_steps.load(name)).items():
         meanings = meanings_of(section)
         fields = set(declared_fields(section)) - set(_OF_THE_TOP_LEVEL if path == 'encoder' else ())
         assert fields <= set(meanings), (path, fields - set(meanings))

@@ -11,7 +11,7 @@ from contrastive_jax.config.base import encoder_config
 from contrastive_jax.config.check import check
 from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.overrides import flat, override, spelled
-from tests import runs
+from tests import train_steps
 
 OWN_ENCODER = """from __future__ import annotations
 from typing import Any
@@ -68,14 +68,14 @@ def by_ml_collections(config: ConfigDict, arguments: list[str]) -> ConfigDict:
 
 @pytest.mark.parametrize(('name', 'arguments'), RIGHT, ids=str)
 def test_values_are_those_of_ml_collections(name: str, arguments: list[str]) -> None:
-    ours = runs.load(name)
+    ours = train_steps.load(name)
     assert override(ours, arguments, sections_of) == []
-    assert ours == by_ml_collections(runs.load(name), arguments)
+    assert ours == by_ml_collections(train_steps.load(name), arguments)
     assert ours.is_locked
 
 
 def test_fields_that_a_module_has_and_its_section_does_not_list() -> None:
-    config = runs.load('mocov3_vit:tiny')
+    config = train_steps.load('mocov3_vit:tiny')
     assert 'drop_path' not in config.encoder and 'last_bias' not in config.projector
     arguments = ['--config.encoder.drop_path=0.1', '--config.projector.last_bias=True']
     assert override(config, arguments, sections_of) == []
@@ -85,13 +85,13 @@ def test_fields_that_a_module_has_and_its_section_does_not_list() -> None:
 
 
 def test_a_field_that_may_be_none() -> None:
-    config = runs.load('cmc:tiny')
+    config = train_steps.load('cmc:tiny')
     assert override(config, ['--config.encoder.stem_width=None'], sections_of) == []
     assert config.encoder.stem_width is None
     assert override(config, ['--config.encoder.stem_width=8'], sections_of) == [] and config.encoder.stem_width == 8
     (line,) = override(config, ['--config.encoder.stem_width=x'], sections_of)
     assert 'an integer or None is needed' in line and config.encoder.stem_width == 8
-    config = runs.load('cpc:tiny')
+    config = train_steps.load('cpc:tiny')
     assert override(config, ['--config.augment.patches.flip=0.25'], sections_of) == []
     assert config.augment.patches.flip == 0.25
     assert override(config, ['--config.augment.patches=None'], sections_of) == [] and config.augment.patches is None
@@ -100,15 +100,15 @@ def test_a_field_that_may_be_none() -> None:
 def test_the_class_of_a_section_follows_its_name() -> None:
     """The fields of a ResNet are removed for a ViT, and the order of the arguments does not matter."""
     arguments = ['--config.encoder.depth=3', '--config.encoder.name=vit_small', '--config.encoder.patch_size=4']
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     assert override(config, arguments, sections_of) == []
     assert config.encoder == encoder_config('vit_small', depth=3, patch_size=4).lock()
     assert 'stem' not in config.encoder and check(config, 8) == []
-    (line,) = override(runs.load('mocov2:tiny'), arguments[:1], sections_of)
+    (line,) = override(train_steps.load('mocov2:tiny'), arguments[:1], sections_of)
     assert "has no field 'encoder.depth'" in line, 'a ResNet has none'
     (line,) = override(config, ['--config.encoder.width_multiplier=2'], sections_of)
     assert "has no field 'encoder.width_multiplier'" in line
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     assert override(config, ['--config.encoder.name=resnet18'], sections_of) == []
     assert config.encoder.stem == 'cifar' and config.encoder.width == 4, 'the same class: its fields stay'
 
@@ -116,7 +116,7 @@ def test_the_class_of_a_section_follows_its_name() -> None:
 def test_an_encoder_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'own_encoder_3.py').write_text(OWN_ENCODER)
     monkeypatch.syspath_prepend(tmp_path)
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     arguments = ['--config.encoder.name=own_encoder_3:Mean', '--config.encoder.width=6']
     assert override(config, arguments, sections_of) == []
     assert config.encoder.to_dict() == {'name': 'own_encoder_3:Mean', 'width': 6} and check(config, 8) == []
@@ -148,16 +148,16 @@ def test_fields_of_no_class_keep_their_type() -> None:
     'text', ['', 'abc', 'None', '-', '(', "('", '(1,', '[[]]', '{}', '1e999', '9' * 5000, '\0', 'é']
 )
 def test_no_text_is_a_traceback(name: str, text: str) -> None:
-    for field in flat(runs.load(name)):
+    for field in flat(train_steps.load(name)):
         argument = f'--config.{field}={text}'
-        for line in override(runs.load(name), [argument], sections_of):
+        for line in override(train_steps.load(name), [argument], sections_of):
             assert line.startswith(argument) and line.field == field and ' -> ' in line
 
 
 def test_what_is_spelled_is_read() -> None:
     for name in ('mocov2:tiny', 'cpc:tiny', 'dino:tiny'):
-        config = runs.load(name)
+        config = train_steps.load(name)
         for field, value in flat(config).items():
             (argument,) = shlex.split(spelled(field, value))
-            other = runs.load(name)
+            other = train_steps.load(name)
             assert override(other, [argument], sections_of) == [] and other == config, argument

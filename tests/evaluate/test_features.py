@@ -11,7 +11,7 @@ from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.features import FeatureExtractor
-from tests.evaluate import linen
+from tests.evaluate import pixel_encoder
 
 MODES = [('jit', 1), ('jit', 8), ('pmap', 1), ('pmap', 8)]
 
@@ -20,8 +20,10 @@ def extract(
     source: sources.Source, indices: np.ndarray, mode: str = 'jit', count: int = 8, batch_size: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
     devices = find_devices(mode, count)
-    extractor = FeatureExtractor(linen.NETWORK, linen.POLICY, devices, image_size=linen.SIZE, batch_size=batch_size)
-    params, stats = (devices.place(tree, REPLICATED) for tree in (linen.PARAMS, linen.STATS))
+    extractor = FeatureExtractor(
+        pixel_encoder.NETWORK, pixel_encoder.POLICY, devices, image_size=pixel_encoder.SIZE, batch_size=batch_size
+    )
+    params, stats = (devices.place(tree, REPLICATED) for tree in (pixel_encoder.PARAMS, pixel_encoder.STATS))
     return extractor(params, stats, source, indices)
 
 
@@ -29,37 +31,37 @@ def extract(
 @pytest.mark.parametrize('n', [1, 16, 37])
 def test_each_example_once_and_in_order(mode: str, count: int, n: int) -> None:
     """Fewer examples than devices, one full batch, and a padded last batch."""
-    source = linen.source(n)
+    source = pixel_encoder.source(n)
     h, index = extract(source, np.arange(n), mode, count)
     np.testing.assert_array_equal(index, np.arange(n))
-    assert h.dtype == np.float32 and h.shape == (n, 3 * linen.SIZE)
-    np.testing.assert_allclose(h, linen.features(source.array), rtol=1e-4, atol=1e-5)
+    assert h.dtype == np.float32 and h.shape == (n, 3 * pixel_encoder.SIZE)
+    np.testing.assert_allclose(h, pixel_encoder.features(source.array), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 8), ('pmap', 8)])
 def test_chosen_examples_in_the_given_order(mode: str, count: int) -> None:
-    source = linen.source(40)
+    source = pixel_encoder.source(40)
     chosen = np.array([39, 0, 7, 7, 21, 3, 38, 1, 2, 30, 4])
     h, index = extract(source, chosen, mode, count, batch_size=8)
     np.testing.assert_array_equal(index, chosen)
-    np.testing.assert_allclose(h, linen.features(source.array[chosen]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(h, pixel_encoder.features(source.array[chosen]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 9, 1000])
 def test_a_batch_size_that_the_devices_do_not_divide(batch_size: int) -> None:
-    source = linen.source(21)
+    source = pixel_encoder.source(21)
     h, index = extract(source, np.arange(21), batch_size=batch_size)
     np.testing.assert_array_equal(index, np.arange(21))
-    np.testing.assert_allclose(h, linen.features(source.array), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(h, pixel_encoder.features(source.array), rtol=1e-4, atol=1e-5)
 
 
 def folder(path: Path, n: int, damaged: tuple[int, ...]) -> sources.Source:
-    images = linen.source(n).array
+    images = pixel_encoder.source(n).array
     for i, image in enumerate(images):
         Image.fromarray(image).save(path / f'{i:03}.png')
     for i in damaged:
         (path / f'{i:03}.png').write_bytes(b'no image')
-    return open_source('folder', path=str(path), image_size=linen.SIZE)
+    return open_source('folder', path=str(path), image_size=pixel_encoder.SIZE)
 
 
 @pytest.mark.parametrize(('mode', 'count'), MODES)
@@ -69,7 +71,7 @@ def test_unreadable_images_are_left_out(tmp_path: Path, mode: str, count: int) -
     h, index = extract(source, np.arange(19), mode, count)
     kept = np.setdiff1d(np.arange(19), damaged)
     np.testing.assert_array_equal(index, kept)
-    np.testing.assert_allclose(h, linen.features(linen.source(19).array[kept]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(h, pixel_encoder.features(pixel_encoder.source(19).array[kept]), rtol=1e-4, atol=1e-5)
 
 
 def test_too_many_unreadable_images_are_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import optax
 
 from contrastive_jax.methods import BYOL
 from tests.methods.test_moco import compare
-from tests.methods.torch_names import network
+from tests.methods.tiny_encoder import network
 
 HEAD = {'num_layers': 2, 'hidden_dim': 12, 'output_dim': 4, 'bias': True, 'last_bias': False, 'bn_unbiased': False}
 

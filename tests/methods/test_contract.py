@@ -1,4 +1,4 @@
-"""The interface between methods and the training loop, checked for every method and every config in tests/runs.py."""
+"""The interface between methods and the training loop, checked for every method and config in tests/train_steps.py."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from contrastive_jax.methods import METHODS, MethodState, ema
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state, train_step
-from tests import runs, whole_runs
-from tests.runs import load_small
-from tests.whole_runs import compiled, digest, fit, lines, quick_runs, saved  # noqa: F401
+from tests import complete_runs, train_steps
+from tests.complete_runs import digest, fit, lines, saved
+from tests.train_steps import load_small
 
 FOLDER = Path(__file__).parents[2] / 'configs'
-METHODS_ONCE = tuple({runs.load(name).method.name: name for name in reversed(runs.CONFIGS)}.values())
+METHODS_ONCE = tuple({train_steps.load(name).method.name: name for name in reversed(train_steps.CONFIGS)}.values())
 
 
 def abstract(run: Run) -> tuple[TrainState, dict]:
@@ -43,16 +43,16 @@ def signature(tree):
 
 
 def test_every_method_and_every_config_is_walked():
-    loaded = [runs.load(name) for name in runs.CONFIGS]
+    loaded = [train_steps.load(name) for name in train_steps.CONFIGS]
     assert {config.method.name for config in loaded} == set(METHODS)
     recipes = {path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'variants'}
-    assert {name.partition(':')[0] for name in runs.CONFIGS} == recipes
+    assert {name.partition(':')[0] for name in train_steps.CONFIGS} == recipes
 
 
-@pytest.mark.parametrize('name', runs.CONFIGS)
+@pytest.mark.parametrize('name', train_steps.CONFIGS)
 def test_fields_of_the_method_are_those_of_the_config(name):
-    config = runs.load(name)
-    run, source = runs.build(config)
+    config = train_steps.load(name)
+    run, source = train_steps.build(config)
     method = run.method
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     del fields['network']
@@ -62,12 +62,12 @@ def test_fields_of_the_method_are_those_of_the_config(name):
     filled = {'num_examples': n, 'steps_per_epoch': n // config.batch_size, 'total_steps': config.steps}
     given |= {name: value for name, value in filled.items() if given.get(name) == 0}
     assert fields == given
-    assert hash(method) == hash(runs.build(config)[0].method)
+    assert hash(method) == hash(train_steps.build(config)[0].method)
 
 
-@pytest.mark.parametrize('name', runs.CONFIGS)
+@pytest.mark.parametrize('name', train_steps.CONFIGS)
 def test_a_step_keeps_structure_shapes_and_dtypes(name):
-    run, _ = runs.build(runs.load(name))
+    run, _ = train_steps.build(train_steps.load(name))
     state, batch = abstract(run)
     assert 'encoder' in state.params
     assert all(x.dtype == np.float32 for x in jax.tree.leaves((state.params, state.method.target)))
@@ -124,8 +124,8 @@ class Step(NamedTuple):
 def start(name: str) -> tuple[Run, PyTree, MethodState, dict[str, Any]]:
     """Run, parameters, state and batch in float64; the target is changed to differ from the online network."""
     with jax.enable_x64(True):
-        run, _ = runs.build(load_small(name, dtype='float64'))
-        state = jax.device_get(runs.start(run, find_devices('jit', 1), 'float64'))
+        run, _ = train_steps.build(load_small(name, dtype='float64'))
+        state = jax.device_get(train_steps.start(run, find_devices('jit', 1), 'float64'))
         away = jax.tree.map(lambda x: 1.5 * x + 0.1, state.method.target)
         return run, state.params, state.method.replace(target=away), random_batch(run)
 
@@ -179,10 +179,10 @@ def device_counts(name: str) -> tuple[int, ...]:
     """Each method runs on few and on many devices; with BN groups also on 4, where a group spans two devices."""
     if name not in METHODS_ONCE:
         return (8,)
-    return (2, 4, 8) if runs.load(name).bn_group_size else (2, 8)
+    return (2, 4, 8) if train_steps.load(name).bn_group_size else (2, 8)
 
 
-@pytest.mark.parametrize(('name', 'count'), [(name, n) for name in runs.CONFIGS for n in device_counts(name)])
+@pytest.mark.parametrize(('name', 'count'), [(name, n) for name in train_steps.CONFIGS for n in device_counts(name)])
 def test_loss_and_gradient_on_more_devices(name, count):
     """And so are the metrics and the new state."""
     for one, many in zip(two_steps(name, 1), two_steps(name, count), strict=True):
@@ -192,13 +192,13 @@ def test_loss_and_gradient_on_more_devices(name, count):
         for a, b in leaves:
             assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-10 * scale
         for part in ('target', 'batch_stats', 'memory'):
-            assert runs.relative_error(getattr(many.after, part), getattr(one.after, part)) < 1e-5, part
+            assert train_steps.relative_error(getattr(many.after, part), getattr(one.after, part)) < 1e-5, part
         assert many.metrics.keys() == one.metrics.keys()
         for metric in one.metrics:
             np.testing.assert_allclose(many.metrics[metric], one.metrics[metric], rtol=1e-5, atol=1e-6, err_msg=metric)
 
 
-@pytest.mark.parametrize('name', runs.CONFIGS)
+@pytest.mark.parametrize('name', train_steps.CONFIGS)
 def test_the_target_is_a_moving_average(name):
     """Of the parameters before the optimizer's step (MoCo) or after it (BYOL, DINO), in float64."""
     run, params, _, _ = start(name)
@@ -213,12 +213,12 @@ def test_the_target_is_a_moving_average(name):
             for online in (params, trained)
             for m in (run.method.momentum, ema.cosine_momentum(step.progress, run.method.momentum))
         ]
-        errors = [runs.relative_error(after.target, jax.device_get(tree)) for tree in expected]
+        errors = [train_steps.relative_error(after.target, jax.device_get(tree)) for tree in expected]
     assert min(errors) < 1e-14
     assert jax.tree.structure(after) == jax.tree.structure(step.before)
 
 
-@pytest.mark.parametrize('name', runs.CONFIGS)
+@pytest.mark.parametrize('name', train_steps.CONFIGS)
 def test_no_gradient_reaches_the_target_or_the_memory(name):
     for step in two_steps(name, 1):
         assert any(np.any(g) for g in jax.tree.leaves(step.gradient['encoder']))
@@ -229,7 +229,7 @@ def test_no_gradient_reaches_the_target_or_the_memory(name):
 
 
 @pytest.mark.parametrize('name', METHODS_ONCE)
-def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs):  # noqa: F811
+def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs):
     """Through a checkpoint, on two devices; and no step but the first of all is compiled."""
     changes = {
         'eval.evaluators': (),
@@ -239,7 +239,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs):  # n
         'checkpoint_every_steps': 4,
     }
     config = load_small(name, **changes)
-    before = set(whole_runs.PROGRAMS)
+    before = set(complete_runs.PROGRAMS)
     fit(config, tmp_path / 'whole')
     assert fit(config, tmp_path / 'cut', at=2).startswith('SIGTERM at step 2 of 4, saved')
     fit(config, tmp_path / 'cut')
@@ -247,33 +247,33 @@ def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs):  # n
     assert whole[0] == cut[0] == 4
     assert digest(whole[1]) == digest(cut[1])
     assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
-    assert {whole_runs.PROGRAMS[key]._cache_size() for key in set(whole_runs.PROGRAMS) - before} == {1}
+    assert {complete_runs.PROGRAMS[key]._cache_size() for key in set(complete_runs.PROGRAMS) - before} == {1}
 
 
 @pytest.mark.parametrize('name', METHODS_ONCE)
 def test_online_and_target_share_no_buffer(name):
-    run, _ = runs.build(load_small(name))
-    state = runs.start(run, find_devices('jit', 1))
+    run, _ = train_steps.build(load_small(name))
+    state = train_steps.start(run, find_devices('jit', 1))
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
     assert len(set(pointers)) == len(pointers)
 
 
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('jit', 4), ('pmap', 4)])
 def test_later_steps_are_not_compiled_again(mode, count, caplog):
-    run, source = runs.build(load_small('mocov2:tiny', steps=8))
+    run, source = train_steps.build(load_small('mocov2:tiny', steps=8))
     devices = find_devices(mode, count)
     feed = ResidentFeed(run, devices, source, 1)
-    state, _ = feed.advance(runs.start(run, devices), 0, 1)
+    state, _ = feed.advance(train_steps.start(run, devices), 0, 1)
     with caplog.at_level(logging.WARNING, 'jax'), jax.log_compiles():
         feed.advance(state, 1, 3)
     assert not [record.message for record in caplog.records if 'ompiling' in record.message]
 
 
 def test_frozen_parameters_stay_as_they_were():
-    run, source = runs.build(load_small('mocov3_vit:tiny', steps=3))
+    run, source = train_steps.build(load_small('mocov3_vit:tiny', steps=3))
     devices = find_devices('jit', 1)
-    before = jax.device_get(runs.start(run, devices).params)
-    state, _ = runs.steps(run, source, devices, 3)
+    before = jax.device_get(train_steps.start(run, devices).params)
+    state, _ = train_steps.steps(run, source, devices, 3)
     for leaf, old in zip(
         jax.tree.leaves(state.params['encoder']['patch_embed']),
         jax.tree.leaves(before['encoder']['patch_embed']),
@@ -285,6 +285,8 @@ def test_frozen_parameters_stay_as_they_were():
 
 def test_the_dictionaries_start_from_the_same_encoder():
     names = [f'dictionary:{name},tiny' for name in ('end_to_end', 'memory_bank', 'moco')]
-    first, *others = [jax.jit(functools.partial(init_state, runs.build(load_small(name))[0]))() for name in names]
+    first, *others = [
+        jax.jit(functools.partial(init_state, train_steps.build(load_small(name))[0]))() for name in names
+    ]
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, first.params, other.params)

@@ -14,10 +14,10 @@ from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import spherical_kmeans
 from contrastive_jax.methods import DeepCluster, MethodState
 from contrastive_jax.training import feed
-from tests import goldens, whole_runs
-from tests.methods.multi_crop import same
-from tests.methods.torch_names import network
-from tests.whole_runs import compiled, digest, fit, lines, little, quick_runs, saved  # noqa: F401
+from tests import complete_runs, goldens
+from tests.complete_runs import digest, fit, lines, saved, tiny_config
+from tests.methods.identity_network import same
+from tests.methods.tiny_encoder import network
 
 SPECS = MethodState(P(), P(), DeepCluster.memory_spec)
 
@@ -103,7 +103,7 @@ def test_clusters_of_the_examples_that_were_seen(rng, mode, count):
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     """56 images: three steps of 16 an epoch, and 8 that it drops."""
-    return whole_runs.write_npz(tmp_path_factory.mktemp('data') / 'digits.npz', 56)
+    return complete_runs.write_npz(tmp_path_factory.mktemp('data') / 'digits.npz', 56)
 
 
 @pytest.mark.usefixtures('quick_runs')
@@ -112,7 +112,7 @@ def data(tmp_path_factory) -> Path:
 )
 def test_a_run_that_initializes_memory_resumes_to_the_same_bits(data, mode, on_device, cuts, tmp_path):
     """Cut before, at and after the start of the second epoch, whose clusters belong to its first step."""
-    config = little(
+    config = tiny_config(
         'deepcluster', **{'parallel': mode, 'steps': 7, 'log_every_steps': 1, 'eval_every_steps': 0},
         **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'data.on_device': on_device},
         **{'checkpoint_every_steps': 7},
@@ -131,12 +131,12 @@ def test_a_run_that_initializes_memory_resumes_to_the_same_bits(data, mode, on_d
 @pytest.mark.usefixtures('quick_runs')
 def test_a_signal_while_the_memory_is_initialized(data, tmp_path, monkeypatch):
     """Nothing is saved, and the same command starts from the beginning."""
-    config = little('deepcluster', **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'steps': 2})
+    config = tiny_config('deepcluster', **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'steps': 2})
     given, steps = feed.ResidentFeed.advance, []
 
     def advance(data, state, start, stop):
         steps.append(start)
-        whole_runs.Cut.at = 0
+        complete_runs.Cut.at = 0
         return given(data, state, start, stop)
 
     monkeypatch.setattr(feed.ResidentFeed, 'advance', advance)

@@ -14,7 +14,7 @@ from contrastive_jax.methods.dino import last_layer, teacher_temperature
 from contrastive_jax.models import MLP
 from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.training.step import init_state
-from tests import goldens, runs
+from tests import goldens, train_steps
 from tests.models.test_vit import dino
 
 # ================================ the head ================================
@@ -133,8 +133,8 @@ def test_the_last_layer_has_unit_rows(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize('name', ['dino:tiny', 'dino:resnet50,tiny'])
 def test_one_pass_for_each_size_is_every_view_by_itself(name: str, rng: np.random.Generator) -> None:
     """A ViT treats every view by itself; BN sees the views of one size together, and the head all of them."""
-    config = runs.load(name)
-    network = runs.build(config)[0].method.network
+    config = train_steps.load(name)
+    network = train_steps.build(config)[0].method.network
     views = tuple(jnp.asarray(rng.normal(size=(4, s, s, 3)), jnp.float32) for s in (8, 8, 4, 4, 4))
     params, stats = base.init_network(network, jax.random.key(0), {'views': views})
     z, new_stats = jax.jit(lambda: base.project_views(network, params, stats, views, None))()
@@ -171,7 +171,7 @@ def test_golden_multi_crop(case: goldens.Case) -> None:
 
 def first_loss(name: str, progress: float = 0.0, **changes: Any) -> Any:
     """Method, parameters, state, batch, and a compiled loss of a config."""
-    run, _ = runs.build(runs.load(name, **changes))
+    run, _ = train_steps.build(train_steps.load(name, **changes))
     state = jax.jit(lambda: init_state(run))()
     rng = np.random.default_rng(0)
     sizes = run.policy.view_sizes(run.image_size)
@@ -207,7 +207,7 @@ def test_temperature_by_epochs() -> None:
     assert float(teacher_temperature(0, start=0.02, final=0.04, warmup_epochs=1)) == pytest.approx(0.02)
 
     changes = {'method.teacher_temperature': 0.07, 'method.teacher_warmup_epochs': 3}
-    run, _ = runs.build(runs.load('dino:tiny', steps=1000, **changes))
+    run, _ = train_steps.build(train_steps.load('dino:tiny', steps=1000, **changes))
     method, n = run.method, run.steps_per_epoch
     assert (method.total_steps, method.steps_per_epoch) == (1000, n)
 
@@ -228,9 +228,9 @@ def test_the_gain_is_trained_if_configured() -> None:
 
 
 def test_the_last_layer_is_frozen_in_the_first_epoch() -> None:
-    config = runs.load('dino:tiny')
+    config = train_steps.load('dino:tiny')
     assert config.optimizer.freeze_first == ('last_layer',)
-    run, _ = runs.build(config)
+    run, _ = train_steps.build(config)
     state = jax.jit(lambda: init_state(run))()
     grads = jax.tree.map(jnp.ones_like, state.params)
     updates, _ = run.optimizer.update(grads, state.opt_state, state.params)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax.methods import base, ema
-from tests import runs
+from tests import train_steps
 
 
 def trees(rng: np.random.Generator) -> tuple[Any, Any]:
@@ -81,7 +81,7 @@ def test_cosine_momentum_is_moco_v3s(start: float) -> None:
 def test_the_target_keeps_its_own_buffers(rng: np.random.Generator) -> None:
     """In MoCo's loss: parameters are averaged, BN statistics are those of the target's own forward pass."""
     momentum = 0.25
-    run, _ = runs.build(runs.load('mocov2:tiny', **{'encoder.width': 2, 'bn_group_size': 0}))
+    run, _ = train_steps.build(train_steps.load('mocov2:tiny', **{'encoder.width': 2, 'bn_group_size': 0}))
     method = dataclasses.replace(run.method, momentum=momentum, shuffle_bn=False)
     views = tuple(jnp.asarray(rng.normal(size=(16, 8, 8, 3)), jnp.float32) for _ in range(2))
     batch = {'views': views, 'index': jnp.arange(16), 'label': jnp.zeros(16, jnp.int32)}
@@ -102,4 +102,4 @@ def test_the_target_keeps_its_own_buffers(rng: np.random.Generator) -> None:
     assert jax.tree.structure(new.batch_stats['target']) == jax.tree.structure(own)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new.target, averaged)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), new.batch_stats['target'], own)
-    assert runs.relative_error(new.batch_stats['online'], jax.device_get(own)) > 0.01
+    assert train_steps.relative_error(new.batch_stats['online'], jax.device_get(own)) > 0.01

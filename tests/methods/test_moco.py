@@ -12,7 +12,7 @@ from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.methods import MethodState, MoCo, memory
 from contrastive_jax.optim import optimizers
 from tests import goldens
-from tests.methods.torch_names import network, split
+from tests.methods.tiny_encoder import network, split
 
 PARTS = {'body': 'encoder', 'fc': 'projector'}
 

@@ -16,7 +16,7 @@ from contrastive_jax.methods.base import mean_negative_similarity
 from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.test_moco import compare
-from tests.methods.torch_names import network, split
+from tests.methods.tiny_encoder import network, split
 
 
 @pytest.mark.parametrize('case', goldens.cases('mocov3_heads', 'trajectory'))

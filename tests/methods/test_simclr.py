@@ -8,7 +8,7 @@ import pytest
 from contrastive_jax.losses import nt_xent, nt_xent_with_memory
 from contrastive_jax.methods import SimCLR, SimCLRMemory, ema
 from contrastive_jax.methods.simclr import mean_similarity_in_batch
-from tests.methods.torch_names import network
+from tests.methods.tiny_encoder import network
 
 B, D, T = 4, 3, 0.2
 

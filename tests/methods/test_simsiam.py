@@ -8,9 +8,9 @@ import pytest
 
 from contrastive_jax.methods import MethodState, SimSiam
 from contrastive_jax.optim.build import build_optimizer
-from tests import goldens, runs
+from tests import goldens, train_steps
 from tests.methods.test_moco import compare
-from tests.methods.torch_names import network, split
+from tests.methods.tiny_encoder import network, split
 
 PARTS = {'encoder.body': 'encoder', 'encoder.fc': 'projector', 'predictor': 'predictor'}
 
@@ -41,7 +41,9 @@ def test_trajectory(case: goldens.Case, precision: str):
         'last_bias': True,
     }
     o = f['optimizer']
-    config = runs.load('simsiam:tiny', epochs=float(f['epochs']), steps=0)  # its SGD, schedule and constant predictor
+    config = train_steps.load(
+        'simsiam:tiny', epochs=float(f['epochs']), steps=0
+    )  # its SGD, schedule and constant predictor
     config.optimizer.update({name: o[name] for name in ('learning_rate', 'momentum', 'weight_decay')})
     config.optimizer.learning_rate_batch = 0
     with jax.enable_x64(precision == 'float64'):

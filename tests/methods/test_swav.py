@@ -10,8 +10,8 @@ from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import MethodState, SwAV, base
 from contrastive_jax.optim import optimizers
 from tests import goldens
-from tests.methods.multi_crop import same
-from tests.methods.torch_names import network
+from tests.methods.identity_network import same
+from tests.methods.tiny_encoder import network
 
 
 def newest_first(queues: np.ndarray, step: int) -> np.ndarray:

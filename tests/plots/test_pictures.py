@@ -19,7 +19,7 @@ from contrastive_jax.models.cpc import cut_patches
 from contrastive_jax.plots import figures, pictures
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.run import Run
-from tests import runs
+from tests import train_steps
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def grid_size(rows: int, columns: int) -> tuple[int, int]:
 @pytest.fixture(scope='module')
 def config() -> ConfigDict:
     # Jitter and blur are not tested here.
-    return runs.load('mocov2:tiny', **{'augment.jitter_probability': 0.0, 'augment.blur': (0.0, 0.0)})
+    return train_steps.load('mocov2:tiny', **{'augment.jitter_probability': 0.0, 'augment.blur': (0.0, 0.0)})
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,7 @@ from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import architecture, haiku_names, names, pixels
 from contrastive_jax.pretrained.assemble import assemble, shapes
-from tests import goldens, runs
+from tests import goldens, train_steps
 from tests.pretrained import published_files
 
 Tree = dict[str, dict[str, np.ndarray]]
@@ -138,7 +138,7 @@ def test_features(tmp_path: Path, weights: str | None, network: str, mapping: st
         'name': 'resnet50', 'stage_sizes': [1, 2, 1, 1], 'width': 8, 'stem': 'imagenet', 'padding': 'same',
         'bn_unbiased': False,
     }  # fmt: skip
-    assert pixels.fields(made.policy) == pixels.fields(build_policy(runs.load('byol')))
+    assert pixels.fields(made.policy) == pixels.fields(build_policy(train_steps.load('byol')))
     x = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
     with jax.default_matmul_precision('highest'):
         h = jax.jit(lambda v: made.module.apply(v, x, train=False))(made.variables)

@@ -13,9 +13,9 @@ from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.pretrained import export
 from contrastive_jax.workdir.checkpoint import FOLDER
-from tests import runs, saved
-from tests.little import get_config
-from tests.whole_runs import tree_digest
+from tests import train_steps, untrained_workdirs
+from tests.complete_runs import tree_digest
+from tests.tiny_configs import get_config
 
 # A read that Orbax cancels may end after its event loop is closed; pytest reports that as a warning.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptio
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of MoCo v2 with checkpoints of steps 3 and 6."""
     workdir = tmp_path_factory.mktemp('moco')
-    saved.save(get_config('mocov2'), workdir, (3, 6))
+    untrained_workdirs.save(get_config('mocov2'), workdir, (3, 6))
     return workdir
 
 
@@ -39,7 +39,7 @@ def workdir(given: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('pmap', 4)])
 def test_features_are_those_of_the_saved_weights(name: str, mode: str, count: int, tmp_path: Path) -> None:
     config = get_config(name)
-    state = saved.save(config, tmp_path, mode=mode, count=count)
+    state = untrained_workdirs.save(config, tmp_path, mode=mode, count=count)
     encoder = load_encoder(tmp_path)
     assert encoder.step == 3 and encoder.module == build_network(config).encoder
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -61,8 +61,8 @@ def test_the_newest_is_taken_and_nothing_is_touched(given: Path) -> None:
 
 def test_every_config_describes_its_encoder_as_json(tmp_path: Path) -> None:
     """A config becomes JSON, which has no tuples, and describes the encoder after it is read again."""
-    for name in runs.CONFIGS:
-        (tmp_path / 'config.json').write_text(runs.load(name).to_json())
+    for name in train_steps.CONFIGS:
+        (tmp_path / 'config.json').write_text(train_steps.load(name).to_json())
         with pytest.raises(CheckpointError, match='there is none'):
             load_encoder(tmp_path)
 
@@ -145,7 +145,7 @@ def test_under_jit(given: Path) -> None:
 
 @pytest.mark.parametrize('name', ['mocov2', 'simclr', 'mocov3_vit', 'cmc'])
 def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> None:
-    saved.save(get_config(name), tmp_path / 'run')
+    untrained_workdirs.save(get_config(name), tmp_path / 'run')
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(tmp_path / 'run'))
     encoder, expected = load_encoder(tmp_path / 'x.safetensors'), load_encoder(tmp_path / 'run')
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -157,14 +157,14 @@ def test_a_file_of_weights_is_as_good_as_the_run(name: str, tmp_path: Path) -> N
 
 def test_a_file_describes_the_encoder_as_it_was_loaded(tmp_path: Path) -> None:
     """A file can hold an encoder for another image size, but not one whose features were changed."""
-    saved.save(get_config('dino'), tmp_path / 'run')
+    untrained_workdirs.save(get_config('dino'), tmp_path / 'run')
     encoder = load_encoder(tmp_path / 'run').at_size(12)
     pretrained.save(tmp_path / 'x.safetensors', encoder)
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
     again = load_encoder(tmp_path / 'x.safetensors')
     assert (again.image_size, again.step, again.source) == (12, None, encoder.source)
     np.testing.assert_array_equal(again(images), encoder(images))
-    saved.save(get_config('instdis'), tmp_path / 'instdis')
+    untrained_workdirs.save(get_config('instdis'), tmp_path / 'instdis')
     for changed in (encoder.with_tokens(2), load_encoder(tmp_path / 'instdis', projector_layers=1).projected()):
         for write, name in ((pretrained.save, 'y.safetensors'), (export.write, 'y.pth')):
             with pytest.raises(UserError, match='changed by with_tokens or projected, which a file cannot describe'):
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_written(given: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('weights', ['online', 'target'])
 def test_first_layers_of_the_projector(weights: str, tmp_path: Path) -> None:
-    state = saved.save(get_config('simclrv2,memory'), tmp_path)
+    state = untrained_workdirs.save(get_config('simclrv2,memory'), tmp_path)
     encoder = load_encoder(tmp_path, weights, 2)
     params = state.params if weights == 'online' else state.method.target
     for held, found in (
@@ -200,7 +200,7 @@ def test_first_layers_of_the_projector(weights: str, tmp_path: Path) -> None:
 def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'projector_layers 3: the projector of .* has 2 -> use 0 to 2'):
         load_encoder(given, projector_layers=3)
-    saved.save(get_config('cmc'), tmp_path)
+    untrained_workdirs.save(get_config('cmc'), tmp_path)
     with pytest.raises(UserError, match='is a Split, which cannot be loaded in part -> use 0 to 0'):
         load_encoder(tmp_path, projector_layers=1)
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(given))
@@ -213,7 +213,7 @@ def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) ->
 
 def test_several_class_tokens(tmp_path: Path) -> None:
     """The class tokens of several blocks, computed with the weights of the run; a file of weights gives the same."""
-    saved.save(get_config('dino'), tmp_path / 'run')
+    untrained_workdirs.save(get_config('dino'), tmp_path / 'run')
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(tmp_path / 'run'))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     encoder = load_encoder(tmp_path / 'run')
@@ -238,7 +238,7 @@ def test_class_tokens_of_a_network_that_has_none(given: Path) -> None:
 @pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'dino'])
 def test_images_of_another_size(name: str, tmp_path: Path) -> None:
     """The features are those of the module on larger images, and the weights have the shapes for that size."""
-    saved.save(get_config(name), tmp_path)
+    untrained_workdirs.save(get_config(name), tmp_path)
     encoder = load_encoder(tmp_path)
     larger = encoder.at_size(12)
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)

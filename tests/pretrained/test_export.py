@@ -25,8 +25,8 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import sincos_position
 from contrastive_jax.pretrained import export, files, names
 from contrastive_jax.pretrained.assemble import assemble, shapes
-from tests import saved
-from tests.little import get_config
+from tests import untrained_workdirs
+from tests.tiny_configs import get_config
 
 VIT = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -290,7 +290,7 @@ def test_command_says_what_is_wrong(
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('name', ['mocov2', 'mocov3_vit', 'simclr', 'cmc'])
 def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
-    state = saved.save(get_config(name), tmp_path / 'run')
+    state = untrained_workdirs.save(get_config(name), tmp_path / 'run')
     assert run(tmp_path / 'run', tmp_path / 'x.safetensors') == 0
     made = pretrained.load(tmp_path / 'x.safetensors')
     expected = {'params': state.params['encoder']}
@@ -307,7 +307,7 @@ def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_the_target_of_a_run(tmp_path: Path) -> None:
-    state = saved.save(get_config('mocov2'), tmp_path / 'run')
+    state = untrained_workdirs.save(get_config('mocov2'), tmp_path / 'run')
     assert run(tmp_path / 'run', tmp_path / 'x.safetensors', '--weights=target') == 0
     variables = pretrained.load(tmp_path / 'x.safetensors').variables
     jax.tree.map(np.testing.assert_array_equal, variables['params'], state.method.target['encoder'])

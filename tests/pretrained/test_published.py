@@ -14,7 +14,7 @@ from contrastive_jax.models.vit import ConvStem, sincos_position
 from contrastive_jax.pretrained import architecture, names, pixels, published
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from contrastive_jax.pretrained.discover import discover
-from tests import goldens, runs
+from tests import goldens, train_steps
 from tests.pretrained import published_files
 from tests.pretrained.published_files import prefixed
 
@@ -237,7 +237,7 @@ def test_cmc(tmp_path: Path) -> None:
     made = pretrained.load(published_files.write(tmp_path / 'x.pth', sections))
     assert made.architecture['name'] == 'split_resnet_tiny'
     assert made.architecture['stem_width'] == 16
-    assert pixels.fields(made.policy) == pixels.fields(build_policy(runs.load('cmc')))
+    assert pixels.fields(made.policy) == pixels.fields(build_policy(train_steps.load('cmc')))
     kernel = made.variables['params']['ab']['conv1']['kernel']
     np.testing.assert_array_equal(kernel, halves['ab_to_l.conv1.weight'].transpose(2, 3, 1, 0))
 

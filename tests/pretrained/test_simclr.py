@@ -20,7 +20,7 @@ from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import architecture, names, pixels, simclr_names, tensorflow_files
 from contrastive_jax.pretrained.assemble import shapes
-from tests import goldens, runs
+from tests import goldens, train_steps
 
 Arrays = dict[str, np.ndarray]
 
@@ -161,7 +161,7 @@ def test_features(checkpoint: Callable[[Arrays], Path], name: str) -> None:
     assert said[0] == 'form: simclr, names base_model/*'
     assert any(line.startswith('skipped, not of the encoder: base_model/batch_norm') for line in said)
     assert made.architecture == {**config, 'padding': 'simclr', 'bn_unbiased': False}
-    assert pixels.fields(made.policy) == pixels.fields(build_policy(runs.load('simclrv2')))
+    assert pixels.fields(made.policy) == pixels.fields(build_policy(train_steps.load('simclrv2')))
     assert sum(np.size(v) for v in graph.variables.values()) == sum(v.size for v in made.flat.values())
     with jax.default_matmul_precision('highest'):
         h = jax.jit(lambda v: made.module.apply(v, x, train=False))(made.variables)

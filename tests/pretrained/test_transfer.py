@@ -11,11 +11,10 @@ from PIL import Image
 from contrastive_jax import features
 from contrastive_jax.protocols.run import run_protocol
 from contrastive_jax.workdir.checkpoint import read_part
-from tests import saved
-from tests.little import get_config
+from tests import untrained_workdirs
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import load, slow_knn
-from tests.whole_runs import compiled, quick_runs  # noqa: F401
+from tests.tiny_configs import get_config
 
 CLASSES = ('ant', 'bee', 'cow')
 WIDTH = 3 * 16  # the class tokens of both blocks and the mean of the patch tokens
@@ -25,7 +24,7 @@ WIDTH = 3 * 16  # the class tokens of both blocks and the mean of the patch toke
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DINO's ViT: its positions are learned for 8 pixels."""
     workdir = tmp_path_factory.mktemp('dino')
-    saved.save(get_config('dino'), workdir)
+    untrained_workdirs.save(get_config('dino'), workdir)
     return workdir
 
 

@@ -22,19 +22,18 @@ from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir.checkpoint import read_part
-from tests import runs, saved
-from tests.little import get_config
+from tests import train_steps, untrained_workdirs
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import few, load
-from tests.whole_runs import compiled, quick_runs  # noqa: F401
+from tests.tiny_configs import get_config
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, 'student'; another, 'big', whose images are normalised otherwise; and 'teacher', tuned from there."""
     folder = tmp_path_factory.mktemp('distill')
-    saved.save(get_config('mocov2'), folder / 'student')
-    saved.save(get_config('simclr'), folder / 'big')
+    untrained_workdirs.save(get_config('mocov2'), folder / 'student')
+    untrained_workdirs.save(get_config('simclr'), folder / 'big')
     run_protocol(load('finetune:tiny', init=str(folder / 'big')), str(folder / 'teacher'))
     return folder
 
@@ -125,10 +124,10 @@ def test_more_devices_train_what_one_trains(
         return (state.params, state.method), [devices.fetch(metrics) for metrics in found]
 
     one, many = steps('jit', 1), steps(mode, count)
-    assert runs.relative_error(many[0], one[0]) < 1e-3
+    assert train_steps.relative_error(many[0], one[0]) < 1e-3
     for a, b in zip(many[1], one[1], strict=True):
         np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-3)
-    assert runs.relative_error(one[0][1].target, teacher.params) == 0
+    assert train_steps.relative_error(one[0][1].target, teacher.params) == 0
 
 
 @pytest.mark.usefixtures('quick_runs')
@@ -148,7 +147,7 @@ def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_
     assert a[0] == b[0] == 4
     jax.tree.map(np.testing.assert_array_equal, a[1], b[1])
     params, stats = a[1]['params'], a[1]['method']['batch_stats']['online']['encoder']
-    assert runs.relative_error(params['encoder'], encoder.params) < 0.5, 'from where the run was'
+    assert train_steps.relative_error(params['encoder'], encoder.params) < 0.5, 'from where the run was'
     h = dataclasses.replace(encoder, params=params['encoder'], stats=stats)(test.array)
     top1 = (np.asarray(finetune.classify(params['classifier'], h)).argmax(1) == test.labels).mean()
     assert found['eval/distill_top1'] == pytest.approx(top1, abs=1.5 / 360)
@@ -189,7 +188,7 @@ def test_a_fine_tuned_encoder_is_an_encoder(folders: Path, teacher: distill.Teac
     jax.tree.map(np.testing.assert_array_equal, tuned.params, teacher.params['encoder'])
     jax.tree.map(np.testing.assert_array_equal, tuned.stats, teacher.stats['encoder'])
     assert (tuned.step, tuned.policy, tuned.module) == (4, run.policy, run.module)
-    assert runs.relative_error(tuned.params, run.params) > 0
+    assert train_steps.relative_error(tuned.params, run.params) > 0
     with pytest.raises(UserError, match='is a fine-tuning, which has no target'):
         load_encoder(folders / 'teacher', 'target')
 

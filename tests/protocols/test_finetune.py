@@ -24,18 +24,17 @@ from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_state, train_step
 from contrastive_jax.workdir.checkpoint import read_part
-from tests import runs, saved
-from tests.little import get_config
+from tests import train_steps, untrained_workdirs
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import few, load
-from tests.whole_runs import compiled, quick_runs  # noqa: F401
+from tests.tiny_configs import get_config
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its BN groups are those of MoCo, and must not be those of fine-tuning."""
     workdir = tmp_path_factory.mktemp('mocov2')
-    saved.save(get_config('mocov2'), workdir)
+    untrained_workdirs.save(get_config('mocov2'), workdir)
     return workdir
 
 
@@ -47,7 +46,7 @@ def encoder(run: Path) -> Encoder:
 @pytest.fixture(scope='module')
 def simclrv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp('simclrv2')
-    saved.save(get_config('simclrv2'), workdir)
+    untrained_workdirs.save(get_config('simclrv2'), workdir)
     return workdir
 
 
@@ -55,7 +54,7 @@ def simclrv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     """With learned positions."""
     workdir = tmp_path_factory.mktemp('dino')
-    saved.save(get_config('dino'), workdir)
+    untrained_workdirs.save(get_config('dino'), workdir)
     return load_encoder(workdir)
 
 
@@ -104,7 +103,7 @@ def steps(config: Any, encoder: Encoder, mode: str, count: int, n: int = 2) -> t
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 2), ('jit', 8), ('pmap', 4)])
 def test_more_devices_train_what_one_trains(mode: str, count: int, encoder: Encoder) -> None:
     one, many = (steps(load('finetune:tiny'), encoder, *where) for where in (('jit', 1), (mode, count)))
-    assert runs.relative_error(many[0], one[0]) < 1e-3
+    assert train_steps.relative_error(many[0], one[0]) < 1e-3
     for a, b in zip(many[1], one[1], strict=True):
         np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-3)
         np.testing.assert_allclose(a['train_top1'], b['train_top1'], atol=1e-6)
@@ -116,7 +115,7 @@ def test_more_devices_mix_and_drop_what_one_does(vit: Encoder) -> None:
     one, many = (steps(config, vit, *where) for where in (('jit', 1), ('pmap', 4)))
     for a, b in zip(many[1], one[1], strict=True):
         np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-4)
-    assert runs.relative_error(many[0], one[0]) < 1e-3
+    assert train_steps.relative_error(many[0], one[0]) < 1e-3
 
 
 def test_paths_are_dropped_in_training_only(vit: Encoder) -> None:
@@ -195,7 +194,7 @@ def test_batch_norm_is_over_the_whole_batch(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize('name', ['mocov3_vit', 'dino', 'cmc', 'byol', 'swav'])
 def test_every_kind_of_encoder_can_be_trained_on(name: str, tmp_path: Path) -> None:
-    saved.save(get_config(name), tmp_path)
+    untrained_workdirs.save(get_config(name), tmp_path)
     recipe = finetune.build(load('finetune:tiny'), load_encoder(tmp_path), 100, 10)
     shapes = jax.eval_shape(lambda: init_state(recipe))
     resident = {
@@ -233,7 +232,7 @@ def test_what_is_written_and_a_resumed_run(simclrv2: Path, tmp_path: Path) -> No
         assert set(given) == {'encoder', 'projector'} and set(given['projector']) <= {'linear_0', 'bn_0'}
         after = {part: trained_on[part] for part in given}
         assert all(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (after, given)), strict=True)), 'all is trained'
-    assert runs.relative_error(params['encoder'], encoder.params) < 0.5, 'from where the run was'
+    assert train_steps.relative_error(params['encoder'], encoder.params) < 0.5, 'from where the run was'
     test = open_source('digits', split='test')
     tuned = dataclasses.replace(encoder, params=params['encoder'], stats=stats['encoder'])
     h, norm, running = tuned(test.array), params['projector']['bn_0'], stats['projector']['bn_0']

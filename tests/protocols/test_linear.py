@@ -26,16 +26,15 @@ from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import FOLDER, read_part
-from tests import runs, saved, whole_runs
-from tests.little import get_config
+from tests import complete_runs, train_steps, untrained_workdirs
 from tests.protocols.test_run import few, load
-from tests.whole_runs import compiled, quick_runs  # noqa: F401
+from tests.tiny_configs import get_config
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp('mocov2')
-    saved.save(get_config('mocov2'), workdir)
+    untrained_workdirs.save(get_config('mocov2'), workdir)
     return workdir
 
 
@@ -46,10 +45,10 @@ def encoder(run: Path) -> Encoder:
 
 def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
     """On the first `count` devices; interrupted after step `at`, if given. With `quick_runs` only."""
-    whole_runs.Cut.at, whole_runs.Cut.done = at, 0
-    devices = whole_runs.SharedDevices.of(config.parallel, count)
+    complete_runs.Cut.at, complete_runs.Cut.done = at, 0
+    devices = complete_runs.SharedDevices.of(config.parallel, count)
     try:
-        return run_protocol(config, str(workdir), devices=devices, interrupt=whole_runs.Cut)
+        return run_protocol(config, str(workdir), devices=devices, interrupt=complete_runs.Cut)
     except Interrupted as stop:
         return str(stop)
 
@@ -99,14 +98,14 @@ def test_a_sweep_is_many_probes(encoder: Encoder) -> None:
             rows.append(steps(config, encoder, 'jit', 1)[0])
         expected = jax.tree.map(lambda *x: np.concatenate(x), *rows)
         found = jax.tree.map(lambda x: x[1:3], together)
-        assert runs.relative_error(found, expected) < 1e-5
-        assert runs.relative_error(found, jax.tree.map(lambda x: x[::-1], found)) > 1e-2, 'settings differ'
+        assert train_steps.relative_error(found, expected) < 1e-5
+        assert train_steps.relative_error(found, jax.tree.map(lambda x: x[::-1], found)) > 1e-2, 'settings differ'
 
 
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 2), ('jit', 4), ('jit', 8), ('pmap', 4)])
 def test_more_devices_train_what_one_trains(mode: str, count: int, encoder: Encoder) -> None:
     one, many = (steps(load('linear:tiny'), encoder, *where) for where in (('jit', 1), (mode, count)))
-    assert runs.relative_error(many[0], one[0]) < 1e-4
+    assert train_steps.relative_error(many[0], one[0]) < 1e-4
     for a, b in zip(many[1], one[1], strict=True):
         for name in ('loss', 'train_top1'):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
@@ -196,10 +195,10 @@ def test_a_resumed_probe_ends_with_the_same_bits(run: Path, encoder: Encoder, tm
 
 @pytest.mark.usefixtures('quick_runs')
 def test_another_encoder_than_the_one_it_began_with(run: Path, tmp_path: Path) -> None:
-    saved.save(get_config('mocov2'), tmp_path / 'run', (3,))
+    untrained_workdirs.save(get_config('mocov2'), tmp_path / 'run', (3,))
     config = load('linear:tiny', init=str(tmp_path / 'run'))
     evaluate(config, tmp_path / 'probe')
-    saved.save(get_config('mocov2'), tmp_path / 'run', (5,))
+    untrained_workdirs.save(get_config('mocov2'), tmp_path / 'run', (5,))
     with pytest.raises(UserError, match=r'was begun with other inputs \(encoder: '):
         evaluate(config, tmp_path / 'probe')
 
@@ -210,10 +209,10 @@ def test_an_encoder_that_moves_is_noticed(run: Path, tmp_path: Path, monkeypatch
         params, state.replace(target=jax.tree.map(lambda x: x * 1.0001, state.target))
     )  # fmt: skip
     monkeypatch.setattr(linear.LinearProbe, 'after_update', moved)
-    whole_runs.PROGRAMS.clear()
+    complete_runs.PROGRAMS.clear()
     with pytest.raises(AssertionError, match='the frozen encoder has moved'):
         evaluate(load('linear:tiny', init=str(run), seed=1), tmp_path)
-    whole_runs.PROGRAMS.clear()
+    complete_runs.PROGRAMS.clear()
 
 
 @pytest.mark.usefixtures('quick_runs')

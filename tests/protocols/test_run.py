@@ -24,8 +24,8 @@ from contrastive_jax.protocols import base
 from contrastive_jax.protocols.run import PROTOCOLS, check_protocol, protocol_config, run_protocol
 from contrastive_jax.rules import Rules
 from contrastive_jax.workdir import metrics
-from tests import saved
-from tests.little import get_config
+from tests import untrained_workdirs
+from tests.tiny_configs import get_config
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (REPOSITORY / 'configs' / 'eval').glob('[!_]*.py'))
@@ -48,7 +48,7 @@ def variants_of(file: str) -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MoCo v3, whose target has other weights than the online network; features of a ViT do not all point one way."""
     workdir = tmp_path_factory.mktemp('mocov3')
-    saved.save(get_config('mocov3_vit'), workdir)
+    untrained_workdirs.save(get_config('mocov3_vit'), workdir)
     return workdir
 
 
@@ -496,7 +496,7 @@ def test_files_that_do_not_serve(run: Path, tmp_path: Path) -> None:
 
 
 def test_no_target_and_the_workdir_of_the_run(tmp_path: Path) -> None:
-    saved.save(get_config('simsiam'), tmp_path / 'run')
+    untrained_workdirs.save(get_config('simsiam'), tmp_path / 'run')
     with pytest.raises(UserError, match='simsiam keeps no moving average of its encoder -> '):
         run_protocol(load('knn', init=str(tmp_path / 'run'), weights='target'), str(tmp_path / 'knn'))
     with pytest.raises(UserError, match='is that of the run'):

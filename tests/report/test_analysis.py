@@ -16,13 +16,13 @@ from contrastive_jax.data import sources
 from contrastive_jax.data.open import open_source
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.report import analysis
-from tests import saved
-from tests.evaluate import linen
-from tests.little import get_config
+from tests import untrained_workdirs
+from tests.evaluate import pixel_encoder
+from tests.tiny_configs import get_config
 
 
 def encoder(tmp_path: Path, name: str) -> Encoder:
-    saved.save(get_config(name), tmp_path)
+    untrained_workdirs.save(get_config(name), tmp_path)
     return load_encoder(tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_the_mean_of_a_feature_map_is_the_feature(tmp_path: Path, monkeypatch: p
 
 
 def test_an_encoder_of_users_has_no_feature_map() -> None:
-    own: Any = types.SimpleNamespace(module=linen.Pixels())
+    own: Any = types.SimpleNamespace(module=pixel_encoder.Pixels())
     assert analysis.feature_maps(own, images(2)) is None
 
 

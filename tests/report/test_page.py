@@ -17,8 +17,8 @@ from contrastive_jax.report import __main__ as command
 from contrastive_jax.report import charts
 from contrastive_jax.report.facts import duration
 from contrastive_jax.workdir import about, metrics
-from tests import saved
-from tests.little import get_config
+from tests import untrained_workdirs
+from tests.tiny_configs import get_config
 
 SECTIONS = [
     'accuracy', 'curves', 'staleness', 'views', 'neighbors', 'projections', 'confusion', 'attention', 'feature-maps',
@@ -86,8 +86,8 @@ class Page(HTMLParser):
         assert 'nan' not in self.text.split('Settings of the run')[0]
 
 
-def little(name: str = 'mocov2', **changes: object) -> ConfigDict:
-    """A config of little.py, evaluated on a few images."""
+def tiny_config(name: str = 'mocov2', **changes: object) -> ConfigDict:
+    """A config of tiny_configs.py, evaluated on a few images."""
     config = get_config(name)
     config.update_from_flattened_dict({'eval.max_train': 60, 'eval.max_test': 40, **changes})
     return config
@@ -118,7 +118,7 @@ def write_evaluation(workdir: Path, init: object, protocol: str = 'knn', **value
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that was not trained, with a checkpoint, a log and about.json."""
     workdir = tmp_path_factory.mktemp('runs') / 'run'
-    saved.save(little(), workdir)
+    untrained_workdirs.save(tiny_config(), workdir)
     write_log(workdir)
     return workdir
 
@@ -168,8 +168,8 @@ def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_pat
 
 @pytest.mark.parametrize('name', ['cmc', 'cpc', 'dino'])
 def test_every_kind_of_method(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = little(name)
-    saved.save(config, tmp_path / 'run')
+    config = tiny_config(name)
+    untrained_workdirs.save(config, tmp_path / 'run')
     found, _ = report(tmp_path / 'run', capsys)
     assert {'views', 'neighbors', 'projections', 'confusion'} <= set(found.sections)
     vit = config.encoder.name.startswith(('vit', 'dino'))
@@ -190,7 +190,7 @@ def test_a_folder_without_labels_and_without_held_out_images(
     for i, image in enumerate(open_source('digits').array[:30]):
         Image.fromarray(image).resize((20, 14)).save(images / f'{i:02}<i>.png')
     (images / '29<i>.png').write_bytes(b'no image')
-    saved.save(little(**{'data.source': 'folder', 'data.path': str(images)}), tmp_path / 'run')
+    untrained_workdirs.save(tiny_config(**{'data.source': 'folder', 'data.path': str(images)}), tmp_path / 'run')
     found, left_out = report(tmp_path / 'run', capsys)
     assert 'confusion' not in found.sections and '29 training images' in found.text
     assert any('no held-out images' in line for line in left_out) and 'The data has no labels' in found.text
@@ -209,7 +209,7 @@ def test_many_classes_with_names_that_look_like_html(
     given_digits = digits.load
     monkeypatch.setattr(digits, 'load', load)
     run = tmp_path / "<img src=x onerror='1'>"
-    saved.save(little(), run)
+    untrained_workdirs.save(tiny_config(), run)
     write_log(run)
     write_evaluation(tmp_path / '<script>2', run, '<script>3', **{EVIL: 0.5})
     found, _ = report(run, capsys)

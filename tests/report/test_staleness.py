@@ -10,8 +10,8 @@ from contrastive_jax.report import staleness
 from contrastive_jax.training.build import build_run
 from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.folder import open_workdir
-from tests import runs
-from tests.little import get_config
+from tests import train_steps
+from tests.tiny_configs import get_config
 
 STEPS = 5
 
@@ -20,8 +20,8 @@ def trained(name: str, workdir: Path, **changes: object) -> staleness.Staleness 
     """Trains on one device, saves a checkpoint, and measures its staleness on two devices."""
     config = get_config(name)
     config.update_from_flattened_dict({'steps': 9, **changes})
-    run, source = runs.build(config)
-    state, _ = runs.steps(run, source, find_devices('jit', 1), STEPS)
+    run, source = train_steps.build(config)
+    state, _ = train_steps.steps(run, source, find_devices('jit', 1), STEPS)
     devices = find_devices('jit', 2)
     checkpoints = Checkpoints(open_workdir(str(workdir), config), devices, run.state_specs)
     checkpoints.save(STEPS, devices.place(state, run.state_specs))

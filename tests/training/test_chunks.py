@@ -11,7 +11,7 @@ from contrastive_jax.config.build import build_network
 from contrastive_jax.config.check import check
 from contrastive_jax.distributed import collectives
 from contrastive_jax.methods import base
-from tests import runs
+from tests import train_steps
 
 NO_NORM = {
     f'{head}.{field}': False for head in ('projector', 'predictor') for field in ('batch_norm', 'last_batch_norm')
@@ -23,11 +23,11 @@ CHANGES = {IN_BATCH: {'bn_group_size': 2}, MULTI_CROP: {'encoder.drop_path': 0.0
 def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
     """Loss, gradient and new state of a batch, in float64; devices as with `pmap`, averaged."""
     with jax.enable_x64(True):
-        config = runs.load(name).unlock()
+        config = train_steps.load(name).unlock()
         config.update_from_flattened_dict({'chunks': chunks, **CHANGES[name]})
         assert check(config, devices) == []
         config.dtype = 'float64'
-        run, _ = runs.build(config)
+        run, _ = train_steps.build(config)
         method, B, rng = run.method, run.batch_size, np.random.default_rng(0)
         views = tuple(rng.normal(size=(B, s, s, 3)) for s in run.policy.view_sizes(run.image_size))
         shuffle = rng.permutation(B)
@@ -52,8 +52,8 @@ def test_chunks_give_what_the_whole_batch_gives(name: str, splits: tuple[tuple[i
     for devices, chunks in splits:
         found, found_grads, found_state = gradient(name, devices, chunks)
         np.testing.assert_allclose(found, value, rtol=1e-9)
-        assert runs.relative_error(found_grads, grads) < 1e-8, 'gradient'
-        assert runs.relative_error(found_state, state) < 1e-8, 'target and BN statistics'
+        assert train_steps.relative_error(found_grads, grads) < 1e-8, 'gradient'
+        assert train_steps.relative_error(found_state, state) < 1e-8, 'target and BN statistics'
 
 
 def test_memory_is_that_of_a_chunk() -> None:
@@ -61,7 +61,7 @@ def test_memory_is_that_of_a_chunk() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 8, 8, 3)), jnp.float32)
     found: dict[int, Any] = {}
     for chunks in (1, 8):
-        config = runs.load(VIT, chunks=chunks, **NO_NORM)
+        config = train_steps.load(VIT, chunks=chunks, **NO_NORM)
         network = build_network(config)
         params, stats = base.init_network(network, jax.random.key(0), {'views': (x,)})
 
@@ -72,4 +72,4 @@ def test_memory_is_that_of_a_chunk() -> None:
         compiled = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile()
         found[chunks] = compiled(params), compiled.memory_analysis().temp_size_in_bytes
     assert found[8][1] < found[1][1] / 3, {chunks: memory for chunks, (_, memory) in found.items()}
-    assert runs.relative_error(found[8][0], found[1][0]) < 1e-5
+    assert train_steps.relative_error(found[8][0], found[1][0]) < 1e-5

@@ -15,7 +15,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.training import feed
 from contrastive_jax.training.run import Run, TrainState
-from tests import runs
+from tests import train_steps
 
 STEPS = 4
 COLOR = 'mocov2:tiny'  # is trained with the color augmentation; that of the others is the same code
@@ -65,10 +65,10 @@ def first_gradient(optimizer: optax.GradientTransformation) -> optax.GradientTra
 @functools.cache
 def started(name: str, dtype: str) -> tuple[Run, Source, TrainState]:
     """The run of a config, its data, and the state at step 0 as numpy: the same for all devices."""
-    load = functools.partial(runs.load if name == COLOR else runs.load_small, dtype=dtype, steps=STEPS)
-    run, source = runs.build(load(name) if name == COLOR else load(name, depth=2))
+    load = functools.partial(train_steps.load if name == COLOR else train_steps.load_small, dtype=dtype, steps=STEPS)
+    run, source = train_steps.build(load(name) if name == COLOR else load(name, depth=2))
     run = dataclasses.replace(run, optimizer=first_gradient(run.optimizer))
-    return run, source, jax.device_get(runs.start(run, find_devices('jit', 1), dtype))
+    return run, source, jax.device_get(train_steps.start(run, find_devices('jit', 1), dtype))
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def trained(name: str, mode: str, count: int, dtype: str) -> Result:
         run, source, state = started(name, dtype)
         devices = find_devices(mode, count)
         data = feed.ResidentFeed(run, devices, source, 1)
-        state = runs.surveyed(run, source, devices, devices.place(state, run.state_specs))
+        state = train_steps.surveyed(run, source, devices, devices.place(state, run.state_specs))
         state, metrics = data.advance(state, 0, STEPS)
         host = jax.device_get(devices.collect(state, run.state_specs))
         return Result(
@@ -111,10 +111,10 @@ def test_more_devices_train_what_one_device_trains(name, mode, count):
     one, many = trained(name, 'jit', 1, 'float32'), trained(name, mode, count, 'float32')
     np.testing.assert_allclose(many.losses[0], one.losses[0], rtol=1e-6)
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
-    assert runs.relative_error(many.gradient, one.gradient) < 1e-5
-    assert runs.relative_error(many.memory, one.memory) < 1e-5
-    assert runs.relative_error(many.target, one.target) < 1e-5
-    assert runs.relative_error(many.stats, one.stats) < 5e-5  # AdamW amplifies the rounding of gradients near 0
+    assert train_steps.relative_error(many.gradient, one.gradient) < 1e-5
+    assert train_steps.relative_error(many.memory, one.memory) < 1e-5
+    assert train_steps.relative_error(many.target, one.target) < 1e-5
+    assert train_steps.relative_error(many.stats, one.stats) < 5e-5  # AdamW amplifies the rounding of gradients near 0
     for at_many, at_one in zip(many.metrics, one.metrics, strict=True):
         assert at_many.keys() == at_one.keys()
         for metric in at_one:  # similarities pass through 0: to 1e-5 of their range
@@ -123,7 +123,7 @@ def test_more_devices_train_what_one_device_trains(name, mode, count):
 
 def test_every_config_is_trained_in_both_modes():
     """By what is below: under jit on one device, and under pmap."""
-    files = {name.partition(':')[0] for name in runs.CONFIGS}
+    files = {name.partition(':')[0] for name in train_steps.CONFIGS}
     assert {name.partition(':')[0] for name, mode, _ in CASES_FLOAT64 if mode == 'pmap'} == files
 
 
@@ -134,8 +134,8 @@ def test_in_float64_it_is_the_same_training(name, mode, count):
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(many.gradient), jax.tree.leaves(one.gradient), strict=True):
         assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(b) + 1e-12  # each leaf by itself
-    assert runs.relative_error(many.memory, one.memory) < 1e-6
-    assert runs.relative_error(many.target, one.target) < 1e-6
+    assert train_steps.relative_error(many.memory, one.memory) < 1e-6
+    assert train_steps.relative_error(many.target, one.target) < 1e-6
 
 
 @pytest.mark.parametrize(('name', 'mode', 'count'), CASES)
@@ -145,7 +145,7 @@ def test_replicated_leaves_are_the_same_bits_on_every_device(name, mode, count):
 
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
 def test_the_queue_stays_in_parts_on_its_devices(mode):
-    run, _ = runs.build(runs.load('mocov2:tiny'))
+    run, _ = train_steps.build(train_steps.load('mocov2:tiny'))
     devices = find_devices(mode, 8)
-    keys = runs.start(run, devices).method.memory['queue']['keys']
+    keys = train_steps.start(run, devices).method.memory['queue']['keys']
     assert keys.addressable_shards[0].data.size * 8 == run.method.queue_size * run.method.network.projector.output_dim

@@ -18,8 +18,8 @@ from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.methods import MethodState
 from contrastive_jax.training.evaluators import Context, build_evaluators
 from contrastive_jax.training.run import TrainState
-from tests import runs
-from tests.evaluate import linen
+from tests import train_steps
+from tests.evaluate import pixel_encoder
 
 SIGNALS = {'eval/feature_std', 'eval/effective_rank', 'eval/uniformity'}
 ACCURACIES = {'eval/knn_top1', 'eval/probe_top1'}
@@ -28,21 +28,23 @@ ACCURACIES = {'eval/knn_top1', 'eval/probe_top1'}
 def evaluate(
     train: sources.Source, test: sources.Source | None, mode: str = 'jit', count: int = 8, **fields: Any
 ) -> tuple[dict[str, float], Neighbors]:
-    settings = {'data.image_size': linen.SIZE, 'eval.batch_size': 16, 'eval.knn_k': 3}
-    config = runs.load('mocov2:tiny', **{**settings, **{f'eval.{name}': value for name, value in fields.items()}})
+    settings = {'data.image_size': pixel_encoder.SIZE, 'eval.batch_size': 16, 'eval.knn_k': 3}
+    config = train_steps.load(
+        'mocov2:tiny', **{**settings, **{f'eval.{name}': value for name, value in fields.items()}}
+    )
     devices = find_devices(mode, count)
     features = OnlineFeatures(
-        linen.NETWORK,
-        linen.POLICY,
+        pixel_encoder.NETWORK,
+        pixel_encoder.POLICY,
         devices,
         train,
         test,
-        image_size=linen.SIZE,
+        image_size=pixel_encoder.SIZE,
         batch_size=16,
         max_train=config.eval.max_train,
         max_test=config.eval.max_test,
     )
-    params, stats = (devices.place(tree, REPLICATED) for tree in (linen.PARAMS, linen.STATS))
+    params, stats = (devices.place(tree, REPLICATED) for tree in (pixel_encoder.PARAMS, pixel_encoder.STATS))
     method = MethodState(target={}, batch_stats={'online': {'encoder': stats}}, memory={})
     state = TrainState(0, {'encoder': params}, {}, method)
     context = Context(config, None, devices, train, test, features)
@@ -59,10 +61,10 @@ def labels(n: int, classes: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize(('mode', 'count'), [('jit', 1), ('jit', 8), ('pmap', 8)])
 def test_numbers_are_those_of_features_taken_by_hand(mode: str, count: int) -> None:
-    train, test = linen.source(37, labels(37)), linen.source(19, labels(19), seed=1)
+    train, test = pixel_encoder.source(37, labels(37)), pixel_encoder.source(19, labels(19), seed=1)
     found, neighbours = evaluate(train, test, mode, count)
     assert set(found) == SIGNALS | ACCURACIES
-    h, h_test = linen.features(train.array), linen.features(test.array)
+    h, h_test = pixel_encoder.features(train.array), pixel_encoder.features(test.array)
     given = (h, labels(37), h_test, labels(19), 3)
     assert found['eval/knn_top1'] == pytest.approx(knn_accuracy(*given, k=3, temperature=0.07)['top1'])
     assert found['eval/probe_top1'] == pytest.approx(linear_probe(*given)['top1'], abs=1 / 19 + 1e-6)
@@ -94,13 +96,13 @@ def test_without_labels_there_are_only_signals(case: str) -> None:
     train, test = labels(20), labels(12)
     match case:
         case 'no labels':
-            found, _ = evaluate(linen.source(20), linen.source(12, seed=1))
+            found, _ = evaluate(pixel_encoder.source(20), pixel_encoder.source(12, seed=1))
         case 'no labels in training':
-            found, _ = evaluate(linen.source(20), linen.source(12, test, seed=1))
+            found, _ = evaluate(pixel_encoder.source(20), pixel_encoder.source(12, test, seed=1))
         case 'no labels in test':
-            found, _ = evaluate(linen.source(20, train), linen.source(12, seed=1))
+            found, _ = evaluate(pixel_encoder.source(20, train), pixel_encoder.source(12, seed=1))
         case 'no test':
-            found, neighbours = evaluate(linen.source(20, train), None)
+            found, neighbours = evaluate(pixel_encoder.source(20, train), None)
             for query, near in zip(neighbours.queries, neighbours.nearest, strict=True):
                 assert query not in near and len(set(near)) == 8, 'an image is not its own neighbour'
     assert set(found) == SIGNALS and np.isfinite(list(found.values())).all()
@@ -110,35 +112,37 @@ def test_images_without_a_label_are_left_out() -> None:
     """-1 costs the image that it marks, in either split, and not the measure."""
     y, y_test = labels(20), labels(12)
     y[3], y_test[5] = -1, -1
-    train, test = linen.source(20, y), linen.source(12, y_test, seed=1)
+    train, test = pixel_encoder.source(20, y), pixel_encoder.source(12, y_test, seed=1)
     found, _ = evaluate(train, test)
     rows, rows_test = y >= 0, y_test >= 0
-    h, h_test = linen.features(train.array)[rows], linen.features(test.array)[rows_test]
+    h, h_test = pixel_encoder.features(train.array)[rows], pixel_encoder.features(test.array)[rows_test]
     given = (h, y[rows], h_test, y_test[rows_test], 3)
     assert found['eval/knn_top1'] == pytest.approx(knn_accuracy(*given, k=3, temperature=0.07)['top1'])
     assert set(found) == SIGNALS | ACCURACIES
 
 
 def test_one_class_says_nothing() -> None:
-    found, _ = evaluate(linen.source(20, np.zeros(20, int)), linen.source(12, np.zeros(12, int), seed=1))
+    found, _ = evaluate(
+        pixel_encoder.source(20, np.zeros(20, int)), pixel_encoder.source(12, np.zeros(12, int), seed=1)
+    )
     assert set(found) == SIGNALS
     # Nor do held-out classes of which no image is trained on; a part of them counts as errors.
-    found, _ = evaluate(linen.source(20, labels(20, 2)), linen.source(12, labels(12, 2) + 2, seed=1))
+    found, _ = evaluate(pixel_encoder.source(20, labels(20, 2)), pixel_encoder.source(12, labels(12, 2) + 2, seed=1))
     assert set(found) == SIGNALS
-    found, _ = evaluate(linen.source(20, labels(20, 2)), linen.source(12, np.repeat([0, 5], 6), seed=1))
+    found, _ = evaluate(pixel_encoder.source(20, labels(20, 2)), pixel_encoder.source(12, np.repeat([0, 5], 6), seed=1))
     assert found['eval/knn_top1'] <= 0.5 and found['eval/probe_top1'] <= 0.5
 
 
 def test_fewer_images_than_neighbours() -> None:
-    train, test = linen.source(5, labels(5, 2)), linen.source(3, labels(3, 2), seed=1)
+    train, test = pixel_encoder.source(5, labels(5, 2)), pixel_encoder.source(3, labels(3, 2), seed=1)
     found, neighbours = evaluate(train, test, knn_k=200)
-    given = (linen.features(train.array), labels(5, 2), linen.features(test.array), labels(3, 2), 2)
+    given = (pixel_encoder.features(train.array), labels(5, 2), pixel_encoder.features(test.array), labels(3, 2), 2)
     assert found['eval/knn_top1'] == pytest.approx(knn_accuracy(*given, k=5)['top1'])
     assert neighbours.queries.shape == (3,) and neighbours.nearest.shape == (3, 5)
 
 
 def test_one_image_of_each() -> None:
-    found, neighbours = evaluate(linen.source(1), linen.source(1, seed=1))
+    found, neighbours = evaluate(pixel_encoder.source(1), pixel_encoder.source(1, seed=1))
     assert found['eval/uniformity'] == 0.0 and found['eval/feature_std'] == pytest.approx(0, abs=1e-6)
     assert neighbours.nearest.tolist() == [[0]]
 
@@ -168,13 +172,18 @@ def test_an_unreadable_image_leaves_the_evaluation(tmp_path: Path) -> None:
 
 def test_number_of_classes() -> None:
     ids = np.arange(6)
-    assert number_of_classes(linen.source(6, labels(6, 3)), linen.source(6, labels(6, 2)), ids, ids) == 3
-    assert number_of_classes(linen.source(6, labels(6, 2)), linen.source(6, [0, 0, 0, 0, 0, 4]), ids, ids) == 5
-    assert number_of_classes(linen.source(6, labels(6, 3)), None, ids, ids) == 0
-    assert number_of_classes(linen.source(6), linen.source(6, labels(6)), ids, ids) == 0
-    unknown = linen.source(6, [0, 1, -1, 1, 0, 1])
-    assert number_of_classes(unknown, linen.source(6, labels(6)), ids, ids) == 0
-    assert number_of_classes(unknown, linen.source(6, labels(6, 2)), np.array([0, 1]), ids) == 2, (
+    assert (
+        number_of_classes(pixel_encoder.source(6, labels(6, 3)), pixel_encoder.source(6, labels(6, 2)), ids, ids) == 3
+    )
+    assert (
+        number_of_classes(pixel_encoder.source(6, labels(6, 2)), pixel_encoder.source(6, [0, 0, 0, 0, 0, 4]), ids, ids)
+        == 5
+    )
+    assert number_of_classes(pixel_encoder.source(6, labels(6, 3)), None, ids, ids) == 0
+    assert number_of_classes(pixel_encoder.source(6), pixel_encoder.source(6, labels(6)), ids, ids) == 0
+    unknown = pixel_encoder.source(6, [0, 1, -1, 1, 0, 1])
+    assert number_of_classes(unknown, pixel_encoder.source(6, labels(6)), ids, ids) == 0
+    assert number_of_classes(unknown, pixel_encoder.source(6, labels(6, 2)), np.array([0, 1]), ids) == 2, (
         'among those asked for'
     )
 

@@ -14,11 +14,10 @@ from PIL import Image
 
 from contrastive_jax.data.open import open_source
 from contrastive_jax.workdir.checkpoint import FOLDER
-from tests import runs, whole_runs
-from tests import saved as workdirs
+from tests import complete_runs, train_steps, untrained_workdirs
+from tests.complete_runs import ended, fit, lines, saved, tiny_config
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import load as protocol
-from tests.whole_runs import children, compiled, ended, fit, lines, little, quick_runs, saved  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('quick_runs')
 
@@ -33,7 +32,7 @@ def free_address() -> str:
 
 
 @pytest.fixture
-def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:  # noqa: F811
+def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:
     """Starts the command in two processes; they do not outlive the test."""
 
     def start(workdir: Path, **changes) -> list[subprocess.Popen[str]]:
@@ -41,7 +40,7 @@ def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:  # n
         fields = [f'--config.{field}={value}' for field, value in {**CADENCES, **changes}.items()]
         for i in range(2):
             where = [f'--coordinator_address={address}', '--num_processes=2', f'--process_id={i}']
-            children.append(whole_runs.start('mocov2', workdir, compiled, *fields, *where))
+            children.append(complete_runs.start('mocov2', workdir, compiled, *fields, *where))
         return children[-2:]
 
     return start
@@ -50,7 +49,7 @@ def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:  # n
 def assert_same_training(config: ConfigDict, workdir: Path, whole: Path, step: int) -> None:
     reached, state = saved(config, workdir)
     assert reached == step
-    assert runs.relative_error(state, saved(config, whole)[1]) < 1e-5
+    assert train_steps.relative_error(state, saved(config, whole)[1]) < 1e-5
     for line, expected in zip(lines(workdir), lines(whole), strict=True):
         assert line.keys() == expected.keys() and line['step'] == expected['step']
         assert line.get('loss', 0.0) == pytest.approx(expected.get('loss', 0.0), rel=1e-5)
@@ -64,7 +63,7 @@ def test_two_processes(pair, tmp_path):
     for mode, steps in (('pmap', 3), ('jit', 6)):
         # The queue is large enough for files of its own, one for each process.
         changes = {'parallel': mode, 'steps': steps, 'checkpoint_every_steps': 2, 'method.queue_size': 2048}
-        config = little('mocov2', **CADENCES, **changes)
+        config = tiny_config('mocov2', **CADENCES, **changes)
         fit(config, tmp_path / 'whole', DEVICES)
         (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in pair(tmp_path / 'two', **changes))
         assert (code0, code1) == (0, 0), err0 + err1
@@ -81,9 +80,9 @@ def test_two_processes(pair, tmp_path):
     assert len(list((tmp_path / 'two').glob('events.*'))) == 2, 'one for each start'
 
 
-def test_two_processes_judge_as_one(children, compiled, tmp_path):  # noqa: F811
+def test_two_processes_judge_as_one(children, compiled, tmp_path):
     """A linear probe of two settings on photos in a folder, one of which cannot be read."""
-    workdirs.save(little('mocov2'), tmp_path / 'run')
+    untrained_workdirs.save(tiny_config('mocov2'), tmp_path / 'run')
     digits = open_source('digits')
     for i in range(40):
         file = tmp_path / 'photos' / ('train' if i < 32 else 'test') / str(digits.labels[i] % 2) / f'{i:02}.png'
@@ -98,7 +97,7 @@ def test_two_processes_judge_as_one(children, compiled, tmp_path):  # noqa: F811
     where = [f'--coordinator_address={free_address()}', '--num_processes=2']
     for i in range(2):
         args = (*given, *where, f'--process_id={i}')
-        children.append(whole_runs.start('tiny', tmp_path / 'two', compiled, *args, file='configs/eval/linear.py'))
+        children.append(complete_runs.start('tiny', tmp_path / 'two', compiled, *args, file='configs/eval/linear.py'))
     (code0, out0, err0), (code1, out1, err1) = map(ended, children)
     assert (code0, code1, out1) == (0, 0, ''), err0 + err1
     assert 'on 4 x cpu (jit)' in out0 and 'cannot read image' in err0 + err1
@@ -109,12 +108,12 @@ def test_two_processes_judge_as_one(children, compiled, tmp_path):  # noqa: F811
 def test_a_signal_to_one_of_two(pair, tmp_path):
     """Both save the same step; one process alone goes on from there, with the same examples."""
     changes = {'data.on_device': False, 'steps': 40, 'checkpoint_every_steps': 40}
-    config = little('mocov2', **CADENCES, **changes)
+    config = tiny_config('mocov2', **CADENCES, **changes)
     fit(config, tmp_path / 'whole', DEVICES)
 
     workdir = tmp_path / 'two'
     two = pair(workdir, **{**changes, 'checkpoint_every_steps': 1})  # slow: the signal comes long before the end
-    whole_runs.wait_for_step(workdir, 2, *two)
+    complete_runs.wait_for_step(workdir, 2, *two)
     two[1].send_signal(signal.SIGTERM)
     (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in two)
     assert (code0, code1) == (42, 42), err0 + err1

@@ -19,8 +19,8 @@ from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.fit import load_data
 from contrastive_jax.workdir.checkpoint import FOLDER
-from tests import runs, whole_runs
-from tests.whole_runs import children, compiled, digest, fit, lines, little, quick_runs, saved  # noqa: F401
+from tests import complete_runs, train_steps
+from tests.complete_runs import digest, fit, lines, saved, tiny_config
 
 pytestmark = pytest.mark.usefixtures('quick_runs')
 
@@ -34,7 +34,7 @@ ORDER = np.stack([sampler.batch_index(0, step, IMAGES, 16) for step in range(STE
 def data(tmp_path_factory) -> Path:
     """An .npz file, and a folder of images in several formats, sizes and classes, one of them damaged."""
     folder = tmp_path_factory.mktemp('data')
-    whole_runs.write_npz(folder / 'digits.npz', IMAGES)
+    complete_runs.write_npz(folder / 'digits.npz', IMAGES)
     digits = load_digits()
     for i, (pixels, label) in enumerate(zip(digits.images[:70], digits.target, strict=False)):
         place = folder / 'images' / ('train' if i < IMAGES else 'val') / str(label % 2)
@@ -70,7 +70,7 @@ def load(name: str, mode: str, source: str, data: Path, **changes) -> ConfigDict
     if source != 'folder':
         where = {'data.source': 'npz', 'data.path': str(data / 'digits.npz'), 'data.on_device': source == 'resident'}
     cadences = {'steps': STEPS, 'log_every_steps': 3, 'eval_every_steps': 4, 'checkpoint_every_steps': 5}
-    return little(name, **{'parallel': mode, 'data.name': '', **where, **cadences, **changes})
+    return tiny_config(name, **{'parallel': mode, 'data.name': '', **where, **cadences, **changes})
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_signal_before_the_first_step(data, uninterrupted, tmp_path):
             pass
 
         def __call__(self, step, state):
-            whole_runs.Cut.at = 0
+            complete_runs.Cut.at = 0
             return {}
 
     assert fit(config, tmp_path, at=0) == 'SIGTERM before the first step; the same command goes on from there'
@@ -197,11 +197,11 @@ def test_a_damaged_checkpoint_costs_only_time(data, uninterrupted, tmp_path):
 def test_a_finished_run_stays_as_it_is(data, uninterrupted, capsys):
     workdir = uninterrupted('mocov2', 'jit', 'resident')
     config = load('mocov2', 'jit', 'resident', data)
-    before = whole_runs.tree_digest(workdir)
+    before = complete_runs.tree_digest(workdir)
     last = lines(workdir)[-1]
     again = fit(config, workdir)
     assert 'already complete at step 8 of 8' in capsys.readouterr().out
-    assert whole_runs.tree_digest(workdir) == before
+    assert complete_runs.tree_digest(workdir) == before
     assert again['eval/knn_top1'] == last['eval/knn_top1'] and 'baseline/knn_top1' in again
 
 
@@ -272,8 +272,8 @@ def test_on_other_devices_and_modes(name, mode, source, parts, data, uninterrupt
         fit(config := load(name, part_mode, source, data), tmp_path, count, step)
     np.testing.assert_array_equal(np.stack(order), ORDER)
     state, expected = saved(config, tmp_path)[1], saved(config, whole)[1]
-    assert runs.relative_error(state, expected) < 1e-5
-    assert runs.relative_error(state.method.memory, expected.method.memory) < 1e-5
+    assert train_steps.relative_error(state, expected) < 1e-5
+    assert train_steps.relative_error(state.method.memory, expected.method.memory) < 1e-5
     for line, other in zip(lines(tmp_path), lines(whole), strict=True):
         assert line['step'] == other['step'] and line.keys() == other.keys()
         assert line.get('loss', 0.0) == pytest.approx(other.get('loss', 0.0), rel=1e-5)
@@ -294,7 +294,7 @@ def test_a_compiled_loop_of_many_steps(mode, data, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(feed.jax, 'default_backend', lambda: 'gpu')
             resident = feed.ResidentFeed(run, devices, source, max_steps)
-        state, sums = runs.start(run, devices), []
+        state, sums = train_steps.start(run, devices), []
         for start, stop in zip((0, *cuts), (*cuts, STEPS), strict=True):
             state, metrics = resident.advance(state, start, stop)
             sums += [devices.fetch(m) for m in metrics]
@@ -308,39 +308,41 @@ def test_a_compiled_loop_of_many_steps(mode, data, monkeypatch):
         assert digest(again) == digest(whole)
         np.testing.assert_allclose(other, loss, rtol=1e-6)
     single, other = trained(1)
-    assert runs.relative_error(whole, single) < 1e-6
+    assert train_steps.relative_error(whole, single) < 1e-6
     np.testing.assert_allclose(other, loss, rtol=1e-5)
 
 
 # ================================ real signals ================================
 
 
-def test_kill_and_sigterm(data, compiled, children, tmp_path):  # noqa: F811
+def test_kill_and_sigterm(data, compiled, children, tmp_path):
     """kill -9 loses the steps since the last checkpoint, SIGTERM none: three starts of one command are one run."""
     # Saving slows the run down: the signals come long before its end.
     changes = {'steps': 100, 'log_every_steps': 1, 'eval_every_steps': 0, 'checkpoint_every_steps': 4}
     changes |= {'data.source': 'npz', 'data.path': str(data / 'digits.npz'), 'data.name': ''}
-    config = little('mocov2', **changes)
+    config = tiny_config('mocov2', **changes)
     # Rounding depends on how many devices share the threads of a machine, used or not: 8, as in conftest.py.
     fit(config, tmp_path / 'whole', 8)
     overrides = [f'--config.{field}={value}' for field, value in changes.items()]
     workdir = tmp_path / 'interrupted'
 
     def start():
-        children.append(whole_runs.start('mocov2', workdir, compiled, *overrides, devices=8))
+        children.append(complete_runs.start('mocov2', workdir, compiled, *overrides, devices=8))
         return children[-1]
 
     killed = start()
-    whole_runs.wait_for_step(workdir, 15, killed)
+    complete_runs.wait_for_step(workdir, 15, killed)
     killed.send_signal(signal.SIGKILL)
-    assert whole_runs.ended(killed)[0] == -signal.SIGKILL
+    assert complete_runs.ended(killed)[0] == -signal.SIGKILL
     reached = max(line['step'] for line in lines(workdir))
 
     stopped = start()
-    whole_runs.wait_until(lambda: 'going on at step ' in stopped.streams[0].read_text(), lambda: stopped.poll() is None)
-    whole_runs.wait_for_step(workdir, reached + 3, stopped)
+    complete_runs.wait_until(
+        lambda: 'going on at step ' in stopped.streams[0].read_text(), lambda: stopped.poll() is None
+    )
+    complete_runs.wait_for_step(workdir, reached + 3, stopped)
     stopped.send_signal(signal.SIGTERM)
-    code, out, err = whole_runs.ended(stopped)
+    code, out, err = complete_runs.ended(stopped)
     assert (code, err) == (42, '')
     assert reached - 12 < int(out.split('going on at step ')[1].split()[0]) <= reached, 'at most two intervals are lost'
     step = out.split('contrastive_jax: SIGTERM at step ')[1].split()[0]
@@ -348,7 +350,7 @@ def test_kill_and_sigterm(data, compiled, children, tmp_path):  # noqa: F811
     assert out.splitlines()[-1] == last
     assert (workdir / FOLDER / step).is_dir()
 
-    code, out, err = whole_runs.ended(start())
+    code, out, err = complete_runs.ended(start())
     assert (code, err) == (0, '')
     assert f'going on at step {step}' in out
     assert lines(workdir) == lines(tmp_path / 'whole')

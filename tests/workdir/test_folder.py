@@ -15,7 +15,7 @@ from contrastive_jax.config.stored import complete, defaults_of
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import folder
 from contrastive_jax.workdir.folder import FREE, open_workdir
-from tests import runs
+from tests import train_steps
 
 
 def leaves(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -37,7 +37,7 @@ def another(value: Any) -> Any:
 
 
 def test_the_config_is_kept_as_json(tmp_path: Path) -> None:
-    config = runs.load('mocov3_vit:tiny')
+    config = train_steps.load('mocov3_vit:tiny')
     path = open_workdir(str(tmp_path / 'a' / 'b'), config)
     assert path == tmp_path / 'a' / 'b'
     assert os.listdir(path) == ['config.json']  # no temporary file left
@@ -50,12 +50,12 @@ def test_the_config_is_kept_as_json(tmp_path: Path) -> None:
 
 
 def test_the_same_config_goes_on(tmp_path: Path) -> None:
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     open_workdir(str(tmp_path), config)
     before = (tmp_path / 'config.json').read_bytes()
     for mine in ('metrics.jsonl', 'notes'):
         (tmp_path / mine).write_text(mine)
-    assert open_workdir(str(tmp_path), runs.load('mocov2:tiny')) == tmp_path
+    assert open_workdir(str(tmp_path), train_steps.load('mocov2:tiny')) == tmp_path
     assert (tmp_path / 'config.json').read_bytes() == before
     assert (tmp_path / 'notes').read_text() == 'notes'
 
@@ -63,7 +63,7 @@ def test_the_same_config_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize('name', ['mocov1:tiny', 'mocov3_vit:tiny', 'dictionary:memory_bank,tiny'])
 def test_every_field_is_free_or_refused(tmp_path: Path, name: str) -> None:
     """All of them: a field that comes to `config.base.base_config` is refused unless someone says otherwise."""
-    config = runs.load(name).unlock()
+    config = train_steps.load(name).unlock()
     open_workdir(str(tmp_path), config)
     before = (tmp_path / 'config.json').read_bytes()
     free = set()
@@ -92,8 +92,8 @@ def test_every_field_is_free_or_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_all_changed_fields_are_listed(tmp_path: Path) -> None:
-    open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
-    changed = runs.load(
+    open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
+    changed = train_steps.load(
         'mocov2:tiny', **{'method.temperature': 0.07, 'seed': 3, 'augment.blur': (0.0, 0.5), 'steps': 9}
     )
     with pytest.raises(UserError) as error:
@@ -107,20 +107,20 @@ def test_all_changed_fields_are_listed(tmp_path: Path) -> None:
 
 def test_a_config_of_other_fields(tmp_path: Path) -> None:
     """Another method, or a config from before a field existed."""
-    open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
+    open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
     with pytest.raises(UserError, match=r'method.name: moco -> end_to_end; .*method.queue_size: 64 -> \(none\)'):
-        open_workdir(str(tmp_path), runs.load('dictionary:end_to_end,tiny'))
+        open_workdir(str(tmp_path), train_steps.load('dictionary:end_to_end,tiny'))
     stored = json.loads((tmp_path / 'config.json').read_text())
     del stored['dtype']
     (tmp_path / 'config.json').write_text(json.dumps(stored))
     with pytest.raises(UserError, match=r'\(dtype: \(none\) -> float32\)'):
-        open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
+        open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
 
 
 @pytest.mark.parametrize('name', ['mocov2:tiny', 'mocov3_vit:tiny', 'cpc:tiny', 'swav:tiny'])
 def test_a_field_that_did_not_exist_has_its_default(tmp_path: Path, name: str) -> None:
     """Each field in turn, and all of a section: as an earlier version would have stored the config."""
-    config = runs.load(name)
+    config = train_steps.load(name)
     base = leaves(base_config(config.method.name).to_dict())
     stored, defaults = json.loads(config.to_json()), defaults_of(config)
     file = tmp_path / 'config.json'
@@ -147,7 +147,7 @@ def test_a_field_that_did_not_exist_has_its_default(tmp_path: Path, name: str) -
 
 
 def test_a_stored_config_is_completed() -> None:
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     older = {name: value for name, value in config.to_dict().items() if name not in ('schedule', 'chunks')}
     del older['method']['shuffle_bn'], older['optimizer']['mask']
     completed = complete(ConfigDict(older))
@@ -158,7 +158,7 @@ def test_a_stored_config_is_completed() -> None:
 
 
 def test_free_fields_exist() -> None:
-    fields = leaves(runs.load('mocov2:tiny').to_dict())
+    fields = leaves(train_steps.load('mocov2:tiny').to_dict())
     for free in FREE:
         assert any(name == free or name.startswith(free) for name in fields), free
 
@@ -169,14 +169,14 @@ def test_free_fields_exist() -> None:
 def test_garbage_in_place_of_the_config(tmp_path: Path, content: bytes) -> None:
     (tmp_path / 'config.json').write_bytes(content)
     with pytest.raises(UserError) as error:
-        open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
+        open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
     assert str(error.value).startswith(f'{tmp_path}/config.json is not the JSON of a run (')
     assert str(error.value).endswith('-> choose another workdir') and '\n' not in str(error.value)
     assert (tmp_path / 'config.json').read_bytes() == content, "it may be somebody else's"
 
 
 def test_something_in_the_way(tmp_path: Path) -> None:
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'run' / 'config.json').mkdir(parents=True)
     for path in (tmp_path / 'file', tmp_path / 'file' / 'run', tmp_path / 'run', Path('/proc/run')):
@@ -197,11 +197,11 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(
         UserError, match=f'cannot write to workdir {tmp_path}: No space left on device -> choose another'
     ):
-        open_workdir(str(tmp_path), runs.load('mocov2:tiny'))
+        open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
 
 
 def test_paths_as_people_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'real').mkdir()
@@ -213,12 +213,12 @@ def test_paths_as_people_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_other_processes_write_nothing_and_still_compare(tmp_path: Path) -> None:
-    config = runs.load('mocov2:tiny')
+    config = train_steps.load('mocov2:tiny')
     open_workdir(str(tmp_path), config, write=False)
     assert os.listdir(tmp_path) == []
     open_workdir(str(tmp_path), config)
     with pytest.raises(UserError, match='seed: 0 -> 1'):
-        open_workdir(str(tmp_path), runs.load('mocov2:tiny', seed=1), write=False)
+        open_workdir(str(tmp_path), train_steps.load('mocov2:tiny', seed=1), write=False)
 
 
 def test_a_stored_config_is_never_code(tmp_path: Path) -> None:

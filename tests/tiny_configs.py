@@ -1,6 +1,6 @@
 """A config file like those in configs/: their `tiny` variants, smaller still, for tests that run a whole command often.
 
-python -m contrastive_jax.main --config=tests/little.py:mocov2 --workdir=...
+python -m contrastive_jax.main --config=tests/tiny_configs.py:mocov2 --workdir=...
 """
 
 import importlib

@@ -8,13 +8,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
@@ -31,7 +30,7 @@ from contrastive_jax.training.step import init_state, train_step
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.folder import open_workdir
-from tests.little import get_config
+from tests.tiny_configs import get_config
 
 REPOSITORY = Path(__file__).parents[1]
 TIMEOUT_S = 300
@@ -88,30 +87,8 @@ class SharedDevices(Devices):
         return call
 
 
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for compiled programs, so that each is compiled once."""
-    return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture
-def quick_runs(compiled: Path) -> Iterator[None]:
-    """Programs that are compiled here are shared with other processes, and the other way round."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    set_cache = lambda folder, seconds: (  # noqa: E731
-        jax.config.update('jax_compilation_cache_dir', folder),
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds),
-        compilation_cache.reset_cache(),
-    )
-    set_cache(str(compiled), 0)
-    yield
-    set_cache(*before)
-
-
-def little(name: str, **changes: Any) -> ConfigDict:
-    """A config of little.py without pictures, with dotted fields changed."""
+def tiny_config(name: str, **changes: Any) -> ConfigDict:
+    """A config of tiny_configs.py without pictures, with dotted fields changed."""
     config = get_config(name)
     config.eval.evaluators = ('knn', 'probe', 'signals')
     config.update_from_flattened_dict(changes)
@@ -195,9 +172,9 @@ def write_npz(path: Path, train_images: int, test_images: int = 32) -> Path:
 
 
 def start(
-    name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2, file: str = 'tests/little.py'
+    name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2, file: str = 'tests/tiny_configs.py'
 ) -> subprocess.Popen[str]:
-    """Starts the command on a little config and virtual devices; what it says goes to files beside the workdir."""
+    """Starts the command on a tiny config and virtual devices; what it says goes to files beside the workdir."""
     flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
     env = {
         **os.environ,
@@ -226,16 +203,6 @@ def without_gloo(text: str) -> str:
     """Gloo's threads write a message in pieces, and so into each other's lines: those are left out whole."""
     lines = [GLOO.sub(' ', line) for line in text.splitlines()]
     return ''.join(f'{line}\n' for line in lines if line.strip(' 0123456789'))
-
-
-@pytest.fixture
-def children() -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes put in here do not outlive the test."""
-    running: list[subprocess.Popen[str]] = []
-    yield running
-    for child in running:
-        child.kill()
-        child.wait()
 
 
 def wait_for_step(workdir: Path, step: int, *running: subprocess.Popen[str]) -> None:
