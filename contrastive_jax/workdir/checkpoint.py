@@ -1,8 +1,8 @@
 """Checkpoints: the whole training state, written by Orbax in the background, in the layout that one device would have.
 
 A run continues from it bit for bit on the same devices, and can be restored on another number of them. Each checkpoint
-holds a checksum of its values, its step and its run: Orbax restores changed data, and a folder that was renamed or comes
-from another run, without an error.
+holds a checksum of its values, its step and its run: Orbax restores changed data, and a folder that was renamed or is
+of another run, without an error.
 """
 
 import contextlib
