@@ -47,7 +47,8 @@ def test_each_warning(name: str, facts: DataFacts, fields: dict[str, Any], part:
     ('name', 'facts'),
     [('mocov2', DataFacts(1_281_167, 375)), ('instdis', DataFacts(1_281_167, 375)), ('swav', DataFacts(1_281_167, 375)),
      ('dino', DataFacts(1_281_167, 375)), ('mocov2:cifar10', DataFacts(50_000, 32)),
-     ('cmc:digits', DataFacts(1437, 8, True)), ('mocov2:digits', DataFacts(1437, 8, True)), ('swav:digits', DataFacts(1437, 8, True)),
+     ('cmc:digits', DataFacts(1437, 8, True)), ('mocov2:digits', DataFacts(1437, 8, True)),
+     ('swav:digits', DataFacts(1437, 8, True)),
      ('mocov2', DataFacts(1_281_167, 0))],
 )  # fmt: skip
 def test_recipes_on_their_own_data_get_none(name: str, facts: DataFacts) -> None:
