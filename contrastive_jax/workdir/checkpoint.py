@@ -96,13 +96,16 @@ class Checkpoints:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree, unlogged: dict[str, float] | None = None) -> None:
+    def save(
+        self, step: int, state: PyTree, unlogged: dict[str, float] | None = None, shapes: PyTree | None = None
+    ) -> None:
         """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
         Args:
           step: number of steps done.
           state: the state; it may be donated as soon as this returns.
           unlogged: see `Restored`.
+          shapes: as for `restore`; without them the devices must divide every sharded axis.
 
         Raises:
           NumericalError: a value is not finite; nothing is written.
@@ -110,7 +113,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        state = self._devices.collect(state, self._specs)
+        state = self._devices.collect(state, self._specs, shapes)
         sums, finite = jax.device_get(_check(state, self._devices.sharding(REPLICATED)))
         if not finite.all():
             names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
