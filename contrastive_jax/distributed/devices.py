@@ -194,7 +194,7 @@ def _sharded_dim(spec: PartitionSpec) -> int | None:
 
 @functools.lru_cache(maxsize=8)
 def _cut_jit(sharding: NamedSharding) -> Callable[[Array, tuple[int, ...]], Array]:
-    """A compiled function that removes the padding at the end of the axes of an array: the result has the given shape."""
+    """A compiled function that cuts the padding off: from an array and a shape to an array of that shape."""
     # Replicated, since the devices do not divide what remains.
     return jax.jit(lambda x, shape: x[tuple(map(slice, shape))], static_argnums=1, out_shardings=sharding)
 
