@@ -19,8 +19,9 @@ from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.run import Run, TrainState, differing_plan
 from contrastive_jax.training.step import init_state
+from contrastive_jax.workdir import about as about_file
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
@@ -111,7 +112,7 @@ class Trainer:
           NumericalError: the loss is not finite.
         """
         total = self.run.total_steps
-        start, state, unlogged = self.restore_or_init()
+        start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
@@ -122,6 +123,8 @@ class Trainer:
                     progress.say(f'already complete at step {start} of {total}')
                 else:
                     self.introduce(state, start, progress)
+                    if start and (change := differing_plan(start, plan, self.run.plan(start))):
+                        progress.say(change)
                     for evaluator in self.evaluators:
                         for remark in evaluator.remarks():
                             progress.say(remark)
@@ -188,7 +191,7 @@ class Trainer:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state, unlogged, self.shapes)
+                    self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress)
                 about.update(step)
@@ -227,7 +230,9 @@ class Trainer:
             init = lambda: self.devices.padded(init_state(self.run), specs)  # noqa: E731
             shardings = self.devices.shardings(self.shapes, specs)
             state = jax.jit(init, out_shardings=shardings, compiler_options=options)()
-            found = Restored(0, self.devices.place(state, specs), {})
+            found = Restored(0, self.devices.place(state, specs), {}, {})
+        elif not found.plan and 'total_steps' in (known := about_file.run(about_file.read(self.workdir))):
+            found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
         return found._replace(state=self.start(found.state, found.step))
 
     def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:

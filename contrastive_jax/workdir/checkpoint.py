@@ -41,11 +41,13 @@ class Restored(NamedTuple):
       step: steps done.
       state: in the devices' layout.
       unlogged: sums of the metrics of the last steps, where the run was stopped between two lines of its log.
+      plan: length and schedules of the run that wrote it, `training.run.Run.plan`; {} in those of older versions.
     """
 
     step: int
     state: PyTree
     unlogged: dict[str, float]
+    plan: dict[str, float]
 
 
 class Checkpoints:
@@ -95,14 +97,19 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: PyTree, unlogged: dict[str, float] | None = None, shapes: PyTree | None = None
+        self,
+        step: int,
+        state: PyTree,
+        unlogged: Mapping[str, float] | None = None,
+        plan: Mapping[str, float] | None = None,
+        shapes: PyTree | None = None,
     ) -> None:
         """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
         Args:
           step: number of steps done.
           state: the state; it may be donated as soon as this returns.
-          unlogged: see `Restored`.
+          unlogged, plan: see `Restored`.
           shapes: as for `restore`; without them the devices must divide every sharded axis.
 
         Raises:
@@ -120,7 +127,8 @@ class Checkpoints:
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
         leaves = dict(zip(_named(state), sums.tolist(), strict=True))
-        note: dict[str, Any] = {'run': self._run, 'step': step, 'leaves': leaves, 'unlogged': unlogged or {}}
+        note: dict[str, Any] = {'run': self._run, 'step': step, 'leaves': leaves}
+        note |= {'unlogged': dict(unlogged or {}), 'plan': dict(plan or {})}
         note['checksum'] = digest(sums, note)
         # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
         args = ocp.args.StandardSave(_copy(state))
@@ -188,7 +196,7 @@ class Checkpoints:
         sums = np.stack([checksum(x, np) for x in jax.tree.leaves(state)])
         if digest(sums, note) != note.get('checksum'):
             raise CheckpointError(f'its values do not match their checksum {note.get("checksum", "(missing)")}')
-        return Restored(step, state, dict(note.get('unlogged', {})))
+        return Restored(step, state, dict(note.get('unlogged', {})), dict(note.get('plan', {})))
 
     def _folder(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)

@@ -56,7 +56,7 @@ class Run:
         self.width = width
 
     def save(self, step: int) -> None:
-        self.checkpoints.save(step, self.devices.place(make_state(step, self.width), SPECS), None, shapes(self.width))
+        self.checkpoints.save(step, self.devices.place(make_state(step, self.width), SPECS), shapes=shapes(self.width))
         self.checkpoints.wait()
 
     def restore(self) -> tuple[int, TrainState] | None:
