@@ -97,6 +97,7 @@ class Trainer:
         self.open_first_pass = open_first_pass
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+        self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
         """Trains to the end, or to a signal.
@@ -191,7 +192,7 @@ class Trainer:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state, unlogged, self.run.plan(step))
+                    self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
@@ -222,13 +223,14 @@ class Trainer:
 
     def restore_or_init(self) -> Restored:
         """The newest checkpoint, or the state at step 0."""
-        init, specs = lambda: init_state(self.run), self.run.state_specs
-        shapes = jax.eval_shape(init)
-        found = self.checkpoints.restore(shapes)
+        specs = self.run.state_specs
+        found = self.checkpoints.restore(self.shapes)
         if found is None:
             # Runs once: on CPU fast code for it takes longer to compile than it saves.
             options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-            state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
+            init = lambda: self.devices.padded(init_state(self.run), specs)  # noqa: E731
+            shardings = self.devices.shardings(self.shapes, specs)
+            state = jax.jit(init, out_shardings=shardings, compiler_options=options)()
             found = Restored(0, self.devices.place(state, specs), {}, {})
         elif not found.plan and 'total_steps' in (known := about_file.run(about_file.read(self.workdir))):
             found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
@@ -246,8 +248,7 @@ class Trainer:
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
         run, d = self.run, self.devices
-        shapes = jax.eval_shape(lambda s: d.collect(s, run.state_specs), state)
-        progress.say(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
+        progress.say(parameter_overview.get_parameter_overview(self.shapes.params, include_stats=False))
         kind = jax.devices()[0].device_kind
         progress.say(
             f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '

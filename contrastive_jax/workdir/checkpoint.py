@@ -102,6 +102,7 @@ class Checkpoints:
         state: PyTree,
         unlogged: Mapping[str, float] | None = None,
         plan: Mapping[str, float] | None = None,
+        shapes: PyTree | None = None,
     ) -> None:
         """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
@@ -109,6 +110,7 @@ class Checkpoints:
           step: number of steps done.
           state: the state; it may be donated as soon as this returns.
           unlogged, plan: see `Restored`.
+          shapes: as for `restore`; without them the devices must divide every sharded axis.
 
         Raises:
           NumericalError: a value is not finite; nothing is written.
@@ -116,7 +118,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        state = self._devices.collect(state, self._specs)
+        state = self._devices.collect(state, self._specs, shapes)
         sums, finite = jax.device_get(checksums(state, self._devices.sharding(REPLICATED)))
         if not finite.all():
             names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
