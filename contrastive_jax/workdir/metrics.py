@@ -124,7 +124,7 @@ class _EventFile:
         self._file = open(folder / name, 'wb')  # noqa: SIM115 (held until close)
         self._records = RecordWriter(self._file)
         self._write(event_pb2.Event(file_version='brain.Event:2'))
-        # A session start at step s makes TensorBoard forget what earlier files hold from step s on. Its reader in Python
+        # A session start at step s makes TensorBoard forget what earlier files hold from step s on. Its Python reader
         # (--load_fast=false) ignores the first start of a folder, and first files of older versions have none.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         for _ in range(2 if taken else 1):
