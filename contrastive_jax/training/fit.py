@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.advice import advice
 from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.config.stored import defaults_of
-from contrastive_jax.data import sources
+from contrastive_jax.data import facts, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.distributed.devices import Devices, find_devices
@@ -57,6 +58,8 @@ def fit(
         check_inputs(path, inputs, write=jax.process_index() == 0)
         if jax.process_index() == 0:
             print(summary(source, held_out), flush=True)
+            for line in advice(config, facts.measure(source)):
+                print(f'warning: {line}', flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
         return trainer.fit(interrupt)
 

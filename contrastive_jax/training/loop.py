@@ -19,8 +19,9 @@ from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.run import Run, TrainState, differing_plan
 from contrastive_jax.training.step import init_state
+from contrastive_jax.workdir import about as about_file
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
@@ -95,6 +96,7 @@ class Trainer:
         self.open_first_pass = open_first_pass
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+        self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
         """Trains to the end, or to a signal.
@@ -110,7 +112,7 @@ class Trainer:
           NumericalError: the loss is not finite.
         """
         total = self.run.total_steps
-        start, state, unlogged = self.restore_or_init()
+        start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
@@ -121,6 +123,8 @@ class Trainer:
                     progress.say(f'already complete at step {start} of {total}')
                 else:
                     self.introduce(state, start, progress)
+                    if start and (change := differing_plan(start, plan, self.run.plan(start))):
+                        progress.say(change)
                     for evaluator in self.evaluators:
                         for remark in evaluator.remarks():
                             progress.say(remark)
@@ -187,7 +191,7 @@ class Trainer:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state, unlogged)
+                    self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress)
                 about.update(step)
@@ -218,14 +222,17 @@ class Trainer:
 
     def restore_or_init(self) -> Restored:
         """The newest checkpoint, or the state at step 0."""
-        init, specs = lambda: init_state(self.run), self.run.state_specs
-        shapes = jax.eval_shape(init)
-        found = self.checkpoints.restore(shapes)
+        specs = self.run.state_specs
+        found = self.checkpoints.restore(self.shapes)
         if found is None:
             # Runs once: on CPU fast code for it takes longer to compile than it saves.
             options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-            state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
-            found = Restored(0, self.devices.place(state, specs), {})
+            init = lambda: self.devices.padded(init_state(self.run), specs)  # noqa: E731
+            shardings = self.devices.shardings(self.shapes, specs)
+            state = jax.jit(init, out_shardings=shardings, compiler_options=options)()
+            found = Restored(0, self.devices.place(state, specs), {}, {})
+        elif not found.plan and 'total_steps' in (known := about_file.run(about_file.read(self.workdir))):
+            found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
         return found._replace(state=self.start(found.state, found.step))
 
     def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
@@ -240,8 +247,7 @@ class Trainer:
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
         run, d = self.run, self.devices
-        shapes = jax.eval_shape(lambda s: d.collect(s, run.state_specs), state)
-        progress.say(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
+        progress.say(parameter_overview.get_parameter_overview(self.shapes.params, include_stats=False))
         kind = jax.devices()[0].device_kind
         progress.say(
             f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '
