@@ -14,7 +14,8 @@ one writes.
 the cosine similarity of the features, one line for each pair: file, neighbour, similarity. Near-duplicates have a
 similarity close to 1.
 
-Exit codes: 0 written, 2 a mistake in the arguments, 3 a problem with the data, 5 no checkpoint that can be read.
+Exit codes: 0 written, 42 interrupted by a signal (nothing is written), 2 a mistake in the arguments, 3 a problem with
+the data, 5 no checkpoint that can be read.
 """
 
 import argparse
@@ -33,11 +34,13 @@ from contrastive_jax.data import sources
 from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
+from contrastive_jax.distributed.stopping import heeding
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.neighbors import check_count, nearest_others
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
 from contrastive_jax.pretrained.load import load
+from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.atomic import write_atomically
 
 
@@ -130,7 +133,8 @@ def run(given: argparse.Namespace) -> None:
     if given.neighbours:
         check_count(given.neighbours, len(source))
     devices = find_devices('jit')
-    arrays = extract(encoder, source, devices, given.batch_size)
+    with Interrupt() as asked, heeding(lambda: asked.requested):
+        arrays = extract(encoder, source, devices, given.batch_size)
     if jax.process_index() != 0:
         return
     arrays['inputs'] = np.array(json.dumps(inputs_of(encoder, source, given)))

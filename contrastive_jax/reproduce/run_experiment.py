@@ -133,7 +133,9 @@ def load_configs(experiment: Experiment, folder: Path, data: str) -> tuple[Confi
         evaluation.init = str(folder / PRETRAINING)
     devices = find_devices().count
     problems = check(config, devices, jax.process_count())
-    problems += [problem for evaluation in evaluations for problem in check_protocol(evaluation, devices)]
+    problems += [
+        problem for evaluation in evaluations for problem in check_protocol(evaluation, devices, jax.process_count())
+    ]
     if problems:
         raise UserError.of(problems)
     return config, evaluations
@@ -177,11 +179,12 @@ def evaluate(config: ConfigDict, folder: Path) -> dict[str, float]:
     Raises:
       UserError: the folder belongs to an evaluation with other settings.
     """
-    from contrastive_jax.protocols.run import RESULTS_FOLDER, run_protocol
+    from contrastive_jax.protocols.run import RESULTS_FOLDER, defaults_of, run_protocol
 
     done = read_json(folder / RESULTS_FOLDER / f'{config.protocol}.json')
     if done is not None and done['step'] == metrics.read(Path(config.init))[-1]['step']:
-        open_workdir(str(folder), config, write=False)  # raises an error if the settings differ
+        # Raises an error if the settings differ.
+        open_workdir(str(folder), config, write=False, defaults=defaults_of(config))
         return {key: value for key, value in done.items() if key.startswith('eval/')}
     return run_protocol(config, str(folder))
 
