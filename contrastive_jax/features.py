@@ -103,16 +103,16 @@ def write(file: Path, content: bytes | Callable[[Path], None]) -> None:
 def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
     """Opens the data that the command line names or, if it names none, the data of the run."""
     d = encoder.config.data
-    source, name, path = d.source, d.name, d.path
+    source, name, path, white = d.source, d.name, d.path, d.get('value_range', 0.0)
     if given.source or given.name or given.path:
-        source, name, path = given.source or source, given.name, given.path
+        source, name, path, white = given.source or source, given.name, given.path, 0.0
     if not source:
         raise UserError(
             f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
             f'{", ".join(SOURCES)}'
         )
     given.split = given.split or ('train' if ':' in source else 'all')
-    return open_source(source, name, path, given.split, encoder.image_size)
+    return open_source(source, name, path, given.split, encoder.image_size, white)
 
 
 def run(given: argparse.Namespace) -> None:
