@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
+from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
@@ -131,7 +132,7 @@ class Trainer:
                 self.leave_early(start, interrupt)
                 with progress.paused():
                     if self.lacks_evaluation(start):
-                        self.evaluate(start, state, writer, progress)
+                        self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
                     state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
@@ -182,7 +183,7 @@ class Trainer:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 
-            asked = self.agree(interrupt)
+            asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))
             due = step == total or at_eval or step % cadence.checkpoint == 0
             if asked or due:
@@ -193,7 +194,7 @@ class Trainer:
                 with progress.paused():
                     self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
-                        self.evaluate(step, state, writer, progress)
+                        self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
             if asked and step < total:
                 self.checkpoints.wait()
@@ -216,7 +217,7 @@ class Trainer:
 
     def leave_early(self, start: int, interrupt: Interrupt) -> None:
         """Stops before the first step if a signal came: there is nothing new to save."""
-        if start < self.run.total_steps and (asked := self.agree(interrupt)):
+        if start < self.run.total_steps and (asked := agreed(interrupt.requested)):
             where = f'at step {start} of {self.run.total_steps}, already saved' if start else 'before the first step'
             raise Interrupted(f'{asked} {where}; the same command goes on from there')
 
@@ -293,14 +294,29 @@ class Trainer:
         )
         return due and self.same_everywhere(not done)
 
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """Runs the evaluators that are due: measures first, then draws."""
+    def evaluate(
+        self, step: int, state: PyTree, writer: MetricWriter, progress: Progress, interrupt: Interrupt
+    ) -> None:
+        """Runs the evaluators that are due: measures first, then draws.
+
+        Raises:
+          Interrupted: a signal came while they measured. The next start measures again.
+        """
         due, shown = self.due(step), list[str]()
         metrics: dict[str, float] = {}
-        for evaluator in due:
-            found = evaluator(step, state)
-            metrics |= found
-            shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        try:
+            with heeding(lambda: interrupt.requested):
+                for evaluator in due:
+                    check()
+                    found = evaluator(step, state)
+                    metrics |= found
+                    shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        except Interrupted as stop:
+            where = f'at step {step} of {self.run.total_steps}, saved' if step else 'before the first step'
+            raise Interrupted(
+                f'{interrupt.requested or "a signal to another host"} during the evaluation {where}; the same command '
+                'goes on from there'
+            ) from stop
         if metrics:
             baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
             writer.write(step, {**metrics, **baseline})
@@ -323,13 +339,6 @@ class Trainer:
         pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
         progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
         return last
-
-    def agree(self, interrupt: Interrupt) -> str | None:
-        """Whether any process was asked to stop; all of them must save the same step."""
-        if jax.process_count() == 1:
-            return interrupt.requested
-        flags = multihost_utils.process_allgather(np.array(interrupt.requested is not None))
-        return (interrupt.requested or 'a signal to another host') if flags.any() else None
 
     def same_everywhere(self, flag: bool) -> bool:
         """The first process's answer: it alone writes to the workdir, which others may not even see."""

@@ -182,6 +182,40 @@ def test_a_signal_before_the_first_step(data, uninterrupted, tmp_path):
     assert lines(tmp_path) == lines(whole)
 
 
+def test_a_signal_during_an_evaluation(data, uninterrupted, tmp_path):
+    """It is heeded before the next evaluator; the state is saved, and the next start measures."""
+    config = load('mocov2', 'jit', 'resident', data)
+    reached = []
+
+    class Asked(Evaluator):
+        name = 'asked'
+        at_start, every_steps = False, 4
+
+        def __init__(self, context):
+            pass
+
+        def __call__(self, step, state):
+            complete_runs.Cut.at = 0
+            return {}
+
+    class After(Asked):
+        def __call__(self, step, state):
+            reached.append(step)
+            return {}
+
+    for step in (4, STEPS):
+        said = fit(config, tmp_path, evaluators=[Asked, After])
+        assert said == (
+            f'SIGTERM during the evaluation at step {step} of {STEPS}, saved; the same command goes on from there'
+        )
+        assert not any(line['step'] == step and 'eval/knn_top1' in line for line in lines(tmp_path))
+        assert isinstance(fit(load('mocov2', 'jit', 'resident', data, steps=step), tmp_path), dict)
+    assert reached == []
+    whole = uninterrupted('mocov2', 'jit', 'resident')
+    assert digest(saved(config, tmp_path)[1]) == digest(saved(config, whole)[1])
+    assert lines(tmp_path) == lines(whole)
+
+
 def test_a_damaged_checkpoint_costs_only_time(data, uninterrupted, tmp_path):
     """Back to an older one: the steps are trained, logged, evaluated and saved again, to the same bits."""
     config = load('mocov2', 'jit', 'resident', data)
