@@ -68,9 +68,13 @@ def _check(config: ConfigDict) -> Sequence[str]:
 
 def _sections(config: ConfigDict) -> Mapping[str, type]:
     """The classes that declare the fields of a config, by section."""
+    if 'protocol' in config:
+        from contrastive_jax.protocols import run as protocols
+
+        return protocols.sections_of(config)
     from contrastive_jax.config.fields import sections_of
 
-    return {} if 'protocol' in config else sections_of(config)
+    return sections_of(config)
 
 
 def _describe_fields() -> str:
