@@ -77,6 +77,9 @@ class TfdsSource(Source):
     def image(self, i: int) -> np.ndarray:
         return self.example(i)[0]
 
+    def stored_size(self, i: int) -> tuple[int, int]:
+        return images.stored_size(self._record(i)['image'])
+
     def label(self, i: int) -> int:
         return int(self._record(i)['label']) if self._labeled else -1
 
