@@ -58,6 +58,11 @@ class Training:
         least=0,
     )
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    max_dropped_in_row: int = field(
+        5,
+        'A step in which a value is not finite changes nothing; after so many of these steps in a row the run stops.',
+        least=1,
+    )
     profile_steps: int = field(
         0, "Record so many steps for TensorBoard's profiler, after the first hundred; 0: none.", least=0
     )

@@ -58,8 +58,9 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
             f'{", ".join(SOURCES)}'
         )
+    white = d.get('value_range', 0.0)  # is a field of runs only
     given = [
-        open_source(d.source, d.name, d.path, split, encoder.image_size)
+        open_source(d.source, d.name, d.path, split, encoder.image_size, white)
         for split in (config.data.split, config.data.eval_split)
     ]
     train, test = number_classes(*given)

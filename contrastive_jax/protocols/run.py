@@ -21,6 +21,7 @@ from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import Data, load_data
 from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
 from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
 from contrastive_jax.workdir.inputs import check_inputs
@@ -173,6 +174,8 @@ def run_protocol(
         'devices': f'{devices.count} x {jax.devices()[0].device_kind}',
         'seconds': round(time.monotonic() - began, 1),
     }
+    about['run'] = run_record.read(Path(config.init).expanduser()).get('id', '')
+    about['fingerprints'] = {name: value for name, (value, _) in inputs_of(config, encoder, data).items()}
     if 'teacher' in config:
         about['teacher'] = str(Path(config.teacher).expanduser().absolute())
     _write(path / RESULTS_FOLDER / f'{config.protocol}.json', {**about, **found})

@@ -22,6 +22,7 @@ from contrastive_jax.training.evaluators import Context, Evaluator, build_evalua
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
 from contrastive_jax.workdir.folder import open_workdir
@@ -29,7 +30,11 @@ from contrastive_jax.workdir.inputs import check_inputs
 
 
 def fit(
-    config: ConfigDict, workdir: str, *, evaluators: Sequence[Callable[[Context], Evaluator]] = ()
+    config: ConfigDict,
+    workdir: str,
+    *,
+    evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    rollback: int | None = None,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -37,6 +42,7 @@ def fit(
       config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
+      rollback: the step of a checkpoint that the run is taken back to first, see `training.rollback`; None: none.
 
     Returns:
       The last evaluation.
@@ -53,14 +59,17 @@ def fit(
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
-        path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
+        known, first = defaults_of(config), jax.process_index() == 0
+        path = open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        check_inputs(path, inputs, write=jax.process_index() == 0)
-        if jax.process_index() == 0:
+        check_inputs(path, inputs, write=first)
+        if first:
             print(summary(source, held_out), flush=True)
             for line in advice(config, facts.measure(source)):
                 print(f'warning: {line}', flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        if rollback is not None:
+            roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
 
 

@@ -2,18 +2,21 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from contrastive_jax import features, load_encoder, pretrained
 from contrastive_jax.config.overrides import flat
@@ -553,3 +556,15 @@ def test_data_holds_what_it_says(run: Path) -> None:
         'unseen_classes',
     ]
     assert (len(data.train_ids), len(data.test_ids), data.classes) == (1437, 360, 10)
+
+
+def test_images_of_the_run_keep_its_value_range(tmp_path):
+    """A run on images of 12 bits says that 4095 is white; its evaluation reads them alike."""
+    for split, name in itertools.product(('train', 'test'), 'ab'):
+        (tmp_path / split / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8), 2047, np.uint16)).save(tmp_path / split / name / f'{i}.png')
+    config = protocol_config('knn')
+    of_run = ConfigDict({'data': {'source': 'folder', 'name': '', 'path': str(tmp_path), 'value_range': 4095.0}})
+    data = base.load_data(config, types.SimpleNamespace(config=of_run, image_size=8))
+    assert data.train.image(0).mean() == data.test.image(0).mean() == 127
