@@ -15,9 +15,13 @@ Exit codes, and which of them are worth a start of the same command:
     142  another process of the run was lost (`LostError`)              yes, from the last checkpoint
 """
 
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+BROKEN_PIPE = 141  # the exit code of a command whose output was closed: 128 + SIGPIPE, as of other programs
 
 
 class Problem(str):
@@ -138,8 +142,17 @@ def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], boo
     Returns:
       The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not fit the encoding of the terminal
     try:
-        return run() or 0
+        code = run() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of the output has ended, as in `... | head`. Python would flush the rest at exit, and fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Interrupted as stop:
         print(f'contrastive_jax: {stop}', flush=True)
         return stop.exit_code

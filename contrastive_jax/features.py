@@ -144,17 +144,17 @@ def run(given: argparse.Namespace) -> None:
             np.savez(stream, **arrays)
 
     write(file, save)
+    beside = file.with_suffix('.neighbours.csv')
+    if given.neighbours:
+        write(beside, table(arrays['features'], arrays['files'].tolist(), given.neighbours))
     n, D = arrays['features'].shape
     left_out = len(source) - n
     origin = encoder.source if encoder.step is None else f'step {encoder.step}'
     print(
         f'wrote {file}: {n} features with {D} values of {source.name} ({given.split}), by the encoder of {origin}'
         + (f'; {left_out} of {len(source)} images could not be read and are left out' if left_out else '')
+        + (f'\nwrote {beside}: the {given.neighbours} nearest others of each image' if given.neighbours else '')
     )
-    if given.neighbours:
-        beside = file.with_suffix('.neighbours.csv')
-        write(beside, table(arrays['features'], arrays['files'].tolist(), given.neighbours))
-        print(f'wrote {beside}: the {given.neighbours} nearest others of each image')
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import Data, load_data
-from contrastive_jax.rules import Rules, declared_fields, defaults
+from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
@@ -77,7 +77,9 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
       processes: the number of hosts.
     """
     rules = Rules(config)
-    if not isinstance(config.protocol, str) or config.protocol not in PROTOCOLS:
+    if problem := wrong_kind('protocol', config.protocol, str, 'knn'):
+        return [problem]
+    if config.protocol not in PROTOCOLS:
         rules.one_of('protocol', tuple(PROTOCOLS))
         return rules.found
     lacking = []
@@ -99,13 +101,16 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
         field='init',
         remedy='set it to the workdir of a run, such as runs/digits, or to a file of weights',
     )
+    # Training splits each batch; features are computed of incomplete batches, too, which the hosts alone split.
+    parts, what = (devices, 'devices') if 'epochs' in config else (processes, 'hosts')
     B = config.batch_size
+    near = max(round(B / parts), 1) * parts
     rules.rule(
-        B % processes == 0,
-        f'batch_size {B} is not divisible by {processes} hosts',
+        B % parts == 0,
+        f'batch_size {B} is not divisible by {parts} {what}',
         field='batch_size',
-        remedy=f'use {-(-B // processes) * processes}',
-        value=-(-B // processes) * processes,
+        remedy=f'use {near}',
+        value=near,
     )
     if not config.data.source:
         for name in ('name', 'path'):
@@ -115,7 +120,7 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
                 field=f'data.{name}',
                 remedy='give both',
             )
-    PROTOCOLS[config.protocol].rules(config, devices, rules)
+    PROTOCOLS[config.protocol].rules(config, rules)
     return rules.found
 
 
