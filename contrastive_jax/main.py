@@ -2,8 +2,8 @@
 
 The same command again continues a run that was stopped. With a config of configs/eval/ it evaluates the encoder of a
 run, which --config.init=WORKDIR names. Exit codes: 0 finished; 42 interrupted and saved, start the command again; 2 a
-mistake in config, flags or workdir; 3 a problem of the data; 4 the loss or the state is not finite; 5 no checkpoint can
-be read or written.
+mistake in config, flags or workdir; 3 a problem of the data; 4 too many steps in a row were not finite; 5 no checkpoint
+can be read or written; 6 another run uses the workdir. errors.py has the table of all of them.
 """
 
 import sys
