@@ -1,4 +1,19 @@
-"""Errors that the user can correct: one readable line each, an exit code, and no traceback."""
+"""Errors that the user can correct: one readable line each, an exit code, and no traceback.
+
+Exit codes, and which of them are worth a start of the same command:
+
+    0    finished                                                       no
+    42   a signal; everything is saved (`Interrupted`)                  yes
+    1    an unexpected error, with a traceback                          a few times
+    2    a mistake in config, flags or workdir (`UserError`)            no
+    3    a problem of the data (`DataError`)                            no
+    4    too many steps in a row were not finite (`NumericalError`)     no
+    5    no checkpoint can be read or written (`CheckpointError`)       no
+    6    another run uses the workdir (`BusyError`)                     no
+    130  a second Ctrl-C: ended at once                                 yes, from the last checkpoint
+    134  jax has lost another process of the run (SIGABRT)              yes, from the last checkpoint
+    142  another process of the run was lost (`LostError`)              yes, from the last checkpoint
+"""
 
 import io
 import os
@@ -97,6 +112,18 @@ class NumericalError(UserError):
     """Training reached NaN or infinity."""
 
     exit_code = 4
+
+
+class BusyError(UserError):
+    """Another process writes to the workdir."""
+
+    exit_code = 6
+
+
+class LostError(UserError):
+    """Another process of the run has ended, or cannot be reached."""
+
+    exit_code = 142
 
 
 class Interrupted(Exception):
