@@ -33,7 +33,7 @@ import numpy as np
 from contrastive_jax.data import sources
 from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
-from contrastive_jax.distributed.hosts import connect
+from contrastive_jax.distributed.hosts import connect, end_alone
 from contrastive_jax.distributed.stopping import heeding
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.evaluate.features import FeatureExtractor
@@ -144,17 +144,17 @@ def run(given: argparse.Namespace) -> None:
             np.savez(stream, **arrays)
 
     write(file, save)
+    beside = file.with_suffix('.neighbours.csv')
+    if given.neighbours:
+        write(beside, table(arrays['features'], arrays['files'].tolist(), given.neighbours))
     n, D = arrays['features'].shape
     left_out = len(source) - n
     origin = encoder.source if encoder.step is None else f'step {encoder.step}'
     print(
         f'wrote {file}: {n} features with {D} values of {source.name} ({given.split}), by the encoder of {origin}'
         + (f'; {left_out} of {len(source)} images could not be read and are left out' if left_out else '')
+        + (f'\nwrote {beside}: the {given.neighbours} nearest others of each image' if given.neighbours else '')
     )
-    if given.neighbours:
-        beside = file.with_suffix('.neighbours.csv')
-        write(beside, table(arrays['features'], arrays['files'].tolist(), given.neighbours))
-        print(f'wrote {beside}: the {given.neighbours} nearest others of each image')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -208,8 +208,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int, help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--process_id', type=int, help='on several hosts, as in contrastive_jax.main')
-    given = parser.parse_args(argv)
-    return exit_code_of(lambda: run(given))
+    return end_alone(lambda: exit_code_of(lambda: run(parser.parse_args(argv))))
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
 from contrastive_jax.config.build import build_network
-from contrastive_jax.config.fields import DTYPES, Optimizer, Schedule, sections_of
+from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.methods import Method, find_method, method_or_none
 from contrastive_jax.models import network
@@ -74,7 +74,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
             remedy=f'use {near}',
             value=near,
         )
-    if c.batch_size >= 1:
+    if 1 <= c.batch_size <= MAX_BATCH:
         check_groups(c, devices, rules)
         check_chunks(c, devices, rules)
     try:

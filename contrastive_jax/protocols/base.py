@@ -108,8 +108,7 @@ class Protocol:
     Attributes:
       sections: the class that declares each section of a config, by the path of the section; '' is the top level. One
         has the name of the protocol.
-      rules: adds to the rules what is wrong with several fields together, for a given number of devices. Every field by
-        itself has the right type then.
+      rules: adds to the rules what is wrong with several fields together; each of them has the right type.
       values: fields whose default is not the declared one, by their paths.
       check: raises UserError where encoder or data do not fit the protocol, before anything is compiled.
       run: evaluates; returns the numbers and writes them to the metrics of the workdir. Its last argument makes the
@@ -120,7 +119,7 @@ class Protocol:
     """
 
     sections: Mapping[str, type]
-    rules: Callable[[ConfigDict, int, Rules], None]
+    rules: Callable[[ConfigDict, Rules], None]
     check: Callable[[ConfigDict, Encoder, Data], None]
     run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)

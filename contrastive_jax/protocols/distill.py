@@ -304,14 +304,14 @@ class Settings:
     init_std: float = field(0.0, "Standard deviation of the classifier's initial weights; 0: zeros.", least=0)
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+def rules(c: ConfigDict, rules: Rules) -> None:
     rules.rule(
         bool(c.teacher),
         'teacher is empty',
         field='teacher',
         remedy='set it to the workdir of a fine-tuning, such as runs/tuned',
     )
-    training.rules(c, devices, rules)
+    training.rules(c, rules)
     check_optimizer(c, rules)
 
 

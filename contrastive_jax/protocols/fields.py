@@ -5,6 +5,7 @@ Each protocol declares its own sections beside its code, and adds fields to thes
 
 import dataclasses
 
+from contrastive_jax.config.fields import MAX_BATCH
 from contrastive_jax.data.open import SOURCES
 from contrastive_jax.pretrained.encoder import WEIGHTS
 from contrastive_jax.rules import field
@@ -22,7 +23,7 @@ class Evaluation:
         choices=WEIGHTS,
     )
     parallel: str = field('jit', 'How all devices are used: jit(shard_map), or pmap.', choices=('jit', 'pmap'))
-    batch_size: int = field(512, 'Global batch size, over all devices of all hosts.', least=1)
+    batch_size: int = field(512, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -315,8 +315,8 @@ class Schedule(training.Schedule):
     final: float = field(0.0, "Learning rate at the end of 'cosine_per_step'.", least=0)
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    training.rules(c, devices, rules)
+def rules(c: ConfigDict, rules: Rules) -> None:
+    training.rules(c, rules)
     s = c.schedule
     rules.rule(
         not s.warmup_epochs > c.epochs,

@@ -15,7 +15,7 @@ from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import fields, readout
 from contrastive_jax.protocols.base import Data, Protocol
-from contrastive_jax.rules import Rules, field
+from contrastive_jax.rules import field
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.metrics import MetricWriter
 
@@ -28,11 +28,6 @@ class Settings:
     temperature: float = field(
         0.07, "Temperature of the votes: a neighbor's weight is exp(cosine / temperature).", least=MIN_TEMPERATURE
     )
-
-
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    del devices
-    readout.rules(c, rules)
 
 
 def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
@@ -73,7 +68,7 @@ def run(
 
 KNN = Protocol(
     {'': fields.Evaluation, 'data': fields.Data, 'knn': Settings, 'features': readout.Features},
-    rules,
+    readout.rules,
     check,
     run,
     resumes=False,

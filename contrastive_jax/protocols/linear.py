@@ -254,8 +254,8 @@ class Optimizer(training.Optimizer):
     weight_decays: tuple[float, ...] = field((0.0,), 'Weight decays; likewise.', least=0, min_items=1)
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    training.rules(c, devices, rules)
+def rules(c: ConfigDict, rules: Rules) -> None:
+    training.rules(c, rules)
     readout.rules(c, rules)
 
 

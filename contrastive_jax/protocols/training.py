@@ -88,17 +88,8 @@ class Schedule:
 SECTIONS: dict[str, type] = {'': Training, 'data': Data, 'augment': Augment}
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
+def rules(c: ConfigDict, rules: Rules) -> None:
     """Adds what is wrong with the fields of `SECTIONS` together."""
-    B = c.batch_size
-    near = [max(B // devices, 1) * devices, -(-B // devices) * devices]
-    rules.rule(
-        B % devices == 0,
-        f'batch_size {B} is not divisible by {devices} devices',
-        field='batch_size',
-        remedy=f'use {" or ".join(map(str, sorted(set(near))))}',
-        value=near[-1],
-    )
     scales = c.augment.crop_scale
     rules.rule(
         scales[0] <= scales[1],

@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f'--output {file}: the folder {file.parent} does not exist -> create it, or give another file')
     html, left_out = render(record)
     try:
-        write_atomically(file, html.encode())
+        write_atomically(file, html.encode('utf-8', 'backslashreplace'))  # paths need not be UTF-8
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> give another file with --output') from error
     for line in left_out:
@@ -62,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
         default=[],
         help='a folder that contains more workdirs of evaluations; may be given several times',
     )
-    given = parser.parse_args(argv)
-    return exit_code_of(lambda: run(given))
+    return exit_code_of(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -246,7 +246,7 @@ def test_many_classes_with_names_that_look_like_html(
 
     def load(split: str = 'train') -> sources.ArraySource:
         images = given_digits(split).array
-        return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, '39'))
+        return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, 'caf\udce9'))
 
     given_digits = digits.load
     monkeypatch.setattr(digits, 'load', load)
@@ -256,6 +256,7 @@ def test_many_classes_with_names_that_look_like_html(
     write_evaluation(tmp_path / '<script>2', run, '<script>3', **{EVIL: 0.5})
     found, _ = report(run, capsys)
     assert {EVIL, '<script>2', '<script>3'} <= set(found.cells) and f'on {EVIL}' in found.text
+    assert 'caf\\udce9' in found.text  # a name that is not UTF-8
     assert '<script' not in found.raw and '<img src=x' not in found.raw
     assert 'class="matrix"' not in found.raw and 'confusion matrix of 40 classes' in found.raw
     assert re.search(r'all \d+ classes', found.text) and '10 most frequent classes' in found.text
