@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from contrastive_jax import pretrained
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import files, pickles, torch_files, writers
+from contrastive_jax.pretrained import files, stand_ins, torch_files, writers
 from tests.pretrained import published_files
 
 WRITERS = [published_files.write_zip, published_files.write_legacy]
@@ -90,7 +90,7 @@ def test_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: 
     with pytest.raises(UserError, match=line):
         files.read(path)
     assert not (tmp_path / 'canary').exists()
-    assert pickles.STORAGES['torch FloatStorage'].dtype == np.float32
+    assert stand_ins.STORAGES['torch FloatStorage'].dtype == np.float32
 
 
 def tensor(shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, size: int = 6, key: str = '0') -> bytes:
@@ -154,7 +154,7 @@ def test_the_next_file_is_not_affected_by_a_tampered_tensor(tmp_path: Path) -> N
 
 
 def test_every_dtype(tmp_path: Path) -> None:
-    dtypes = [kind.dtype for kind in pickles.STORAGES.values()]
+    dtypes = [kind.dtype for kind in stand_ins.STORAGES.values()]
     assert {dtype.name for dtype in dtypes} == set(writers.STORAGES)
     state = {dtype.name: np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype) for dtype in dtypes}
     for legacy in (False, True):
@@ -303,7 +303,7 @@ def test_files_of_python_2_and_what_lies_beside_weights(tmp_path: Path) -> None:
     sections = {'arch': b'U\x08resnet18', 'lemniscate': bank, 'args': args, 'state_dict': {'a': np.ones(2)}}
     source = files.read(published_files.write(tmp_path / 'x.pth', sections, legacy=True))
     assert source.content['arch'] == 'resnet18'
-    assert isinstance(source.content['lemniscate'], pickles.Inert)
+    assert isinstance(source.content['lemniscate'], stand_ins.Inert)
     np.testing.assert_array_equal(source.array(source.content['state_dict']['a']), np.ones(2))
     with pytest.raises(UserError, match='contains a Inert instead of a tensor'):
         source.array(source.content['args'])
@@ -320,4 +320,4 @@ def test_numbers_of_numpy(tmp_path: Path) -> None:
 
 def test_torch_storages_are_read_when_they_are_wanted(tmp_path: Path) -> None:
     opened = torch_files.read(published_files.write(tmp_path / 'x.pth', {'state_dict': {'a': np.zeros(1000)}}))
-    assert isinstance(opened.content['state_dict']['a'], pickles.Tensor)
+    assert isinstance(opened.content['state_dict']['a'], stand_ins.Tensor)
