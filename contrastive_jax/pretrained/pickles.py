@@ -8,6 +8,7 @@ by plain data, see `stand_ins`.
 import pickletools
 from typing import Any
 
+from contrastive_jax.pretrained.pickle_names import stand_in
 from contrastive_jax.pretrained.stand_ins import (
     Dtype,
     Function,
@@ -18,7 +19,6 @@ from contrastive_jax.pretrained.stand_ins import (
     StorageType,
     key_of,
     kind,
-    stand_in,
 )
 
 # Instructions that no weights file needs: the extension registry, buffers outside of the pickle, and texts that refer
@@ -26,7 +26,7 @@ from contrastive_jax.pretrained.stand_ins import (
 REFUSED = ('EXT1', 'EXT2', 'EXT4', 'NEXT_BUFFER', 'READONLY_BUFFER', 'PERSID')
 MAX_PROTOCOL = 5
 # A few bytes could have the same long value copied many times: values copied / bytes read so far, and a start.
-MAX_COPIES, FREE_COPIES = 8, 10**6
+MAX_COPIES, FREE_COPIES = 2, 10**5
 
 CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 # Instructions whose argument is the value.
@@ -212,7 +212,7 @@ class Pickle:
         return made
 
     def _set_state(self, made: Any, state: Any) -> None:
-        """Sets the state of an object. That of our stand-ins could undo a check, or change how the next file is read."""
+        """Sets the state of an object. That of our stand-ins could undo a check or affect the next file."""
         self._copied += _length(state)
         if isinstance(made, Dtype | NumpyArray):
             made.set_state(state)
@@ -222,7 +222,12 @@ class Pickle:
             raise PickleError('the pickle sets the state of an object; weight files never do this, so it is refused')
 
     def _storage(self, reference: Any) -> Storage | Inert:
-        """The storage of ('storage', type, key, device, size), followed in old files by the storage it is a view of."""
+        """The storage of ('storage', type, key, device, size), followed in old files by the storage it is a view of.
+
+        In old files, ('module', class, ...) stands for the class of a pickled network.
+        """
+        if isinstance(reference, tuple) and len(reference) > 1 and reference[0] == 'module':
+            return Inert(kind(reference[1]))
         known = isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == 'storage'
         if known and isinstance(reference[1], Inert):
             return Inert(reference[1].name)
@@ -264,4 +269,3 @@ def _length(value: Any, depth: int = 2) -> int:
     if isinstance(value, tuple) and depth:
         return len(value) + sum(_length(part, depth - 1) for part in value)
     return len(value) if isinstance(value, str | bytes | bytearray | tuple | list | dict) else 1
-

@@ -1,4 +1,4 @@
-"""Reads safetensors files, also with the 8-bit floating-point numbers that the numpy part of the library cannot read."""
+"""Reads safetensors files, also with 8-bit floating-point numbers, which the library reads for torch only."""
 
 import json
 import struct

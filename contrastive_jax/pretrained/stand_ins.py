@@ -1,15 +1,14 @@
 """What the names in a pickle stand for: plain data for those of weights, an inert object for every other name.
 
-Nothing is imported and nothing that a pickle names is called. NAMES lists the types that arrays of numbers are made of;
-each is replaced by a function of ours. Any other name stands for an `Inert` object, whatever the pickle does with it:
-optimizers, arguments, configs and callbacks that lie beside the weights.
+Nothing is imported, and nothing that a pickle names is called. `pickle_names` lists the types that arrays of numbers
+are made of; each is replaced by a function of ours. Any other name stands for an `Inert` object, whatever the pickle
+does with it: optimizers, arguments, configs and callbacks that lie beside the weights.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from contrastive_jax.errors import UserError
@@ -93,9 +92,10 @@ class Tensor:
 
     def view(self, numbers: np.ndarray) -> np.ndarray:
         """The tensor as an array, given the numbers of its whole storage."""
-        numbers = numbers.view(self.dtype)
+        numbers = numbers.view(f'u{self.dtype.itemsize}' if self.dtype.itemsize < 16 else self.dtype)
         bytes_apart = tuple(stride * numbers.itemsize for stride in self.strides)
         x = np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, bytes_apart, writeable=False)
+        x = x.view(self.dtype)  # numpy's strides are not for dtypes of ml_dtypes
         return -x if self.negative else x
 
 
@@ -172,11 +172,13 @@ def kind(value: Any) -> str:
     return 'numpy array of objects' if isinstance(value, NumpyArray) else type(value).__name__
 
 
+PLAIN = (str, int, float, bytes, Inert, type(None))
+
+
 def key_of(key: Any) -> Any:
     """A key of a dict. Tuples may be nested so deeply that Python cannot hash them; only their place is kept."""
-    plain = str | int | float | bytes | Inert | None
-    flat = isinstance(key, tuple) and all(isinstance(part, plain) for part in key)
-    return key if flat or isinstance(key, plain) else Inert(kind(key))
+    plain = isinstance(key, PLAIN) or (isinstance(key, tuple) and all(isinstance(part, PLAIN) for part in key))
+    return key if plain else Inert(kind(key))
 
 
 def short(value: Any) -> str:
@@ -188,7 +190,7 @@ def short(value: Any) -> str:
 # ================================ numpy, dill, Haiku ================================
 
 
-def _array(reconstruct: Any, _: Any, state: Any, *__: Any) -> NumpyArray:
+def array(reconstruct: Any, _: Any, state: Any, *__: Any) -> NumpyArray:
     """Stands for how dill and jax create arrays: one call with numpy's function, its arguments and the state."""
     if not isinstance(reconstruct, Function) or reconstruct.call is not NumpyArray:
         raise PickleError('it creates an array with another function than that of numpy')
@@ -197,34 +199,34 @@ def _array(reconstruct: Any, _: Any, state: Any, *__: Any) -> NumpyArray:
     return array
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> NumpyArray:
+def from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> NumpyArray:
     """Stands for how numpy creates arrays in protocol 5."""
     array = NumpyArray()
     array.fill(raw, dtype, shape, 'F' if order == 'F' else 'C')
     return array
 
 
-def _scalar(dtype: Dtype, raw: Any = b'') -> Any:
+def scalar(dtype: Dtype, raw: Any = b'') -> Any:
     array = NumpyArray()
     array.fill(raw, dtype, -1, 'C')
     return Inert('numpy scalar') if array.array is None else array.array[0].item()
 
 
-def _named_tuple(_: Any, fields: Any, *__: Any) -> Function:
+def named_tuple(_: Any, fields: Any, *__: Any) -> Function:
     """Stands for how dill defines a named tuple: its values become a dict by field name."""
     if not all(isinstance(field, str) for field in fields):
         raise PickleError('it defines a named tuple with a field whose name is not a text')
     return Function(lambda *values: dict(zip(fields, values, strict=True)))
 
 
-def _mapping(items: Any) -> Any:
+def mapping(items: Any) -> Any:
     """Stands for Haiku's immutable mapping of parameters, which is created from a dict."""
     if not isinstance(items, dict):
         raise PickleError(f'it creates a mapping from a {type(items).__name__}')
     return items
 
 
-def _encode(text: str, codec: str = '') -> Any:
+def encode(text: str, codec: str = '') -> Any:
     """Stands for how pickles of protocol 2 write bytes."""
     if codec != 'latin1':
         raise PickleError(f'it uses the codec {codec!r}, which state dicts do not need')
@@ -234,22 +236,22 @@ def _encode(text: str, codec: str = '') -> Any:
 # ================================ containers and objects ================================
 
 
-def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
+def ordered_dict(items: Any = ()) -> dict[Any, Any]:
     return dict(items) if isinstance(items, dict) else {key_of(key): value for key, value in items}
 
 
-def _default_dict(*_: Any) -> dict[Any, Any]:
+def default_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
-def _reconstructed(cls: Any, *rest: Any) -> Any:
+def reconstructed(cls: Any, *rest: Any) -> Any:
     """Stands for how protocols 0 and 1 create objects: the class, its base, and the state of the base."""
     made = Inert(kind(cls))
     made.absorb(rest)
     return made
 
 
-def _attribute(owner: Any, *_: Any) -> Inert:
+def attribute(owner: Any, *_: Any) -> Inert:
     """Stands for getattr, with which Python writes the members of an enum and bound methods."""
     return Inert(kind(owner))
 
@@ -257,20 +259,20 @@ def _attribute(owner: Any, *_: Any) -> Inert:
 # ================================ torch ================================
 
 
-def _size(lengths: Any = ()) -> tuple[int, ...]:
+def torch_size(lengths: Any = ()) -> tuple[int, ...]:
     """Stands for torch.Size; bounded, because a few bytes could refer to the same long tuple many times."""
     if len(lengths) > MAX_AXES:
         raise PickleError(f'it contains a shape with {len(lengths)} axes')
     return tuple(lengths)
 
 
-def _tensor(
+def tensor(
     storage: Any, offset: Any = 0, shape: Any = (), strides: Any = (), *rest: Any, dtype: np.dtype | None = None
 ) -> Any:
     """Stands for how torch creates a tensor; the sizes are checked before an array of that size is created."""
     if isinstance(storage, Inert):
-        return Inert(f'tensor of {storage.name}')
-    shape, strides = _size(shape), _size(strides)
+        return Inert(f'a tensor of {storage.name}')
+    shape, strides = torch_size(shape), torch_size(strides)
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < MAX_LENGTH for n in numbers):
         raise PickleError(f'it contains a tensor of shape {short(shape)} and strides {short(strides)}')
@@ -290,7 +292,7 @@ def _tensor(
     return Tensor(storage, dtype, offset, shape, strides, negative)
 
 
-def _tensor_v3(
+def tensor_v3(
     storage: Any,
     offset: Any,
     shape: Any,
@@ -303,128 +305,9 @@ def _tensor_v3(
 ) -> Any:
     """Stands for how torch creates tensors of newer dtypes: the storage holds bytes, and the dtype is an argument."""
     if not isinstance(dtype, TorchDtype):
-        return Inert(f'tensor of {kind(dtype)}')
-    return _tensor(storage, offset, shape, strides, grad, hooks, metadata, dtype=dtype.dtype)
+        return Inert(f'a tensor of {kind(dtype)}')
+    return tensor(storage, offset, shape, strides, grad, hooks, metadata, dtype=dtype.dtype)
 
 
-def _parameter(data: Any = None, *_: Any) -> Any:
+def parameter(data: Any = None, *_: Any) -> Any:
     return data
-
-
-def _typed(function: Any, cls: Any, args: Any = (), *_: Any) -> Any:
-    """Stands for how torch creates a tensor with attributes, or of a subclass, whose meaning is not known."""
-    if cls in (NAMES['torch Tensor'], NAMES['torch.nn.parameter Parameter']) and isinstance(function, Function):
-        return function.call(*args)
-    return Inert(kind(cls))
-
-
-# torch's storage types, and the dtype of their numbers. Quantized numbers are read as what they are stored as, but
-# their tensors are Inert.
-STORAGES: dict[str, StorageType] = {
-    f'torch {kind}Storage': StorageType(np.dtype(dtype))
-    for kind, dtype in {
-        'Double': '<f8', 'Float': '<f4', 'Half': '<f2', 'BFloat16': ml_dtypes.bfloat16, 'Long': '<i8', 'Int': '<i4',
-        'Short': '<i2', 'Char': 'i1', 'Byte': 'u1', 'Bool': '?',
-    }.items()
-}  # fmt: skip
-OTHER_STORAGES = {
-    name: StorageType(np.dtype(dtype))
-    for name, dtype in {
-        'torch ComplexDoubleStorage': '<c16', 'torch ComplexFloatStorage': '<c8', 'torch QInt8Storage': 'i1',
-        'torch QUInt8Storage': 'u1', 'torch QInt32Storage': '<i4', 'torch QUInt4x2Storage': 'u1',
-        'torch QUInt2x4Storage': 'u1', 'torch.storage UntypedStorage': 'u1', 'torch.storage _UntypedStorage': 'u1',
-        'torch UntypedStorage': 'u1',
-    }.items()
-}  # fmt: skip
-
-# torch's dtypes that numpy or ml_dtypes has.
-TORCH_DTYPES: dict[str, TorchDtype] = {
-    f'torch {name}': TorchDtype(np.dtype(dtype))
-    for name, dtype in {
-        'float64': '<f8', 'float32': '<f4', 'float16': '<f2', 'bfloat16': ml_dtypes.bfloat16, 'int64': '<i8',
-        'int32': '<i4', 'int16': '<i2', 'int8': 'i1', 'uint64': '<u8', 'uint32': '<u4', 'uint16': '<u2', 'uint8': 'u1',
-        'bool': '?', 'float8_e4m3fn': ml_dtypes.float8_e4m3fn, 'float8_e5m2': ml_dtypes.float8_e5m2,
-        'float8_e4m3fnuz': ml_dtypes.float8_e4m3fnuz, 'float8_e5m2fnuz': ml_dtypes.float8_e5m2fnuz,
-    }.items()
-}  # fmt: skip
-
-# 'module name' -> its stand-in. BYOL's files are Haiku's parameters, written with dill.
-NAMES: Mapping[str, Any] = {
-    'collections OrderedDict': Function(_ordered_dict),
-    'collections defaultdict': Function(_default_dict),
-    'copy_reg _reconstructor': Function(_reconstructed),
-    'copyreg _reconstructor': Function(_reconstructed),
-    'copyreg __newobj__': Function(_reconstructed),
-    'copyreg __newobj_ex__': Function(_reconstructed),
-    'builtins getattr': Function(_attribute),
-    '__builtin__ getattr': Function(_attribute),
-    'torch._utils _rebuild_tensor': Function(_tensor),
-    'torch._utils _rebuild_tensor_v2': Function(_tensor),
-    'torch._utils _rebuild_tensor_v3': Function(_tensor_v3),
-    'torch._utils _rebuild_parameter': Function(_parameter),
-    'torch._utils _rebuild_parameter_with_state': Function(_parameter),
-    'torch.nn.parameter Parameter': Function(_parameter),
-    'torch.nn.parameter Buffer': Function(_parameter),
-    'torch Tensor': Function(lambda data=None, *_: data),
-    'torch._tensor _rebuild_from_type_v2': Function(_typed),
-    'torch._tensor _rebuild_from_type': Function(_typed),
-    'torch.tensor _rebuild_from_type': Function(_typed),
-    'torch Size': Function(_size),
-    **STORAGES,
-    **OTHER_STORAGES,
-    **{name.replace('torch ', 'torch.cuda '): dtype for name, dtype in STORAGES.items()},
-    **TORCH_DTYPES,
-    'dill._dill _create_namedtuple': Function(_named_tuple),
-    'dill._dill _create_array': Function(_array),
-    **{f'haiku._src.data_structures {name}': Function(_mapping) for name in ('frozendict', 'FlatMapping', 'FlatMap')},
-    **{
-        name: Function(_array)
-        for name in ('jax._src.array _reconstruct_array', 'jax._src.device_array reconstruct_device_array')
-    },
-    '_codecs encode': Function(_encode),
-    'numpy dtype': Function(Dtype),
-    **{
-        f'numpy.{core}.{name}': Function(stand_in)
-        for core in ('core', '_core')
-        for name, stand_in in {
-            'multiarray _reconstruct': NumpyArray,
-            'multiarray scalar': _scalar,
-            'numeric _frombuffer': _from_buffer,
-        }.items()
-    },
-}
-
-# Modules and functions that run programs or code, which no honest weights file names. They would not run here either:
-# such a file is refused so that its owner learns of it before another program opens it.
-HOSTILE_MODULES = (
-    'os', 'posix', 'nt', 'subprocess', 'pty', 'shutil', 'socket', 'ctypes', 'importlib', 'runpy', 'pdb', 'bdb',
-    'webbrowser', 'marshal',
-)  # fmt: skip
-HOSTILE_NAMES = {
-    *(
-        f'{module} {name}'
-        for module in ('builtins', '__builtin__')
-        for name in ('eval', 'exec', 'execfile', 'compile', 'open', 'file', 'input', '__import__', 'breakpoint')
-    ),
-    'io open', '_io open', 'copyreg add_extension', 'copy_reg add_extension', 'torch load', 'torch.serialization load',
-    'torch.hub load', 'pickle loads', 'pickle load', '_pickle loads', '_pickle load', 'sys exit', 'sys modules',
-    'code interact', 'timeit timeit', 'timeit repeat', 'cProfile run', 'profile run', 'commands getoutput',
-}  # fmt: skip
-HARMLESS_NAMES = ('os _Environ',)  # a copy of the environment variables
-
-
-def stand_in(name: str) -> Any:
-    """What 'module name' stands for.
-
-    Raises:
-      PickleError: the name is that of something that runs programs or code.
-    """
-    if name in NAMES:
-        return NAMES[name]
-    module = name.split(' ')[0].split('.')[0]  # hostile pickles may write os.path.os system
-    if (module in HOSTILE_MODULES or name in HOSTILE_NAMES) and name not in HARMLESS_NAMES:
-        raise PickleError(
-            f'its pickle imports {short(name.replace(" ", "."))}, which weight files do not need: it is refused, and '
-            'no code in it was run'
-        )
-    return Inert(short(name.replace(' ', '.')))
