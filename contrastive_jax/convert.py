@@ -17,7 +17,7 @@ The suffix of OUT decides the format:
   - .onnx: maps float32 images [B, 3, H, W], RGB in [0, 1], to features [B, D]; it includes the input normalization.
 
 The format of IN is detected. Every parameter must map to the encoder or belong to a known head or queue; what is
-skipped is listed. Pickles are parsed with an allow-list of types; no code in the file runs. PyTorch is not needed.
+skipped and what is assumed is listed. No code in a pickle runs. PyTorch is not needed.
 
 Weights do not record the input normalization; the paper's is assumed unless --pixels is given:
   imagenet  minus ImageNet's mean, divided by its std; the default for torchvision and timm

@@ -24,12 +24,10 @@ class Found(NamedTuple):
     Attributes:
       section: the keys that lead to the state dict, joined by '/'; '' is the top level.
       prefix: the prefix of the names of the encoder.
-      dialect: the naming scheme, a key of DIALECTS.
     """
 
     section: str
     prefix: str
-    dialect: str = 'torch'
 
     def __str__(self) -> str:
         return f'section={self.section or "(top)"} prefix={self.prefix or "(none)"}'
@@ -49,10 +47,10 @@ def discover(content: Any, section: str = '', prefix: str = '') -> list[Found]:
     """
     wanted = f'{prefix.rstrip(".")}.' if prefix else ''
     found = [
-        Found(where, start, dialect)
+        Found(where, start)
         for where, held in sections(content)
         if not section or where == section
-        for start, dialect in _prefixes(held).items()
+        for start in _prefixes(held)
         if not wanted or start == wanted
     ]
     averaged = {place.prefix for place in found if place.section in AVERAGES}
@@ -64,6 +62,11 @@ def pair(places: list[Found]) -> dict[str, Found]:
     target = [place for place in places if AVERAGE_PREFIX.search(place.prefix)]
     online = [place for place in places if place not in target]
     return {'online': online[0], 'target': target[0]} if (len(online), len(target)) == (1, 1) else {}
+
+
+def dialect_of(content: Any, place: Found) -> str:
+    """The naming scheme of an encoder that `discover` found, a key of DIALECTS."""
+    return _prefixes(section_of(content, place.section))[place.prefix]
 
 
 def section_of(content: Any, section: str) -> dict[Any, Any]:

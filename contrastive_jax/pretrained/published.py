@@ -22,7 +22,7 @@ from contrastive_jax.pretrained import (
 )
 from contrastive_jax.pretrained.assemble import assemble, few, shapes
 from contrastive_jax.pretrained.dialects import DIALECTS
-from contrastive_jax.pretrained.discover import discover, pair, section_of, sections
+from contrastive_jax.pretrained.discover import dialect_of, discover, pair, section_of, sections
 from contrastive_jax.pretrained.encoder import Encoder, Say
 from contrastive_jax.pretrained.forms import FORMS, Form, Place
 from contrastive_jax.pretrained.stand_ins import kind
@@ -78,8 +78,8 @@ def load(
             f'{path} is of another network: {what} -> {relatives.SUPPORTED} are supported; if its weights are of a '
             'plain one all the same, name it, such as encoder=resnet50'
         )
-    if section or prefix:
-        if form:
+    if section or prefix or form == 'other':
+        if form not in ('', 'other'):
             raise UserError(f'form {form} has its own sections and names -> leave out section and prefix, or form')
         form, network = 'other', weights or 'online'
         section, prefix, dialect_name, both = _discover(content, section, prefix, path, weights)
@@ -149,7 +149,7 @@ def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str
         for network in (weights,) if weights else (about.default, other):
             if found := _match(content, about, about.network(network)[0]):
                 return name, network, *found, 'torch', False
-    if not form and (places := discover(content)) and (not weights or pair(places)):
+    if not form and (places := discover(content)) and (weights != 'online' or pair(places)):
         return 'other', weights or 'online', *_discover(content, '', '', path, weights)
     held = (name for _, held in sections(content) for name in held if isinstance(name, str))
     if not form and not weights and (what := relatives.family(held)):
@@ -176,9 +176,10 @@ def _discover(content: Any, section: str, prefix: str, path: Path, weights: str 
     """
     places = discover(content, section, prefix)
     if len(places) == 1:
-        return *places[0], False
+        return *places[0], dialect_of(content, places[0]), False
     if two := pair(places):
-        return *two[weights or 'online'], True
+        chosen = two[weights or 'online']
+        return *chosen, dialect_of(content, chosen), True
     if places:
         listed = few([str(place) for place in places])
         raise UserError(f'{path} contains {len(places)} encoders ({listed}) -> choose one with prefix, or with section')

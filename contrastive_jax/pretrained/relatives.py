@@ -39,13 +39,13 @@ ARRAYS: tuple[tuple[str, str], ...] = (
 
 # The same for names that other families of networks have.
 FAMILIES: tuple[tuple[str, str], ...] = (
+    (r'(.*\.)?patch_embed\.backbone\..*', 'a ViT hybrid, with a convolutional network before its patches'),
     (r'(.*\.)?stages\.\d+\.blocks\.\d+\.conv_dw\.weight|(.*\.)?stages\.\d+\.\d+\.dwconv\.weight', 'a ConvNeXt'),
     (r'(.*\.)?layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table', 'a Swin Transformer'),
     (r'(.*\.)?conv_stem\.weight', 'an EfficientNet or MobileNet'),
     (r'(.*\.)?features\.denseblock1\..*', 'a DenseNet'),
     (r'(.*\.)?stem\.conv\.weight', 'a ResNetV2, RegNet or another network with `stem.conv`'),
     (r'(.*\.)?conv1\.0\.weight', 'a ResNet with a deep stem of three convolutions (ResNet-C, D, S, T)'),
-    (r'(.*\.)?patch_embed\.backbone\..*', 'a ViT hybrid, with a convolutional network before its patches'),
     (r'(.*\.)?embeddings\.patch_embeddings\.projection\.weight', 'a transformer of the transformers library'),
     (r'(.*\.)?features\.0\.weight', 'a VGG or AlexNet'),
 )
