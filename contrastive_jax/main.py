@@ -2,8 +2,8 @@
 
 The same command again continues a run that was stopped. With a config of configs/eval/ it evaluates the encoder of a
 run, which --config.init=WORKDIR names. Exit codes: 0 finished; 42 interrupted and saved, start the command again; 2 a
-mistake in config, flags or workdir; 3 a problem of the data; 4 the loss or the state is not finite; 5 no checkpoint can
-be read or written.
+mistake in config, flags or workdir; 3 a problem of the data; 4 too many steps in a row were not finite; 5 no checkpoint
+can be read or written; 6 another run uses the workdir. errors.py has the table of all of them.
 """
 
 import sys
@@ -22,13 +22,16 @@ flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, me
 flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm provide it themselves.')
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
+flags.DEFINE_integer(
+    'rollback', None, 'Take the run back to the checkpoint of this step first; fields may change then.'
+)
 flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors that the user can correct.')
 
 
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     if command_line.wants_help(argv):
-        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'verbose_errors'
+        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'rollback', 'verbose_errors'
         command_line.print_help(argv, __doc__ or '', names, _describe_fields)
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
@@ -40,9 +43,13 @@ def run(argv: list[str]) -> int:
         if 'protocol' in config:
             from contrastive_jax.protocols.run import run_protocol
 
+            if FLAGS.rollback is not None:
+                raise UserError(
+                    f'--rollback={FLAGS.rollback} is for pretraining', remedy='give the evaluation another workdir'
+                )
             run_protocol(config, FLAGS.workdir)
         else:
-            fit(config, FLAGS.workdir)
+            fit(config, FLAGS.workdir, rollback=FLAGS.rollback)
     except UserError as error:
         raise command_line.as_flags(error, config, config_path) from error
     return 0
@@ -61,9 +68,13 @@ def _check(config: ConfigDict) -> Sequence[str]:
 
 def _sections(config: ConfigDict) -> Mapping[str, type]:
     """The classes that declare the fields of a config, by section."""
+    if 'protocol' in config:
+        from contrastive_jax.protocols import run as protocols
+
+        return protocols.sections_of(config)
     from contrastive_jax.config.fields import sections_of
 
-    return {} if 'protocol' in config else sections_of(config)
+    return sections_of(config)
 
 
 def _describe_fields() -> str:

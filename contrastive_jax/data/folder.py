@@ -83,6 +83,9 @@ class FolderSource(Source):
     def image(self, i: int) -> np.ndarray:
         return images.decode(self.file_name(i), min_side=images.DRAFT_FACTOR * self._image_size, white=self.white)
 
+    def stored_size(self, i: int) -> tuple[int, int]:
+        return images.stored_size(self.file_name(i))
+
     def file_name(self, i: int) -> str:
         return os.path.join(self.root, self._files[i])
 

@@ -100,6 +100,19 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float =
         raise ImageError(f'{type(error).__name__}: {reason}') from error
 
 
+def stored_size(file: str | os.PathLike | bytes) -> tuple[int, int]:
+    """Height and width in the header of an image file, before a rotation by EXIF.
+
+    Raises:
+      ImageError: the file cannot be read or is not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception as error:  # as in `decode`
+        raise ImageError(f'{type(error).__name__}: {error}') from error
+
+
 def _upright(image: Image.Image) -> Image.Image:
     orientation = 1
     with contextlib.suppress(Exception):  # an image with damaged EXIF is still used

@@ -54,6 +54,14 @@ class Source(abc.ABC):
     def image(self, i: int) -> np.ndarray:
         """Image i, uint8 [H, W, 3], RGB. Raises ImageError if it cannot be read."""
 
+    def stored_size(self, i: int) -> tuple[int, int]:
+        """Height and width of image i as it is stored, in pixels; `image` may return a smaller one.
+
+        Raises ImageError if the image cannot be read. Override it where that is cheaper than to decode the image.
+        """
+        height, width = self.image(i).shape[:2]
+        return height, width
+
     def label(self, i: int) -> int:
         """The label of example i; -1 if it has none."""
         return -1 if self.labels is None else int(self.labels[i])
@@ -146,6 +154,9 @@ class Subset(Source):
 
     def image(self, i: int) -> np.ndarray:
         return self._source.image(int(self._ids[i]))
+
+    def stored_size(self, i: int) -> tuple[int, int]:
+        return self._source.stored_size(int(self._ids[i]))
 
     def label(self, i: int) -> int:
         return self._source.label(int(self._ids[i]))

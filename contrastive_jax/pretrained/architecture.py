@@ -63,9 +63,12 @@ def assumptions(module: nn.Module) -> str:
 
 
 def image_size(config: Mapping[str, Any], state: State) -> int:
-    """Height and width of the images that it was trained on; a ResNet's weights do not record it, so the usual size."""
+    """Height and width of the images that it was trained on, or the usual size, if the weights do not record it."""
+    patch = config.get('patch_size', 16)
     if POSITION in state and state[POSITION].ndim == 3:
-        return math.isqrt(state[POSITION].shape[1] - 1) * config.get('patch_size', 16)
+        return math.isqrt(state[POSITION].shape[1] - 1) * patch
+    if 'cls_token' in state:
+        return max(round(224 / patch), 1) * patch
     return CROP.get(config.get('stem', ''), 224)
 
 

@@ -1,6 +1,8 @@
 """Trains what a config describes: checks it, opens the data and the workdir, puts the trainer together, runs it."""
 
+import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,11 +10,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.advice import advice
 from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.config.stored import defaults_of
-from contrastive_jax.data import sources
+from contrastive_jax.data import facts, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
+from contrastive_jax.distributed.agree import check_same, together
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
@@ -21,14 +25,20 @@ from contrastive_jax.training.evaluators import Context, Evaluator, build_evalua
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.lock import Lock, say_takeover
 
 
 def fit(
-    config: ConfigDict, workdir: str, *, evaluators: Sequence[Callable[[Context], Evaluator]] = ()
+    config: ConfigDict,
+    workdir: str,
+    *,
+    evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    rollback: int | None = None,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -36,29 +46,52 @@ def fit(
       config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
+      rollback: the step of a checkpoint that the run is taken back to first, see `training.rollback`; None: none.
 
     Returns:
       The last evaluation.
 
     Raises:
       UserError: config, data or workdir are wrong; nothing was compiled or lost.
-      Interrupted: SIGINT or SIGTERM; the state is saved.
+      Interrupted: a signal, see `training.interrupt`; the state is saved.
     """
-    devices = find_devices(config.get('parallel', 'jit'))
-    if problems := check(config, devices.count, jax.process_count()):
-        raise UserError.of(problems)
-    with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
-        source, held_out = load_data(config)
+    with Interrupt() as interrupt, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
+        devices = find_devices(config.get('parallel', 'jit'))
+        if problems := check(config, devices.count, jax.process_count()):
+            raise UserError.of(problems)
+        path, first = resolve(workdir), jax.process_index() == 0
+        together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
+        check_same({'the checksum of the config': hashlib.sha256(config.to_json().encode()).hexdigest()[:12]})
+        source, held_out = together(lambda: load_data(config))
+        check_same(facts_of(source, held_out))
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
-        path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
+        known = defaults_of(config)
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        check_inputs(path, inputs, write=jax.process_index() == 0)
-        if jax.process_index() == 0:
+
+        def open_run() -> None:
+            open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
+            check_inputs(path, inputs, write=first)
+
+        together(open_run)
+        if first:
             print(summary(source, held_out), flush=True)
+            for line in advice(config, facts.measure(source)):
+                print(f'warning: {line}', flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        if rollback is not None:
+            roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
+
+
+def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
+    """What must be the same in all processes of a run: each takes its part of the same order of the same images."""
+    return {
+        'the number of training images': len(source),
+        'the number of held-out images': 0 if held_out is None else len(held_out),
+        'the checksum of the training images': source.fingerprint[:12],
+    }
 
 
 def build_trainer(

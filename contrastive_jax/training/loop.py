@@ -14,13 +14,17 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
+from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
+from contrastive_jax.training.finite import PLACES, Dropped
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.run import Run, TrainState, differing_plan
 from contrastive_jax.training.step import init_state
+from contrastive_jax.workdir import about as about_file
+from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
@@ -95,6 +99,7 @@ class Trainer:
         self.open_first_pass = open_first_pass
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+        self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
         """Trains to the end, or to a signal.
@@ -107,10 +112,10 @@ class Trainer:
 
         Raises:
           Interrupted: the run was asked to stop; the state is saved.
-          NumericalError: the loss is not finite.
+          NumericalError: too many steps in a row were dropped, since a value was not finite.
         """
         total = self.run.total_steps
-        start, state, unlogged = self.restore_or_init()
+        start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
@@ -121,13 +126,15 @@ class Trainer:
                     progress.say(f'already complete at step {start} of {total}')
                 else:
                     self.introduce(state, start, progress)
+                    if start and (change := differing_plan(start, plan, self.run.plan(start))):
+                        progress.say(change)
                     for evaluator in self.evaluators:
                         for remark in evaluator.remarks():
                             progress.say(remark)
                 self.leave_early(start, interrupt)
                 with progress.paused():
                     if self.lacks_evaluation(start):
-                        self.evaluate(start, state, writer, progress)
+                        self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
                     state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
@@ -171,25 +178,29 @@ class Trainer:
                 jax.block_until_ready(metrics)
                 progress.untimed(step)
             if running and before % cadence.log == 0:
-                self.log(before, self.sums(before, unlogged, running), progress, writer)
+                sums = self.sums(unlogged, running)
+                self.streak(sums, state, progress)
+                self.log(before, sums, progress, writer)
                 unlogged, running = {}, []
             running += metrics
             if cadence.profile and step == profile_to:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 
-            asked = self.agree(interrupt)
+            asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))
             due = step == total or at_eval or step % cadence.checkpoint == 0
             if asked or due:
-                unlogged, running = self.sums(step, unlogged, running), []
+                unlogged, running = self.sums(unlogged, running), []
+                streak = self.streak(unlogged, state, progress)
                 if due or step % cadence.log == 0:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state, unlogged)
+                    if not streak or asked or step == total:  # a streak may end the run: keep what is from before
+                        self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
-                        self.evaluate(step, state, writer, progress)
+                        self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
             if asked and step < total:
                 self.checkpoints.wait()
@@ -212,20 +223,23 @@ class Trainer:
 
     def leave_early(self, start: int, interrupt: Interrupt) -> None:
         """Stops before the first step if a signal came: there is nothing new to save."""
-        if start < self.run.total_steps and (asked := self.agree(interrupt)):
+        if start < self.run.total_steps and (asked := agreed(interrupt.requested)):
             where = f'at step {start} of {self.run.total_steps}, already saved' if start else 'before the first step'
             raise Interrupted(f'{asked} {where}; the same command goes on from there')
 
     def restore_or_init(self) -> Restored:
         """The newest checkpoint, or the state at step 0."""
-        init, specs = lambda: init_state(self.run), self.run.state_specs
-        shapes = jax.eval_shape(init)
-        found = self.checkpoints.restore(shapes)
+        specs = self.run.state_specs
+        found = self.checkpoints.restore(self.shapes)
         if found is None:
             # Runs once: on CPU fast code for it takes longer to compile than it saves.
             options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-            state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
-            found = Restored(0, self.devices.place(state, specs), {})
+            init = lambda: self.devices.padded(init_state(self.run), specs)  # noqa: E731
+            shardings = self.devices.shardings(self.shapes, specs)
+            state = jax.jit(init, out_shardings=shardings, compiler_options=options)()
+            found = Restored(0, self.devices.place(state, specs), {}, {})
+        elif not found.plan and 'total_steps' in (known := about_file.run(about_file.read(self.workdir))):
+            found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
         return found._replace(state=self.start(found.state, found.step))
 
     def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
@@ -240,8 +254,7 @@ class Trainer:
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
         run, d = self.run, self.devices
-        shapes = jax.eval_shape(lambda s: d.collect(s, run.state_specs), state)
-        progress.say(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
+        progress.say(parameter_overview.get_parameter_overview(self.shapes.params, include_stats=False))
         kind = jax.devices()[0].device_kind
         progress.say(
             f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '
@@ -254,26 +267,55 @@ class Trainer:
         lengths = {'total_steps': self.run.total_steps, 'steps_per_epoch': self.run.steps_per_epoch}
         return {**self.data, **lengths}
 
-    def sums(self, step: int, unlogged: dict[str, float], running: Metrics) -> dict[str, float]:
-        """Sums of the metrics of the steps not yet logged, up to `step`; makes sure that the loss is finite.
+    def sums(self, unlogged: dict[str, float], running: Metrics) -> dict[str, float]:
+        """Sums of the metrics of the steps not yet logged, up to `step`.
 
         Waits for them, while the device has later ones to do. In float64, the order of adding hardly matters.
         """
         host = [unlogged] if unlogged else []
         host += [self.devices.fetch(metrics) for metrics in running]
-        sums = {name: float(np.sum([metrics[name] for metrics in host], dtype=np.float64)) for name in host[0]}
-        if not math.isfinite(sums['loss']):
-            raise NumericalError(
-                f'the loss is {sums["loss"] / sums["steps"]} before step {step} -> lower optimizer.learning_rate or '
-                f'lengthen the warm-up; the checkpoints in {self.workdir / FOLDER} are from before'
+        return {name: float(np.sum([x.get(name, 0.0) for x in host], dtype=np.float64)) for name in host[-1]}
+
+    def streak(self, sums: Mapping[str, float], state: TrainState, progress: Progress) -> int:
+        """The number of dropped steps in a row at the end of what was done, and a line about dropped steps.
+
+        Args:
+          sums: of the metrics since the last log; they tell whether any step was dropped.
+          state: the newest state. It is only fetched if there is such a step.
+          progress: prints the line.
+
+        Raises:
+          NumericalError: too many steps in a row were dropped.
+        """
+        if not sums.get('dropped'):
+            return 0
+        dropped: Dropped = self.devices.fetch(state.dropped)
+        step, place = int(dropped.step), PLACES[int(dropped.place)]
+        if dropped.in_row < self.run.max_dropped_in_row:
+            progress.say(
+                f'step {step + 1}: {place} was not finite, so this step changed nothing '
+                f'(dropped steps in the whole run: {int(dropped.total)})'
             )
-        return sums
+            return int(dropped.in_row)
+        self.checkpoints.wait()
+        raise NumericalError(
+            f'{int(dropped.in_row)} steps in a row were dropped; in the last of them, step {step + 1}, {place} was not '
+            f'finite, at learning rate {float(self.run.learning_rate(step)):.4g}',
+            field='optimizer.learning_rate',
+            remedy='lower optimizer.learning_rate or lengthen the warm-up; if that does not help, change the weight '
+            'decay, raise the temperature, or look at the data. A pretraining with changed fields goes on in this '
+            f'workdir with --rollback=STEP; {self.workdir / FOLDER} has the steps '
+            f'{", ".join(map(str, (0, *self.checkpoints.steps)))}',
+        )
 
     def log(self, step: int, sums: dict[str, float], progress: Progress, writer: MetricWriter) -> None:
-        """Writes the means over the steps since the last log."""
-        means = {name: x / sums['steps'] for name, x in sums.items() if name != 'steps'}
-        rate = progress.update(step, means['loss'])
-        writer.write(step, {**means, 'images_per_second': rate})
+        """Writes the means over the steps since the last log, without dropped ones, and the number of these."""
+        means = {
+            name: x / sums['steps'] for name, x in sums.items() if name not in ('steps', 'dropped') and sums['steps']
+        }
+        rate = progress.update(step, means.get('loss', math.nan))
+        dropped = {'dropped': sums['dropped']} if sums.get('dropped') else {}
+        writer.write(step, {**means, **dropped, 'images_per_second': rate})
 
     def due(self, step: int) -> list[Evaluator]:
         """The evaluators that are due at a step."""
@@ -287,14 +329,29 @@ class Trainer:
         )
         return due and self.same_everywhere(not done)
 
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """Runs the evaluators that are due: measures first, then draws."""
+    def evaluate(
+        self, step: int, state: PyTree, writer: MetricWriter, progress: Progress, interrupt: Interrupt
+    ) -> None:
+        """Runs the evaluators that are due: measures first, then draws.
+
+        Raises:
+          Interrupted: a signal came while they measured. The next start measures again.
+        """
         due, shown = self.due(step), list[str]()
         metrics: dict[str, float] = {}
-        for evaluator in due:
-            found = evaluator(step, state)
-            metrics |= found
-            shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        try:
+            with heeding(lambda: interrupt.requested):
+                for evaluator in due:
+                    check()
+                    found = evaluator(step, state)
+                    metrics |= found
+                    shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        except Interrupted as stop:
+            where = f'at step {step} of {self.run.total_steps}, saved' if step else 'before the first step'
+            raise Interrupted(
+                f'{interrupt.requested or "a signal to another host"} during the evaluation {where}; the same command '
+                'goes on from there'
+            ) from stop
         if metrics:
             baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
             writer.write(step, {**metrics, **baseline})
@@ -302,6 +359,7 @@ class Trainer:
             progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
         if self.first_process:
             for evaluator in due:
+                lock.check(self.workdir)
                 for name, png in evaluator.draw(step, self.workdir).items():
                     writer.write_image(step, name, png)
 
@@ -317,13 +375,6 @@ class Trainer:
         pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
         progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
         return last
-
-    def agree(self, interrupt: Interrupt) -> str | None:
-        """Whether any process was asked to stop; all of them must save the same step."""
-        if jax.process_count() == 1:
-            return interrupt.requested
-        flags = multihost_utils.process_allgather(np.array(interrupt.requested is not None))
-        return (interrupt.requested or 'a signal to another host') if flags.any() else None
 
     def same_everywhere(self, flag: bool) -> bool:
         """The first process's answer: it alone writes to the workdir, which others may not even see."""

@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'metrics.jsonl'
@@ -58,6 +59,7 @@ class MetricWriter:
         """
         if not self.enabled:
             return
+        lock.check(self.workdir)
         values = {name: _number(value) for name, value in scalars.items()}
         line = {'step': int(step)} | {name: x if math.isfinite(x) else None for name, x in values.items()}
         try:
@@ -72,6 +74,7 @@ class MetricWriter:
         """Adds the picture in the file `png` to TensorBoard."""
         if not self.enabled:
             return
+        lock.check(self.workdir)
         data = Path(png).read_bytes()
         with Image.open(png) as picture:
             image = summary_pb2.Summary.Image(
@@ -124,9 +127,10 @@ class _EventFile:
         self._file = open(folder / name, 'wb')  # noqa: SIM115 (held until close)
         self._records = RecordWriter(self._file)
         self._write(event_pb2.Event(file_version='brain.Event:2'))
-        if taken:
-            # A session start at step s makes TensorBoard forget what earlier files hold from step s on.
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # A session start at step s makes TensorBoard forget what earlier files hold from step s on. Its Python reader
+        # (--load_fast=false) ignores the first start of a folder, and first files of older versions have none.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        for _ in range(2 if taken else 1):
             self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
 
     def add(self, step: int, values: list[summary_pb2.Summary.Value]) -> None:

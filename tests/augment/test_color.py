@@ -32,17 +32,15 @@ def images() -> np.ndarray:
 )
 def test_golden(case, op):
     with jax.enable_x64(True):
-        x = jnp.asarray(case.key(case.fields['input'])) / case.fields['input_scale']
+        x = golden_ops.image(case)
         golden_ops.check(case, op, golden_ops.apply(case, op, x))
 
 
 @pytest.mark.parametrize('case, op', golden_ops.parameters('sequence'))
 def test_golden_sequence(case, op):
     with jax.enable_x64(True):
-        x = jnp.asarray(case.key(case.fields['input'])) / case.fields['input_scale']
-        for step in op['steps']:
-            x = golden_ops.apply(case, step, x)
-        golden_ops.check(case, op, x)
+        x = golden_ops.image(case)
+        golden_ops.check(case, op, *golden_ops.apply_steps(case, op['steps'], x))
 
 
 @pytest.mark.parametrize('case, op', golden_ops.parameters('sequence'))
@@ -56,13 +54,9 @@ def test_jitter_is_golden_sequence(case, op):
     factors = np.zeros(4)
     factors[order] = [step.get('factor', step.get('delta')) for step in four]
     with jax.enable_x64(True):
-        x = jnp.asarray(case.key(case.fields['input'])) / case.fields['input_scale']
-        kind = golden_ops.style(case, op)
-        assert kind.neutral[0] == 1, 'the stored sequences multiply the brightness'
-        x = golden_ops.color_jitter(x, factors, np.array(order), style=kind)
-        for step in rest:
-            x = golden_ops.apply(case, step, x)
-        golden_ops.check(case, op, x)
+        x = golden_ops.image(case)
+        x = golden_ops.color_jitter(x, factors, np.array(order), style=golden_ops.style(case, op))
+        golden_ops.check(case, op, *golden_ops.apply_steps(case, rest, x))
 
 
 def test_hue_is_colorsys(images):
