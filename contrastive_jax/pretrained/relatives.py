@@ -135,7 +135,7 @@ def by_arrays(shapes: Mapping[str, tuple[int, ...]]) -> str:
     first, middle, last = (shapes.get(f'layer1.0.conv{i}.weight', ()) for i in (1, 2, 3))
     if len(middle) == 4 and len(first) == 4 and middle[1] != first[0]:
         return f'grouped convolutions (ResNeXt; layer1.0.conv2.weight {list(middle)})'
-    if len(last) == 4 and len(middle) == 4 and last[0] != 4 * middle[0]:
+    if len(last) == 4 and len(middle) == 4 and last[0] in (middle[0], 2 * middle[0]):
         return f'blocks with wider middle layers (wide ResNet; layer1.0.conv2.weight {list(middle)})'
     if 'patch_embed.proj.weight' in shapes and 'cls_token' not in shapes:
         return 'no class token'
