@@ -125,8 +125,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--names', choices=export.NAMES, default='', help="whose parameter names OUT has; for .safetensors, 'ours'"
     )
-    given = parser.parse_args(argv)
-    return exit_code_of(lambda: convert(given))
+    return exit_code_of(lambda: convert(parser.parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ def fit(
             raise UserError.of(problems)
         path, first = resolve(workdir), jax.process_index() == 0
         together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
-        check_same({'the checksum of the config': hashlib.sha256(config.to_json().encode()).hexdigest()[:12]})
+        check_same({'the checksum of the config (without data.path)': checksum_of(config)})
         source, held_out = together(lambda: load_data(config))
         check_same(facts_of(source, held_out))
         if problems := check_examples(config, len(source), devices.count):
@@ -83,6 +84,13 @@ def fit(
         if rollback is not None:
             roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
+
+
+def checksum_of(config: ConfigDict) -> str:
+    """A checksum of the fields that must be the same in all processes of a run: the data may lie elsewhere."""
+    fields = config.to_dict()
+    fields['data'] = {name: value for name, value in fields['data'].items() if name not in ('path', 'workers')}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
