@@ -1,6 +1,9 @@
 """Trains what a config describes: checks it, opens the data and the workdir, puts the trainer together, runs it."""
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ from contrastive_jax.config.stored import defaults_of
 from contrastive_jax.data import facts, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
+from contrastive_jax.distributed.agree import check_same, together
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
@@ -25,8 +29,9 @@ from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.lock import Lock, say_takeover
 
 
 def fit(
@@ -51,18 +56,26 @@ def fit(
       UserError: config, data or workdir are wrong; nothing was compiled or lost.
       Interrupted: a signal, see `training.interrupt`; the state is saved.
     """
-    with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
+    with Interrupt() as interrupt, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
         devices = find_devices(config.get('parallel', 'jit'))
         if problems := check(config, devices.count, jax.process_count()):
             raise UserError.of(problems)
-        source, held_out = load_data(config)
+        path, first = resolve(workdir), jax.process_index() == 0
+        together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
+        check_same({'the checksum of the config (without data.path)': checksum_of(config)})
+        source, held_out = together(lambda: load_data(config))
+        check_same(facts_of(source, held_out))
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
-        known, first = defaults_of(config), jax.process_index() == 0
-        path = open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
+        known = defaults_of(config)
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        check_inputs(path, inputs, write=first)
+
+        def open_run() -> None:
+            open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
+            check_inputs(path, inputs, write=first)
+
+        together(open_run)
         if first:
             print(summary(source, held_out), flush=True)
             for line in advice(config, facts.measure(source)):
@@ -71,6 +84,22 @@ def fit(
         if rollback is not None:
             roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
+
+
+def checksum_of(config: ConfigDict) -> str:
+    """A checksum of the fields that must be the same in all processes of a run: the data may lie elsewhere."""
+    fields = config.to_dict()
+    fields['data'] = {name: value for name, value in fields['data'].items() if name not in ('path', 'workers')}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
+    """What must be the same in all processes of a run: each takes its part of the same order of the same images."""
+    return {
+        'the number of training images': len(source),
+        'the number of held-out images': 0 if held_out is None else len(held_out),
+        'the checksum of the training images': source.fingerprint[:12],
+    }
 
 
 def build_trainer(
