@@ -136,7 +136,7 @@ def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], boo
     """Runs a command and prints errors that the user can correct, one line each, without a traceback.
 
     Args:
-      run: the command; it returns its exit code, or None for 0.
+      run: the command, with the parsing of its arguments; it returns its exit code, or None for 0.
       verbose: whether such errors are raised instead of printed; a function is called when an error has occurred.
 
     Returns:
@@ -146,13 +146,23 @@ def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], boo
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')  # names of files need not fit the encoding of the terminal
     try:
-        code = run() or 0
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(run, verbose)
+        finally:  # also where argparse exits after its help
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the output has ended, as in `... | head`. Python would flush the rest at exit, and fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return BROKEN_PIPE
+
+
+def _run(run: Callable[[], int | None], verbose: bool | Callable[[], bool]) -> int:
+    try:
+        return run() or 0
     except Interrupted as stop:
         print(f'contrastive_jax: {stop}', flush=True)
         return stop.exit_code

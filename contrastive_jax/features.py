@@ -208,8 +208,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int, help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--process_id', type=int, help='on several hosts, as in contrastive_jax.main')
-    given = parser.parse_args(argv)
-    return end_alone(lambda: exit_code_of(lambda: run(given)))
+    return end_alone(lambda: exit_code_of(lambda: run(parser.parse_args(argv))))
 
 
 if __name__ == '__main__':

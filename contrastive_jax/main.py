@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     if command_line.wants_help(argv):
         hosts = 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout'
         names = 'workdir', *hosts, 'rollback', 'verbose_errors'
-        command_line.print_help(argv, __doc__ or '', names, _describe_fields)
+        command_line.print_help(argv, __doc__ or '', names, lambda: _describe_fields(argv))
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
     connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout)
@@ -79,10 +79,14 @@ def _sections(config: ConfigDict) -> Mapping[str, type]:
     return sections_of(config)
 
 
-def _describe_fields() -> str:
-    from contrastive_jax.config.describe import describe_fields
+def _describe_fields(argv: Sequence[str]) -> str:
+    """The fields of an evaluation if the command line names its config; otherwise those of every training."""
+    from contrastive_jax.config.describe import describe_fields, describe_sections
+    from contrastive_jax.config.load import load
 
-    return describe_fields()
+    given = next((arg.partition('=')[2] for arg in argv if arg.startswith('--config=')), '')
+    config = load(given) if given else ConfigDict()
+    return describe_sections(_sections(config)) if 'protocol' in config else describe_fields()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
