@@ -6,6 +6,7 @@ mistake in config, flags or workdir; 3 a problem of the data; 4 the loss or the 
 be read or written.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -22,13 +23,14 @@ flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, me
 flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm provide it themselves.')
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
+flags.DEFINE_bool('verbose', False, 'Print a table of all parameters before the training.')
 flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors that the user can correct.')
 
 
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     if command_line.wants_help(argv):
-        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'verbose_errors'
+        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'verbose', 'verbose_errors'
         command_line.print_help(argv, __doc__ or '', names, _describe_fields)
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
@@ -42,10 +44,27 @@ def run(argv: list[str]) -> int:
 
             run_protocol(config, FLAGS.workdir)
         else:
-            fit(config, FLAGS.workdir)
+            fit(config, FLAGS.workdir, verbose=FLAGS.verbose)
+            print_next(FLAGS.workdir)
     except UserError as error:
         raise command_line.as_flags(error, config, config_path) from error
     return 0
+
+
+def print_next(workdir: str) -> None:
+    """The commands that a finished run is used with."""
+    import jax
+
+    if jax.process_index() == 0:
+        quoted = shlex.quote(workdir)
+        path = workdir.rstrip('/')
+        print(
+            'next:\n'
+            f'  python -m contrastive_jax.report --workdir={quoted}\n'
+            f'  python -m contrastive_jax.features --workdir={quoted} {shlex.quote(f"{path}/features.npz")}\n'
+            f'  python -m contrastive_jax.convert {quoted} {shlex.quote(f"{path}/encoder.safetensors")}',
+            flush=True,
+        )
 
 
 def _check(config: ConfigDict) -> Sequence[str]:

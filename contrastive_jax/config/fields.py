@@ -57,6 +57,9 @@ class Training:
         least=0,
     )
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    checkpoint_every_minutes: float = field(
+        0.0, 'Further checkpoints, at log lines, after so many minutes without one; 0: none.', least=0
+    )
     profile_steps: int = field(
         0, "Record so many steps for TensorBoard's profiler, after the first hundred; 0: none.", least=0
     )

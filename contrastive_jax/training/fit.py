@@ -1,6 +1,7 @@
 """Trains what a config describes: checks it, opens the data and the workdir, puts the trainer together, runs it."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from contrastive_jax.training.evaluators import Context, Evaluator, build_evalua
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
 from contrastive_jax.workdir.folder import open_workdir
@@ -29,7 +31,11 @@ from contrastive_jax.workdir.inputs import check_inputs
 
 
 def fit(
-    config: ConfigDict, workdir: str, *, evaluators: Sequence[Callable[[Context], Evaluator]] = ()
+    config: ConfigDict,
+    workdir: str,
+    *,
+    evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    verbose: bool = False,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -37,6 +43,7 @@ def fit(
       config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
+      verbose: whether the table of all parameters is printed.
 
     Returns:
       The last evaluation.
@@ -49,6 +56,10 @@ def fit(
     if problems := check(config, devices.count, jax.process_count()):
         raise UserError.of(problems)
     with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
+        first_process = jax.process_index() == 0
+        if first_process:
+            print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
+        began = time.monotonic()
         source, held_out = load_data(config)
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
@@ -57,10 +68,10 @@ def fit(
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
         check_inputs(path, inputs, write=jax.process_index() == 0)
         if jax.process_index() == 0:
-            print(summary(source, held_out), flush=True)
+            print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
             for line in advice(config, facts.measure(source)):
                 print(f'warning: {line}', flush=True)
-        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose)
         return trainer.fit(interrupt)
 
 
@@ -72,6 +83,7 @@ def build_trainer(
     source: sources.Source,
     held_out: sources.Source | None,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    verbose: bool = False,
 ) -> Trainer:
     """Puts the parts of a pretraining run together.
 
@@ -83,6 +95,7 @@ def build_trainer(
       source: training images.
       held_out: held-out images; None where the data has none.
       evaluators: further evaluators, see `fit`.
+      verbose: whether the table of all parameters is printed.
     """
     features = OnlineFeatures(
         run.method.network,
@@ -108,6 +121,7 @@ def build_trainer(
         cadence=Cadence.of(config),
         data=describe_data(source, held_out),
         open_first_pass=partial(feed, first_pass, step=init_memory_step) if run.method.initializes_memory else None,
+        verbose=verbose,
     )
 
 

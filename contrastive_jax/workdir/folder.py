@@ -17,6 +17,7 @@ FREE = (
     'log_every_steps',
     'eval_every_steps',
     'checkpoint_every_steps',
+    'checkpoint_every_minutes',
     'profile_steps',
     'parallel',
     'epochs',
