@@ -9,7 +9,8 @@ number of the example) and 'files' str[n] (its file); and 'classes' str[C], the 
 Images that cannot be read are left out. All devices are used. On several hosts, start the command on each; the first
 one writes.
 
-Exit codes: 0 written, 2 a mistake in the arguments, 3 a problem with the data, 5 no checkpoint that can be read.
+Exit codes: 0 written, 42 interrupted by a signal (nothing is written), 2 a mistake in the arguments, 3 a problem with
+the data, 5 no checkpoint that can be read.
 """
 
 import argparse
@@ -25,10 +26,12 @@ from contrastive_jax.data import sources
 from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect
+from contrastive_jax.distributed.stopping import heeding
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
 from contrastive_jax.pretrained.load import load
+from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.atomic import write_atomically
 
 
@@ -101,7 +104,8 @@ def run(given: argparse.Namespace) -> None:
     encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
     devices = find_devices('jit')
-    arrays = extract(encoder, source, devices, given.batch_size)
+    with Interrupt() as asked, heeding(lambda: asked.requested):
+        arrays = extract(encoder, source, devices, given.batch_size)
     if jax.process_index() != 0:
         return
     write(arrays, file)

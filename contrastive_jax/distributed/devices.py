@@ -1,7 +1,8 @@
 """The devices of a run, and how a per-device step runs on all of them: jit(shard_map) or pmap.
 
 Arrays have one of two layouts. In the *global* layout their shapes are those that one device would have; checkpoints
-use it. In the *stacked* layout, which pmap uses, they have an additional leading device axis.
+use it. On the devices, a sharded axis whose length the devices do not divide ends with zeros that make it divisible. In
+the *stacked* layout, which pmap uses, arrays have an additional leading device axis.
 """
 
 import dataclasses
@@ -80,21 +81,43 @@ class Devices:
           The pytree of arrays in this mode's layout.
         """
         shardings = self.shardings(tree, specs)
-        put = jax.tree.map(self._put, tree, shardings)
+        put = jax.tree.map(self._put, self.padded(tree, specs), shardings)
         if self.mode == 'jit':
             return put
         leaves, structure = jax.tree.flatten(put)
         leaf_specs = tuple(jax.tree.leaves(_broadcast(specs, tree), is_leaf=_is_spec))
         return jax.tree.unflatten(structure, _stack_jit(self.mesh, leaf_specs)(leaves))
 
-    def collect(self, tree: PyTree, specs: PyTree) -> PyTree:
-        """The inverse of `place`: device arrays in the global layout, as checkpoints hold them."""
-        if self.mode == 'jit':
+    def collect(self, tree: PyTree, specs: PyTree, shapes: PyTree | None = None) -> PyTree:
+        """The inverse of `place`: device arrays in the global layout, as checkpoints hold them.
+
+        Args:
+          tree: a pytree of arrays in this mode's layout.
+          specs: a pytree prefix of PartitionSpecs.
+          shapes: the shapes of the arrays in the global layout; None: `place` has padded none of them.
+        """
+        if self.mode == 'pmap':
+            leaves, structure = jax.tree.flatten(tree)
+            leaf_specs = tuple(jax.tree.leaves(_broadcast(specs, tree), is_leaf=_is_spec))
+            unstacked = _unstack_jit(self.mesh, leaf_specs)([self._join_processes(x) for x in leaves])
+            tree = jax.tree.unflatten(structure, unstacked)
+        if shapes is None:
             return tree
-        leaves, structure = jax.tree.flatten(tree)
-        leaf_specs = tuple(jax.tree.leaves(_broadcast(specs, tree), is_leaf=_is_spec))
-        unstacked = _unstack_jit(self.mesh, leaf_specs)([self._join_processes(x) for x in leaves])
-        return jax.tree.unflatten(structure, unstacked)
+        cut = _cut_jit(self.sharding(REPLICATED))
+        return jax.tree.map(lambda x, like: x if x.shape == like.shape else cut(x, like.shape), tree, shapes)
+
+    def padded(self, tree: PyTree, specs: PyTree) -> PyTree:
+        """Arrays in the global layout, with zeros after each sharded axis whose length the devices do not divide."""
+
+        def pad(x: Any, spec: PartitionSpec) -> Any:
+            dim = _sharded_dim(spec)
+            lacking = 0 if dim is None else -x.shape[dim] % self.count
+            if not lacking:
+                return x
+            xp = jnp if isinstance(x, jax.Array) else np
+            return xp.pad(x, [(0, lacking if i == dim else 0) for i in range(x.ndim)])
+
+        return jax.tree.map(pad, tree, _broadcast(specs, tree))
 
     def place_rows(self, tree: PyTree) -> PyTree:
         """Puts this process's rows of a global batch on its devices, split by rows."""
@@ -167,6 +190,13 @@ def _broadcast(specs: PyTree, tree: PyTree) -> PyTree:
 
 def _sharded_dim(spec: PartitionSpec) -> int | None:
     return next((dim for dim, name in enumerate(spec) if name == AXIS), None)
+
+
+@functools.lru_cache(maxsize=8)
+def _cut_jit(sharding: NamedSharding) -> Callable[[Array, tuple[int, ...]], Array]:
+    """A compiled function that cuts the padding off: from an array and a shape to an array of that shape."""
+    # Replicated, since the devices do not divide what remains.
+    return jax.jit(lambda x, shape: x[tuple(map(slice, shape))], static_argnums=1, out_shardings=sharding)
 
 
 @functools.lru_cache(maxsize=8)  # so that `place` compiles once for all calls

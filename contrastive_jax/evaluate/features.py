@@ -9,7 +9,7 @@ from jax import Array
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
-from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed import collectives, stopping
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.models.network import Network
@@ -54,6 +54,7 @@ class FeatureExtractor:
 
         Raises:
           DataError: too many images cannot be read.
+          Interrupted: the run was asked to stop, see `distributed.stopping`.
         """
         host: list[tuple[np.ndarray, np.ndarray]] = []
         ahead = None  # the result that the devices still compute while the host reads the next batch
@@ -68,6 +69,7 @@ class FeatureExtractor:
             process_count=jax.process_count(),
         )
         for batch in batches:
+            stopping.check()
             rows = self._devices.place_rows({'image': batch['image'], 'index': batch['index']})
             before, ahead = ahead, self._encode(params, stats, rows['image'], rows['index'])
             if before is not None:

@@ -198,6 +198,15 @@ class Method(abc.ABC):
         del progress
         return params, state
 
+    def schedules(self, progress: float) -> dict[str, Array]:
+        """What depends on the progress besides the learning rate, for messages: name -> value. By default nothing.
+
+        Args:
+          progress: step / total steps, in [0, 1].
+        """
+        del progress
+        return {}
+
     def init_memory(
         self, params: PyTree, state: MethodState, batch: Batch, *, axis_name: str | None = None
     ) -> MethodState:

@@ -61,6 +61,9 @@ class BYOL(base.Method):
         state = dataclasses.replace(state, batch_stats={'online': stats, 'target': stats_k})
         return loss, (state, base.regression_metrics(p1, z2, axis_name))
 
+    def schedules(self, progress: float) -> dict[str, Array]:
+        return {'momentum of the target': ema.cosine_momentum(progress, self.momentum)}
+
     def after_update(
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:

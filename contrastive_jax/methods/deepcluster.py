@@ -113,7 +113,8 @@ class DeepCluster(base.Method):
           count: number of rows.
           axis_name: the mapped device axis.
         """
-        seen = collectives.all_gather(seen, axis_name)
+        stored = memory.num_rows(self.num_examples)  # without the padding of `Devices.padded`
+        seen = collectives.all_gather(seen, axis_name)[:stored]
         priority = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
         rows, owned = memory.owned_rows(bank, lax.top_k(priority, count)[1], axis_name)
         return collectives.psum(jnp.where(owned[:, None], rows, 0.0), axis_name)

@@ -116,6 +116,9 @@ class DINO(base.Method):
         )
         return loss, (state, metrics)
 
+    def schedules(self, progress: float) -> dict[str, Array]:
+        return {'momentum of the target': ema.cosine_momentum(progress, self.momentum)}
+
     def after_update(
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:

@@ -74,8 +74,8 @@ def enqueue(queue: Queue, keys: Array) -> Queue:
 
 # ================================ bank ================================
 
-# The number of rows is rounded up to a multiple of this. So every power of two up to it divides the rows, and a
-# checkpoint can be restored on another number of devices.
+# The number of rows is rounded up to a multiple of this, which every power of two up to it divides. Other numbers of
+# devices add rows of zeros, which no checkpoint holds (`Devices.padded`).
 ROW_MULTIPLE = 1024
 
 BANK_SPEC = SHARDED

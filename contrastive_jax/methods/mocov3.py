@@ -35,6 +35,9 @@ class MoCoV3(base.Method):
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         return base.init_online_and_target(self.network, rng, batch)
 
+    def schedules(self, progress: float) -> dict[str, Array]:
+        return {'momentum of the target': ema.cosine_momentum(progress, self.momentum)}
+
     def loss(
         self,
         params: PyTree,

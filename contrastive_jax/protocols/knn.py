@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.devices import REPLICATED, Devices
+from contrastive_jax.distributed.stopping import heeding
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
@@ -51,13 +52,13 @@ def run(
     workdir: Path,
     interrupt: Callable[[], Interrupt],
 ) -> dict[str, float]:
-    del interrupt  # nothing is trained, so nothing is saved: a signal ends the process
     extract = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size
     )
     params, stats = devices.place((encoder.params, encoder.stats), REPLICATED)
-    train, train_ids = extract(params, stats, data.train, data.train_ids)
-    test, test_ids = extract(params, stats, data.test, data.test_ids)
+    with interrupt() as asked, heeding(lambda: asked.requested):
+        train, train_ids = extract(params, stats, data.train, data.train_ids)
+        test, test_ids = extract(params, stats, data.test, data.test_ids)
     assert data.train.labels is not None and data.test.labels is not None
     given = (train, data.train.labels[train_ids], test, data.test.labels[test_ids], data.classes)
     found: dict[str, float] = {}

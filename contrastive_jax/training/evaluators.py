@@ -86,6 +86,10 @@ class Evaluator(abc.ABC):
 
         Returns:
           Metric name -> value. Names begin with 'eval/'. They go to metrics.jsonl and to TensorBoard.
+
+        Raises:
+          Interrupted: the run was asked to stop. An evaluator that takes long calls `distributed.stopping.check`
+            between its batches, as the extraction of features does.
         """
 
     def draw(self, step: int, workdir: Path) -> dict[str, Path]:

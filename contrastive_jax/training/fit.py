@@ -50,12 +50,12 @@ def fit(
 
     Raises:
       UserError: config, data or workdir are wrong; nothing was compiled or lost.
-      Interrupted: SIGINT or SIGTERM; the state is saved.
+      Interrupted: a signal, see `training.interrupt`; the state is saved.
     """
-    devices = find_devices(config.get('parallel', 'jit'))
-    if problems := check(config, devices.count, jax.process_count()):
-        raise UserError.of(problems)
     with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
+        devices = find_devices(config.get('parallel', 'jit'))
+        if problems := check(config, devices.count, jax.process_count()):
+            raise UserError.of(problems)
         first_process = jax.process_index() == 0
         if first_process:
             print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)

@@ -1,16 +1,26 @@
-"""Signals: after Ctrl-C or a scheduler's SIGTERM a run finishes its step, saves, and ends with the restart code."""
+"""Signals: a run that is asked to stop finishes its step, saves, and ends with the restart code."""
 
 import os
 import signal
+import stat
 from types import FrameType
 from typing import Any
 
 RESTART = 42  # saved; the same command continues the run
 INTERRUPTED = 130  # a second Ctrl-C ended the process at once
 
+# Ctrl-C, a scheduler, a terminal that is closed, and what Slurm's --signal sends before the time limit. Windows lacks
+# the last three.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
+)
+
 
 class Interrupt:
-    """A context in which the first SIGINT or SIGTERM sets `requested`, and a second SIGINT ends the process at once."""
+    """A context in which the first of SIGNALS sets `requested`, and a second SIGINT ends the process at once.
+
+    `nohup` starts a process that ignores SIGHUP; it keeps ignoring it.
+    """
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -18,7 +28,9 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> 'Interrupt':
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
+            if signal.Signals(number).name == 'SIGHUP' and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -31,3 +43,18 @@ class Interrupt:
         if number == signal.SIGINT and self._sigints > 1:
             os._exit(INTERRUPTED)  # committed checkpoints are complete
         self.requested = signal.Signals(number).name
+        if self.requested == 'SIGHUP':
+            _leave_closed_terminal()
+
+
+def _leave_closed_terminal() -> None:
+    """Sends the output of this process to nowhere if its terminal is gone: printing would raise, before the save."""
+    for descriptor in (1, 2):
+        try:
+            gone = stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor)
+        except OSError:  # it is closed
+            continue
+        if gone:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -15,13 +15,15 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
+from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
-from contrastive_jax.training.run import Run, TrainState
+from contrastive_jax.training.run import Run, TrainState, differing_plan
 from contrastive_jax.training.step import init_state
+from contrastive_jax.workdir import about as about_file
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
@@ -107,6 +109,7 @@ class Trainer:
         self.open_first_pass, self.verbose = open_first_pass, verbose
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+        self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
         """Trains to the end, or to a signal.
@@ -122,7 +125,7 @@ class Trainer:
           NumericalError: the loss is not finite.
         """
         total = self.run.total_steps
-        start, state, unlogged = self.restore_or_init()
+        start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
@@ -133,6 +136,8 @@ class Trainer:
                     progress.say(f'already complete at step {start} of {total}')
                 else:
                     self.introduce(state, start, progress)
+                    if start and (change := differing_plan(start, plan, self.run.plan(start))):
+                        progress.say(change)
                     for evaluator in self.evaluators:
                         for remark in evaluator.remarks():
                             progress.say(remark)
@@ -140,7 +145,7 @@ class Trainer:
                 if self.lacks_evaluation(start):
                     what = 'the untrained encoder' if start == 0 else f'step {start}'
                     with progress.stage(f'evaluating {what}'):
-                        self.evaluate(start, state, writer, progress)
+                        self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
                     state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
@@ -201,7 +206,7 @@ class Trainer:
                 sums = self.sums(step, unlogged, running)
                 progress.forecast(step, sums['loss'] / sums['steps'])
 
-            asked = self.agree(interrupt)
+            asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))
             due = step == total or at_eval or step % cadence.checkpoint == 0
             late = time.monotonic() - saved_s > 60 * cadence.checkpoint_minutes > 0
@@ -212,9 +217,9 @@ class Trainer:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state, unlogged)
+                    self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
-                        self.evaluate(step, state, writer, progress)
+                        self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
                 saved_s = time.monotonic()
             if asked and step < total:
@@ -238,20 +243,23 @@ class Trainer:
 
     def leave_early(self, start: int, interrupt: Interrupt) -> None:
         """Stops before the first step if a signal came: there is nothing new to save."""
-        if start < self.run.total_steps and (asked := self.agree(interrupt)):
+        if start < self.run.total_steps and (asked := agreed(interrupt.requested)):
             where = f'at step {start} of {self.run.total_steps}, already saved' if start else 'before the first step'
             raise Interrupted(f'{asked} {where}; the same command goes on from there')
 
     def restore_or_init(self) -> Restored:
         """The newest checkpoint, or the state at step 0."""
-        init, specs = lambda: init_state(self.run), self.run.state_specs
-        shapes = jax.eval_shape(init)
-        found = self.checkpoints.restore(shapes)
+        specs = self.run.state_specs
+        found = self.checkpoints.restore(self.shapes)
         if found is None:
             # Runs once: on CPU fast code for it takes longer to compile than it saves.
             options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-            state = jax.jit(init, out_shardings=self.devices.shardings(shapes, specs), compiler_options=options)()
-            found = Restored(0, self.devices.place(state, specs), {})
+            init = lambda: self.devices.padded(init_state(self.run), specs)  # noqa: E731
+            shardings = self.devices.shardings(self.shapes, specs)
+            state = jax.jit(init, out_shardings=shardings, compiler_options=options)()
+            found = Restored(0, self.devices.place(state, specs), {}, {})
+        elif not found.plan and 'total_steps' in (known := about_file.run(about_file.read(self.workdir))):
+            found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
         return found._replace(state=self.start(found.state, found.step))
 
     def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
@@ -268,7 +276,7 @@ class Trainer:
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
         run, d = self.run, self.devices
-        params = jax.eval_shape(lambda s: d.collect(s, run.state_specs), state).params
+        params = self.shapes.params
         if self.verbose:
             progress.say(parameter_overview.get_parameter_overview(params, include_stats=False))
         counts = {name: parameter_overview.count_parameters(params[name]) for name in params}
@@ -319,14 +327,29 @@ class Trainer:
         )
         return due and self.same_everywhere(not done)
 
-    def evaluate(self, step: int, state: PyTree, writer: MetricWriter, progress: Progress) -> None:
-        """Runs the evaluators that are due: measures first, then draws."""
+    def evaluate(
+        self, step: int, state: PyTree, writer: MetricWriter, progress: Progress, interrupt: Interrupt
+    ) -> None:
+        """Runs the evaluators that are due: measures first, then draws.
+
+        Raises:
+          Interrupted: a signal came while they measured. The next start measures again.
+        """
         due, shown = self.due(step), list[str]()
         metrics: dict[str, float] = {}
-        for evaluator in due:
-            found = evaluator(step, state)
-            metrics |= found
-            shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        try:
+            with heeding(lambda: interrupt.requested):
+                for evaluator in due:
+                    check()
+                    found = evaluator(step, state)
+                    metrics |= found
+                    shown += [name for name in (found if evaluator.shown is None else evaluator.shown) if name in found]
+        except Interrupted as stop:
+            where = f'at step {step} of {self.run.total_steps}, saved' if step else 'before the first step'
+            raise Interrupted(
+                f'{interrupt.requested or "a signal to another host"} during the evaluation {where}; the same command '
+                'goes on from there'
+            ) from stop
         if metrics:
             baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
             writer.write(step, {**metrics, **baseline})
@@ -349,13 +372,6 @@ class Trainer:
         pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
         progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
         return last
-
-    def agree(self, interrupt: Interrupt) -> str | None:
-        """Whether any process was asked to stop; all of them must save the same step."""
-        if jax.process_count() == 1:
-            return interrupt.requested
-        flags = multihost_utils.process_allgather(np.array(interrupt.requested is not None))
-        return (interrupt.requested or 'a signal to another host') if flags.any() else None
 
     def same_everywhere(self, flag: bool) -> bool:
         """The first process's answer: it alone writes to the workdir, which others may not even see."""

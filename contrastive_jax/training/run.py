@@ -1,6 +1,8 @@
 """What a run consists of: the state that training changes, and everything that stays constant."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -57,6 +59,11 @@ class Run:
     steps_per_epoch: int
     seed: int
 
+    def plan(self, step: int) -> dict[str, float]:
+        """The length of the run, and what its schedules give at `step`; a checkpoint holds it, see `differing_plan`."""
+        values = {'learning rate': self.learning_rate(step), **self.method.schedules(min(step / self.total_steps, 1.0))}
+        return {'steps': float(self.total_steps), **{name: float(x) for name, x in values.items()}}
+
     @property
     def dtype(self) -> Any:
         return self.method.network.encoder.dtype
@@ -66,3 +73,25 @@ class Run:
         """The sharding of the state: everything is replicated except the memory."""
         r: Any = REPLICATED
         return TrainState(step=r, params=r, opt_state=r, method=MethodState(r, r, self.method.memory_spec))
+
+
+def differing_plan(step: int, before: Mapping[str, float], now: Mapping[str, float]) -> str:
+    """The line that says what another length does to the schedules of a resumed run; '' if the length is the same.
+
+    Args:
+      step: the step that the run goes on from.
+      before: `Run.plan` at this step with the length that the run had; of older checkpoints, at most 'steps'.
+      now: `Run.plan` at this step.
+    """
+    if before.get('steps', now['steps']) == now['steps']:
+        return ''
+    jumps = [
+        f'{name} {before[name]:.4g} -> {now[name]:.4g}'
+        for name in now
+        if name != 'steps' and name in before and not math.isclose(before[name], now[name], rel_tol=1e-6, abs_tol=1e-12)
+    ]
+    return (
+        f'the length changes from {before["steps"]:.0f} to {now["steps"]:.0f} steps, and the schedules with it: from '
+        f'step {step} on they are those of a run of {now["steps"]:.0f} steps'
+        + (f' ({", ".join(jumps)})' if jumps else '')
+    )

@@ -1,19 +1,15 @@
 """Checkpoints: the whole training state, written by Orbax in the background, in the layout that one device would have.
 
 A run continues from it bit for bit on the same devices, and can be restored on another number of them. Each checkpoint
-holds a checksum of its values and its step, since Orbax restores changed data, and a renamed folder, without an error.
+holds a checksum of its values, its step and its run: Orbax restores changed data, and a folder that was renamed or is
+of another run, without an error.
 """
 
 import contextlib
 import errno
-import gc
-import hashlib
 import logging
 import os
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,21 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import Array, lax
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, MissingPartError, NumericalError, UserError
 from contrastive_jax.optim.optimizers import is_below
+from contrastive_jax.workdir import run_record
+from contrastive_jax.workdir.checksum import checksum, checksums, digest
+from contrastive_jax.workdir.orbax_output import brief, collect_quietly, quiet_absl, worth_showing
 
 FOLDER = 'checkpoints'
 ITEM = 'default'  # the name that Orbax gives to the only item of a checkpoint
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
 
 SHOWN = 5  # the largest number of names in a message
-LONGEST = 300  # the largest number of characters of an error of Orbax in a message
 
 
 class Restored(NamedTuple):
@@ -45,11 +41,13 @@ class Restored(NamedTuple):
       step: steps done.
       state: in the devices' layout.
       unlogged: sums of the metrics of the last steps, where the run was stopped between two lines of its log.
+      plan: length and schedules of the run that wrote it, `training.run.Run.plan`; {} in those of older versions.
     """
 
     step: int
     state: PyTree
     unlogged: dict[str, float]
+    plan: dict[str, float]
 
 
 class Checkpoints:
@@ -67,7 +65,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2):
         self._devices, self._specs = devices, specs
-        logging.getLogger('absl').addFilter(_worth_showing)
+        logging.getLogger('absl').addFilter(worth_showing)
         folder = (workdir / FOLDER).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +84,8 @@ class Checkpoints:
             )
             handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
             self._reader = ocp.Checkpointer(handler, multiprocessing_options=_alone())
+            # The first process alone writes, and checks the run; others may not even see the workdir.
+            self._run = run_record.begin(workdir, _runs(self._manager)) if jax.process_index() == 0 else ''
         except OSError as error:
             raise UserError(
                 f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another workdir'
@@ -96,13 +96,21 @@ class Checkpoints:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree, unlogged: dict[str, float] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        unlogged: Mapping[str, float] | None = None,
+        plan: Mapping[str, float] | None = None,
+        shapes: PyTree | None = None,
+    ) -> None:
         """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
         Args:
           step: number of steps done.
           state: the state; it may be donated as soon as this returns.
-          unlogged: see `Restored`.
+          unlogged, plan: see `Restored`.
+          shapes: as for `restore`; without them the devices must divide every sharded axis.
 
         Raises:
           NumericalError: a value is not finite; nothing is written.
@@ -110,8 +118,8 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        state = self._devices.collect(state, self._specs)
-        sums, finite = jax.device_get(_check(state, self._devices.sharding(REPLICATED)))
+        state = self._devices.collect(state, self._specs, shapes)
+        sums, finite = jax.device_get(checksums(state, self._devices.sharding(REPLICATED)))
         if not finite.all():
             names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
             raise NumericalError(
@@ -119,7 +127,9 @@ class Checkpoints:
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
         leaves = dict(zip(_named(state), sums.tolist(), strict=True))
-        note = {'step': step, 'checksum': _digest(sums), 'leaves': leaves, 'unlogged': unlogged or {}}
+        note: dict[str, Any] = {'run': self._run, 'step': step, 'leaves': leaves}
+        note |= {'unlogged': dict(unlogged or {}), 'plan': dict(plan or {})}
+        note['checksum'] = digest(sums, note)
         # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
         args = ocp.args.StandardSave(_copy(state))
         with self._writing():
@@ -144,9 +154,9 @@ class Checkpoints:
             try:
                 found = self._read(step, shapes)
             except Exception as error:  # Orbax raises many types for a damaged file
-                failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
+                failures[step] = str(error) if isinstance(error, CheckpointError) else brief(error)
             if found is None:
-                _collect_quietly()
+                collect_quietly()
             if self._everywhere(found is not None):
                 assert found is not None
                 self._set_aside(failures, step)
@@ -179,14 +189,14 @@ class Checkpoints:
         """A checkpoint as numpy in the global layout, checked against its checksum."""
         described = self._manager.metadata(step)
         note = described.custom_metadata or {}
-        _check_step(note, step)
+        _check_origin(note, step, self._run)
         _compare(_named(described.item_metadata), _named(shapes))
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
         state = self._reader.restore(self._folder(step) / ITEM, args=ocp.args.StandardRestore(wanted))
-        sums = np.stack([_checksum(x, np) for x in jax.tree.leaves(state)])
-        if _digest(sums) != note.get('checksum'):
+        sums = np.stack([checksum(x, np) for x in jax.tree.leaves(state)])
+        if digest(sums, note) != note.get('checksum'):
             raise CheckpointError(f'its values do not match their checksum {note.get("checksum", "(missing)")}')
-        return Restored(step, state, dict(note.get('unlogged', {})))
+        return Restored(step, state, dict(note.get('unlogged', {})), dict(note.get('plan', {})))
 
     def _folder(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
@@ -219,7 +229,7 @@ class Checkpoints:
             yield
         except Exception as error:
             raise CheckpointError(
-                f'cannot write a checkpoint to {self._manager.directory}: {_brief(error)} -> free some space or '
+                f'cannot write a checkpoint to {self._manager.directory}: {brief(error)} -> free some space or '
                 'repair the disk; the same command continues from the last checkpoint'
             ) from error
 
@@ -242,7 +252,7 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
     folder = (workdir / FOLDER).absolute()
     failures: dict[int, str] = {}
     kind = CheckpointError
-    with _quiet_absl():
+    with quiet_absl():
         manager = ocp.CheckpointManager(
             folder,
             item_handlers=ocp.StandardCheckpointHandler(),
@@ -250,10 +260,15 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
         )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
     with manager, ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+        run = run_record.id_of(workdir, _runs(manager))
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 described = manager.metadata(step)
-                _check_step(described.custom_metadata or {}, step)
+                note = described.custom_metadata or {}
+                _check_origin(note, step, run)
+                sums = note.get('leaves', {})  # checkpoints of older versions have only one checksum, of all leaves
+                if 'run' in note and digest(list(sums.values()), note) != note.get('checksum'):
+                    raise CheckpointError('what it says about itself does not match its checksum')
                 held = {name: x for name, x in _named(described.item_metadata).items() if is_below(name, below)}
                 if not held:
                     raise MissingPartError(f'it has no {below[0]}')
@@ -265,13 +280,11 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
                 )
                 part = reader.restore(folder / str(step) / ITEM, args=args)
             except Exception as error:  # Orbax raises many types for a damaged file
-                failures[step] = str(error) if isinstance(error, CheckpointError) else _brief(error)
+                failures[step] = str(error) if isinstance(error, CheckpointError) else brief(error)
                 kind = MissingPartError if isinstance(error, MissingPartError) else kind
-                _collect_quietly()
+                collect_quietly()
                 continue
-            # Checkpoints of older versions have only one checksum, of all leaves.
-            sums = (described.custom_metadata or {}).get('leaves', {})
-            wrong = [name for name, x in _named(part).items() if sums.get(name, s := int(_checksum(x, np))) != s]
+            wrong = [name for name, x in _named(part).items() if sums.get(name, s := int(checksum(x, np))) != s]
             if not wrong:
                 for damaged, reason in failures.items():
                     logging.warning(
@@ -286,13 +299,27 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
     )
 
 
-def _check_step(note: Mapping[str, Any], step: int) -> None:
-    """Raises CheckpointError if a checkpoint was written for another step: its folder was copied or renamed.
+def _runs(manager: ocp.CheckpointManager) -> dict[int, str]:
+    """The run that each checkpoint says it belongs to; '' if it cannot be read or does not say it."""
+    found: dict[int, str] = {}
+    for step in manager.all_steps():
+        with contextlib.suppress(Exception):  # Orbax raises many types for a damaged file
+            found[step] = str((manager.metadata(step).custom_metadata or {}).get('run', ''))
+    return found
 
-    Checkpoints of older versions do not record their step.
+
+def _check_origin(note: Mapping[str, Any], step: int, run: str) -> None:
+    """Raises CheckpointError if a checkpoint was written for another step or by another run.
+
+    Args:
+      note: what the checkpoint says about itself; older versions recorded neither step nor run.
+      step: the step that its folder is named after.
+      run: the id of the run; '' if it is not known.
     """
     if (written := note.get('step', step)) != step:
         raise CheckpointError(f'it was written as step {written}')
+    if run and (of := note.get('run', run)) != run:
+        raise CheckpointError(f'it belongs to another run: {of}, and this is {run}')
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -304,51 +331,9 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=i, active_processes={i}, barrier_sync_key_prefix=f'alone{i}')
 
 
-@contextlib.contextmanager
-def _quiet_absl() -> Iterator[None]:
-    """Hides Orbax's warnings that a checkpoint is opened for reading only."""
-    logger = logging.getLogger('absl')
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 @jax.jit
 def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
-
-
-@partial(jax.jit, static_argnums=1)
-def _check(tree: PyTree, replicated: NamedSharding) -> tuple[Array, Array]:
-    """Checksums of the n leaves, uint32[n], whatever their sharding, and whether they are finite, bool[n]."""
-    leaves = jax.tree.leaves(tree)
-    sums = jnp.stack([_checksum(x, jnp) for x in leaves])
-    finite = jnp.stack([jnp.isfinite(x).all() for x in leaves])
-    return lax.with_sharding_constraint((sums, finite), replicated)
-
-
-def _checksum(x: Any, xp: Any) -> Any:
-    """A uint32 that always changes if one element changes, and with probability 1 - 2^-32 if several do.
-
-    Args:
-      x: an array of `xp`, jax.numpy or numpy; both give the same.
-      xp: the module.
-    """
-    x = xp.atleast_1d(x)
-    bits = x.view({1: xp.uint8, 2: xp.uint16, 4: xp.uint32}[x.dtype.itemsize]).astype(xp.uint32)
-    place = xp.arange(x.size, dtype=xp.uint32).reshape(x.shape)
-    # Each line is a bijection of `bits`, so no single change is lost; the constants are those of MurmurHash3.
-    bits ^= place * xp.uint32(0x9E3779B1)
-    bits = (bits ^ (bits >> 16)) * xp.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * xp.uint32(0xC2B2AE35)
-    return xp.sum(bits ^ (bits >> 16), dtype=xp.uint32)
-
-
-def _digest(sums: np.ndarray) -> str:
-    return hashlib.sha256(sums.astype('<u4').tobytes()).hexdigest()
 
 
 def _compare(held: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -373,30 +358,6 @@ def _named(tree: PyTree) -> dict[str, Any]:
 def _few(items: list[str]) -> str:
     rest = f', and {len(items) - SHOWN} more' if len(items) > SHOWN else ''
     return ', '.join(items[:SHOWN]) + rest
-
-
-def _brief(error: BaseException) -> str:
-    """An error of Orbax in one line: the file and the reason are at the end of its message."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = ' '.join(str(error).split(' [tensorstore_spec=')[0].split())
-    return f'{type(error).__name__}: {"..." if len(text) > LONGEST else ""}{text[-LONGEST:]}'
-
-
-def _collect_quietly() -> None:
-    """Collects the reads that Orbax has given up now, without output: later each would print several pages."""
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            gc.collect()
-    finally:
-        sys.unraisablehook = before
-
-
-def _worth_showing(record: logging.LogRecord) -> bool:
-    """Filters the log of Orbax: no stages of a save, no tracebacks of errors that it also raises."""
-    return 'orbax' not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)
 
 
 def _aside(folder: Path, n: int) -> Path:

@@ -11,6 +11,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.workdir.atomic import write_atomically
 
 CONFIG_FILE = 'config.json'
+OF_A_RUN = ('run.json', 'checkpoints', 'inputs.json')  # what a run writes after its config
 
 # The fields that may change when a run is continued; any other change makes another run.
 FREE = (
@@ -43,7 +44,7 @@ def open_workdir(
         one of these fields, because an earlier version stored it, is compared as if it had the default.
 
     Raises:
-      UserError: the folder is not local, cannot be made, or holds a run of another config.
+      UserError: the folder is not local, cannot be made, or holds a run of another config or without its config.
     """
     if '://' in path:
         raise UserError(f'workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
@@ -57,6 +58,11 @@ def open_workdir(
             if not isinstance(old, dict):
                 raise ValueError('it holds no config')
             _compare(_flat(old), new, defaults or {}, workdir)
+        elif write and (left := [name for name in OF_A_RUN if (workdir / name).exists()]):
+            raise UserError(
+                f'workdir {workdir} holds {left[0]} of a run, and its {CONFIG_FILE} is gone',
+                remedy=f'restore {CONFIG_FILE} from a copy, or choose another workdir',
+            )
         if write:
             write_atomically(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
     except OSError as error:

@@ -25,6 +25,19 @@ def test_place_and_collect_are_inverse(mode, n):
 
 
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
+@pytest.mark.parametrize('n', [3, 5, 7])
+def test_rows_that_the_devices_do_not_divide_end_with_zeros_there(mode, n):
+    devices, tree, specs = find_devices(mode, n), {'bank': np.arange(1.0, 33).reshape(16, 2)}, {'bank': P('data')}
+    for given in (tree, jax.tree.map(jnp.asarray, tree)):
+        placed = devices.place(given, specs)
+        parts = np.concatenate([np.asarray(s.data).reshape(-1, 2) for s in placed['bank'].addressable_shards])
+        assert len(parts) % n == 0 and len(parts) < 16 + n
+        np.testing.assert_array_equal(parts[:16], tree['bank'])
+        assert not parts[16:].any()
+        np.testing.assert_array_equal(devices.collect(placed, specs, tree)['bank'], tree['bank'])
+
+
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
 def test_run_and_fetch(mode):
     devices = find_devices(mode, 4)
 

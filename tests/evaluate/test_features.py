@@ -9,7 +9,8 @@ from PIL import Image
 from contrastive_jax.data import loader, sources
 from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
-from contrastive_jax.errors import DataError
+from contrastive_jax.distributed.stopping import heeding
+from contrastive_jax.errors import DataError, Interrupted
 from contrastive_jax.evaluate.features import FeatureExtractor
 from tests.evaluate import pixel_encoder
 
@@ -53,6 +54,14 @@ def test_a_batch_size_that_the_devices_do_not_divide(batch_size: int) -> None:
     h, index = extract(source, np.arange(21), batch_size=batch_size)
     np.testing.assert_array_equal(index, np.arange(21))
     np.testing.assert_allclose(h, pixel_encoder.features(source.array), rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_ends_it_between_two_batches() -> None:
+    asked: list[str | None] = [None, None, 'SIGUSR1']
+    with heeding(lambda: asked.pop(0)), pytest.raises(Interrupted, match='SIGUSR1 while features were computed'):
+        extract(pixel_encoder.source(80), np.arange(80))
+    assert asked == [], 'of five batches two were computed'
+    assert len(extract(pixel_encoder.source(40), np.arange(40))[1]) == 40, 'outside of the context nobody is asked'
 
 
 def folder(path: Path, n: int, damaged: tuple[int, ...]) -> sources.Source:

@@ -63,24 +63,26 @@ def first_gradient(optimizer: optax.GradientTransformation) -> optax.GradientTra
 
 
 @functools.cache
-def started(name: str, dtype: str) -> tuple[Run, Source, TrainState]:
+def started(name: str, dtype: str, **changes: int) -> tuple[Run, Source, TrainState]:
     """The run of a config, its data, and the state at step 0 as numpy: the same for all devices."""
-    load = functools.partial(train_steps.load if name == COLOR else train_steps.load_small, dtype=dtype, steps=STEPS)
+    load = functools.partial(
+        train_steps.load if name == COLOR else train_steps.load_small, dtype=dtype, steps=STEPS, **changes
+    )
     run, source = train_steps.build(load(name) if name == COLOR else load(name, depth=2))
     run = dataclasses.replace(run, optimizer=first_gradient(run.optimizer))
     return run, source, jax.device_get(train_steps.start(run, find_devices('jit', 1), dtype))
 
 
 @functools.cache
-def trained(name: str, mode: str, count: int, dtype: str) -> Result:
+def trained(name: str, mode: str, count: int, dtype: str, **changes: int) -> Result:
     """Some steps of a config. In float64 the program is the same, and rounding no longer hides a mistake."""
     with jax.enable_x64(dtype == 'float64'):
-        run, source, state = started(name, dtype)
+        run, source, start = started(name, dtype, **changes)
         devices = find_devices(mode, count)
         data = feed.ResidentFeed(run, devices, source, 1)
-        state = train_steps.surveyed(run, source, devices, devices.place(state, run.state_specs))
+        state = train_steps.surveyed(run, source, devices, devices.place(start, run.state_specs))
         state, metrics = data.advance(state, 0, STEPS)
-        host = jax.device_get(devices.collect(state, run.state_specs))
+        host = jax.device_get(devices.collect(state, run.state_specs, start))
         return Result(
             host.opt_state[1],
             np.array([devices.fetch(m)['loss'] for m in metrics]),
@@ -136,6 +138,13 @@ def test_in_float64_it_is_the_same_training(name, mode, count):
         assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(b) + 1e-12  # each leaf by itself
     assert train_steps.relative_error(many.memory, one.memory) < 1e-6
     assert train_steps.relative_error(many.target, one.target) < 1e-6
+
+
+def test_a_number_of_devices_that_does_not_divide_the_memory():
+    one, many = (trained('instdis:tiny', 'jit', n, 'float64', batch_size=15, bn_group_size=0) for n in (1, 5))
+    np.testing.assert_allclose(many.losses, one.losses, rtol=1e-6)
+    assert train_steps.relative_error(many.memory, one.memory) < 1e-6
+    assert train_steps.relative_error(many.gradient, one.gradient) < 1e-6
 
 
 @pytest.mark.parametrize(('name', 'mode', 'count'), CASES)

@@ -1,11 +1,13 @@
 """Signals to this process: the first asks, the second Ctrl-C ends, and afterwards all is as it was."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,9 +27,10 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(autouse=True)
 def python_s_own_handler() -> Iterator[None]:
     """What a shell starts in the background ignores SIGINT, the tests too; here is what Python sets otherwise."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 def send(*numbers: signal.Signals) -> None:
@@ -36,10 +39,10 @@ def send(*numbers: signal.Signals) -> None:
 
 
 def handlers() -> list[object]:
-    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [signal.getsignal(number) for number in interrupt.SIGNALS]
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_the_first_signal_only_asks(ended: list[int], number: signal.Signals) -> None:
     with Interrupt() as asked:
         assert asked.requested is None
@@ -115,3 +118,35 @@ def test_the_exit_codes() -> None:
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
     assert interrupt.RESTART == Interrupted.exit_code == 42
+
+
+def test_nohup_keeps_ignoring_the_end_of_the_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interrupt() as asked:
+        send(signal.SIGHUP)
+        assert asked.requested is None
+        send(signal.SIGTERM)
+        assert asked.requested == 'SIGTERM'
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_terminal_that_is_gone(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP, and what is printed afterwards raises an error in a process that does not expect it."""
+    code = textwrap.dedent("""
+        import sys, time
+        from contrastive_jax.training.interrupt import Interrupt
+        with Interrupt() as asked:
+            print('ready', flush=True)
+            while not asked.requested:
+                time.sleep(0.01)
+            print('to the log', flush=True)
+            print('and an error', file=sys.stderr, flush=True)
+            open(sys.argv[1], 'w').write(asked.requested)
+    """)
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, '-c', code, str(tmp_path / 'saved')])
+    assert b'ready' in os.read(terminal, 100)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert (tmp_path / 'saved').read_text() == 'SIGHUP'

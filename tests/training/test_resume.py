@@ -18,6 +18,7 @@ from contrastive_jax.training import feed
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.fit import load_data
+from contrastive_jax.training.run import differing_plan
 from contrastive_jax.workdir.checkpoint import FOLDER
 from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
@@ -181,6 +182,40 @@ def test_a_signal_before_the_first_step(data, uninterrupted, tmp_path):
     assert lines(tmp_path) == lines(whole)
 
 
+def test_a_signal_during_an_evaluation(data, uninterrupted, tmp_path):
+    """It is heeded before the next evaluator; the state is saved, and the next start measures."""
+    config = load('mocov2', 'jit', 'resident', data)
+    reached = []
+
+    class Asked(Evaluator):
+        name = 'asked'
+        at_start, every_steps = False, 4
+
+        def __init__(self, context):
+            pass
+
+        def __call__(self, step, state):
+            complete_runs.Cut.at = 0
+            return {}
+
+    class After(Asked):
+        def __call__(self, step, state):
+            reached.append(step)
+            return {}
+
+    for step in (4, STEPS):
+        said = fit(config, tmp_path, evaluators=[Asked, After])
+        assert said == (
+            f'SIGTERM during the evaluation at step {step} of {STEPS}, saved; the same command goes on from there'
+        )
+        assert not any(line['step'] == step and 'eval/knn_top1' in line for line in lines(tmp_path))
+        assert isinstance(fit(load('mocov2', 'jit', 'resident', data, steps=step), tmp_path), dict)
+    assert reached == []
+    whole = uninterrupted('mocov2', 'jit', 'resident')
+    assert digest(saved(config, tmp_path)[1]) == digest(saved(config, whole)[1])
+    assert lines(tmp_path) == lines(whole)
+
+
 def test_a_damaged_checkpoint_costs_only_time(data, uninterrupted, tmp_path):
     """Back to an older one: the steps are trained, logged, evaluated and saved again, to the same bits."""
     config = load('mocov2', 'jit', 'resident', data)
@@ -206,13 +241,21 @@ def test_a_finished_run_stays_as_it_is(data, uninterrupted, capsys):
 
 
 def test_more_and_fewer_steps(data, uninterrupted, tmp_path, capsys):
-    """`steps` may change: a longer run goes on, with the learning rate of the longer schedule from there."""
+    """`steps` may change: a longer run goes on, with the learning rate of the longer schedule from there, and says so.
+
+    The schedule is half a cosine, constant within each epoch of 3 steps.
+    """
     whole = lines(uninterrupted('mocov2', 'jit', 'resident'))
     short = load('mocov2', 'jit', 'resident', data, steps=4)
     fit(short, tmp_path)
     capsys.readouterr()
     fit(load('mocov2', 'jit', 'resident', data), tmp_path)
-    assert 'going on at step 4' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'going on at step 4' in said
+    base = short.optimizer.learning_rate * (16 / b if (b := short.optimizer.learning_rate_batch) else 1)
+    before, after = (base * (1 + np.cos(np.pi * 1 / (steps / 3))) / 2 for steps in (4, STEPS))
+    assert 'the length changes from 4 to 8 steps, and the schedules with it' in said
+    assert f'(learning rate {before:.4g} -> {after:.4g})' in said
     found = lines(tmp_path)
     assert [line['step'] for line in found if 'loss' in line] == [3, 4, 5, 6, 8]
     assert [line['step'] for line in found if 'eval/knn_top1' in line] == [0, 4, 8]
@@ -220,8 +263,23 @@ def test_more_and_fewer_steps(data, uninterrupted, tmp_path, capsys):
     assert rates[0] == rates[1]
     fit(short, tmp_path)
     said = capsys.readouterr().out
+    assert 'the length changes' not in said, 'nothing is trained'
     assert 'already complete at step 8 of 4' in said and f'{FOLDER}/8 ' in said
     assert lines(tmp_path) == found
+
+
+def test_what_another_length_does_to_the_schedules():
+    """At the end of a run of 40 steps that goes on to 80: the momentum of the target falls back from 1."""
+    config = train_steps.load('byol:tiny', steps=40)
+    long = train_steps.load('byol:tiny', steps=80)
+    before, now = (build_run(c, 640).plan(40) for c in (config, long))
+    momentum = 1 - (1 - long.method.momentum) * (1 + np.cos(np.pi / 2)) / 2
+    assert before['momentum of the target'] == 1 and before['steps'] == 40
+    assert now['momentum of the target'] == pytest.approx(momentum)
+    said = differing_plan(40, before, now)
+    assert said.startswith('the length changes from 40 to 80 steps') and f'target 1 -> {momentum:.4g}' in said
+    assert differing_plan(40, {'steps': 40}, now).endswith('from step 40 on they are those of a run of 80 steps')
+    assert differing_plan(40, {}, now) == differing_plan(40, now, now) == ''
 
 
 def test_a_loss_that_is_not_finite(data, tmp_path):

@@ -1,5 +1,7 @@
 """Checkpoints alone: what is saved comes back, on any devices, whatever happens to the files."""
 
+import hashlib
+import json
 import resource
 import shutil
 from pathlib import Path
@@ -15,6 +17,7 @@ from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, read_part
+from contrastive_jax.workdir.checksum import checksum
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -53,12 +56,12 @@ class Run:
         self.width = width
 
     def save(self, step: int) -> None:
-        self.checkpoints.save(step, self.devices.place(make_state(step, self.width), SPECS))
+        self.checkpoints.save(step, self.devices.place(make_state(step, self.width), SPECS), shapes=shapes(self.width))
         self.checkpoints.wait()
 
     def restore(self) -> tuple[int, TrainState] | None:
         found = self.checkpoints.restore(shapes(self.width))
-        return found and (found.step, jax.device_get(self.devices.collect(found.state, SPECS)))
+        return found and (found.step, jax.device_get(self.devices.collect(found.state, SPECS, shapes(self.width))))
 
 
 def assert_restores(run: Run, step: int) -> None:
@@ -89,7 +92,7 @@ def files(workdir: Path, step: int) -> list[Path]:
 
 
 LAYOUTS = [(('jit', 8), ('jit', 1)), (('jit', 2), ('jit', 4)), (('jit', 4), ('pmap', 8)), (('pmap', 4), ('jit', 2)),
-           (('pmap', 8), ('pmap', 2))]  # fmt: skip
+           (('pmap', 8), ('pmap', 2)), (('jit', 4), ('jit', 3)), (('pmap', 3), ('jit', 5))]  # fmt: skip
 
 
 @pytest.mark.parametrize(('before', 'after'), LAYOUTS)
@@ -100,7 +103,7 @@ def test_a_checkpoint_fits_any_devices(before, after, tmp_path):
     state = run.checkpoints.restore(shapes()).state
     keys = state.method.memory['queue']['keys'].addressable_shards
     assert len(keys) == after[1]
-    assert keys[0].data.size == 4 * 16 * 64 // after[1], 'a device holds its part of the queue only'
+    assert keys[0].data.size == 4 * -(-16 // after[1]) * 64, 'a device holds its part of the queue only'
 
 
 def test_without_checkpoints_there_is_nothing_to_restore(tmp_path):
@@ -212,18 +215,16 @@ def test_a_flipped_bit_in_the_arrays_is_found(two, tmp_path, rng, caplog):
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16, np.int32, np.uint8])
 def test_a_checksum_tells_apart(dtype):
     """One changed element, two swapped ones, and another order of the same values."""
-    from contrastive_jax.workdir.checkpoint import _checksum
-
     x = np.arange(24).reshape(2, 3, 4).astype(dtype)
     others = [x.copy() for _ in range(3)]
     others[0][1, 2, 3] += 1
     others[1][0, 0, 1], others[1][1, 0, 0] = x[1, 0, 0], x[0, 0, 1]
     others[2] = np.ascontiguousarray(x[::-1])
-    sums = [int(_checksum(jnp.asarray(y), jnp)) for y in (x, *others)]
+    sums = [int(checksum(jnp.asarray(y), jnp)) for y in (x, *others)]
     assert len(set(sums)) == 4
-    assert [int(_checksum(y, np)) for y in (x, *others)] == sums
+    assert [int(checksum(y, np)) for y in (x, *others)] == sums
     scalar = np.asarray(x[0, 0, 3])
-    assert int(_checksum(scalar, np)) == int(_checksum(jnp.asarray(scalar), jnp))
+    assert int(checksum(scalar, np)) == int(checksum(jnp.asarray(scalar), jnp))
 
 
 def test_an_empty_or_foreign_folder_in_place_of_the_newest(workdir, caplog):
@@ -381,3 +382,85 @@ def test_a_folder_under_another_step_is_not_taken_for_it(workdir, caplog):
     assert_restores(Run(workdir), 3)
     assert 'step 9 cannot be used (it was written as step 3)' in caplog.text
     assert {'3', '6.damaged', '9.damaged'} <= {p.name for p in (workdir / FOLDER).iterdir()}
+
+
+def test_a_checkpoint_of_another_run_is_not_taken_for_its_own(two, tmp_path, caplog):
+    """Another run has arrays of the same names, shapes and types: only the id tells them apart."""
+    run = Run(tmp_path / 'mine')
+    run.save(2)
+    run.checkpoints.close()
+    shutil.copytree(two / FOLDER / '6', tmp_path / 'mine' / FOLDER / '6')
+    assert read_part(tmp_path / 'mine', {'params': shapes().params}, ('params',))[0] == 2
+    assert_restores(Run(tmp_path / 'mine'), 2)
+    assert 'step 6 cannot be used (it belongs to another run' in caplog.text
+    shutil.rmtree(tmp_path / 'mine' / FOLDER / '2')
+    (tmp_path / 'mine' / FOLDER / '6.damaged').rename(tmp_path / 'mine' / FOLDER / '6')
+    with pytest.raises(CheckpointError, match='it belongs to another run'):
+        read_part(tmp_path / 'mine', {'params': shapes().params}, ('params',))
+    with pytest.raises(CheckpointError, match='it belongs to another run'):
+        Run(tmp_path / 'mine').restore()
+
+
+def test_a_copy_of_a_whole_workdir_is_the_same_run(two, tmp_path):
+    shutil.copytree(two, tmp_path / 'copy')
+    run = Run(tmp_path / 'copy')
+    assert_restores(run, 6)
+    run.save(9)
+    assert (tmp_path / 'copy' / 'run.json').read_bytes() == (two / 'run.json').read_bytes()
+
+
+def test_a_lost_run_file_is_made_again_from_the_checkpoints(two, workdir, tmp_path_factory):
+    """Unless they disagree: then nobody knows which of them belong to this run."""
+    assert read_part(workdir, {'params': shapes().params}, ('params',))[0] == 6
+    assert_restores(Run(workdir), 6)
+    assert (workdir / 'run.json').read_bytes() == (two / 'run.json').read_bytes()
+    other = tmp_path_factory.mktemp('other')
+    run = Run(other)
+    run.save(9)
+    run.checkpoints.close()
+    shutil.copytree(other / FOLDER / '9', workdir / FOLDER / '9')
+    (workdir / 'run.json').unlink()
+    for read in (lambda: Run(workdir), lambda: read_part(workdir, {'params': shapes().params}, ('params',))):
+        with pytest.raises(CheckpointError, match=r'belong to different runs \(step 3: run .*step 9: run .*run.json'):
+            read()
+    (workdir / 'run.json').write_text('[]')
+    with pytest.raises(UserError, match=r'run\.json cannot be read'):
+        Run(workdir)
+
+
+@pytest.mark.parametrize('field', ['step', 'run'])
+def test_run_and_step_are_under_the_checksum(field, workdir, caplog):
+    """A note that was changed to fit another place is found."""
+    Run(workdir).checkpoints.close()
+    file = workdir / FOLDER / '6' / '_CHECKPOINT_METADATA'
+    metadata = json.loads(file.read_text())
+    if field == 'step':
+        metadata['custom_metadata']['step'] = 9
+        (workdir / FOLDER / '6').rename(workdir / FOLDER / '9')
+        file = workdir / FOLDER / '9' / '_CHECKPOINT_METADATA'
+    else:
+        del metadata['custom_metadata']['run']
+    file.write_text(json.dumps(metadata))
+    if field == 'step':
+        assert read_part(workdir, {'params': shapes().params}, ('params',))[0] == 3
+    assert_restores(Run(workdir), 3)
+    assert 'do not match their checksum' in caplog.text
+
+
+def test_checkpoints_of_an_older_version_go_on(workdir):
+    """Their notes have neither run nor step, and a checksum of the values alone; the next start makes an id."""
+    for step in (3, 6):
+        file = workdir / FOLDER / str(step) / '_CHECKPOINT_METADATA'
+        metadata = json.loads(file.read_text())
+        note = metadata['custom_metadata']
+        del note['run'], note['step']
+        sums = np.array(list(note['leaves'].values()), '<u4')
+        note['checksum'] = hashlib.sha256(sums.tobytes()).hexdigest()
+        file.write_text(json.dumps(metadata))
+    assert read_part(workdir, {'params': shapes().params}, ('params',))[0] == 6
+    run = Run(workdir)
+    assert_restores(run, 6)
+    run.save(9)
+    run.checkpoints.close()
+    assert json.loads((workdir / 'run.json').read_text())['id']
+    assert_restores(Run(workdir), 9)

@@ -227,3 +227,14 @@ def test_a_stored_config_is_never_code(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         open_workdir(str(tmp_path), ConfigDict({'seed': 0}))
     assert not canary.exists()
+
+
+@pytest.mark.parametrize('left', ['checkpoints', 'run.json', 'inputs.json'])
+def test_a_run_whose_config_is_gone_is_refused(tmp_path, left):
+    """What is left may belong to another config: nothing may go on from it, and nothing may replace it."""
+    open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
+    (tmp_path / 'config.json').unlink()
+    (tmp_path / left).mkdir() if left == 'checkpoints' else (tmp_path / left).write_text('{}')
+    with pytest.raises(UserError, match=f'holds {left} of a run, and its config.json is gone -> restore'):
+        open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
+    assert [file.name for file in tmp_path.iterdir()] == [left]
