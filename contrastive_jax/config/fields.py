@@ -185,9 +185,25 @@ class Eval:
     batch_size: int = field(512, 'Images at a time, over all devices.', least=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """The section `auto`: what is chosen by the data and the machine (config/choose.py, docs/own-data.md)."""
+
+    fields: tuple[str, ...] = field(
+        (),
+        'Fields that are chosen when a run begins; one that the command line sets is taken out. (): none. In the '
+        'config of a run: those that were chosen.',
+        example=('data.image_size', 'batch_size'),
+    )
+    batch_size: int = field(
+        0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
+    )
+
+
 # The sections whose class does not depend on the config, in the order in which they are written.
 SECTIONS: dict[str, type] = {
-    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval
+    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval,
+    'auto': Auto,
 }  # fmt: skip
 
 

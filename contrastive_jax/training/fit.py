@@ -10,15 +10,19 @@ import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.advice import advice
-from contrastive_jax.config.check import check, check_examples
+from contrastive_jax.config.check import check, check_examples, check_fields
+from contrastive_jax.config.choose import choose
+from contrastive_jax.config.plan import Choice, describe, keep
 from contrastive_jax.config.stored import defaults_of
 from contrastive_jax.data import facts, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.distributed.devices import Devices, find_devices
+from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
 from contrastive_jax.training.build import build_run
+from contrastive_jax.training.estimate import estimate, sentence
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
@@ -26,7 +30,7 @@ from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
 from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config
 from contrastive_jax.workdir.inputs import check_inputs
 
 
@@ -54,25 +58,57 @@ def fit(
     """
     with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
         devices = find_devices(config.get('parallel', 'jit'))
-        if problems := check(config, devices.count, jax.process_count()):
+        config, resumed = with_stored_choices(config, workdir)
+        fits = not resumed and bool(config.get('auto', {}).get('batch_size'))
+        if problems := check_fields(config) if fits else check(config, devices.count, jax.process_count()):
             raise UserError.of(problems)
         first_process = jax.process_index() == 0
         if first_process:
             print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
         began = time.monotonic()
         source, held_out = load_data(config)
+        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+        known, choices = facts.measure(source), list[Choice]()
+        if resumed:
+            check_inputs(Path(workdir).expanduser().absolute(), inputs, write=False)
+        else:
+            config, choices = choose(config, known, this_machine(devices.count))
+            source = source.for_image_size(config.data.image_size)
+            held_out = None if held_out is None else held_out.for_image_size(config.data.image_size)
+        if problems := check(config, devices.count, jax.process_count()) if fits else []:
+            raise UserError.of(problems)
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
         path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
-        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        check_inputs(path, inputs, write=jax.process_index() == 0)
-        if jax.process_index() == 0:
+        check_inputs(path, inputs, write=first_process)
+        if first_process:
             print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
-            for line in advice(config, facts.measure(source)):
+            if choices:
+                what = f'{known.images:,} images of {known.side:,} px' if known.side else f'{known.images:,} images'
+                print(f'chosen for {what} on {this_machine(devices.count)}, unless --config.FIELD=VALUE is given:')
+            for line in describe(choices):
+                print(line)
+            for line in advice(config, known):
                 print(f'warning: {line}', flush=True)
+            machine = this_machine(devices.count)
+            if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
+                print(line, flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose)
         return trainer.fit(interrupt)
+
+
+def with_stored_choices(config: ConfigDict, workdir: str) -> tuple[ConfigDict, bool]:
+    """A config whose free fields have the values of the run in the workdir, and whether there is one.
+
+    A run that goes on does not choose again, also where its data has grown or the machine is another.
+    """
+    folder = Path(workdir).expanduser()
+    if not config.get('auto') or not (folder / CONFIG_FILE).is_file():
+        return config, False
+    kept = config.copy_and_resolve_references()
+    keep(kept, read_config(folder))
+    return kept.lock(), True
 
 
 def build_trainer(
