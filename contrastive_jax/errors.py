@@ -1,8 +1,12 @@
 """Errors that the user can correct: one readable line each, an exit code, and no traceback."""
 
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+BROKEN_PIPE = 141  # the exit code of a command whose output was closed: 128 + SIGPIPE, as of other programs
 
 
 class Problem(str):
@@ -111,8 +115,17 @@ def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], boo
     Returns:
       The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not fit the encoding of the terminal
     try:
-        return run() or 0
+        code = run() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of the output has ended, as in `... | head`. Python would flush the rest at exit, and fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Interrupted as stop:
         print(f'contrastive_jax: {stop}', flush=True)
         return stop.exit_code

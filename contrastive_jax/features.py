@@ -6,16 +6,24 @@
 The data is that of the run unless --source, --name or --path name other data. The file contains, for each example
 once and in the order of the data: 'features' float32[n, D], 'labels' int32[n] (-1: unknown), 'index' int64[n] (the
 number of the example) and 'files' str[n] (its file); and 'classes' str[C], the names of the labels, if they have names.
+'inputs' is a JSON text: the run or the file of weights, the step, the data, and fingerprints of encoder and data.
 Images that cannot be read are left out. All devices are used. On several hosts, start the command on each; the first
 one writes.
+
+--neighbours=3 also writes a table, photos.neighbours.csv beside photos.npz: for each example its 3 nearest others with
+the cosine similarity of the features, one line for each pair: file, neighbour, similarity. Near-duplicates have a
+similarity close to 1.
 
 Exit codes: 0 written, 42 interrupted by a signal (nothing is written), 2 a mistake in the arguments, 3 a problem with
 the data, 5 no checkpoint that can be read.
 """
 
 import argparse
+import csv
+import io
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +37,7 @@ from contrastive_jax.distributed.hosts import connect
 from contrastive_jax.distributed.stopping import heeding
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.evaluate.features import FeatureExtractor
+from contrastive_jax.evaluate.neighbors import check_count, nearest_others
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
 from contrastive_jax.pretrained.load import load
 from contrastive_jax.training.interrupt import Interrupt
@@ -59,16 +68,34 @@ def extract(encoder: Encoder, source: sources.Source, devices: Devices, batch_si
     return found if source.classes is None else {**found, 'classes': np.array(source.classes, dtype=str)}
 
 
-def write(arrays: dict[str, Any], file: Path) -> None:
-    """Writes the .npz file, all of it or nothing, and makes its folder if it is missing."""
+def inputs_of(encoder: Encoder, source: sources.Source, given: argparse.Namespace) -> dict[str, Any]:
+    """What the features are computed from."""
+    return {
+        'encoder': str(Path(given.workdir).expanduser().absolute()),
+        'step': encoder.step,
+        'weights': given.weights or '',
+        'encoder_fingerprint': encoder.fingerprint,
+        'data': source.name,
+        'split': given.split,
+        'data_fingerprint': source.fingerprint,
+    }
 
-    def save(path: Path) -> None:
-        with path.open('wb') as stream:  # given a path, numpy would append '.npz' to its name
-            np.savez(stream, **arrays)
 
+def table(features: np.ndarray, files: Sequence[str], k: int) -> bytes:
+    """The table of the k nearest others of each example, as CSV: file, neighbour, similarity."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator='\n')
+    lines.writerow(('file', 'neighbour', 'similarity'))
+    for file, nearest, similarities in zip(files, *nearest_others(features, k), strict=True):
+        lines.writerows((file, files[j], f'{x:.6f}') for j, x in zip(nearest.tolist(), similarities, strict=True))
+    return text.getvalue().encode('utf-8', 'surrogateescape')  # names of files may be any bytes
+
+
+def write(file: Path, content: bytes | Callable[[Path], None]) -> None:
+    """Writes a file, all of it or nothing, and makes its folder if it is missing."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, save)
+        write_atomically(file, content)
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> choose another file') from error
 
@@ -76,16 +103,16 @@ def write(arrays: dict[str, Any], file: Path) -> None:
 def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
     """Opens the data that the command line names or, if it names none, the data of the run."""
     d = encoder.config.data
-    source, name, path = d.source, d.name, d.path
+    source, name, path, white = d.source, d.name, d.path, d.get('value_range', 0.0)
     if given.source or given.name or given.path:
-        source, name, path = given.source or source, given.name, given.path
+        source, name, path, white = given.source or source, given.name, given.path, 0.0
     if not source:
         raise UserError(
             f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
             f'{", ".join(SOURCES)}'
         )
     given.split = given.split or ('train' if ':' in source else 'all')
-    return open_source(source, name, path, given.split, encoder.image_size)
+    return open_source(source, name, path, given.split, encoder.image_size, white)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -93,7 +120,7 @@ def run(given: argparse.Namespace) -> None:
     file = Path(given.file).expanduser().absolute()
     if file.suffix != '.npz':
         raise UserError(f'{given.file} is not an .npz file -> e.g. features.npz')
-    for flag, least in (('batch_size', 1), ('image_size', 0)):
+    for flag, least in (('batch_size', 1), ('image_size', 0), ('neighbours', 0)):
         if (value := getattr(given, flag)) < least:
             raise UserError(f'--{flag} {value} is out of range -> it must be at least {least}')
     if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
@@ -103,18 +130,30 @@ def run(given: argparse.Namespace) -> None:
     encoder = encoder.at_size(given.image_size or encoder.image_size)
     encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
+    if given.neighbours:
+        check_count(given.neighbours, len(source))
     devices = find_devices('jit')
     with Interrupt() as asked, heeding(lambda: asked.requested):
         arrays = extract(encoder, source, devices, given.batch_size)
     if jax.process_index() != 0:
         return
-    write(arrays, file)
+    arrays['inputs'] = np.array(json.dumps(inputs_of(encoder, source, given)))
+
+    def save(path: Path) -> None:
+        with path.open('wb') as stream:  # given a path, numpy would append '.npz' to its name
+            np.savez(stream, **arrays)
+
+    write(file, save)
+    beside = file.with_suffix('.neighbours.csv')
+    if given.neighbours:
+        write(beside, table(arrays['features'], arrays['files'].tolist(), given.neighbours))
     n, D = arrays['features'].shape
     left_out = len(source) - n
     origin = encoder.source if encoder.step is None else f'step {encoder.step}'
     print(
         f'wrote {file}: {n} features with {D} values of {source.name} ({given.split}), by the encoder of {origin}'
         + (f'; {left_out} of {len(source)} images could not be read and are left out' if left_out else '')
+        + (f'\nwrote {beside}: the {given.neighbours} nearest others of each image' if given.neighbours else '')
     )
 
 
@@ -157,6 +196,13 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         '--image_size', type=int, default=0, help='height and width of the images; 0: the size used in training'
+    )
+    parser.add_argument(
+        '--neighbours',
+        '--neighbors',
+        type=int,
+        default=0,
+        help='also write a table of this many nearest others of each example; 0: none',
     )
     parser.add_argument('--batch_size', type=int, default=512, help='the number of images at a time, over all devices')
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')

@@ -23,6 +23,9 @@ flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, me
 flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm provide it themselves.')
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
+flags.DEFINE_integer(
+    'rollback', None, 'Take the run back to the checkpoint of this step first; fields may change then.'
+)
 flags.DEFINE_bool('verbose', False, 'Print a table of all parameters before the training.')
 flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors that the user can correct.')
 
@@ -30,7 +33,7 @@ flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors th
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     if command_line.wants_help(argv):
-        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'verbose', 'verbose_errors'
+        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'rollback', 'verbose', 'verbose_errors'
         command_line.print_help(argv, __doc__ or '', names, _describe_fields)
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
@@ -42,9 +45,13 @@ def run(argv: list[str]) -> int:
         if 'protocol' in config:
             from contrastive_jax.protocols.run import run_protocol
 
+            if FLAGS.rollback is not None:
+                raise UserError(
+                    f'--rollback={FLAGS.rollback} is for pretraining', remedy='give the evaluation another workdir'
+                )
             run_protocol(config, FLAGS.workdir)
         else:
-            fit(config, FLAGS.workdir, verbose=FLAGS.verbose)
+            fit(config, FLAGS.workdir, rollback=FLAGS.rollback, verbose=FLAGS.verbose)
             print_next(FLAGS.workdir)
     except UserError as error:
         raise command_line.as_flags(error, config, config_path) from error
@@ -80,9 +87,13 @@ def _check(config: ConfigDict) -> Sequence[str]:
 
 def _sections(config: ConfigDict) -> Mapping[str, type]:
     """The classes that declare the fields of a config, by section."""
+    if 'protocol' in config:
+        from contrastive_jax.protocols import run as protocols
+
+        return protocols.sections_of(config)
     from contrastive_jax.config.fields import sections_of
 
-    return {} if 'protocol' in config else sections_of(config)
+    return sections_of(config)
 
 
 def _describe_fields() -> str:

@@ -78,6 +78,7 @@ class Legal:
       also: a number that is legal besides; None if there is none.
       choices: the legal strings; () if every string is legal.
       named: whether 'package.module:Name', something of the user's own, is legal besides `choices`.
+      empty: whether '' is legal besides `choices`.
       min_items: the least length of a tuple.
       example: a legal value for messages; None: the default.
     """
@@ -90,6 +91,7 @@ class Legal:
     also: float | None = None
     choices: tuple[str, ...] = ()
     named: bool = False
+    empty: bool = False
     min_items: int = 0
     example: Any = None
 
@@ -113,15 +115,19 @@ class Legal:
             what = 'is empty' if not value else f'has {len(value)} values'
             return Problem(f'{path} {value!r} {what}', field=path, remedy=f'give at least {self.min_items}{eg}')
         for x in _leaves(value):
-            if isinstance(x, str) and self.choices and x not in self.choices and not (self.named and ':' in x):
+            if isinstance(x, str) and not self._offers(x):
                 remedy = f'choose from {", ".join(self.choices)}' + (
                     ", or name your own as 'package.module:Name'" if self.named else ''
                 )
                 return Problem(f'{path} {x!r} is unknown{did_you_mean(x, self.choices)}', field=path, remedy=remedy)
-            if self.range and isinstance(x, int | float) and not isinstance(x, bool) and not self._holds(x):
-                remedy = f'every number must be {self.range}{eg}' if several else f'it must be {self.range}'
+            if isinstance(x, int | float) and not isinstance(x, bool) and not self._holds(x):
+                legal = self.range or 'finite'
+                remedy = f'every number must be {legal}{eg}' if several else f'it must be {legal}'
                 return Problem(f'{path} {value!r} is out of range', field=path, remedy=remedy)
         return None
+
+    def _offers(self, x: str) -> bool:
+        return not self.choices or x in self.choices or (self.named and ':' in x) or (self.empty and not x)
 
     def _holds(self, x: float) -> bool:
         within = self.least <= x <= self.most and self.above < x < self.below and math.isfinite(x)
@@ -169,8 +175,9 @@ class Declared:
 def declared_fields(section: type) -> dict[str, Declared]:
     """The fields that a dataclass (or a Linen module) declares for a section of a config."""
     names = [field.name for field in dataclasses.fields(section)]
-    # No config sets the network of a method, nor what Linen adds to the fields of a module.
-    others = ('network', 'parent', 'name') if 'parent' in names else ('network',)
+    # No config sets the network of a method, nor what Linen adds to the fields of a module. `dtype` and `bn_group_size`
+    # of a module are those of the top level.
+    others = ('network', 'parent', 'name', 'dtype', 'bn_group_size') if 'parent' in names else ('network',)
     fields = [field for field in dataclasses.fields(section) if field.init and field.name not in others]
     kinds: dict[str, Any] = {field.name: field.type for field in fields}
     if any(isinstance(kind, str) for kind in kinds.values()):  # from __future__ import annotations

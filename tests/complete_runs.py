@@ -1,5 +1,6 @@
 """Whole runs, in this process by `training.fit` or in other processes by the command, and the files that they leave."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,10 +22,12 @@ from contrastive_jax.config.check import check
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Interrupted
+from contrastive_jax.methods import Method
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Context, Evaluator
 from contrastive_jax.training.fit import build_trainer, load_data
 from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state, train_step
 from contrastive_jax.workdir import metrics
@@ -101,8 +104,16 @@ def fit(
     count: int = 2,
     at: int | None = None,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    rollback: int | None = None,
+    method: Method | None = None,
 ) -> dict[str, float] | str:
     """Trains as `training.fit` does, on the first `count` devices; interrupted after step `at`, if given.
+
+    Args:
+      config, workdir, evaluators, rollback: as for `training.fit`.
+      count: number of devices.
+      at: a step.
+      method: takes the place of the method of the config.
 
     Returns:
       The last evaluation, or what the interruption said.
@@ -111,11 +122,15 @@ def fit(
     devices = SharedDevices.of(config.parallel, count)
     assert check(config, count) == []
     source, held_out = load_data(config)
-    key = config.to_json(), len(source)
-    run = RUNS.setdefault(key, build_run(config, len(source)))
-    path = open_workdir(str(workdir), config)
+    key = config.to_json(), len(source), method
+    run = build_run(config, len(source))
+    run = RUNS.setdefault(key, run if method is None else dataclasses.replace(run, method=method))
+    path = open_workdir(str(workdir), config, may_differ=rollback is not None)
     try:
-        return build_trainer(config, path, devices, run, source, held_out, evaluators).fit(Cut())
+        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        if rollback is not None:
+            roll_back(trainer, rollback, config, {})
+        return trainer.fit(Cut())
     except Interrupted as stop:
         return str(stop)
 

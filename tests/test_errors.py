@@ -1,6 +1,9 @@
 """Errors that the user can correct: their attributes, and how a command prints them."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +49,20 @@ def test_exit_codes_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
             exit_code_of(lambda: fail(UserError('one')), verbose)
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         exit_code_of(lambda: fail(ZeroDivisionError()))
+
+
+def test_output_of_any_text_into_any_stream() -> None:
+    """Names of files that are not UTF-8, and a reader that ends early as in `... | head`: no traceback."""
+    code = 'import sys; from contrastive_jax.errors import exit_code_of; sys.exit(exit_code_of(lambda: {}))'
+    name = code.format("print('caf\\udce9 \u2713')")
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    done = subprocess.run([sys.executable, '-c', name], capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'caf\\udce9 \\u2713\n', '')
+    for lines in (1, 100_000):
+        child = subprocess.Popen(
+            [sys.executable, '-c', code.format(f'print("line\\n" * {lines})')],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        child.stdout.close()
+        assert (child.stderr.read(), child.wait()) == ('', 141)
+        child.stderr.close()

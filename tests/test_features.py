@@ -1,5 +1,8 @@
 """The command that writes features: the content of the file, and the messages for mistakes."""
 
+import csv
+import io
+import json
 import socket
 import subprocess
 import sys
@@ -8,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics.pairwise import cosine_distances
+from sklearn.neighbors import NearestNeighbors
 
 from contrastive_jax import features, load_encoder
 from contrastive_jax.data import sources
 from contrastive_jax.data.open import open_source
+from contrastive_jax.evaluate.neighbors import nearest_others
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
@@ -45,7 +51,10 @@ def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.Captu
     assert '360 features with 8 values of digits (test), by the encoder of step 3' in out and str(file) in out
     source = open_source('digits', split='test')
     with np.load(file, allow_pickle=False) as held:
-        assert set(held) == {'features', 'labels', 'index', 'files', 'classes'}
+        assert set(held) == {'features', 'labels', 'index', 'files', 'classes', 'inputs'}
+        inputs = json.loads(held['inputs'].item())
+        assert (inputs['encoder'], inputs['step'], inputs['split']) == (str(workdir), 3, 'test')
+        assert inputs['data_fingerprint'] == source.fingerprint
         np.testing.assert_array_equal(held['index'], np.arange(360))
         np.testing.assert_array_equal(held['labels'], source.labels)
         np.testing.assert_array_equal(held['classes'], source.classes)
@@ -104,7 +113,7 @@ def test_without_labels(workdir: Path, tmp_path: Path) -> None:
     given = [f'--workdir={workdir}', '--source=npz', f'--path={tmp_path / "data.npz"}', str(tmp_path / 'out.npz')]
     assert features.main(given) == 0
     with np.load(tmp_path / 'out.npz') as held:
-        assert set(held) == {'features', 'labels', 'index', 'files'}
+        assert set(held) == {'features', 'labels', 'index', 'files', 'inputs'}
         assert held['labels'].tolist() == [-1] * 9 and held['files'].tolist() == [str(i) for i in range(9)]
 
 
@@ -174,3 +183,35 @@ def test_every_image_unless_a_split_is_asked_for(workdir: Path, tmp_path: Path) 
         assert features.main([*given, *split, str(tmp_path / 'x.npz')]) == 0
         with np.load(tmp_path / 'x.npz') as found:
             assert len(found['features']) == len(found['files']) == n
+
+
+def test_near_duplicates_are_neighbours(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against scikit-learn; a copy of an image is its nearest neighbour, names are written as they are."""
+    images = open_source('digits', split='test').array[:10]
+    for name, i in (*((f'{i}.png', i) for i in range(10)), ('a copy, "of" 4\n.png', 4), ('caf\udce9.png', 7)):
+        Image.fromarray(images[i]).save(tmp_path / name)
+    given = [f'--workdir={workdir}', '--source=folder', f'--path={tmp_path}', '--neighbours=3']
+    assert features.main([*given, str(tmp_path / 'out.npz')]) == 0
+    assert 'out.neighbours.csv: the 3 nearest others of each image' in capsys.readouterr().out
+    text = (tmp_path / 'out.neighbours.csv').read_bytes().decode('utf-8', 'surrogateescape')
+    lines = list(csv.reader(io.StringIO(text, newline='')))
+    assert lines[0] == ['file', 'neighbour', 'similarity'] and len(lines) == 1 + 12 * 3
+    with np.load(tmp_path / 'out.npz') as held:
+        files, h = held['files'].tolist(), held['features']
+    assert sorted({line[0] for line in lines[1:]}) == sorted(files) and all(line[0] != line[1] for line in lines)
+    nearest = {Path(line[0]).name: (Path(line[1]).name, float(line[2])) for line in reversed(lines[1:])}
+    assert nearest['4.png'] == ('a copy, "of" 4\n.png', 1) and nearest['caf\udce9.png'][1] == 1
+    expected = 1 - np.sort(NearestNeighbors(n_neighbors=4, metric='cosine').fit(h).kneighbors(h)[0])[:, 1:]
+    np.testing.assert_allclose([float(line[2]) for line in lines[1:]], expected.ravel(), atol=2e-6)
+    assert features.main([*given[:-1], '--neighbours=12', str(tmp_path / 'no.npz')]) == 2
+    assert '12 neighbors of each of 12 images, which have 11 others -> choose from 1 to 11' in capsys.readouterr().err
+    assert not (tmp_path / 'no.npz').exists()
+
+
+@pytest.mark.parametrize('rows', [1, 7, 52, 53, 100])
+def test_neighbours_in_blocks(rng: np.random.Generator, rows: int) -> None:
+    x = rng.normal(size=(53, 6))
+    similarity = 1 - cosine_distances(x) - 3 * np.eye(53)
+    nearest, found = nearest_others(x, 5, max_similarities=53 * rows)
+    np.testing.assert_array_equal(nearest, np.argsort(-similarity, axis=1)[:, :5])
+    np.testing.assert_allclose(found, -np.sort(-similarity, axis=1)[:, :5], atol=1e-6)

@@ -162,18 +162,29 @@ def fit_and_terminate(config: ConfigDict, workdir: str) -> dict[str, float]:
     return trained
 
 
-def test_an_evaluation_of_an_earlier_checkpoint_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_of_another_checkpoint_or_data_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_experiment.load_config('eval.knn:digits', {'init': str(tmp_path / 'run')})
     calls = []
     monkeypatch.setattr(protocols_run, 'run_protocol', lambda *args: calls.append(args) or {'eval/knn20_top1': 0.5})
     file = tmp_path / 'knn' / RESULTS_FOLDER / 'knn.json'
     file.parent.mkdir(parents=True)
-    for trained, evaluated, expected in ((7, 7, 0.9), (8, 7, 0.5)):
+    own = {'run': 'a', 'fingerprints': {'training images': 'x'}}
+    for trained, evaluated, recorded, expected in (
+        (7, 7, {}, 0.9),
+        (8, 7, {}, 0.5),
+        (7, 7, own, 0.9),
+        (7, 7, {**own, 'run': 'b'}, 0.5),
+        (7, 7, {**own, 'fingerprints': {'training images': 'y'}}, 0.5),
+    ):
         (tmp_path / 'run').mkdir(exist_ok=True)
+        (tmp_path / 'run' / 'run.json').write_text('{"id": "a"}')
         (tmp_path / 'run' / metrics.FILE).write_text(json.dumps({'step': trained}) + '\n')
-        file.write_text(json.dumps({'step': evaluated, 'eval/knn20_top1': 0.9}))
-        assert run_experiment.evaluate(config, tmp_path / 'knn') == {'eval/knn20_top1': expected}
-    assert len(calls) == 1
+        file.write_text(json.dumps({'step': evaluated, 'eval/knn20_top1': 0.9, **recorded}))
+        found = run_experiment.evaluate(config, tmp_path / 'knn', {'training images': ('x', '9 of it')})
+        assert found == {'eval/knn20_top1': expected}
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,16 @@
 """Whether the global batch, batch-norm groups and chunks can be divided among the devices."""
 
+import math
+from collections.abc import Iterator
+from itertools import islice
+
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.fields import MAX_BATCH
 from contrastive_jax.methods import method_or_none
 from contrastive_jax.rules import Rules
+
+MAX_PROPOSALS = 4096  # batch sizes that are tried, so that a hint does not take seconds
 
 
 def with_divisible_batch(c: ConfigDict, devices: int, rules: Rules) -> ConfigDict:
@@ -12,21 +19,28 @@ def with_divisible_batch(c: ConfigDict, devices: int, rules: Rules) -> ConfigDic
     The other rules are then applied to the proposed batch size, so that a config that follows all remedies is legal.
     """
     B = c.batch_size
-    if B < 1 or B % devices == 0:
+    if not 1 <= B <= MAX_BATCH or B % devices == 0:
         return c
     proposed, method = c.copy_and_resolve_references(), method_or_none(c.method.name)
 
-    def misfit(batch: int) -> tuple[int, int, int]:
-        """How many other rules a batch size breaks, its distance from the given one, and the larger one first."""
+    def misfit(batch: int) -> int:
+        """How many other rules a batch size breaks: those of batch-norm groups, chunks, queue and memories."""
         proposed.batch_size = batch
         broken = Rules(proposed)
         check_groups(proposed, devices, broken)
         check_chunks(proposed, devices, broken)
         if method is not None:
             method.check(proposed, broken)
-        return len(broken.found), abs(batch - B), -batch
+        return len(broken.found)
 
-    best = min(range(devices, max(2 * B, devices) + 1, devices), key=misfit)
+    # The nearest one that breaks the fewest rules; of two as near, the larger one.
+    best, fewest = 0, -1
+    for batch in islice(multiples_by_distance(devices, B), MAX_PROPOSALS):
+        count = misfit(batch)
+        if not best or count < fewest:
+            best, fewest = batch, count
+        if not fewest:
+            break
     proposed.batch_size = best
     rules.add(
         f'batch_size {B} is not divisible by {devices} devices', field='batch_size', remedy=f'use {best}', value=best
@@ -99,9 +113,22 @@ def check_groups_in_chunks(c: ConfigDict, devices: int, rules: Rules) -> None:
         )
 
 
+def multiples_by_distance(n: int, to: int) -> Iterator[int]:
+    """The positive multiples of n up to 2 * to (at least n itself), the nearest to `to` first."""
+    lower, upper = to // n * n, to // n * n + n
+    while lower > 0 or upper <= max(2 * to, n):
+        if upper <= max(2 * to, n) and (lower <= 0 or upper - to <= to - lower):
+            yield upper
+            upper += n
+        else:
+            yield lower
+            lower -= n
+
+
 def divisors(n: int) -> list[int]:
     """The divisors of n, in rising order."""
-    return [k for k in range(1, n + 1) if n % k == 0]
+    small = [k for k in range(1, math.isqrt(n) + 1) if n % k == 0]
+    return sorted({*small, *(n // k for k in small)})
 
 
 def nearest(n: int, legal: list[int]) -> list[int]:

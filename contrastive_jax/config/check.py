@@ -13,7 +13,7 @@ from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
 from contrastive_jax.config.build import build_network
-from contrastive_jax.config.fields import DTYPES, Optimizer, Schedule, sections_of
+from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.methods import Method, find_method, method_or_none
 from contrastive_jax.models import network
@@ -51,7 +51,9 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
         if problem := wrong_kind(path, rules.value(path), str, example):
             rules.found.append(problem)
             unusable.append(path)
-    paths_are_usable = check_optimizer(config, rules)  # these two sections
+    paths_are_usable = not rules.declared('optimizer', Optimizer) + rules.declared('schedule', Schedule)
+    if paths_are_usable and is_of(config.epochs, float):
+        check_optimizer(config, rules)
     _policy(config, unusable, rules)
     network_is_right = _network(config, unusable, rules)
     if any(path not in _OF_POLICY_ALONE for path in unusable):
@@ -72,7 +74,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
             remedy=f'use {near}',
             value=near,
         )
-    if c.batch_size >= 1:
+    if 1 <= c.batch_size <= MAX_BATCH:
         check_groups(c, devices, rules)
         check_chunks(c, devices, rules)
     try:
@@ -111,15 +113,14 @@ _OF_POLICY_ALONE = frozenset(
 )
 
 
-def check_optimizer(c: ConfigDict, rules: Rules) -> bool:
-    """Adds to `rules` what is wrong with the sections `optimizer` and `schedule`.
+def check_optimizer(c: ConfigDict, rules: Rules) -> None:
+    """Adds to `rules` what is wrong with several fields of `optimizer` and `schedule` together.
 
-    Returns:
-      Whether their fields have the right type, as `check_paths` needs.
+    Args:
+      c: a config whose fields have the right type.
+      rules: the rules of the config.
     """
     o, s = c.optimizer, c.schedule
-    if rules.declared('optimizer', Optimizer) + rules.declared('schedule', Schedule):
-        return False
     rules.rule(
         o.mask != 'matrices' or o.name not in ('lars', 'lars_simclr', 'larc'),
         f'optimizer.mask {o.mask!r} is of SGD and Adam, not of {o.name}',
@@ -141,7 +142,6 @@ def check_optimizer(c: ConfigDict, rules: Rules) -> bool:
             remedy='shorten the warm-up',
             value=0.0,
         )
-    return True
 
 
 def check_examples(c: ConfigDict, num_examples: int, devices: int = 1) -> list[str]:

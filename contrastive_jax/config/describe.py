@@ -17,9 +17,6 @@ from contrastive_jax.rules import Declared, declared_fields, name_of
 
 WIDTH = 100
 
-# Fields of modules that are set from the top level of a config.
-_OF_THE_TOP_LEVEL = ('dtype', 'bn_group_size')
-
 
 def describe_fields() -> str:
     """The fields of every section of a pre-training config, for help texts and documentation."""
@@ -45,8 +42,6 @@ def describe_section(path: str, section: type, note: str = '') -> str:
     title = f'{path or "(top level)"}{f" ({note})" if note else ""}'
     lines = [title]
     for name, declared in declared_fields(section).items():
-        if path in ('encoder', 'projector') and name in _OF_THE_TOP_LEVEL:
-            continue
         full = f'{path}.{name}' if path else name
         text = f'{full} = {_default(declared)} ({_legal(declared)}): {meanings.get(name, "")}'
         lines += textwrap.wrap(text, WIDTH, initial_indent='  ', subsequent_indent='      ')

@@ -18,6 +18,7 @@ from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import encoder_class_or_none
 from contrastive_jax.rules import field
 
+MAX_BATCH = 2**31 - 1  # examples are numbered by int32
 DTYPES = ('float32', 'bfloat16')
 OPTIMIZERS = ('sgd', 'adam', 'adamw', 'lars', 'lars_simclr', 'larc')
 EVALUATORS = ('knn', 'probe', 'signals', 'pictures')
@@ -31,7 +32,7 @@ class Training:
     seed: int = field(
         0, 'Seed of the first weights, the order of the examples and the augmentation.', least=0, most=2**31 - 1
     )
-    batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1)
+    batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
     epochs: float = field(
         200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.'
     )  # no `above=0`: it is not used if `steps` is given
@@ -59,6 +60,11 @@ class Training:
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
     checkpoint_every_minutes: float = field(
         0.0, 'Further checkpoints, at log lines, after so many minutes without one; 0: none.', least=0
+    )
+    max_dropped_in_row: int = field(
+        5,
+        'A step in which a value is not finite changes nothing; after so many of these steps in a row the run stops.',
+        least=1,
     )
     profile_steps: int = field(
         0, "Record so many steps for TensorBoard's profiler, after the first hundred; 0: none.", least=0

@@ -59,6 +59,7 @@ def _override(
 ) -> Problem | None:
     """Applies one override; `joined` has the tuples of the overrides before."""
     flag, equals, text = argument.partition('=')
+    argument = _shown(argument)
     prefix = next(prefix for prefix in PREFIXES if flag.startswith(prefix))
     path = flag.removeprefix(prefix)
     section, _, name = path.rpartition('.')
@@ -93,6 +94,8 @@ def _override(
         config.auto.fields = tuple(other for other in chosen if other != path)
     return None
 
+
+LONGEST = 200  # characters of an argument in a message
 
 _UNREADABLE = object()
 
@@ -136,6 +139,11 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def _shown(argument: str) -> str:
+    """An argument for a message: at most a line of it."""
+    return argument if len(argument) <= LONGEST else f'{argument[:LONGEST]}...'
 
 
 def _of_another_type(argument: str, path: str, text: str, declared: Declared) -> Problem:

@@ -19,9 +19,19 @@ def complete(config: ConfigDict) -> ConfigDict:
     Args:
       config: the config as `workdir.folder.read_config` returns it.
     """
+    given = config.get('method')
+    method = method_or_none(given.get('name')) if isinstance(given, ConfigDict) else None
+    return with_defaults(config, {'': Training, **SECTIONS, **({'method': method} if method else {})})
+
+
+def with_defaults(config: ConfigDict, sections: Mapping[str, type]) -> ConfigDict:
+    """A copy of a stored config in which the fields that these sections lack have their defaults.
+
+    Args:
+      config: the config as `workdir.folder.read_config` returns it.
+      sections: the class that declares each section, by its path; '' is the top level.
+    """
     full = ConfigDict(config.to_dict())
-    method = method_or_none(full.get('method', ConfigDict()).get('name'))
-    sections = {'': Training, **SECTIONS, **({'method': method} if method else {})}
     for path, section in sections.items():
         holder = full
         if path:

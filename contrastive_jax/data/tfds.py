@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from contrastive_jax.data import images
+from contrastive_jax.data.slices import parse_slices
 from contrastive_jax.data.sources import ArraySource, DataSetupError, Source
 from contrastive_jax.data.splits import resolve_split
 from contrastive_jax.errors import DataError, UserError
@@ -134,7 +135,7 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
             f'{PREPARE} && python -m tensorflow_datasets.scripts.convert_format '
             f'--dataset_version_dir={folder} --out_file_format=array_record'
         )
-    part, slice_ = re.fullmatch(r'([^\[]*)(.*)', split, re.DOTALL).groups()  # type: ignore[union-attr]
+    parts = parse_slices(split, f"'{folder}': split")
     tfds = _import(folder)
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features
@@ -142,7 +143,11 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
         raise DataError(f"'{folder}' has no feature 'image', only {', '.join(features)} -> use an image data set")
 
     def records_of(split: str) -> Any:
-        return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        try:
+            return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            raise UserError(f"'{folder}' cannot be read as {split!r}: {reason}", remedy='give other slices') from error
 
     def is_labeled(split: str) -> bool:
         """The test split of ImageNet and others has label -1 throughout: a few records tell."""
@@ -156,8 +161,11 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
     if split == 'all':
         split = '+'.join(available)
     else:
-        split = resolve_split(part, available, f"'{folder}'", is_labeled) + slice_
+        where = f"'{folder}'"
+        split = '+'.join(resolve_split(part.split, available, where, is_labeled) + part.text for part in parts)
     records = records_of(split)
+    if not len(records):
+        raise UserError(f"'{folder}': split {split!r} has no images", remedy='give a larger slice')
     names = getattr(features['label'], 'names', None) if 'label' in features else None
     source = TfdsSource(
         records,

@@ -8,11 +8,11 @@ the keys of the other examples of the batch.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
+from contrastive_jax.losses.log_sum_exp import Summary, summarize
 from contrastive_jax.losses.numerics import normalize
 
 
@@ -125,14 +125,21 @@ def negative_terms(
       The log-sum-exp [b] of the logits of all negatives, and the largest of these logits [b], without gradient.
     """
     negatives = lax.stop_gradient(negatives).reshape(-1, q.shape[-1])  # [K, D], this device's shard
-    l_neg = similarities(collectives.all_gather(q, axis_name), negatives) / temperature  # [B, K]
+    ids = jnp.arange(len(negatives))
     if mask is not None:
-        l_neg = jnp.where(mask.reshape(-1), l_neg, -jnp.inf)
-    hardest = collectives.pmax(jnp.max(lax.stop_gradient(l_neg), axis=-1), axis_name)  # [B]
-    sum_exp = jnp.sum(jnp.exp(l_neg - hardest[:, None]), axis=-1)  # [B]
-    sum_exp = collectives.psum_scatter(sum_exp, axis_name)  # [b], over the shards of all devices
-    hardest = collectives.local_rows(hardest, axis_name)  # [b]
-    return jnp.log(sum_exp) + hardest, hardest
+        ids = jnp.where(mask.reshape(-1), ids, -1)
+    queries = collectives.all_gather(q, axis_name)  # [B, D]
+    own = summarize(queries, negatives, ids, temperature=temperature)  # of this device's shard
+    return combine_shards(own, axis_name)
+
+
+def combine_shards(own: Summary, axis_name: str | None) -> Summary:
+    """[B] summaries of all queries over each device's shard of the keys -> [b] of the local queries over all shards."""
+    hardest = collectives.pmax(lax.stop_gradient(own.hardest), axis_name)  # [B]
+    top = collectives.pmax(lax.stop_gradient(own.logsumexp), axis_name)
+    sum_exp = collectives.psum_scatter(jnp.exp(own.logsumexp - top), axis_name)  # [b]
+    hardest, top = (collectives.local_rows(x, axis_name) for x in (hardest, top))
+    return Summary(jnp.log(sum_exp) + top, hardest)
 
 
 def info_nce_in_batch_terms(
@@ -140,15 +147,6 @@ def info_nce_in_batch_terms(
 ) -> ContrastiveOutput:
     """The terms of `info_nce_in_batch`, from which its metrics are computed too."""
     q, k = normalize(q), normalize(k)
-    keys = collectives.all_gather(k, axis_name)  # [B, D]
-    logits = similarities(q, keys) / temperature  # [b, B]
-    labels = collectives.positions(q.shape[0], axis_name)  # [b]
-    is_positive = labels[:, None] == jnp.arange(keys.shape[0])  # [b, B]
-    positive = jnp.sum(q * k, axis=-1) / temperature  # [b]
-    hardest = jnp.max(jnp.where(is_positive, -jnp.inf, lax.stop_gradient(logits)), axis=-1)  # [b]
-    return ContrastiveOutput(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
-
-
-def similarities(q: Array, k: Array) -> Array:
-    """[B, D], [K, D] -> [B, K] inner products, in full precision: dividing by T = 0.07 amplifies rounding by 14."""
-    return jnp.matmul(q, k.T, precision=lax.Precision.HIGHEST)
+    position = collectives.positions(len(k), axis_name)  # [b]
+    among_all = summarize(q, k, position, temperature=temperature, positive=position, axis_name=axis_name)
+    return ContrastiveOutput(jnp.sum(q * k, axis=-1) / temperature, *among_all)

@@ -7,17 +7,14 @@ is the loss of a binary classifier between the positive row and K sampled rows. 
 over these 1 + K rows. The last two take logits [b, 1 + K], similarity / T, the positive first.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import ContrastiveOutput
-from contrastive_jax.losses.numerics import MASKED_LOGIT, normalize
-
-CHUNK = 2**24  # number of logits of the full softmax that are in memory at a time: 64 MB
+from contrastive_jax.losses.info_nce import ContrastiveOutput, combine_shards
+from contrastive_jax.losses.log_sum_exp import summarize
+from contrastive_jax.losses.numerics import normalize
 
 
 def nce(logits: Array, log_Z: Array | float, *, num_examples: int, epsilon: float = 1e-7) -> Array:
@@ -111,36 +108,15 @@ def non_parametric_softmax_terms(
 ) -> ContrastiveOutput:
     """The terms of `non_parametric_softmax`, from which its metrics are computed too.
 
-    The rows are scored in chunks of at most CHUNK logits, and the logits are recomputed in the backward pass: all
-    logits [B, N] would take 1.3 GB for the 1.28 million images of ImageNet.
+    The logits of all rows, [B, N], would take 1.3 GB for the 1.28 million images of ImageNet: see `log_sum_exp`.
     """
     v, bank = normalize(v), lax.stop_gradient(bank)
     queries, labels = collectives.all_gather(v, axis_name), collectives.all_gather(index, axis_name)  # [B, D], [B]
-    B, r = queries.shape[0], bank.shape[0]
-    first = collectives.axis_index(axis_name) * r  # the first row of this device
-    size = min(r, max(1, CHUNK // B))
-    starts = jnp.minimum(jnp.arange(0, r, size), r - size)  # the last chunk overlaps, so that all have one size
-    news = jnp.arange(0, r, size)  # the first row of each chunk that is not in an earlier chunk
+    rows = collectives.axis_index(axis_name) * len(bank) + jnp.arange(len(bank))  # of the whole bank
+    ids = jnp.where(rows < num_examples, rows, -1)
+    own = summarize(queries, bank, ids, temperature=temperature, positive=labels)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def score(queries: Array, start: Array, new: Array) -> tuple[Array, Array, Array]:
-        """For the rows [start, start + size): log-sum-exp, hardest negative, and positive logit (0 if absent), [B]."""
-        rows = start + jnp.arange(size)
-        chunk = lax.dynamic_slice_in_dim(bank, start, size)
-        logits = jnp.matmul(queries, chunk.T, precision=lax.Precision.HIGHEST) / temperature  # [B, size]
-        logits = jnp.where((rows >= new) & (first + rows < num_examples), logits, MASKED_LOGIT)
-        is_positive = (first + rows == labels[:, None]) & (rows >= new)
-        hardest = jnp.max(jnp.where(is_positive, MASKED_LOGIT, lax.stop_gradient(logits)), axis=-1)
-        positive = jnp.sum(jnp.where(is_positive, logits, 0.0), axis=-1)
-        return jax.nn.logsumexp(logits, axis=-1), hardest, positive
-
-    log_sums, hardest, positive = lax.map(lambda chunk: score(queries, *chunk), (starts, news))  # [chunks, B]
-    log_sum = jax.nn.logsumexp(log_sums, axis=0)  # [B], over this device's rows
-    top, hardest = lax.stop_gradient((log_sum, jnp.max(hardest, axis=0)))
-    top, hardest = (collectives.pmax(x, axis_name) for x in (top, hardest))
-    sum_exp = collectives.psum_scatter(jnp.exp(log_sum - top), axis_name)  # [b], over the rows of all devices
-    return ContrastiveOutput(
-        positive_logit=collectives.psum_scatter(jnp.sum(positive, axis=0), axis_name),
-        logsumexp=jnp.log(sum_exp) + collectives.local_rows(top, axis_name),
-        hardest_negative=collectives.local_rows(hardest, axis_name),
-    )
+    place = labels - rows[0]
+    positive = jnp.sum(queries * bank[jnp.clip(place, 0, len(bank) - 1)], axis=-1) / temperature  # [B]
+    positive = jnp.where((place >= 0) & (place < len(bank)), positive, 0)  # 0 where another device has the row
+    return ContrastiveOutput(collectives.psum_scatter(positive, axis_name), *combine_shards(own, axis_name))

@@ -6,13 +6,13 @@ Every view is a query and a key, and gets gradients in both roles, from the quer
 adds the mean over the first views to the mean over the second views, which is twice the paper's mean over all 2B views.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from contrastive_jax.distributed import collectives
-from contrastive_jax.losses.info_nce import ContrastiveOutput, negative_terms, similarities
-from contrastive_jax.losses.numerics import MASKED_LOGIT, TENSORFLOW_NORM_FLOOR, normalize
+from contrastive_jax.losses.info_nce import ContrastiveOutput, negative_terms
+from contrastive_jax.losses.log_sum_exp import summarize
+from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
 
 
 def nt_xent(z1: Array, z2: Array, *, temperature: float, unit: bool = True, axis_name: str | None = None) -> Array:
@@ -69,17 +69,13 @@ def nt_xent_terms(z1: Array, z2: Array, *, temperature: float, axis_name: str | 
     Returns:
       The ContrastiveOutput of the 2b local views: the b first views, then the b second views.
     """
-    z = jnp.concatenate([z1, z2])  # [2b, D]
-    all1, all2 = collectives.all_gather(z1, axis_name), collectives.all_gather(z2, axis_name)  # [B, D]
-    same_image = collectives.positions(z1.shape[0], axis_name)[:, None] == jnp.arange(all1.shape[0])  # [b, B]
-    none = jnp.zeros_like(same_image)
-    logits = similarities(z, jnp.concatenate([all1, all2])) / temperature  # [2b, 2B]
-    itself = jnp.block([[same_image, none], [none, same_image]])  # [2b, 2B]
-    other_view = jnp.block([[none, same_image], [same_image, none]])
-    logits = jnp.where(itself, MASKED_LOGIT, logits)
-    positive = jnp.tile(jnp.sum(z1 * z2, axis=-1) / temperature, 2)  # [2b]
-    hardest = jnp.max(jnp.where(other_view, -jnp.inf, jax.lax.stop_gradient(logits)), axis=-1)
-    return ContrastiveOutput(positive, jax.nn.logsumexp(logits, axis=-1), hardest)
+    position, B = collectives.positions(len(z1), axis_name), len(z1) * collectives.axis_size(axis_name)
+    z = jnp.concatenate([z1, z2])  # [2b, D], queries and keys
+    itself, other_view = (jnp.concatenate(x) for x in ((position, B + position), (B + position, position)))  # [2b]
+    among_all = summarize(
+        z, z, itself, temperature=temperature, itself=itself, positive=other_view, axis_name=axis_name
+    )
+    return ContrastiveOutput(jnp.tile(jnp.sum(z1 * z2, axis=-1) / temperature, 2), *among_all)
 
 
 def add_negatives(

@@ -165,7 +165,12 @@ def nearest_neighbors(
 
 def class_name(label: int, names: Sequence[str] | None) -> str:
     """The name of a class; its number if it has no name, and '' for the label -1, which means unknown."""
-    return '' if label < 0 else str(label) if names is None or label >= len(names) else names[label]
+    return '' if label < 0 else str(label) if names is None or label >= len(names) else printable(names[label])
+
+
+def printable(name: str) -> str:
+    """A name with escapes for what cannot be drawn: line breaks, control characters, bytes that are not UTF-8."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in name)
 
 
 def comparison(rows: Sequence[tuple[str, float, float]], path: Path) -> None:

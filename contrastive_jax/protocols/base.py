@@ -1,8 +1,9 @@
 """The contract of an evaluation protocol, and the labeled data that it uses."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -57,8 +58,9 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
             f'{", ".join(SOURCES)}'
         )
+    white = d.get('value_range', 0.0)  # is a field of runs only
     given = [
-        open_source(d.source, d.name, d.path, split, encoder.image_size)
+        open_source(d.source, d.name, d.path, split, encoder.image_size, white)
         for split in (config.data.split, config.data.eval_split)
     ]
     train, test = number_classes(*given)
@@ -104,8 +106,10 @@ class Protocol:
     """How an encoder is evaluated. Each protocol is one file of protocols/; PROTOCOLS in run.py lists them by name.
 
     Attributes:
-      fields: adds the protocol's own fields to a config, among them a section with its name.
-      rules: adds what is wrong with these fields to the rules, for a given number of devices.
+      sections: the class that declares each section of a config, by the path of the section; '' is the top level. One
+        has the name of the protocol.
+      rules: adds to the rules what is wrong with several fields together; each of them has the right type.
+      values: fields whose default is not the declared one, by their paths.
       check: raises UserError where encoder or data do not fit the protocol, before anything is compiled.
       run: evaluates; returns the numbers and writes them to the metrics of the workdir. Its last argument makes the
         object that tells a training whether it was asked to stop.
@@ -114,9 +118,10 @@ class Protocol:
         each call evaluates anew.
     """
 
-    fields: Callable[[ConfigDict], None]
-    rules: Callable[[ConfigDict, int, Rules], None]
+    sections: Mapping[str, type]
+    rules: Callable[[ConfigDict, Rules], None]
     check: Callable[[ConfigDict, Encoder, Data], None]
     run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labeled: bool = True
     resumes: bool = True

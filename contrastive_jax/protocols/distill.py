@@ -17,8 +17,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.config.base import base_config
 from contrastive_jax.config.check import check_optimizer, check_paths
+from contrastive_jax.config.fields import Optimizer, Schedule
+from contrastive_jax.config.stored import with_defaults
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
@@ -31,7 +32,7 @@ from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import finetune, training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.checkpoint import read_part
@@ -130,7 +131,7 @@ def load_teacher(folder: str, image_size: int = 0) -> Teacher:
       CheckpointError: there is no checkpoint, or one of another architecture.
     """
     path, about = Path(folder).expanduser().absolute(), describe(folder)
-    config = read_config(path)
+    config = with_defaults(read_config(path), finetune.FINETUNE.sections)
     weights = None if config.weights == 'online' else config.weights  # as `run_protocol` chose
     encoder = load_encoder(about['init'], weights, config.finetune.projector_layers)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
@@ -286,25 +287,31 @@ def start(
 # ================================ the protocol ================================
 
 
-def fields(c: ConfigDict) -> None:
-    """Adds the fields of the protocol: schedule and optimizer of pretraining; crops and flips."""
-    c.teacher = ''  # workdir of a finished fine-tuning
-    c.distill = ConfigDict()
-    c.distill.temperature = 1.0  # T, which divides the logits of teacher and student
-    c.distill.scratch = False  # the student has the architecture of `init`, with new initial weights
-    c.distill.projector_layers = 0  # number of first layers of the student's projector that are kept and trained
-    c.distill.init_std = 0.0  # standard deviation of the classifier's initial weights; 0: zeros
-    training.run_fields(c, epochs=400.0)
-    like = base_config('simclr')  # documented there
-    c.optimizer, c.schedule = like.optimizer, like.schedule
+@dataclasses.dataclass(frozen=True)
+class Training(training.Training):
+    """The top level of the config."""
+
+    teacher: str = field('', 'The workdir of a finished fine-tuning.')
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    rules.rule(bool(c.teacher), 'teacher is empty -> set it to the workdir of a fine-tuning, such as runs/tuned')
-    rules.within('distill.temperature', 0, open_low=True)
-    for field in ('projector_layers', 'init_std'):
-        rules.within(f'distill.{field}', 0)
-    training.run_rules(c, devices, rules)
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The section `distill`."""
+
+    temperature: float = field(1.0, 'T, which divides the logits of teacher and student.', above=0)
+    scratch: bool = field(False, 'The student has the architecture of `init`, with new initial weights.')
+    projector_layers: int = field(0, "First layers of the student's projector that are kept and trained.", least=0)
+    init_std: float = field(0.0, "Standard deviation of the classifier's initial weights; 0: zeros.", least=0)
+
+
+def rules(c: ConfigDict, rules: Rules) -> None:
+    rules.rule(
+        bool(c.teacher),
+        'teacher is empty',
+        field='teacher',
+        remedy='set it to the workdir of a fine-tuning, such as runs/tuned',
+    )
+    training.rules(c, rules)
     check_optimizer(c, rules)
 
 
@@ -338,4 +345,12 @@ def run(
         return trainer.fit(asked)
 
 
-DISTILL = Protocol(fields, rules, check, run, labeled=False)
+# Optimizer and schedule are those of pretraining.
+DISTILL = Protocol(
+    {**training.SECTIONS, '': Training, 'distill': Settings, 'optimizer': Optimizer, 'schedule': Schedule},
+    rules,
+    check,
+    run,
+    values={'batch_size': 256, 'epochs': 400.0},
+    labeled=False,
+)

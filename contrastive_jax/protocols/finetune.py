@@ -30,7 +30,7 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.subset import stratified
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
@@ -264,51 +264,72 @@ def start(state: TrainState, step: int, *, encoder: Encoder, devices: Devices) -
 # ================================ the protocol ================================
 
 
-def fields(c: ConfigDict) -> None:
-    """Adds the fields of the protocol; the defaults are SwAV's for 10 % of the labels."""
-    c.finetune = ConfigDict()
-    c.finetune.init_std = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
-    c.finetune.labels = 0.1  # part of each class that is used for training, at least one image
-    c.finetune.projector_layers = (
-        0  # number of first layers of the projector that are kept and trained, as in SimCLR v2
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The section `finetune`."""
+
+    init_std: float = field(0.01, "Standard deviation of the classifier's initial weights; 0: zeros.", least=0)
+    labels: float = field(
+        0.1, 'Part of each class that is used for training, at least one image of it.', above=0, most=1
     )
-    c.finetune.label_smoothing = 0.0  # part of a label that is spread evenly over all classes
-    c.finetune.mixup = 0.0  # mixes images with a weight drawn from Beta(mixup, mixup); 0: no mixup
-    c.finetune.cutmix = 0.0  # the same for boxes of images; with both above 0, each in half of the batches
-    c.finetune.drop_path = 0.0  # stochastic depth of a ViT: rate of its last block, smaller for earlier blocks
-    training.fields(c, epochs=20.0, milestones=(12, 16), factor=0.2)
-    c.optimizer.name = 'sgd'  # 'sgd'; 'lars_simclr' (encoder only); 'adamw' (weight decay of kernels only)
-    c.optimizer.learning_rate = 0.01  # for encoder and projector
-    c.optimizer.classifier_learning_rate = 0.2
-    c.optimizer.learning_rate_scaling = 'linear'  # x batch_size / learning_rate_batch; 'sqrt': x sqrt(batch_size)
-    c.optimizer.weight_decay = 0.0
-    c.optimizer.clip_norm = 0.0  # norm that the whole gradient is clipped to; 0: not clipped
-    # For 'cosine_per_step'; the rates at the beginning and the end are not scaled with the batch size
-    c.schedule.warmup_epochs = 0.0
-    c.schedule.warmup_start = 0.0
-    c.schedule.final = 0.0
+    projector_layers: int = field(
+        0, 'First layers of the projector that are kept and trained, as in SimCLR v2.', least=0
+    )
+    label_smoothing: float = field(0.0, 'Part of a label that is spread evenly over all classes.', least=0, most=0.99)
+    mixup: float = field(0.0, 'Images are mixed with a weight from Beta(mixup, mixup); 0: no mixup.', least=0)
+    cutmix: float = field(0.0, 'The same for boxes of images; with both above 0, each in half of the batches.', least=0)
+    drop_path: float = field(
+        0.0,
+        'Stochastic depth of a ViT: rate of its last block, smaller for earlier blocks.',
+        least=0,
+        most=0.99,
+    )
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    training.rules(c, devices, rules)
-    rules.within('finetune.init_std', 0)
-    rules.within('finetune.labels', 0, 1, open_low=True)
-    for field in ('learning_rate', 'classifier_learning_rate'):
-        rules.within(f'optimizer.{field}', 0, open_low=True)
-    for field in ('optimizer.weight_decay', 'optimizer.clip_norm', 'schedule.warmup_start', 'schedule.final'):
-        rules.within(field, 0)
-    rules.one_of('optimizer.name', ('sgd', 'lars_simclr', 'adamw'))
-    rules.one_of('optimizer.learning_rate_scaling', ('linear', 'sqrt'))
-    rules.within('finetune.projector_layers', 0)
-    for field in ('mixup', 'cutmix'):
-        rules.within(f'finetune.{field}', 0)
-    for field in ('label_smoothing', 'drop_path'):
-        rules.within(f'finetune.{field}', 0, 0.99)
-    rules.within('schedule.warmup_epochs', 0, c.epochs)
+@dataclasses.dataclass(frozen=True)
+class Optimizer(training.Optimizer):
+    """The section `optimizer`."""
+
+    name: str = field(
+        'sgd',
+        "'sgd'; 'lars_simclr', of the encoder only; 'adamw', with weight decay of kernels only.",
+        choices=('sgd', 'lars_simclr', 'adamw'),
+    )
+    learning_rate: float = field(0.01, 'Learning rate of encoder and projector.', above=0)
+    classifier_learning_rate: float = field(0.2, 'Learning rate of the classifier.', above=0)
+    learning_rate_scaling: str = field(
+        'linear',
+        "Learning rates are multiplied by: 'linear', batch_size / learning_rate_batch; 'sqrt', sqrt(batch_size).",
+        choices=('linear', 'sqrt'),
+    )
+    weight_decay: float = field(0.0, 'Weight decay.', least=0)
+    clip_norm: float = field(0.0, 'Norm that the whole gradient is clipped to; 0: it is not clipped.', least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule(training.Schedule):
+    """The section `schedule`. The rates at the beginning and the end are not scaled with the batch size."""
+
+    warmup_epochs: float = field(0.0, "Warm-up of 'cosine_per_step', in epochs.", least=0)
+    warmup_start: float = field(0.0, 'Learning rate at the first step of a warm-up.', least=0)
+    final: float = field(0.0, "Learning rate at the end of 'cosine_per_step'.", least=0)
+
+
+def rules(c: ConfigDict, rules: Rules) -> None:
+    training.rules(c, rules)
     s = c.schedule
     rules.rule(
+        not s.warmup_epochs > c.epochs,
+        f'schedule.warmup_epochs {s.warmup_epochs} is out of range',
+        field='schedule.warmup_epochs',
+        remedy=f'it must be at most {c.epochs:g}, the epochs of the training',
+    )
+    rules.rule(
         s.name == 'cosine_per_step' or not (s.warmup_epochs or s.warmup_start or s.final),
-        f'schedule.name {s.name!r} has no warm-up and no final rate -> set schedule.name to cosine_per_step',
+        f'schedule.name {s.name!r} has no warm-up and no final rate',
+        field='schedule.name',
+        remedy='set schedule.name to cosine_per_step',
+        value='cosine_per_step',
     )
 
 
@@ -346,4 +367,11 @@ def training_images(config: ConfigDict, data: Data) -> sources.Subset:
     return sources.Subset(data.train, ids[stratified(data.train.labels[ids], config.finetune.labels)])
 
 
-FINETUNE = Protocol(fields, rules, check, run)
+# The defaults are SwAV's for 10 % of the labels.
+FINETUNE = Protocol(
+    {**training.SECTIONS, 'finetune': Settings, 'optimizer': Optimizer, 'schedule': Schedule},
+    rules,
+    check,
+    run,
+    values={'batch_size': 256, 'epochs': 20.0, 'schedule.milestones': (12, 16), 'schedule.factor': 0.2},
+)

@@ -1,5 +1,6 @@
 """The kNN protocol: weighted kNN over all training images, for every held-out image."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,29 +13,21 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
 from contrastive_jax.pretrained.encoder import Encoder
-from contrastive_jax.protocols import readout
+from contrastive_jax.protocols import fields, readout
 from contrastive_jax.protocols.base import Data, Protocol
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import field
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.metrics import MetricWriter
 
 
-def fields(c: ConfigDict) -> None:
-    """Adds the fields of the protocol."""
-    c.knn = ConfigDict()
-    c.knn.k = (20,)  # numbers of neighbors; each is evaluated
-    c.knn.temperature = 0.07  # the weight of a neighbor is exp(cosine / temperature)
-    readout.fields(c)
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The section `knn`."""
 
-
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    del devices
-    rules.rule(
-        len(c.knn.k) > 0 and all(isinstance(k, int) and k >= 1 for k in c.knn.k),
-        f'knn.k {c.knn.k!r} is out of range -> give numbers of neighbors of at least 1, such as (20, 200)',
+    k: tuple[int, ...] = field((20,), 'Numbers of neighbors that vote; each is evaluated.', least=1, min_items=1)
+    temperature: float = field(
+        0.07, "Temperature of the votes: a neighbor's weight is exp(cosine / temperature).", least=MIN_TEMPERATURE
     )
-    rules.within('knn.temperature', MIN_TEMPERATURE)
-    readout.rules(c, rules)
 
 
 def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
@@ -73,4 +66,10 @@ def run(
     return found
 
 
-KNN = Protocol(fields, rules, check, run, resumes=False)
+KNN = Protocol(
+    {'': fields.Evaluation, 'data': fields.Data, 'knn': Settings, 'features': readout.Features},
+    readout.rules,
+    check,
+    run,
+    resumes=False,
+)

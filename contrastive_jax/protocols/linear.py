@@ -6,7 +6,6 @@ one is chosen on images held out of the training split, and is then measured on 
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import readout, training
 from contrastive_jax.protocols.base import Data, Protocol
 from contrastive_jax.protocols.subset import stratified
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
@@ -234,34 +233,30 @@ def start(
 # ================================ the protocol ================================
 
 
-def fields(c: ConfigDict) -> None:
-    """MoCo's protocol."""
-    c.linear = ConfigDict()
-    c.linear.init_std = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
-    c.linear.selection = 0.1  # part of each class that is held out to choose among several settings
-    readout.fields(c)
-    training.fields(c, epochs=100.0, milestones=(60, 80), factor=0.1)
-    # One classifier is trained for every pair of the two, all at once; `linear.selection` chooses the best.
-    c.optimizer.learning_rates = (30.0,)
-    c.optimizer.weight_decays = (0.0,)
-    c.optimizer.name = 'sgd'  # 'sgd', 'larc'
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The section `linear`."""
+
+    init_std: float = field(0.01, "Standard deviation of the classifier's initial weights; 0: zeros.", least=0)
+    selection: float = field(
+        0.1, 'Part of each class that is held out to choose among several classifiers.', above=0, most=0.5
+    )
 
 
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    training.rules(c, devices, rules)
+@dataclasses.dataclass(frozen=True)
+class Optimizer(training.Optimizer):
+    """The section `optimizer`. A classifier is trained for every pair of learning rate and weight decay."""
+
+    name: str = field('sgd', 'The optimizer.', choices=('sgd', 'larc'))
+    learning_rates: tuple[float, ...] = field(
+        (30.0,), 'Learning rates; `linear.selection` chooses the best classifier.', above=0, min_items=1
+    )
+    weight_decays: tuple[float, ...] = field((0.0,), 'Weight decays; likewise.', least=0, min_items=1)
+
+
+def rules(c: ConfigDict, rules: Rules) -> None:
+    training.rules(c, rules)
     readout.rules(c, rules)
-    rules.one_of('optimizer.name', ('sgd', 'larc'))
-    rules.within('linear.init_std', 0)
-    rules.within('linear.selection', 0, 0.5, open_low=True)
-    rates, decays = c.optimizer.learning_rates, c.optimizer.weight_decays
-    rules.rule(
-        len(rates) > 0 and all(math.isfinite(rate) and rate > 0 for rate in rates),
-        f'optimizer.learning_rates {rates!r} is out of range -> give numbers above 0: (1.0, 10.0)',
-    )
-    rules.rule(
-        len(decays) > 0 and all(math.isfinite(decay) and decay >= 0 for decay in decays),
-        f'optimizer.weight_decays {decays!r} is out of range -> give numbers of at least 0: (0.0, 1e-6)',
-    )
 
 
 def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
@@ -302,4 +297,17 @@ def parts(config: ConfigDict, data: Data) -> tuple[sources.Subset, sources.Subse
     return sources.Subset(data.train, ids), selection
 
 
-LINEAR = Protocol(fields, rules, check, run)
+# The defaults are MoCo's.
+LINEAR = Protocol(
+    {
+        **training.SECTIONS,
+        'linear': Settings,
+        'features': readout.Features,
+        'optimizer': Optimizer,
+        'schedule': training.Schedule,
+    },
+    rules,
+    check,
+    run,
+    values={'batch_size': 256},
+)

@@ -12,15 +12,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from contrastive_jax.data.open import SOURCES
+from contrastive_jax.config.stored import default_values
 from contrastive_jax.distributed.devices import Devices, find_devices
-from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
+from contrastive_jax.errors import Problem, UserError
+from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import Data, load_data
-from contrastive_jax.rules import Rules
+from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
 from contrastive_jax.training.interrupt import Interrupt
+from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
 from contrastive_jax.workdir.inputs import check_inputs
@@ -31,59 +32,91 @@ RESULTS_FOLDER = 'eval'  # in a workdir: one JSON file for each protocol
 
 
 def protocol_config(protocol: str) -> ConfigDict:
-    """The fields of the config of an evaluation.
+    """The config of an evaluation: the sections of its protocol with their defaults.
 
     Args:
-      protocol: a key of PROTOCOLS; it adds fields, among them a section of this name.
+      protocol: a key of PROTOCOLS.
     """
-    c = ConfigDict()
-    c.protocol = protocol
-    c.init = ''  # workdir of the run, or file of weights, whose encoder is evaluated
-    c.weights = 'online'  # 'online': the trained network; 'target': its moving average, such as DINO's teacher
-    c.parallel = 'jit'  # 'jit': jit(shard_map) over all devices; 'pmap'
-    c.batch_size = 512  # global batch size
-
-    c.data = ConfigDict()
-    c.data.source = ''  # 'digits', 'npz', 'folder', 'tfds'; empty: the data of the run
-    c.data.name = ''  # name of the TFDS data set
-    c.data.path = ''  # the .npz file, the image folder, or the TFDS data_dir
-    c.data.split = 'train'
-    c.data.eval_split = 'test'  # 'test', 'validation' and 'val' may replace each other
-    c.data.image_size = 0  # height and width of the images; 0: as in the run
-
-    PROTOCOLS[protocol].fields(c)
+    p = PROTOCOLS[protocol]
+    c = defaults(p.sections[''], protocol=protocol)
+    for path, section in p.sections.items():
+        if path:
+            c[path] = defaults(section)
+    c.update_from_flattened_dict(dict(p.values))
     return c
 
 
-def check_protocol(config: ConfigDict, devices: int = 1) -> list[str]:
-    """All errors of an evaluation's config, one line each, found without compiling anything."""
-    model = protocol_config(config.protocol) if config.protocol in PROTOCOLS else None
-    if model is None:
-        return [f'protocol {config.protocol!r} is unknown -> choose from {", ".join(PROTOCOLS)}']
-    lacking = [name for name in model if name not in config]
-    for section in (name for name, value in model.items() if isinstance(value, ConfigDict)):
-        lacking += [f'{section}.{name}' for name in model[section] if name not in config.get(section, {})]
-    if lacking:
-        return [f'the config lacks {", ".join(lacking)} -> start from protocols.run.protocol_config(...)']
+def sections_of(config: ConfigDict) -> dict[str, type]:
+    """The class that declares each section of an evaluation's config, as `config.fields.sections_of` of the others.
+
+    Sections that are missing are left out; there is none if the protocol is unknown.
+    """
+    protocol = config.get('protocol')
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
+        return {}
+    sections = PROTOCOLS[protocol].sections
+    return {path: section for path, section in sections.items() if not path or isinstance(config.get(path), ConfigDict)}
+
+
+def defaults_of(config: ConfigDict) -> dict[str, Any]:
+    """The defaults of an evaluation's fields by their paths, as `workdir.folder.open_workdir` compares with them."""
+    changed = PROTOCOLS[config.protocol].values
+    return {**default_values(sections_of(config)), **json.loads(json.dumps(dict(changed)))}
+
+
+def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> list[str]:
+    """All errors of an evaluation's config, one line each, found without compiling anything.
+
+    Args:
+      config: a config with the fields of `protocol_config`.
+      devices: the number of devices that the evaluation uses.
+      processes: the number of hosts.
+    """
     rules = Rules(config)
+    if problem := wrong_kind('protocol', config.protocol, str, 'knn'):
+        return [problem]
+    if config.protocol not in PROTOCOLS:
+        rules.one_of('protocol', tuple(PROTOCOLS))
+        return rules.found
+    lacking = []
+    for path, section in PROTOCOLS[config.protocol].sections.items():
+        held = config.get(path) if path else config
+        if not isinstance(held, ConfigDict):
+            lacking.append(path)
+            continue
+        lacking += [f'{path}.{name}' if path else name for name in declared_fields(section) if name not in held]
+    if lacking:
+        remedy = 'start from protocols.run.protocol_config(...)'
+        return [Problem(f'the config lacks {", ".join(lacking)}', field=lacking[0], remedy=remedy)]
+    unusable = [path for section, declared in sections_of(config).items() for path in rules.declared(section, declared)]
+    if unusable:
+        return rules.found  # the rules of several fields need values of the right type
     rules.rule(
         bool(config.init),
-        'init is empty -> set it to the workdir of a run, such as runs/digits, or to a file of weights',
+        'init is empty',
+        field='init',
+        remedy='set it to the workdir of a run, such as runs/digits, or to a file of weights',
     )
-    rules.one_of('weights', tuple(WEIGHTS))
-    rules.one_of('parallel', ('jit', 'pmap'))
-    rules.within('batch_size', 1)
-    rules.within('data.image_size', 0)
+    # Training splits each batch; features are computed of incomplete batches, too, which the hosts alone split.
+    parts, what = (devices, 'devices') if 'epochs' in config else (processes, 'hosts')
+    B = config.batch_size
+    near = max(round(B / parts), 1) * parts
     rules.rule(
-        config.batch_size % jax.process_count() == 0,
-        f'batch_size {config.batch_size} is not divisible by {jax.process_count()} hosts -> use a multiple',
+        B % parts == 0,
+        f'batch_size {B} is not divisible by {parts} {what}',
+        field='batch_size',
+        remedy=f'use {near}',
+        value=near,
     )
-    if config.data.source:
-        rules.one_of('data.source', SOURCES)
-    else:
+    if not config.data.source:
         for name in ('name', 'path'):
-            rules.rule(not config.data[name], f'data.{name} is given without data.source -> give both')
-    PROTOCOLS[config.protocol].rules(config, devices, rules)
+            rules.rule(
+                not config.data[name],
+                f'data.{name} is given without data.source',
+                field=f'data.{name}',
+                remedy='give both',
+            )
+    PROTOCOLS[config.protocol].rules(config, rules)
     return rules.found
 
 
@@ -110,7 +143,7 @@ def run_protocol(
     """
     began = time.monotonic()
     devices = devices or find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
-    if problems := check_protocol(config, devices.count):
+    if problems := check_protocol(config, devices.count, jax.process_count()):
         raise UserError.of(problems)
     if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
         raise UserError(f'the workdir {workdir} is that of the run -> give the evaluation a folder of its own')
@@ -123,7 +156,7 @@ def run_protocol(
         encoder = readout.of(config, encoder)
     data = load_data(config, encoder, PROTOCOLS[config.protocol].labeled)
     PROTOCOLS[config.protocol].check(config, encoder, data)
-    path = open_workdir(workdir, config, write=jax.process_index() == 0)
+    path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
     if PROTOCOLS[config.protocol].resumes:
         check_inputs(path, inputs_of(config, encoder, data), write=jax.process_index() == 0)
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path, interrupt)
@@ -141,6 +174,8 @@ def run_protocol(
         'devices': f'{devices.count} x {jax.devices()[0].device_kind}',
         'seconds': round(time.monotonic() - began, 1),
     }
+    about['run'] = run_record.read(Path(config.init).expanduser()).get('id', '')
+    about['fingerprints'] = {name: value for name, (value, _) in inputs_of(config, encoder, data).items()}
     if 'teacher' in config:
         about['teacher'] = str(Path(config.teacher).expanduser().absolute())
     _write(path / RESULTS_FOLDER / f'{config.protocol}.json', {**about, **found})

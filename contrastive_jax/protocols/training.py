@@ -1,7 +1,6 @@
 """What the protocols that train share. Each of them is a method that the loop of pretraining trains."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.optim import schedules
-from contrastive_jax.rules import Rules
+from contrastive_jax.protocols import fields
+from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.fit import describe_data
@@ -24,65 +24,80 @@ from contrastive_jax.training.loop import Cadence, Start, Trainer
 from contrastive_jax.training.run import Run
 
 
-def fields(c: ConfigDict, *, epochs: float, milestones: tuple[int, ...], factor: float) -> None:
-    """Adds the fields of a training by SGD with a simple schedule, which is 'step' with these milestones and factor."""
-    run_fields(c, epochs)
-    c.optimizer = ConfigDict()
-    c.optimizer.learning_rate_batch = 0  # learning rates are multiplied by batch_size / this; 0: not scaled
-    c.optimizer.momentum = 0.9
-    c.optimizer.nesterov = False  # Nesterov momentum, for SGD
+@dataclasses.dataclass(frozen=True)
+class Training(fields.Evaluation):
+    """The top level of the config of an evaluation that trains."""
 
-    c.schedule = ConfigDict()
-    c.schedule.name = 'step'  # 'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step
-    c.schedule.milestones = milestones  # in epochs, for 'step'
-    c.schedule.factor = factor  # the rate is multiplied by it at each milestone, for 'step'
-
-
-def run_fields(c: ConfigDict, epochs: float) -> None:
-    """Adds the fields of a training that do not depend on its optimizer."""
-    c.seed = 0
-    c.batch_size = 256
-    c.epochs = epochs
-    c.augment = ConfigDict({'crop_scale': (0.08, 1.0), 'flip': 0.5})  # the rest is as in the run
-
-    c.log_every_steps = 100
-    c.eval_every_steps = 0  # 0: only at the end
-    c.checkpoint_every_steps = 5000  # and always at the end
-    c.profile_steps = 0  # trace this many steps for TensorBoard's profiler, after the first hundred
-    c.data.on_device = True  # keep in-memory data on the device, and run many steps in one call
-    c.data.workers = 0  # processes that decode images; 0: threads
-
-
-def rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    """Adds what is wrong with the fields of `fields`."""
-    run_rules(c, devices, rules)
-    rules.one_of('schedule.name', ('step', 'cosine', 'cosine_per_step'))
-    rules.within('optimizer.learning_rate_batch', 0)
-    rules.within('optimizer.momentum', 0, 1)
-    rules.within('schedule.factor', 0, 1, open_low=True)
-    milestones = c.schedule.milestones
-    rules.rule(
-        all(math.isfinite(epoch) and epoch > 0 for epoch in milestones),
-        f'schedule.milestones {milestones!r} is out of range -> they are epochs, all above 0',
+    seed: int = field(
+        0, 'Seed of the first weights, the order of the examples and the augmentation.', least=0, most=2**31 - 1
+    )
+    epochs: float = field(
+        100.0, 'Length of the training. An epoch has as many steps as there are full batches.', above=0
+    )
+    log_every_steps: int = field(100, 'Steps between two lines of the log.', least=1)
+    eval_every_steps: int = field(0, 'Steps between two evaluations; 0: only at the end.', least=0)
+    checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    profile_steps: int = field(
+        0, "Record so many steps for TensorBoard's profiler, after the first hundred; 0: none.", least=0
     )
 
 
-def run_rules(c: ConfigDict, devices: int, rules: Rules) -> None:
-    """Adds what is wrong with the fields of `run_fields`."""
-    B = c.batch_size
-    rules.rule(B % devices == 0, f'batch_size {B} is not divisible by {devices} devices -> use a multiple')
-    rules.within('seed', 0, 2**31 - 1)
-    rules.within('epochs', 0, open_low=True)
-    for field in ('log_every_steps', 'checkpoint_every_steps'):
-        rules.within(field, 1)
-    for field in ('eval_every_steps', 'profile_steps', 'data.workers'):
-        rules.within(field, 0)
+@dataclasses.dataclass(frozen=True)
+class Data(fields.Data):
+    """The section `data` of the config of an evaluation that trains."""
+
+    on_device: bool = field(True, 'Keep data that is in memory on the device, and run many steps in one call.')
+    workers: int = field(
+        0, 'Processes that decode images; 0: threads, which are as fast unless there are many cores.', least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """The section `augment`. The rest of the augmentation is as in the run."""
+
+    crop_scale: tuple[float, float] = field((0.08, 1.0), 'Least and greatest area of a random crop.', above=0, most=1)
+    flip: float = field(0.5, 'Probability of a horizontal flip.', least=0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """What the sections `optimizer` of linear probe and fine-tuning have in common."""
+
+    learning_rate_batch: int = field(
+        0, 'Learning rates are multiplied by batch_size / learning_rate_batch; 0: they are not scaled.', least=0
+    )
+    momentum: float = field(0.9, 'Momentum of SGD, LARS and LARC.', least=0, most=1)
+    nesterov: bool = field(False, 'Nesterov momentum, for SGD.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The section `schedule`, of the learning rates."""
+
+    name: str = field(
+        'step',
+        "'step' and 'cosine' change once an epoch, 'cosine_per_step' at every step.",
+        choices=('step', 'cosine', 'cosine_per_step'),
+    )
+    milestones: tuple[float, ...] = field((60, 80), "Epochs at which 'step' changes.", above=0)
+    factor: float = field(0.1, "What 'step' multiplies the learning rate by at each milestone.", above=0, most=1)
+
+
+# The sections of every evaluation that trains.
+SECTIONS: dict[str, type] = {'': Training, 'data': Data, 'augment': Augment}
+
+
+def rules(c: ConfigDict, rules: Rules) -> None:
+    """Adds what is wrong with the fields of `SECTIONS` together."""
     scales = c.augment.crop_scale
     rules.rule(
-        len(scales) == 2 and 0 < scales[0] <= scales[1] <= 1,
-        f'augment.crop_scale {scales!r} is out of range -> two areas with 0 < least <= greatest <= 1',
+        scales[0] <= scales[1],
+        f'augment.crop_scale {scales!r} is out of range',
+        field='augment.crop_scale',
+        remedy='give two areas with 0 < least <= greatest <= 1',
+        value=tuple(sorted(scales)),
     )
-    rules.within('augment.flip', 0, 1)
 
 
 def build_trainer(

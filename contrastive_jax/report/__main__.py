@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f'--output {file}: the folder {file.parent} does not exist -> create it, or give another file')
     html, left_out = render(record)
     try:
-        write_atomically(file, html.encode())
+        write_atomically(file, html.encode('utf-8', 'backslashreplace'))  # paths need not be UTF-8
     except OSError as error:
         raise UserError(f'cannot write {file}: {error.strerror} -> give another file with --output') from error
     for line in left_out:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.online import evenly_spaced
@@ -18,8 +19,9 @@ from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.report import analysis, charts, sections
 from contrastive_jax.report.facts import facts
-from contrastive_jax.report.record import RunRecord
+from contrastive_jax.report.record import RunRecord, origin
 from contrastive_jax.training.fit import load_data
+from contrastive_jax.workdir.inputs import check_inputs
 
 SHOWN = 6  # images whose attention and feature maps are shown
 
@@ -41,6 +43,7 @@ def render(record: RunRecord) -> tuple[str, list[str]]:
     html = environment.get_template('page.html').render(
         title=f'{record.method} on {computed.data_name}',
         record=record,
+        evaluations=[(e, origin(e, record.newest, computed.inputs)) for e in record.evaluations],
         colors=charts.COLORS,
         summary=summary(record),
         accuracies=sections.accuracies(record),
@@ -71,6 +74,18 @@ def summary(record: RunRecord) -> str:
     return f'{c.encoder.name}, batch size {c.batch_size:,}, {length}; {done}'
 
 
+def load_same_data(record: RunRecord) -> tuple[Source, Source | None]:
+    """The data of a run.
+
+    Raises:
+      UserError: it is missing, or its training images are not those that the run was trained on.
+    """
+    source, held_out = load_data(record.config)
+    given = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+    check_inputs(record.workdir, given, write=False)
+    return source, held_out
+
+
 class ComputedSections:
     """The sections that need the data or the encoder. A section is None if it does not apply or something is missing.
 
@@ -79,15 +94,20 @@ class ComputedSections:
       step: the step of the checkpoint; 0 if there is none.
       images: 'held-out images', or 'training images' if the data has no held-out images.
       data_name: the name of the data.
+      inputs: fingerprints of the data, by the names of `workdir.inputs`; those that are not known are missing.
     """
 
     def __init__(self, record: RunRecord):
-        self.left_out: list[str] = []
+        self.left_out: list[str] = list(record.left_out)
+        self.inputs = dict(record.inputs)
         self.step = 0
         self.images = 'held-out images'
         self.staleness = self.views = self.neighbors = self.projections = self.confusion = None
         self.attention = self.feature_maps = None
-        data = self._try('sections that need the data', lambda: load_data(record.config))
+        data = self._try('sections that need the data', lambda: load_same_data(record))
+        if data:
+            splits = zip(('training images', 'held-out images'), data, strict=True)
+            self.inputs |= {name: source.fingerprint for name, source in splits if source is not None}
         encoder = self._try('sections that need the encoder', lambda: load_encoder(record.workdir))
         self.data_name = data[0].name if data else record.about.get('data') or record.config.data.source
         if data:

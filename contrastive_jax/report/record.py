@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.methods import find_method, method_or_none
 from contrastive_jax.plots.panels import last_finite, series
 from contrastive_jax.protocols.run import RESULTS_FOLDER
-from contrastive_jax.workdir import about, metrics
+from contrastive_jax.workdir import about, inputs, metrics, run_record
+from contrastive_jax.workdir.checkpoint import FOLDER as CHECKPOINTS
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
 
 
@@ -28,6 +29,8 @@ class Evaluation:
       data: the name of the data.
       step: the step of the checkpoint that was evaluated.
       metrics: metric, without 'eval/' -> value.
+      run: the id of the run that was evaluated (`workdir.run_record`); '' if it was not recorded.
+      inputs: fingerprints of what was evaluated, such as 'training images'; {} if they were not recorded.
     """
 
     folder: str
@@ -36,6 +39,8 @@ class Evaluation:
     data: str
     step: int
     metrics: dict[str, float]
+    run: str = ''
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,10 @@ class RunRecord:
       history: the lines of metrics.jsonl.
       about: facts about the run from about.json; {} for runs that were started before this file existed.
       sessions: from about.json, one entry for each time that the run was started.
-      evaluations: results of evaluations of its encoder.
+      evaluations: results of evaluations of its encoder, also of other steps and on other data.
+      left_out: one line for each evaluation of another run that was in this workdir before.
+      inputs: fingerprints of its inputs, such as 'training images'; {} for runs of older versions.
+      newest: the step of its newest checkpoint; None if there is none.
     """
 
     workdir: Path
@@ -57,6 +65,9 @@ class RunRecord:
     about: dict[str, Any]
     sessions: Sequence[dict[str, Any]]
     evaluations: Sequence[Evaluation]
+    left_out: Sequence[str] = ()
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    newest: int | None = None
 
     @property
     def method(self) -> str:
@@ -107,7 +118,44 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
             raise UserError(f'{other} is not a folder -> give a folder that contains workdirs of evaluations')
     recorded = about.read(folder)
     found = list(_evaluations(folder, [folder.parent, *(Path(other).expanduser() for other in evaluations)]))
-    return RunRecord(folder, config, metrics.read(folder), about.run(recorded), about.sessions(recorded), found)
+    run = run_record.read(folder).get('id', '')
+    others = [e for e in found if run and e.run and e.run != run]
+    return RunRecord(
+        folder,
+        config,
+        metrics.read(folder),
+        about.run(recorded),
+        about.sessions(recorded),
+        [e for e in found if e not in others],
+        [f'evaluation {e.folder} ({e.protocol}): it is of another run, which was in this workdir' for e in others],
+        {name: fingerprint for name, (fingerprint, _) in inputs.read(folder).items()},
+        newest_step(folder),
+    )
+
+
+def newest_step(workdir: Path) -> int | None:
+    """The step of the newest checkpoint in a workdir; None if there is none."""
+    steps = [int(path.name) for path in (workdir / CHECKPOINTS).glob('[0-9]*') if path.name.isdecimal()]
+    return max(steps, default=None)
+
+
+def origin(evaluation: Evaluation, newest: int | None, inputs: Mapping[str, str]) -> str:
+    """How an evaluation differs from the run as it is now; '' if it does not.
+
+    Args:
+      evaluation: the evaluation.
+      newest: the step of the newest checkpoint of the run; None if there is none.
+      inputs: fingerprints of the data of the run, by the names of `workdir.inputs`; unknown ones are missing.
+    """
+    parts = []
+    if newest is not None and evaluation.step != newest:
+        parts.append(f'of step {evaluation.step:,}; the newest checkpoint is of step {newest:,}')
+    known = {name: fingerprint for name, fingerprint in evaluation.inputs.items() if name in inputs}
+    if other := [name for name, fingerprint in known.items() if fingerprint != inputs[name]]:
+        parts.append(f'its {" and ".join(other)} are not those of this run')
+    if not evaluation.inputs:
+        parts.append('by an older version, which did not record its data')
+    return '; '.join(parts)
 
 
 def _evaluations(workdir: Path, folders: Sequence[Path]) -> Iterator[Evaluation]:
@@ -135,6 +183,14 @@ def _evaluations(workdir: Path, folders: Sequence[Path]) -> Iterator[Evaluation]
                 data=str(result.get('data', '')),
                 step=int(result.get('step', 0)),
                 metrics=values,
+                run=str(result.get('run', '')),
+                inputs={str(name): str(value) for name, value in result.get('fingerprints', {}).items()},
             )
-        except (OSError, ValueError, TypeError, KeyError):  # a JSON file that is not the result of an evaluation
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ):  # a JSON file that is not the result of an evaluation
             continue

@@ -109,7 +109,11 @@ def neighbors(found: analysis.Features, size: int) -> list[dict[str, Any]]:
         (image,) = pictures.read_images(source, np.array([i]), size)
         name = name_of(label)
         mark = '' if min(label, query_label) < 0 else 'right' if label == query_label else 'wrong'
-        return {'picture': Picture(images.data_uri(image), name or source.file_name(i)), 'name': name, 'mark': mark}
+        return {
+            'picture': Picture(images.data_uri(image), name or figures.printable(source.file_name(i))),
+            'name': name,
+            'mark': mark,
+        }
 
     query_labels = labels_of(found.test_source, near.queries).tolist()
     nearest_labels = labels_of(found.train_source, near.nearest).tolist()

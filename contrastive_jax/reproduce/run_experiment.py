@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,9 +18,10 @@ from contrastive_jax.errors import DataError, Interrupted, UserError
 from contrastive_jax.reproduce.references import IMAGES, Experiment
 from contrastive_jax.reproduce.results import compare_with_references, environment
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir import metrics, run_record
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.inputs import check_inputs
 
 PRETRAINING = 'pretraining'  # the workdir of the training, in the folder of an experiment
 SECONDS, RESULT = 'seconds.json', 'result.json'  # files in the folder of an experiment
@@ -74,7 +76,8 @@ def run_experiment(
             if multihost_utils.process_allgather(np.array(interrupt.requested is not None)).any():
                 raise Interrupted('a signal between two stages; run the same command to continue')
 
-        check_images(config)
+        inputs = check_images(config)
+        check_inputs(folder / PRETRAINING, inputs, write=False)  # also for results that are complete
         if (result := read_json(folder / RESULT)) is not None:
             return result
         stop_if_interrupted()
@@ -84,7 +87,7 @@ def run_experiment(
             measured = []
             for reference, evaluation in zip(experiment.references, evaluations, strict=True):
                 stop_if_interrupted()
-                measured.append(evaluate(evaluation, folder / reference.protocol.replace(':', '_')))
+                measured.append(evaluate(evaluation, folder / reference.protocol.replace(':', '_'), inputs))
         finally:
             seconds = round(time.monotonic() - start, 1)
             write_json(folder / SECONDS, seconds)
@@ -133,7 +136,9 @@ def load_configs(experiment: Experiment, folder: Path, data: str) -> tuple[Confi
         evaluation.init = str(folder / PRETRAINING)
     devices = find_devices().count
     problems = check(config, devices, jax.process_count())
-    problems += [problem for evaluation in evaluations for problem in check_protocol(evaluation, devices)]
+    problems += [
+        problem for evaluation in evaluations for problem in check_protocol(evaluation, devices, jax.process_count())
+    ]
     if problems:
         raise UserError.of(problems)
     return config, evaluations
@@ -147,8 +152,11 @@ def load_config(name: str, changes: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def check_images(config: ConfigDict) -> None:
+def check_images(config: ConfigDict) -> dict[str, tuple[str, str]]:
     """Checks that the data is complete, because the references hold for the complete data set.
+
+    Returns:
+      The data as inputs of a workdir, see `workdir.inputs.check_inputs`.
 
     Raises:
       DataError: the data cannot be read, or the number of images is wrong.
@@ -162,26 +170,39 @@ def check_images(config: ConfigDict) -> None:
             f'{config.data.path or source.name} has {n} training and {m} held-out images, {config.data.name} has {N} '
             f'and {M} -> give the complete data set; contrastive_jax.main trains on other data'
         )
+    assert held_out is not None
+    splits = {'training images': source, 'held-out images': held_out}
+    return {name: (split.fingerprint, f'{len(split):,} of {split.name}') for name, split in splits.items()}
 
 
-def evaluate(config: ConfigDict, folder: Path) -> dict[str, float]:
-    """Evaluates the encoder, or reads the result if this checkpoint was already evaluated.
+def evaluate(
+    config: ConfigDict, folder: Path, inputs: Mapping[str, tuple[str, str]] = MappingProxyType({})
+) -> dict[str, float]:
+    """Evaluates the encoder, or reads the result if this checkpoint was already evaluated on this data.
 
     Args:
       config: the config of the evaluation.
       folder: its workdir.
+      inputs: the data, as `check_images` returns it; an earlier result on other data is not used.
 
     Returns:
       'eval/NAME' -> value.
 
     Raises:
-      UserError: the folder belongs to an evaluation with other settings.
+      UserError: the folder belongs to an evaluation with other settings or other inputs.
     """
-    from contrastive_jax.protocols.run import RESULTS_FOLDER, run_protocol
+    from contrastive_jax.protocols.run import RESULTS_FOLDER, defaults_of, run_protocol
 
     done = read_json(folder / RESULTS_FOLDER / f'{config.protocol}.json')
-    if done is not None and done['step'] == metrics.read(Path(config.init))[-1]['step']:
-        open_workdir(str(folder), config, write=False)  # raises an error if the settings differ
+    run = run_record.read(Path(config.init)).get('id', '')
+    if (
+        done is not None
+        and done['step'] == metrics.read(Path(config.init))[-1]['step']
+        and done.get('run') in (None, run)  # older versions recorded neither run nor data
+        and all(done.get('fingerprints', {}).get(name, value) == value for name, (value, _) in inputs.items())
+    ):
+        # Raises an error if the settings differ.
+        open_workdir(str(folder), config, write=False, defaults=defaults_of(config))
         return {key: value for key, value in done.items() if key.startswith('eval/')}
     return run_protocol(config, str(folder))
 

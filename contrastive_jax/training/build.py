@@ -40,4 +40,5 @@ def build_run(config: ConfigDict, num_examples: int) -> Run:
         total_steps=total_steps,
         steps_per_epoch=per_epoch,
         seed=config.seed,
+        max_dropped_in_row=config.max_dropped_in_row,
     )

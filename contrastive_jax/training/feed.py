@@ -156,9 +156,9 @@ class StreamFeed:
 def one_step(
     state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None, step: Step = train_step
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Runs `step`; returns its metrics as sums over 'steps' steps, here one."""
+    """Runs `step`; returns its metrics as sums over 'steps' steps, here one, or none if its update was dropped."""
     state, metrics = step(state, batch, run=run, axis_name=axis_name)
-    return state, {**metrics, 'steps': jnp.ones(())}
+    return state, {**metrics, 'steps': jnp.ones(()) - metrics.get('dropped', 0.0)}
 
 
 def run_steps(

@@ -28,6 +28,7 @@ from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
 from contrastive_jax.training.progress import seconds
+from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
 from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config
@@ -40,6 +41,7 @@ def fit(
     *,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
     verbose: bool = False,
+    rollback: int | None = None,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -48,6 +50,7 @@ def fit(
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
       verbose: whether the table of all parameters is printed.
+      rollback: the step of a checkpoint that the run is taken back to first, see `training.rollback`; None: none.
 
     Returns:
       The last evaluation.
@@ -80,7 +83,10 @@ def fit(
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
-        path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
+        stored_before = defaults_of(config)
+        path = open_workdir(
+            workdir, config, write=first_process, defaults=stored_before, may_differ=rollback is not None
+        )
         check_inputs(path, inputs, write=first_process)
         if first_process:
             print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
@@ -95,6 +101,8 @@ def fit(
             if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
                 print(line, flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose)
+        if rollback is not None:
+            roll_back(trainer, rollback, config, stored_before)
         return trainer.fit(interrupt)
 
 

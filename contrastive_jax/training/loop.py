@@ -19,6 +19,7 @@ from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
+from contrastive_jax.training.finite import PLACES, Dropped
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
 from contrastive_jax.training.run import Run, TrainState, differing_plan
@@ -122,7 +123,7 @@ class Trainer:
 
         Raises:
           Interrupted: the run was asked to stop; the state is saved.
-          NumericalError: the loss is not finite.
+          NumericalError: too many steps in a row were dropped, since a value was not finite.
         """
         total = self.run.total_steps
         start, state, unlogged, plan = self.restore_or_init()
@@ -179,9 +180,8 @@ class Trainer:
         saved_s, forecast = time.monotonic(), start + 1 + FORECAST_AFTER
         while step < total:
             stops = [(step // n + 1) * n for n in (cadence.log, cadence.checkpoint, *evaluations)] + [total]
-            stops += [
-                x for x in (start + 1, forecast, profile_from, profile_to) if x > step
-            ]  # compile in a call of its own
+            # The first step compiles in a call of its own.
+            stops += [x for x in (start + 1, forecast, profile_from, profile_to) if x > step]
             if running and step % cadence.log == 0:  # just enough to keep the device busy while the host logs
                 stops.append(step + CALLS_AHEAD * self.feed.stride)
             before, stop = step, min(stops)
@@ -195,7 +195,9 @@ class Trainer:
             else:
                 state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
             if running and before % cadence.log == 0:
-                self.log(before, self.sums(before, unlogged, running), progress, writer)
+                sums = self.sums(unlogged, running)
+                self.streak(sums, state, progress)
+                self.log(before, sums, progress, writer)
                 unlogged, running = {}, []
             running += metrics
             if cadence.profile and step == profile_to:
@@ -203,7 +205,7 @@ class Trainer:
                 jax.profiler.stop_trace()
 
             if step == forecast < total:
-                sums = self.sums(step, unlogged, running)
+                sums = self.sums(unlogged, running)
                 progress.forecast(step, sums['loss'] / sums['steps'])
 
             asked = agreed(interrupt.requested)
@@ -212,12 +214,14 @@ class Trainer:
             late = time.monotonic() - saved_s > 60 * cadence.checkpoint_minutes > 0
             late = cadence.checkpoint_minutes > 0 and self.same_everywhere(late)
             if asked or due or late:
-                unlogged, running = self.sums(step, unlogged, running), []
+                unlogged, running = self.sums(unlogged, running), []
+                streak = self.streak(unlogged, state, progress)
                 if due or step % cadence.log == 0:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
+                    if not streak or asked or step == total:  # a streak may end the run: keep what is from before
+                        self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
@@ -294,26 +298,55 @@ class Trainer:
         lengths = {'total_steps': self.run.total_steps, 'steps_per_epoch': self.run.steps_per_epoch}
         return {**self.data, **lengths}
 
-    def sums(self, step: int, unlogged: dict[str, float], running: Metrics) -> dict[str, float]:
-        """Sums of the metrics of the steps not yet logged, up to `step`; makes sure that the loss is finite.
+    def sums(self, unlogged: dict[str, float], running: Metrics) -> dict[str, float]:
+        """Sums of the metrics of the steps not yet logged, up to `step`.
 
         Waits for them, while the device has later ones to do. In float64, the order of adding hardly matters.
         """
         host = [unlogged] if unlogged else []
         host += [self.devices.fetch(metrics) for metrics in running]
-        sums = {name: float(np.sum([metrics[name] for metrics in host], dtype=np.float64)) for name in host[0]}
-        if not math.isfinite(sums['loss']):
-            raise NumericalError(
-                f'the loss is {sums["loss"] / sums["steps"]} before step {step} -> lower optimizer.learning_rate or '
-                f'lengthen the warm-up; the checkpoints in {self.workdir / FOLDER} are from before'
+        return {name: float(np.sum([x.get(name, 0.0) for x in host], dtype=np.float64)) for name in host[-1]}
+
+    def streak(self, sums: Mapping[str, float], state: TrainState, progress: Progress) -> int:
+        """The number of dropped steps in a row at the end of what was done, and a line about dropped steps.
+
+        Args:
+          sums: of the metrics since the last log; they tell whether any step was dropped.
+          state: the newest state. It is only fetched if there is such a step.
+          progress: prints the line.
+
+        Raises:
+          NumericalError: too many steps in a row were dropped.
+        """
+        if not sums.get('dropped'):
+            return 0
+        dropped: Dropped = self.devices.fetch(state.dropped)
+        step, place = int(dropped.step), PLACES[int(dropped.place)]
+        if dropped.in_row < self.run.max_dropped_in_row:
+            progress.say(
+                f'step {step + 1}: {place} was not finite, so this step changed nothing '
+                f'(dropped steps in the whole run: {int(dropped.total)})'
             )
-        return sums
+            return int(dropped.in_row)
+        self.checkpoints.wait()
+        raise NumericalError(
+            f'{int(dropped.in_row)} steps in a row were dropped; in the last of them, step {step + 1}, {place} was not '
+            f'finite, at learning rate {float(self.run.learning_rate(step)):.4g}',
+            field='optimizer.learning_rate',
+            remedy='lower optimizer.learning_rate or lengthen the warm-up; if that does not help, change the weight '
+            'decay, raise the temperature, or look at the data. A pretraining with changed fields goes on in this '
+            f'workdir with --rollback=STEP; {self.workdir / FOLDER} has the steps '
+            f'{", ".join(map(str, (0, *self.checkpoints.steps)))}',
+        )
 
     def log(self, step: int, sums: dict[str, float], progress: Progress, writer: MetricWriter) -> None:
-        """Writes the means over the steps since the last log."""
-        means = {name: x / sums['steps'] for name, x in sums.items() if name != 'steps'}
-        rate = progress.update(step, means['loss'])
-        writer.write(step, {**means, 'images_per_second': rate})
+        """Writes the means over the steps since the last log, without dropped ones, and the number of these."""
+        means = {
+            name: x / sums['steps'] for name, x in sums.items() if name not in ('steps', 'dropped') and sums['steps']
+        }
+        rate = progress.update(step, means.get('loss', math.nan))
+        dropped = {'dropped': sums['dropped']} if sums.get('dropped') else {}
+        writer.write(step, {**means, **dropped, 'images_per_second': rate})
 
     def due(self, step: int) -> list[Evaluator]:
         """The evaluators that are due at a step."""

@@ -14,6 +14,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.methods import Method, MethodState
 from contrastive_jax.optim import schedules
+from contrastive_jax.training.finite import Dropped
 
 
 @flax.struct.dataclass
@@ -25,12 +26,14 @@ class TrainState:
       params: trained parameters.
       opt_state: state of the optimizer.
       method: target, BN statistics and memory of the method.
+      dropped: counts of the steps whose update was dropped; None where nothing is trained.
     """
 
     step: Array
     params: PyTree
     opt_state: PyTree
     method: MethodState
+    dropped: Dropped | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Run:
       total_steps: length of the run.
       steps_per_epoch: number of complete batches in an epoch.
       seed: seed of everything random.
+      max_dropped_in_row: the run stops after so many steps in a row whose update was dropped, see `training.finite`.
     """
 
     method: Method
@@ -58,6 +62,7 @@ class Run:
     total_steps: int
     steps_per_epoch: int
     seed: int
+    max_dropped_in_row: int = 5
 
     def plan(self, step: int) -> dict[str, float]:
         """The length of the run, and what its schedules give at `step`; a checkpoint holds it, see `differing_plan`."""
@@ -72,7 +77,7 @@ class Run:
     def state_specs(self) -> TrainState:
         """The sharding of the state: everything is replicated except the memory."""
         r: Any = REPLICATED
-        return TrainState(step=r, params=r, opt_state=r, method=MethodState(r, r, self.method.memory_spec))
+        return TrainState(r, r, r, method=MethodState(r, r, self.method.memory_spec), dropped=r)
 
 
 def differing_plan(step: int, before: Mapping[str, float], now: Mapping[str, float]) -> str:

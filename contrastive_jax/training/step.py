@@ -1,6 +1,7 @@
 """The pure train step: augment, differentiate, average over the devices, update."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,8 @@ from jax import Array, lax
 
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.distributed import collectives
+from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.training.finite import PLACES, Dropped, all_finite, keep_if_finite
 from contrastive_jax.training.run import Run, TrainState
 
 
@@ -20,13 +23,15 @@ def init_state(run: Run) -> TrainState:
     sizes = run.policy.view_sizes(run.image_size)
     views = tuple(jnp.zeros((run.batch_size, s, s, 3), run.dtype) for s in sizes)
     params, method_state = run.method.init(key, {'views': views})
-    return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method_state, Dropped.none())
 
 
 def train_step(
     state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step on one device's part of a batch. Pure.
+
+    If a value is not finite, nothing but `state.step` and `state.dropped` changes (`training.finite`).
 
     Args:
       state: replicated, but for the memory, of which each device has its part.
@@ -36,15 +41,23 @@ def train_step(
       axis_name: the mapped device axis; None when the whole batch is here.
 
     Returns:
-      The new state and metrics, scalars that are the same on all devices.
+      The new state and metrics, scalars that are the same on all devices: 'dropped' is 1 if the update was dropped, and
+      all others are 0 then.
     """
+    assert state.dropped is not None
     key_views, key_method = keys_of(run, state.step)
     batch = augment(key_views, batch, run, axis_name)
     method_state = state.method
     if run.method.initializes_memory:
         key_method, key_epoch = jax.random.split(key_method)
         prepare = partial(run.method.before_epoch, rng=key_epoch, axis_name=axis_name)
-        method_state = lax.cond(state.step % run.steps_per_epoch == 0, prepare, lambda same: same, method_state)
+        method_state = lax.cond(
+            state.step % run.steps_per_epoch == 0,
+            partial(_if_finite, prepare, axis_name),
+            lambda same: same,
+            method_state,
+        )
+    before = state.params, state.opt_state, method_state
 
     progress = state.step / run.total_steps
     loss_of = lambda params: run.method.loss(  # noqa: E731
@@ -52,13 +65,35 @@ def train_step(
     )
     (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grads, metrics = collectives.pmean((grads, {'loss': loss, **metrics}), axis_name)
+    computed = method_state.memory, method_state.batch_stats
 
     updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     params, method_state = run.method.after_update(params, method_state, progress=progress)
     metrics |= {'learning_rate': run.learning_rate(state.step), 'grad_norm': optax.tree.norm(grads)}
-    metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
-    return TrainState(state.step + 1, params, opt_state, method_state), metrics
+    after = params, opt_state, method_state
+    known = {id(x) for x in jax.tree.leaves(computed)}  # a bank is large: it is not looked at twice
+    updated = [x for x in jax.tree.leaves(after) if id(x) not in known]
+    looked_at = batch['views'], metrics['loss'], metrics['grad_norm'], computed, updated
+    (params, opt_state, method_state), dropped, kept = keep_if_finite(
+        state.dropped,
+        state.step,
+        dict(zip(PLACES, looked_at, strict=True)),
+        after,
+        before,
+        run.max_dropped_in_row,
+        axis_name,
+    )
+    metrics = {name: jnp.where(kept, jnp.asarray(x, jnp.float32), 0) for name, x in metrics.items()}
+    metrics['dropped'] = 1 - kept.astype(jnp.float32)
+    return TrainState(state.step + 1, params, opt_state, method_state, dropped), metrics
+
+
+def _if_finite(change: Callable[[PyTree], PyTree], axis_name: str | None, old: PyTree) -> PyTree:
+    """The change of a method's state at the start of an epoch, unless it is not finite."""
+    new = change(old)
+    finite = collectives.psum((~all_finite(new)).astype(jnp.int32), axis_name) == 0
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
 
 def init_memory_step(

@@ -6,6 +6,7 @@ of another run, without an error.
 """
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -29,6 +30,8 @@ from contrastive_jax.workdir.orbax_output import brief, collect_quietly, quiet_a
 
 FOLDER = 'checkpoints'
 ITEM = 'default'  # the name that Orbax gives to the only item of a checkpoint
+ADDED = ('dropped',)  # fields of the state that checkpoints of older versions lack; they start at 0
+UNDONE = 'undone'  # a checkpoint that a run was rolled back from is kept as `<step>.undone`
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
 
 SHOWN = 5  # the largest number of names in a message
@@ -131,7 +134,7 @@ class Checkpoints:
         note |= {'unlogged': dict(unlogged or {}), 'plan': dict(plan or {})}
         note['checksum'] = digest(sums, note)
         # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
-        args = ocp.args.StandardSave(_copy(state))
+        args = ocp.args.StandardSave(_without_empty_fields(_copy(state)))
         with self._writing():
             saved = self._manager.save(step, args=args, custom_metadata=note)
         assert saved, f'Orbax refused to save step {step} after {self.steps}'
@@ -170,6 +173,33 @@ class Checkpoints:
             )
         return None
 
+    def roll_back(self, step: int, shapes: PyTree) -> None:
+        """Makes the checkpoint of `step` the newest one: later ones are renamed. If it cannot be used, nothing changes.
+
+        Args:
+          step: a step that has a checkpoint, or 0 to start anew.
+          shapes: as for `restore`.
+
+        Raises:
+          UserError: there is no checkpoint of this step.
+          CheckpointError: it cannot be used.
+        """
+        if step not in (0, *self.steps):
+            raise UserError(
+                f'there is no checkpoint of step {step} in {self._manager.directory}',
+                remedy=f'choose from {", ".join(map(str, self.steps))}, or 0 to start anew',
+            )
+        if step:
+            try:
+                self._read(step, shapes)
+            except Exception as error:  # Orbax raises many types for a damaged file
+                reason = str(error) if isinstance(error, CheckpointError) else brief(error)
+                raise CheckpointError(
+                    f'the checkpoint of step {step} in {self._manager.directory} cannot be used: {reason}',
+                    remedy='choose another step, or give the fields that it depends on their old values',
+                ) from error
+        self._rename([x for x in self.steps if x > step], UNDONE)
+
     def wait(self) -> None:
         """Waits until everything is on disk.
 
@@ -190,12 +220,19 @@ class Checkpoints:
         described = self._manager.metadata(step)
         note = described.custom_metadata or {}
         _check_origin(note, step, self._run)
-        _compare(_named(described.item_metadata), _named(shapes))
-        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
-        state = self._reader.restore(self._folder(step) / ITEM, args=ocp.args.StandardRestore(wanted))
+        held = _named(described.item_metadata)
+        lacking = [name for name in ADDED if hasattr(shapes, name) and not any(is_below(x, (name,)) for x in held)]
+        expected = dataclasses.replace(shapes, **dict.fromkeys(lacking)) if lacking else shapes
+        _compare(held, _named(expected))
+        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), expected)
+        args = ocp.args.StandardRestore(_without_empty_fields(wanted))
+        state = self._reader.restore(self._folder(step) / ITEM, args=args)
+        state = dataclasses.replace(expected, **state) if isinstance(state, dict) else state
         sums = np.stack([checksum(x, np) for x in jax.tree.leaves(state)])
         if digest(sums, note) != note.get('checksum'):
             raise CheckpointError(f'its values do not match their checksum {note.get("checksum", "(missing)")}')
+        zeros = {name: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), getattr(shapes, name)) for name in lacking}
+        state = dataclasses.replace(state, **zeros) if lacking else state
         return Restored(step, state, dict(note.get('unlogged', {})), dict(note.get('plan', {})))
 
     def _folder(self, step: int) -> Path:
@@ -203,20 +240,25 @@ class Checkpoints:
 
     def _set_aside(self, failures: dict[int, str], good: int) -> None:
         """Renames checkpoints that cannot be used, so that training can save these steps again."""
-        if not failures:
-            return
-        for step, reason in failures.items():
-            if jax.process_index() == 0:
-                folder = self._folder(step)
-                aside = next(p for n in range(1000) if not (p := _aside(folder, n)).exists())
-                folder.rename(aside)
-                logging.warning(
-                    'the checkpoint of step %d cannot be used (%s): set aside as %s, going on from step %d',
-                    step, reason, aside, good,
-                )  # fmt: skip
+        for step, aside in self._rename(list(failures), DAMAGED).items():
+            logging.warning(
+                'the checkpoint of step %d cannot be used (%s): set aside as %s, going on from step %d',
+                step, failures[step], aside, good,
+            )  # fmt: skip
+
+    def _rename(self, steps: list[int], to: str) -> dict[int, Path]:
+        """Renames checkpoints to `<step>.<to>`; returns the new folders, on the first process."""
+        if not steps:
+            return {}
+        renamed: dict[int, Path] = {}
+        for step in steps if jax.process_index() == 0 else ():
+            folder = self._folder(step)
+            renamed[step] = next(p for n in range(1000) if not (p := _aside(folder, to, n)).exists())
+            folder.rename(renamed[step])
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices('damaged checkpoints set aside')
+            multihost_utils.sync_global_devices('checkpoints renamed')
         self._manager.reload()
+        return renamed
 
     def _everywhere(self, flag: bool) -> bool:
         """Whether the flag is True in every process: all must start from the same step."""
@@ -336,6 +378,13 @@ def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
+def _without_empty_fields(state: PyTree) -> PyTree:
+    """A state without the fields that are None, which Orbax would take for a part of the checkpoint."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    present = {name: value for name, value in fields.items() if value is not None}
+    return state if len(present) == len(fields) else present
+
+
 def _compare(held: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises CheckpointError if a checkpoint is of another model. (Orbax's own message has several pages.)"""
     a = {name: f'{x.dtype}{list(x.shape)}' for name, x in held.items()}
@@ -360,5 +409,5 @@ def _few(items: list[str]) -> str:
     return ', '.join(items[:SHOWN]) + rest
 
 
-def _aside(folder: Path, n: int) -> Path:
-    return folder.with_name(f'{folder.name}.{DAMAGED}{f".{n}" if n else ""}')
+def _aside(folder: Path, to: str, n: int) -> Path:
+    return folder.with_name(f'{folder.name}.{to}{f".{n}" if n else ""}')

@@ -19,6 +19,7 @@ FREE = (
     'eval_every_steps',
     'checkpoint_every_steps',
     'checkpoint_every_minutes',
+    'max_dropped_in_row',
     'profile_steps',
     'parallel',
     'epochs',
@@ -32,7 +33,12 @@ FREE = (
 
 
 def open_workdir(
-    path: str, config: ConfigDict, *, write: bool = True, defaults: Mapping[str, Any] | None = None
+    path: str,
+    config: ConfigDict,
+    *,
+    write: bool = True,
+    defaults: Mapping[str, Any] | None = None,
+    may_differ: bool = False,
 ) -> Path:
     """Makes the folder, or checks that the config is the one its run was started with.
 
@@ -42,6 +48,7 @@ def open_workdir(
       write: whether this process writes `config.json`.
       defaults: the defaults of fields by their paths, such as 'optimizer.name', as JSON has them. A config that lacks
         one of these fields, because an earlier version stored it, is compared as if it had the default.
+      may_differ: whether the config may be another one, for a rollback; a config that is there is not replaced then.
 
     Raises:
       UserError: the folder is not local, cannot be made, or holds a run of another config or without its config.
@@ -57,14 +64,19 @@ def open_workdir(
             old = json.loads(file.read_text(encoding='utf-8'))
             if not isinstance(old, dict):
                 raise ValueError('it holds no config')
-            _compare(_flat(old), new, defaults or {}, workdir)
+            changed = [] if may_differ else _changed(_flat(old), new, defaults or {})
+            if changed:
+                raise UserError(
+                    f'workdir {workdir} holds a run of another config ({"; ".join(changed)}) '
+                    '-> choose another workdir, or give these fields their old values'
+                )
         elif write and (left := [name for name in OF_A_RUN if (workdir / name).exists()]):
             raise UserError(
                 f'workdir {workdir} holds {left[0]} of a run, and its {CONFIG_FILE} is gone',
                 remedy=f'restore {CONFIG_FILE} from a copy, or choose another workdir',
             )
-        if write:
-            write_atomically(file, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True).encode() + b'\n')
+        if write and not (may_differ and file.exists()):
+            write_config(workdir, config)
     except OSError as error:
         raise UserError(f'cannot write to workdir {workdir}: {error.strerror} -> choose another') from error
     except ValueError as error:
@@ -90,17 +102,29 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f'{file} is not the JSON of a run ({error}) -> give another workdir') from error
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any], workdir: Path) -> None:
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json`.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    content = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
+    write_atomically(workdir / CONFIG_FILE, content.encode() + b'\n')
+
+
+def changed_fields(workdir: Path, config: ConfigDict, defaults: Mapping[str, Any]) -> list[str]:
+    """The fields in which a config differs from that of a workdir, but for those that may: 'name: old -> new' each."""
+    old, new = (_flat(json.loads(c.to_json())) for c in (read_config(workdir), config))
+    return _changed(old, new, defaults)
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     changed = []
     for name in sorted({*old, *new}):
         before, now = (config.get(name, defaults.get(name, '(none)')) for config in (old, new))
         if before != now and not any(name == free or name.startswith(free) for free in FREE):
             changed.append(f'{name}: {before} -> {now}')
-    if changed:
-        raise UserError(
-            f'workdir {workdir} holds a run of another config ({"; ".join(changed)}) '
-            '-> choose another workdir, or give these fields their old values'
-        )
+    return changed
 
 
 def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -25,14 +25,7 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
     Raises:
       UserError: an input is another than the one that the workdir was begun with.
     """
-    file, given = workdir / FILE, {name: list(value) for name, value in inputs.items()}
-    try:
-        known = json.loads(file.read_text(encoding='utf-8'))
-        before = {name: (str(value[0]), str(value[1])) for name, value in known.items()}
-    except FileNotFoundError:
-        before = {}
-    except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise UserError(f'{file} cannot be read ({error}) -> choose another workdir') from error
+    before, given = read(workdir), {name: list(value) for name, value in inputs.items()}
     differ = [
         f'{name}: {before[name][1]} -> {inputs[name][1]}'
         + ('' if before[name][1] != inputs[name][1] else ', with other content')
@@ -46,6 +39,22 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
         )
     if write and given.keys() != before.keys():
         try:
-            write_atomically(file, json.dumps(given, indent=2).encode() + b'\n')
+            write_atomically(workdir / FILE, json.dumps(given, indent=2).encode() + b'\n')
         except OSError as error:
-            raise UserError(f'cannot write {file}: {error.strerror} -> choose another workdir') from error
+            raise UserError(f'cannot write {workdir / FILE}: {error.strerror} -> choose another workdir') from error
+
+
+def read(workdir: Path) -> dict[str, tuple[str, str]]:
+    """The inputs that a workdir was begun with, as in `check_inputs`; {} for workdirs of older versions.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    file = workdir / FILE
+    try:
+        known = json.loads(file.read_text(encoding='utf-8'))
+        return {name: (str(value[0]), str(value[1])) for name, value in known.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise UserError(f'{file} cannot be read ({error}) -> choose another workdir') from error

@@ -124,9 +124,10 @@ class _EventFile:
         self._file = open(folder / name, 'wb')  # noqa: SIM115 (held until close)
         self._records = RecordWriter(self._file)
         self._write(event_pb2.Event(file_version='brain.Event:2'))
-        if taken:
-            # A session start at step s makes TensorBoard forget what earlier files hold from step s on.
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # A session start at step s makes TensorBoard forget what earlier files hold from step s on. Its Python reader
+        # (--load_fast=false) ignores the first start of a folder, and first files of older versions have none.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        for _ in range(2 if taken else 1):
             self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
 
     def add(self, step: int, values: list[summary_pb2.Summary.Value]) -> None:

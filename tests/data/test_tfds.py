@@ -173,6 +173,28 @@ def test_photographs_are_read_one_by_one(tmp_path: Path, fake: FakeTfds) -> None
         open_source('tfds', 'imagenet2012', str(tmp_path), 'trian')
 
 
+def test_slices_that_cannot_be_read(tmp_path: Path, fake: FakeTfds, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path / 'imagenet2012' / '5.1.0', {'train': 1, 'validation': 1})
+    open_source('tfds', 'imagenet2012', str(tmp_path), 'train[:10%]+test[:-1]')
+    assert fake.opened[-1][1] == 'train[:10%]+validation[:-1]'
+    for split, line in (('train[:x]', r'\[:x\] is not START:END'), ('all[:5%]', "no split 'all'")):
+        with pytest.raises(UserError, match=line):
+            open_source('tfds', 'imagenet2012', str(tmp_path), split)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError('Requested slice [:9]\nincompatible with 7 examples.')
+
+    def none(*_: object, **__: object) -> list[dict]:
+        return []
+
+    for read, line in ((refuse, r'slice \[:9\] incompatible with 7'), (none, 'has no images -> give a larger slice')):
+        info = types.SimpleNamespace(features=fake.features)
+        builder = types.SimpleNamespace(info=info, as_data_source=read)
+        monkeypatch.setattr(fake, 'builder_from_directory', lambda _, builder=builder: builder)
+        with pytest.raises(UserError, match=line):
+            open_source('tfds', 'imagenet2012', str(tmp_path), 'train[:9]')
+
+
 def test_small_images_of_one_size_go_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path / 'cifar10' / '3.0.2', {'train': 1, 'test': 1})
     monkeypatch.setitem(sys.modules, 'tensorflow_datasets', FakeTfds((5, 6, 3)))

@@ -3,7 +3,6 @@
 The authors' values are in tests/methods/test_instdis.py and test_cmc.py, where the bank moves between the steps.
 """
 
-import sys
 from functools import partial
 
 import jax
@@ -15,7 +14,7 @@ from jax.test_util import check_grads
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.losses import log_partition, nce, non_parametric_softmax, sampled_softmax
+from contrastive_jax.losses import log_partition, log_sum_exp, nce, non_parametric_softmax, sampled_softmax
 from contrastive_jax.methods import memory
 
 N, ROWS, D, K, B, T = 37, 64, 6, 5, 8, 0.07  # ROWS - N rows are padding
@@ -94,12 +93,14 @@ def on_one_device(arrays):
         return jax.jit(jax.value_and_grad(all_losses))(*arrays)
 
 
-@pytest.mark.parametrize('chunk', [1, 8 * B, 24 * B])
-def test_chunks_of_the_bank_change_no_result(arrays, on_one_device, monkeypatch, chunk: int):
-    """Chunks of 1, 8 and 24 rows; 24 does not divide 64, so the last chunk overlaps."""
+@pytest.mark.parametrize('rows', [1, 8, 24])
+def test_blocks_of_the_bank_change_no_result(arrays, on_one_device, monkeypatch, rows: int):
+    """24 does not divide 64, so the last block overlaps with the one before."""
     with jax.enable_x64(True):
         v, bank, index, drawn = map(jnp.asarray, arrays)
-        monkeypatch.setattr(sys.modules['contrastive_jax.losses.nce'], 'CHUNK', chunk)
+        monkeypatch.setattr(log_sum_exp, 'choose_form', lambda *_: 'blocks')
+        monkeypatch.setattr(log_sum_exp, 'BLOCK_LOGITS', 1)
+        monkeypatch.setattr(log_sum_exp, 'SMALLEST_BLOCK', rows)
         monkeypatch.setattr(memory, 'MAX_GATHERED', 3 * K * D)
         actual = jax.jit(jax.value_and_grad(lambda *arrays: all_losses(*arrays)))(v, bank, index, drawn)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), actual, on_one_device)

@@ -78,7 +78,12 @@ def test_frames_of_neighbors_show_whether_the_class_is_correct(tmp_path):
     for labels in ([[0, 0, 0], [1, 1, 1]], [[0, 1, 1], [0, 1, 0]], [[-1, -1, 5], [-1, 1, -1]]):
         path = tmp_path / 'nn.png'
         figures.nearest_neighbors(
-            images, neighbors, path, np.array([0, 1]), np.array(labels), names=['$1 cat', 'a very long name', *'cdef']
+            images,
+            neighbors,
+            path,
+            np.array([0, 1]),
+            np.array(labels),
+            names=['$1 cat', 'caf\udce9\n, a very long name', *'cdef'],
         )
         pixels = picture(path)
         green.append(count(pixels, figures.GREEN))

@@ -2,28 +2,33 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from contrastive_jax import features, load_encoder, pretrained
+from contrastive_jax.config.overrides import flat
 from contrastive_jax.data.open import open_source
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.protocols import base
-from contrastive_jax.protocols.run import PROTOCOLS, check_protocol, protocol_config, run_protocol
+from contrastive_jax.protocols.run import PROTOCOLS, check_protocol, defaults_of, protocol_config, run_protocol
 from contrastive_jax.rules import Rules
 from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.folder import FREE, open_workdir
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
@@ -331,7 +336,10 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        ({'protocol': 'kn'}, "protocol 'kn' is unknown -> choose from knn, linear, finetune, distill"),
+        (
+            {'protocol': 'kn'},
+            "protocol 'kn' is unknown; did you mean 'knn'? -> choose from knn, linear, finetune, distill",
+        ),
         ({'weights': 'teacher'}, "weights 'teacher' is unknown"),
         ({'parallel': 'xmap'}, "parallel 'xmap' is unknown"),
         ({'batch_size': 0}, 'batch_size 0 is out of range'),
@@ -344,7 +352,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         ),
         ({'data.source': 'digit'}, "data.source 'digit' is unknown; did you mean 'digits'?"),
         ({'data.path': 'x.npz'}, 'data.path is given without data.source'),
-        ({'knn.k': ()}, 'knn.k () is out of range'),
+        ({'knn.k': ()}, 'knn.k () is empty'),
         ({'knn.k': (0,)}, 'knn.k (0,) is out of range'),
         ({'knn.temperature': 0.001}, 'knn.temperature 0.001 is out of range'),
     ],
@@ -359,7 +367,7 @@ def test_impossible_values(changes: dict[str, Any], line: str) -> None:
     ('changes', 'line'),
     [
         ({'optimizer.name': 'adam'}, "optimizer.name 'adam' is unknown"),
-        ({'optimizer.learning_rates': ()}, 'optimizer.learning_rates () is out of range'),
+        ({'optimizer.learning_rates': ()}, 'optimizer.learning_rates () is empty'),
         ({'optimizer.learning_rates': (1.0, 0.0)}, 'optimizer.learning_rates (1.0, 0.0) is out of range'),
         ({'optimizer.weight_decays': (-1.0,)}, 'optimizer.weight_decays (-1.0,) is out of range'),
         ({'optimizer.learning_rate_batch': -1}, 'optimizer.learning_rate_batch -1 is out of range'),
@@ -415,6 +423,26 @@ def test_a_warm_up_of_steps() -> None:
     )
     assert len(found) == 2 and "optimizer.name 'lars' is unknown" in found[0]
     assert found[1].startswith("schedule.name 'step' has no warm-up and no final rate -> ")
+
+
+@pytest.mark.parametrize('name', PROTOCOLS)
+def test_a_workdir_of_an_older_version(name: str, tmp_path: Path) -> None:
+    """Each field in turn is missing, as in the workdir of a version that did not have it: its default is compared."""
+    config = load(name, **{field: 'runs/any' for field in ('init', 'teacher') if field in load(name)})
+    stored, base, defaults = flat(config), flat(protocol_config(name)), defaults_of(config)
+    assert set(defaults) == set(stored), 'every field has a default'
+    for field, value in stored.items():
+        older = json.loads(config.to_json())
+        *sections, last = field.split('.')
+        del (older[sections[0]] if sections else older)[last]
+        (tmp_path / 'config.json').write_text(json.dumps(older))
+        changed = json.loads(json.dumps(value)) != json.loads(json.dumps(base[field])) and field not in FREE
+        if changed or field == 'protocol':
+            with pytest.raises(UserError, match=f'another config .{field}: '):
+                open_workdir(str(tmp_path), config, defaults=defaults)
+        else:
+            open_workdir(str(tmp_path), config, defaults=defaults)
+            assert json.loads((tmp_path / 'config.json').read_text()) == json.loads(config.to_json())
 
 
 def test_a_config_that_lacks_fields() -> None:
@@ -528,3 +556,15 @@ def test_data_holds_what_it_says(run: Path) -> None:
         'unseen_classes',
     ]
     assert (len(data.train_ids), len(data.test_ids), data.classes) == (1437, 360, 10)
+
+
+def test_images_of_the_run_keep_its_value_range(tmp_path):
+    """A run on images of 12 bits says that 4095 is white; its evaluation reads them alike."""
+    for split, name in itertools.product(('train', 'test'), 'ab'):
+        (tmp_path / split / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8), 2047, np.uint16)).save(tmp_path / split / name / f'{i}.png')
+    config = protocol_config('knn')
+    of_run = ConfigDict({'data': {'source': 'folder', 'name': '', 'path': str(tmp_path), 'value_range': 4095.0}})
+    data = base.load_data(config, types.SimpleNamespace(config=of_run, image_size=8))
+    assert data.train.image(0).mean() == data.test.image(0).mean() == 127

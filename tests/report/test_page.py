@@ -13,10 +13,14 @@ from PIL import Image
 
 from contrastive_jax.data import digits, sources
 from contrastive_jax.data.open import open_source
+from contrastive_jax.errors import UserError
 from contrastive_jax.report import __main__ as command
 from contrastive_jax.report import charts
 from contrastive_jax.report.facts import duration
-from contrastive_jax.workdir import about, metrics
+from contrastive_jax.report.page import load_same_data
+from contrastive_jax.report.record import origin, read_record
+from contrastive_jax.workdir import about, metrics, run_record
+from contrastive_jax.workdir.inputs import check_inputs
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
@@ -114,6 +118,12 @@ def write_evaluation(workdir: Path, init: object, protocol: str = 'knn', **value
     file.write_text(json.dumps({**result, **{f'eval/{name}': x for name, x in values.items()}}))
 
 
+def amend_evaluation(workdir: Path, **changes: object) -> None:
+    """Changes facts in the result that `write_evaluation` wrote."""
+    file = workdir / 'eval' / 'knn.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
 @pytest.fixture(scope='module')
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that was not trained, with a checkpoint, a log and about.json."""
@@ -135,6 +145,37 @@ def report(workdir: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tu
     return found, left_out
 
 
+def test_evaluations_of_other_steps_data_and_runs_are_told_apart(tmp_path: Path) -> None:
+    """Each is shown under its own step and data; one of another run in the same workdir is left out."""
+    run = tmp_path / 'run'
+    untrained_workdirs.save(tiny_config(), run)
+    id_of_run = run_record.begin(run, {})
+    images = {name: open_source('digits', split=name).fingerprint for name in ('train', 'test')}
+    same = {'training images': images['train'], 'held-out images': images['test']}
+    check_inputs(run, {'training images': (images['train'], '1,437 of digits')})
+    for name, changes in {
+        'now': {'run': id_of_run, 'fingerprints': same},
+        'earlier': {'run': id_of_run, 'fingerprints': same, 'step': 2},
+        'transfer': {'run': id_of_run, 'fingerprints': {**same, 'held-out images': 'x'}},
+        'replaced': {'run': 'f' * 16, 'fingerprints': same},
+        'old': {},
+    }.items():
+        write_evaluation(tmp_path / name, run, top1=0.5)
+        amend_evaluation(tmp_path / name, **changes)
+    record = read_record(str(run))
+    assert {e.folder: origin(e, record.newest, same) for e in record.evaluations} == {
+        'now': '',
+        'earlier': 'of step 2; the newest checkpoint is of step 3',
+        'transfer': 'its held-out images are not those of this run',
+        'old': 'by an older version, which did not record its data',
+    }
+    assert record.left_out == ['evaluation replaced (knn): it is of another run, which was in this workdir']
+    assert len(load_same_data(record)[0]) == 1437
+    (run / 'inputs.json').write_text(json.dumps({'training images': ['other', '99 of digits']}))
+    with pytest.raises(UserError, match='99 of digits -> 1,437 of digits'):
+        load_same_data(record)
+
+
 def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """With evaluations in the same folder and in another one, by path and by a link, but not those of another run."""
     link = tmp_path / 'link'
@@ -152,6 +193,7 @@ def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     assert 'step 3 of 5' in found.text and '1,437 training images' in found.text and '1,234 (median)' in found.text
     for text in ('run_knn', '93.8%', 'probe', '77.7%', 'learning_rate 0.3'):
         assert text in found.text
+    assert 'by an older version, which did not record its data' in found.text
     assert '11.1%' not in found.text and 'no number' not in found.text
     config = json.loads((given / 'config.json').read_text())
     assert json.loads(found.text[found.text.index('{') : found.text.rindex('}') + 1]) == config
@@ -204,7 +246,7 @@ def test_many_classes_with_names_that_look_like_html(
 
     def load(split: str = 'train') -> sources.ArraySource:
         images = given_digits(split).array
-        return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, '39'))
+        return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, 'caf\udce9'))
 
     given_digits = digits.load
     monkeypatch.setattr(digits, 'load', load)
@@ -214,6 +256,7 @@ def test_many_classes_with_names_that_look_like_html(
     write_evaluation(tmp_path / '<script>2', run, '<script>3', **{EVIL: 0.5})
     found, _ = report(run, capsys)
     assert {EVIL, '<script>2', '<script>3'} <= set(found.cells) and f'on {EVIL}' in found.text
+    assert 'caf\\udce9' in found.text  # a name that is not UTF-8
     assert '<script' not in found.raw and '<img src=x' not in found.raw
     assert 'class="matrix"' not in found.raw and 'confusion matrix of 40 classes' in found.raw
     assert re.search(r'all \d+ classes', found.text) and '10 most frequent classes' in found.text

@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 
 from contrastive_jax.data import sampler
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.errors import NumericalError
 from contrastive_jax.training import feed
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Evaluator
@@ -280,25 +279,6 @@ def test_what_another_length_does_to_the_schedules():
     assert said.startswith('the length changes from 40 to 80 steps') and f'target 1 -> {momentum:.4g}' in said
     assert differing_plan(40, {'steps': 40}, now).endswith('from step 40 on they are those of a run of 80 steps')
     assert differing_plan(40, {}, now) == differing_plan(40, now, now) == ''
-
-
-def test_a_loss_that_is_not_finite(data, tmp_path):
-    """Exit code 4, and what is saved is from before."""
-    config = load(
-        'dictionary,end_to_end',
-        'jit',
-        'resident',
-        data,
-        **{'optimizer.learning_rate': 1e30, 'checkpoint_every_steps': 1},
-    )
-    with pytest.raises(NumericalError, match=r'lower optimizer\.learning_rate') as caught:
-        fit(config, tmp_path)
-    assert caught.value.exit_code == 4
-    assert [p.name for p in (tmp_path / FOLDER).iterdir()] in ([], ['1'])
-    if (tmp_path / FOLDER / '1').exists():
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved(config, tmp_path)[1]))
-    with pytest.raises(NumericalError):  # it is no different on another try
-        fit(config, tmp_path)
 
 
 def test_a_torn_last_line(data, uninterrupted, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints alone: what is saved comes back, on any devices, whatever happens to the files."""
 
+import dataclasses
 import hashlib
 import json
 import resource
@@ -15,6 +16,7 @@ import pytest
 from contrastive_jax.distributed.devices import REPLICATED, find_devices
 from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
+from contrastive_jax.training.finite import Dropped
 from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, read_part
 from contrastive_jax.workdir.checksum import checksum
@@ -23,7 +25,7 @@ from contrastive_jax.workdir.checksum import checksum
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 R = REPLICATED
-SPECS = TrainState(step=R, params=R, opt_state=R, method=MethodState(R, R, {'queue': memory.QUEUE_SPEC}))
+SPECS = TrainState(R, R, R, method=MethodState(R, R, {'queue': memory.QUEUE_SPEC}), dropped=R)
 
 
 def make_state(step: int, width: int = 6) -> TrainState:
@@ -464,3 +466,10 @@ def test_checkpoints_of_an_older_version_go_on(workdir):
     run.checkpoints.close()
     assert json.loads((workdir / 'run.json').read_text())['id']
     assert_restores(Run(workdir), 9)
+
+
+def test_a_field_that_older_checkpoints_lack_starts_at_zero(workdir):
+    given = dataclasses.replace(shapes(), dropped=jax.eval_shape(Dropped.none))
+    found = Run(workdir).checkpoints.restore(given)
+    assert found.step == 6 and jax.tree.leaves(jax.device_get(found.state.dropped)) == [0, 0, 0, 0]
+    jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(found.state, dropped=None), make_state(6))

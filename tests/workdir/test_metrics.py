@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.compat.proto import event_pb2
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import metrics
@@ -91,6 +93,26 @@ def test_tensorboard_sees_each_step_once_after_a_resume(tmp_path):
     np.testing.assert_allclose(
         [e.value for e in events.Scalars('loss')], [1 / s for s in (1, 2, 3, 4, 6, 7)], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize('first', ['now', 'of an older version'])
+def test_the_reader_of_load_fast_false_sees_each_step_once(tmp_path, first):
+    """What `tensorboard --load_fast=false` shows: it takes the first session start of a folder for no restart."""
+    write_steps(tmp_path, [1, 2, 3])
+    if first != 'now':
+        (file,) = tmp_path.glob(f'{metrics.EVENTS}*')
+        records, kept = file.read_bytes(), []
+        while records:  # length, checksum, event, checksum
+            end = 12 + int.from_bytes(records[:8], 'little') + 4
+            if not event_pb2.Event.FromString(records[12 : end - 4]).HasField('session_log'):
+                kept.append(records[:end])
+            records = records[end:]
+        assert len(kept) == 4
+        file.write_bytes(b''.join(kept))
+    write_steps(tmp_path, [2, 3, 4], resume_step=1)
+    write_steps(tmp_path, [4, 5], resume_step=3)
+    shown = EventMultiplexer({'run': str(tmp_path)}, purge_orphaned_data=True).Reload().Tensors('run', 'loss')
+    assert [event.step for event in shown] == [1, 2, 3, 4, 5]
 
 
 def test_tensorboard_forgets_purged_steps_before_new_ones_come(tmp_path):
