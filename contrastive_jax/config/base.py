@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.config.choose import CADENCES
 from contrastive_jax.config.fields import Auto, Data, Eval, Optimizer, Schedule, Training
+from contrastive_jax.config.plan import get
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import find_method
 from contrastive_jax.models.heads import MLP
@@ -40,7 +40,7 @@ def base_config(method: str) -> ConfigDict:
     c.optimizer = defaults(Optimizer)
     c.schedule = defaults(Schedule)
     c.eval = defaults(Eval)
-    c.auto = defaults(Auto, fields=CADENCES)
+    c.auto = defaults(Auto)
     return c
 
 
@@ -96,12 +96,12 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
             raise UserError(
                 f'unknown variant {name!r}{did_you_mean(name, variants)}', remedy=f'choose from {", ".join(variants)}'
             )
-        before, fits = _network_and_length(config), config.auto.batch_size
+        before, fits = _network_and_length(config), get(config, 'auto.batch_size')
         variants[name](config)
         after = _network_and_length(config)
-        if config.auto.batch_size == fits:  # not the variant that lets fields be chosen
-            changed |= {field for field, value in after.items() if before[field] != value}
-    if config.auto.batch_size:  # a variant such as `r18` or `long` is a choice of the user's
+        if get(config, 'auto.batch_size') == fits:  # not the variant that lets fields be chosen
+            changed |= {field for field, value in after.items() if before.get(field) != value}
+    if get(config, 'auto.batch_size'):  # a variant such as `r18` or `long` is a choice of the user's
         config.auto.fields = tuple(field for field in config.auto.fields if field not in changed)
     config.lock()
     return config
@@ -109,10 +109,7 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
 
 def _network_and_length(config: ConfigDict) -> dict[str, Any]:
     """The fields that a variant of a recipe decides for the user: the encoder and the number of epochs."""
-    encoder = config.encoder
-    return {
-        'epochs': config.epochs,
-        'encoder.name': encoder.name,
-        'encoder.patch_size': None if 'patch_stride' in encoder else encoder.get('patch_size'),  # CPC: that of a grid
-        'encoder.width_multiplier': encoder.get('width_multiplier'),
-    }
+    fields = ['epochs', 'encoder.name', 'encoder.width_multiplier', 'encoder.patch_size']
+    if get(config, 'encoder.patch_stride'):  # CPC: its patches belong to the size of the images
+        fields.pop()
+    return {field: get(config, field) for field in fields}

@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config import choose_network
 from contrastive_jax.config.batch import check_chunks, check_groups, divisors
+from contrastive_jax.config.fields import CADENCES
 from contrastive_jax.config.plan import Choice, Plan, get
 from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.distributed.machine import Machine
 from contrastive_jax.methods import method_or_none
 from contrastive_jax.rules import Rules
 
-CADENCES = ('log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'checkpoint_every_minutes')
 FIELDS = (
     *choose_network.FIELDS,
     'batch_size', 'bn_group_size', 'epochs',

@@ -191,12 +191,16 @@ class Eval:
     batch_size: int = field(512, 'Images at a time, over all devices.', least=1)
 
 
+# How often a run does what it does besides training.
+CADENCES = ('log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'checkpoint_every_minutes')
+
+
 @dataclasses.dataclass(frozen=True)
 class Auto:
     """The section `auto`: what is chosen by the data and the machine (config/choose.py, docs/own-data.md)."""
 
     fields: tuple[str, ...] = field(
-        (),
+        CADENCES,
         'Fields that are chosen when a run begins; one that the command line sets is taken out. (): none. In the '
         'config of a run: those that were chosen.',
         example=('data.image_size', 'batch_size'),

@@ -6,8 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.fields import Auto
 from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.distributed.machine import Machine
+from contrastive_jax.rules import defaults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +85,8 @@ def keep(config: ConfigDict, stored: ConfigDict) -> None:
     for field in config.auto.fields:
         if (value := get(stored, field)) is not None:
             put(config, field, tuple(value) if isinstance(value, list | tuple) else value)
-    known = stored.get('auto') or ConfigDict()
-    for name, default in (('fields', ()), ('batch_size', 0)):
-        value = known.get(name, default)
-        put(config, f'auto.{name}', tuple(value) if isinstance(value, list | tuple) else value)
+    known = stored.get('auto') or defaults(Auto)
+    put(config, 'auto', ConfigDict({'fields': tuple(known.fields), 'batch_size': known.batch_size}))
 
 
 def describe(choices: Iterable[Choice]) -> list[str]:

@@ -206,7 +206,7 @@ class Trainer:
 
             if step == forecast < total:
                 sums = self.sums(unlogged, running)
-                progress.forecast(step, sums['loss'] / sums['steps'])
+                progress.forecast(step, sums['loss'] / sums['steps'] if sums['steps'] else math.nan)
 
             asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))

@@ -141,7 +141,7 @@ def test_a_resume_keeps_what_was_chosen() -> None:
     del older['auto'], older['checkpoint_every_minutes']
     again = folder('mocov2').unlock()
     keep(again, older)
-    assert again.method.queue_size == 65536 and again.auto.fields == ()
+    assert again.method.queue_size == 65536 and again.auto.fields == CADENCES
 
 
 def test_the_printed_lines_name_value_and_reason() -> None:
