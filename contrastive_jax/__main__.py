@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from contrastive_jax import __version__
 from contrastive_jax.config.find import list_configs, variants_of
+from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.rules import did_you_mean
 
 # command -> (its module, whose `main(argv)` returns the exit code; what it does)
@@ -58,7 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code.
     """
-    command, *rest = [*(sys.argv[1:] if argv is None else argv)] or ['--help']
+    return exit_code_of(lambda: run([*(sys.argv[1:] if argv is None else argv)] or ['--help']))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs a command, given with its arguments, and returns the exit code.
+
+    Raises:
+      UserError: there is no such command.
+    """
+    command, *rest = argv
     if command in ('--help', '-h', 'help'):
         print(overview())
         return 0
@@ -66,12 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if command not in COMMANDS:
-        print(
-            f'contrastive_jax: error: unknown command {command!r}{did_you_mean(command, COMMANDS)} -> choose from '
-            f'{", ".join(COMMANDS)}',
-            file=sys.stderr,
-        )
-        return 2
+        meant = did_you_mean(command, COMMANDS)
+        raise UserError(f'unknown command {command!r}{meant}', remedy=f'choose from {", ".join(COMMANDS)}')
     if command == 'configs':
         print(configs())
         return 0

@@ -137,10 +137,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--workdir', required=True, help='the folder for the workdirs of all runs, the table and the picture'
     )
-    given, rest = parser.parse_known_args(argv)
-    if unknown := [arg for arg in rest if not arg.startswith('--config.')]:
-        parser.error(f'unexpected {" ".join(unknown)} -> set fields of the configs with --config.field=value')
-    return exit_code_of(lambda: run(given.config, given.workdir, rest))
+
+    def parse_and_run() -> int:
+        given, rest = parser.parse_known_args(argv)
+        if unknown := [arg for arg in rest if not arg.startswith('--config.')]:
+            parser.error(f'unexpected {" ".join(unknown)} -> set fields of the configs with --config.field=value')
+        return run(given.config, given.workdir, rest)
+
+    return exit_code_of(parse_and_run)
 
 
 def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ The suffix of OUT decides the format:
   - .onnx: maps float32 images [B, 3, H, W], RGB in [0, 1], to features [B, D]; it includes the input normalization.
 
 The format of IN is detected. Every parameter must map to the encoder or belong to a known head or queue; what is
-skipped is listed. Pickles are parsed with an allow-list of types; no code in the file runs. PyTorch is not needed.
+skipped and what is assumed is listed. No code in a pickle runs. PyTorch is not needed.
 
 Weights do not record the input normalization; the paper's is assumed unless --pixels is given:
   imagenet  minus ImageNet's mean, divided by its std; the default for torchvision and timm
@@ -32,9 +32,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from contrastive_jax.errors import UserError, exit_code_of
-from contrastive_jax.pretrained import export, pixels, published
+from contrastive_jax.pretrained import export, forms, pixels
 from contrastive_jax.pretrained.encoder import WEIGHTS
 from contrastive_jax.pretrained.load import load
 
@@ -54,10 +55,18 @@ def convert(given: argparse.Namespace) -> None:
         pixels=given.pixels,
         section=given.section,
         prefix=given.prefix,
+        fields=stem_fields(given),
         say=print,
     )
     export.write(target, encoder, given.names, say=print)
     print(f'wrote {target}')
+
+
+def stem_fields(given: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the encoder that the options for the stem set."""
+    fields = {'stem_stride': given.stem_stride, 'stem_padding': given.stem_padding}
+    fields['stem_pool'] = {'': None, 'yes': True, 'no': False}[given.stem_pool]
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         'checkpoint the one that its authors evaluate',
     )
     parser.add_argument(
-        '--form', default='', help=f'the format of IN; default: detected; one of {", ".join(published.FORMS)}'
+        '--form', default='', help=f'the format of IN; default: detected; one of {", ".join(forms.FORMS)}'
     )
     parser.add_argument(
         '--encoder',
@@ -93,6 +102,22 @@ def main(argv: Sequence[str]) -> int:
         '--drop', action='append', default=[], help='a pattern of names to skip, e.g. "aux.*"; may be repeated'
     )
     parser.add_argument(
+        '--stem-stride',
+        type=int,
+        help='the stride of the first convolution of a ResNet; default: 2, and 1 if it is 3x3',
+    )
+    parser.add_argument(
+        '--stem-padding',
+        type=int,
+        help="the padding of the first convolution of a ResNet; default: half its kernel; solo-learn's 3x3 one has 2",
+    )
+    parser.add_argument(
+        '--stem-pool',
+        choices=('yes', 'no'),
+        default='',
+        help='whether max-pooling follows the first convolution of a ResNet; default: unless it is 3x3',
+    )
+    parser.add_argument(
         '--pixels',
         default='',
         help=f'the input normalization of IN; default: that of its format; one of {", ".join(pixels.NORMALIZATIONS)}',
@@ -100,8 +125,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--names', choices=export.NAMES, default='', help="whose parameter names OUT has; for .safetensors, 'ours'"
     )
-    given = parser.parse_args(argv)
-    return exit_code_of(lambda: convert(given))
+    return exit_code_of(lambda: convert(parser.parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,19 @@
-"""Errors that the user can correct: one readable line each, an exit code, and no traceback."""
+"""Errors that the user can correct: one readable line each, an exit code, and no traceback.
+
+Exit codes, and which of them are worth a start of the same command:
+
+    0    finished                                                       no
+    42   a signal; everything is saved (`Interrupted`)                  yes
+    1    an unexpected error, with a traceback                          a few times
+    2    a mistake in config, flags or workdir (`UserError`)            no
+    3    a problem of the data (`DataError`)                            no
+    4    too many steps in a row were not finite (`NumericalError`)     no
+    5    no checkpoint can be read or written (`CheckpointError`)       no
+    6    another run uses the workdir (`BusyError`)                     no
+    130  a second Ctrl-C: ended at once                                 yes, from the last checkpoint
+    134  jax has lost another process of the run (SIGABRT)              yes, from the last checkpoint
+    142  another process of the run was lost (`LostError`)              yes, from the last checkpoint
+"""
 
 import io
 import os
@@ -99,6 +114,18 @@ class NumericalError(UserError):
     exit_code = 4
 
 
+class BusyError(UserError):
+    """Another process writes to the workdir."""
+
+    exit_code = 6
+
+
+class LostError(UserError):
+    """Another process of the run has ended, or cannot be reached."""
+
+    exit_code = 142
+
+
 class Interrupted(Exception):
     """A signal stopped the run after it had saved its state; the same command continues it. Exit code 42: restart."""
 
@@ -109,7 +136,7 @@ def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], boo
     """Runs a command and prints errors that the user can correct, one line each, without a traceback.
 
     Args:
-      run: the command; it returns its exit code, or None for 0.
+      run: the command, with the parsing of its arguments; it returns its exit code, or None for 0.
       verbose: whether such errors are raised instead of printed; a function is called when an error has occurred.
 
     Returns:
@@ -119,13 +146,23 @@ def exit_code_of(run: Callable[[], int | None], verbose: bool | Callable[[], boo
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')  # names of files need not fit the encoding of the terminal
     try:
-        code = run() or 0
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(run, verbose)
+        finally:  # also where argparse exits after its help
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the output has ended, as in `... | head`. Python would flush the rest at exit, and fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return BROKEN_PIPE
+
+
+def _run(run: Callable[[], int | None], verbose: bool | Callable[[], bool]) -> int:
+    try:
+        return run() or 0
     except Interrupted as stop:
         print(f'contrastive_jax: {stop}', flush=True)
         return stop.exit_code

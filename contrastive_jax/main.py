@@ -2,8 +2,8 @@
 
 The same command again continues a run that was stopped. With a config of configs/eval/ it evaluates the encoder of a
 run, which --config.init=WORKDIR names. Exit codes: 0 finished; 42 interrupted and saved, start the command again; 2 a
-mistake in config, flags or workdir; 3 a problem of the data; 4 the loss or the state is not finite; 5 no checkpoint can
-be read or written.
+mistake in config, flags or workdir; 3 a problem of the data; 4 too many steps in a row were not finite; 5 no checkpoint
+can be read or written; 6 another run uses the workdir. errors.py has the table of all of them.
 """
 
 import shlex
@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from contrastive_jax.config import command_line
-from contrastive_jax.distributed.hosts import connect, enable_compilation_cache
+from contrastive_jax.distributed.hosts import CONNECT_S, connect, enable_compilation_cache, end_alone
 from contrastive_jax.errors import UserError, exit_code_of
 
 FLAGS = flags.FLAGS
@@ -23,6 +23,7 @@ flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, me
 flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud TPU and Slurm provide it themselves.')
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
+flags.DEFINE_float('connect_timeout', CONNECT_S, 'Seconds in which all hosts have to come together.', 1)
 flags.DEFINE_integer(
     'rollback', None, 'Take the run back to the checkpoint of this step first; fields may change then.'
 )
@@ -33,11 +34,12 @@ flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors th
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     if command_line.wants_help(argv):
-        names = 'workdir', 'coordinator_address', 'num_processes', 'process_id', 'rollback', 'verbose', 'verbose_errors'
-        command_line.print_help(argv, __doc__ or '', names, _describe_fields)
+        hosts = 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout'
+        names = 'workdir', *hosts, 'rollback', 'verbose', 'verbose_errors'
+        command_line.print_help(argv, __doc__ or '', names, lambda: _describe_fields(argv))
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
-    connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout)
     enable_compilation_cache()
     from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
 
@@ -96,10 +98,14 @@ def _sections(config: ConfigDict) -> Mapping[str, type]:
     return sections_of(config)
 
 
-def _describe_fields() -> str:
-    from contrastive_jax.config.describe import describe_fields
+def _describe_fields(argv: Sequence[str]) -> str:
+    """The fields of an evaluation if the command line names its config; otherwise those of every training."""
+    from contrastive_jax.config.describe import describe_fields, describe_sections
+    from contrastive_jax.config.load import load
 
-    return describe_fields()
+    given = next((arg.partition('=')[2] for arg in argv if arg.startswith('--config=')), '')
+    config = load(given) if given else ConfigDict()
+    return describe_sections(_sections(config)) if 'protocol' in config else describe_fields()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     given = ['contrastive_jax.main', *(sys.argv[1:] if argv is None else argv)]
-    return exit_code_of(lambda: run(given), verbose=lambda: FLAGS.is_parsed() and FLAGS.verbose_errors)
+    verbose = lambda: FLAGS.is_parsed() and FLAGS.verbose_errors  # noqa: E731
+    return end_alone(lambda: exit_code_of(lambda: run(given), verbose=verbose))
 
 
 if __name__ == '__main__':

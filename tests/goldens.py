@@ -40,6 +40,10 @@ class Case(NamedTuple):
         start = full_prefix + '.'
         return {key[len(start) :]: widen(x) for key, x in self.arrays.items() if key.startswith(start)}
 
+    def below(self, name: str) -> dict[str, np.ndarray]:
+        """All arrays below `name.` within the case."""
+        return self.tree(f'{self.prefix}.{name}' if self.prefix else name)
+
 
 def widen(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float64) if x.dtype == np.float16 else x
@@ -66,6 +70,19 @@ def cases(kind: str, *types: str, file: str = '') -> list[Any]:
         if not types or fields['type'] in types
     ]
     return [pytest.param(case, id=f'{Path(case.file).stem}:{case.prefix or "-"}') for case in found]
+
+
+def first(kind: str, type_: str) -> Case:
+    """The first case of a type, for a test file that is about one network; without such a case the file is skipped."""
+    found = cases(kind, type_)
+    if not found:
+        pytest.skip(f'the golden set has no case of {kind}, {type_}', allow_module_level=True)
+    return found[0].values[0]
+
+
+def or_chance(tolerance: float, deviation: float, *draws: int) -> float:
+    """The tolerance of a statistic, but at least four standard errors of the difference of two runs of draws."""
+    return max(tolerance, 4 * deviation * sum(1 / n for n in draws) ** 0.5)
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, what: str = '') -> None:

@@ -66,3 +66,14 @@ def test_output_of_any_text_into_any_stream() -> None:
         child.stdout.close()
         assert (child.stderr.read(), child.wait()) == ('', 141)
         child.stderr.close()
+
+
+@pytest.mark.parametrize('command', [['configs'], ['--help'], ['nope']])
+def test_every_output_may_lose_its_reader(command: list[str]) -> None:
+    """The overview and the message of an error, too, as in `... 2>&1 | head`."""
+    read, write = os.pipe()
+    os.close(read)
+    code = 'import sys; from contrastive_jax.__main__ import main; sys.exit(main())'
+    done = subprocess.run([sys.executable, '-c', code, *command], stdout=write, stderr=write, check=False)
+    os.close(write)
+    assert done.returncode == 141

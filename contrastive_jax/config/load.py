@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from contrastive_jax.config.find import find_config
 from contrastive_jax.errors import UserError
 
+LONGEST = 300  # characters of an error's message
+
 _MODULE = 'contrastive_jax_config'  # the name under which the file is imported
 
 
@@ -48,8 +50,8 @@ def load(given: str) -> ConfigDict:
         config = get_config(*arguments)
     except UserError as error:
         raise UserError(f'config {given}: {error}') from error
-    except Exception as error:
-        raise UserError(f'config {given} fails at {_line_of(file, error)}: {one_line(error)}') from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f'config {given} fails at {_line_of(file, error)}: {_reason(error)}') from error
     if not isinstance(config, ConfigDict):
         what = type(config).__name__
         raise UserError(f'get_config of {given} returns {what}', remedy='return the config that it makes')
@@ -62,6 +64,21 @@ def one_line(error: BaseException) -> str:
     return ' '.join(str(text).split()) or type(error).__name__
 
 
+def _reason(error: BaseException) -> str:
+    """The message of an error, with its type if it is a single word.
+
+    Messages of ml_collections are in quotes and end with the whole config, which is cut off.
+    """
+    if isinstance(error, SyntaxError):  # its text repeats file and line
+        return error.msg
+    kind, text = type(error).__name__, one_line(error)
+    if text[0] == text[-1] and text[0] in '\'"':
+        text = text.strip('\'"')
+    if len(text) > LONGEST:
+        text = f'{text[:LONGEST]}...'
+    return text if ' ' in text or text == kind else f'{kind}: {text}'
+
+
 def _takes(function: Callable[..., object], arguments: Sequence[str]) -> bool:
     """Whether a function can be called with these arguments."""
     try:
@@ -71,12 +88,11 @@ def _takes(function: Callable[..., object], arguments: Sequence[str]) -> bool:
     return True
 
 
-def _line_of(file: Path, error: Exception) -> str:
-    """file:line of an error: the last line in the config file or in its folder rather than in a library."""
+def _line_of(file: Path, error: BaseException) -> str:
+    """file:line of an error: the last line in the config file or in its folder; the file if it cannot be read."""
     if isinstance(error, SyntaxError) and error.filename:
         return f'{error.filename}:{error.lineno}'
     frames = traceback.extract_tb(error.__traceback__)
     folder = file.resolve().parent
     own = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
-    where = (own or frames)[-1]
-    return f'{where.filename}:{where.lineno}'
+    return f'{own[-1].filename}:{own[-1].lineno}' if own else str(file)

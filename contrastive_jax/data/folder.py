@@ -33,6 +33,10 @@ LOOSE = 'images outside of the class folders'
 SAMPLED = 16  # files that tell the range of values of deep images
 # Images in formats that are not decoded here.
 CONVERTIBLE = ('.heic', '.heif', '.cr2', '.cr3', '.nef', '.arw', '.dng', '.dcm')
+# Folders that systems put among the files of users; some hold thumbnails of the images. They count as hidden.
+SYSTEM_FOLDERS = frozenset(
+    ('__MACOSX', '@eaDir', '#recycle', '@Recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found')
+)
 FINGERPRINT_FILES = 4096  # whose sizes are a part of the fingerprint, evenly spaced
 
 
@@ -278,7 +282,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     """What lies directly in a folder and is not hidden, sorted by the bytes of the names."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if e.name[0] != '.'), key=lambda e: os.fsencode(e.name))
+            shown = (e for e in entries if e.name[0] != '.' and e.name not in SYSTEM_FOLDERS)
+            return sorted(shown, key=lambda e: os.fsencode(e.name))
     except OSError as error:
         raise DataError(f"cannot list '{folder}': {error.strerror} -> check its permissions") from error
 

@@ -1,28 +1,50 @@
-"""Connecting the processes of a run, and the cache of compiled programs."""
+"""Connecting the processes of a run, leaving when one of them fails, and the cache of compiled programs.
 
+jax waits for a coordinator for minutes without a word, and ends the process by a signal where something is wrong. So
+what can be wrong is looked at before.
+"""
+
+import contextlib
 import importlib.util
 import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import LostError, UserError, print_error
+
+CONNECT_S = 60  # seconds in which all processes have to come together
+HEARTBEAT_S = 30  # seconds after which jax ends all processes because one of them gives no sign of life
+COORDINATOR_STAYS_S = 2  # without process 0, jax ends the others before they have said why they end
+
+_connected = False  # whether this process is one of several
 
 
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def connect(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout_s: float = CONNECT_S
+) -> None:
     """Connects the processes of a run. Call it before any other use of jax.
 
     Without arguments, the settings are read from the environment (Cloud TPU, Slurm, Open MPI); if there are none, this
-    is the only process, and nothing is done.
+    is the only process, and nothing is done. If not all processes come in time, a line says so and the process ends.
 
     Args:
       coordinator: address host:port of process 0.
       num_processes: number of processes.
       process_id: number of this process, from 0.
+      timeout_s: seconds to wait for process 0, and then for all others.
 
     Raises:
-      UserError: only some of the three are given, or the coordinator cannot be reached.
+      UserError: only some of the three are given, they have no legal values, the port is in use, or the coordinator
+        cannot be reached.
     """
+    global _connected
     given = {'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
     managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
@@ -31,20 +53,185 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         return
     if 0 < len(missing) < 3:
         raise UserError(f'{" and ".join(missing)} missing -> give all of {", ".join(given)}, or none of them')
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        if not 0 <= process_id < num_processes:
+            raise UserError(
+                f'process_id {process_id} does not fit num_processes {num_processes}',
+                remedy=f'number the processes from 0 to {num_processes - 1}'
+                if num_processes > 0
+                else 'give at least 1',
+            )
+        host, port = parse_address(coordinator)
+        if process_id == 0:
+            check_port(host, port)
+        else:
+            wait_for_coordinator(host, port, timeout_s)
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        with _ending_after(timeout_s, coordinator or 'the address from the environment'):
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                initialization_timeout=int(timeout_s) + 60,  # the line of `_ending_after` comes first
+                heartbeat_timeout_seconds=HEARTBEAT_S,
+            )
     except Exception as error:
         where = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', 'address from the environment')
         raise UserError(
             f'cannot connect the hosts (coordinator {where}): {" ".join(str(error).split())} -> check that process 0 '
             'runs and that all hosts can reach its address'
         ) from error
+    _connected = True
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """'host:1234' or '[::1]:1234' as host and port.
+
+    Raises:
+      UserError: it has another form.
+    """
+    host, colon, port = address.rpartition(':')
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 2**16 or (':' in host) != (host[0] == '['):
+        raise UserError(
+            f'coordinator_address {address!r} is no address',
+            remedy='give host and port of process 0, such as 10.0.0.1:1234 or [::1]:1234',
+        )
+    return host.strip('[]'), int(port)
+
+
+def check_port(host: str, port: int) -> None:
+    """Makes sure that process 0 can listen on its port.
+
+    Raises:
+      UserError: the host is unknown, or another process listens there.
+    """
+    _resolve(host, port)
+    try:
+        family, address = (socket.AF_INET6, '::') if socket.has_dualstack_ipv6() else (socket.AF_INET, '')
+        with socket.create_server((address, port), family=family, dualstack_ipv6=family == socket.AF_INET6):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'process 0 cannot listen on port {port} of coordinator_address: {os.strerror(error.errno or 0)}',
+            remedy='choose another port, or end the process that uses it',
+        ) from error
+
+
+def wait_for_coordinator(host: str, port: int, timeout_s: float) -> None:
+    """Waits until process 0 listens.
+
+    Raises:
+      UserError: the host is unknown, or nobody listens after `timeout_s` seconds.
+    """
+    began, said = time.monotonic(), False
+    while True:
+        try:
+            _resolve(host, port)
+            socket.create_connection((host, port), timeout=min(5.0, timeout_s)).close()
+            return
+        except (OSError, UserError) as error:  # a name may appear together with its host
+            if time.monotonic() - began > timeout_s:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(
+                    f'process 0 cannot be reached at coordinator_address {host}:{port} for {timeout_s:.0f} s: '
+                    f'{error.strerror or error}',
+                    remedy='start it, and check that this host can reach its address; --connect_timeout waits longer',
+                ) from error
+        if not said and time.monotonic() - began > timeout_s / 6:  # hosts never start at the same moment
+            print(f'waiting for process 0 at {host}:{port}, at most {timeout_s:.0f} s', file=sys.stderr, flush=True)
+            said = True
+        time.sleep(0.2)
+
+
+def end_alone(run: Callable[[], int]) -> int:
+    """Runs a command, and ends this process at once if it fails while others are connected.
+
+    Otherwise the process would wait for minutes until the others, which wait for it, end too, and lose its exit code.
+
+    Args:
+      run: the command; it prints its errors and returns its exit code.
+
+    Returns:
+      The exit code, if this is the only process or all of them end.
+    """
+    try:
+        code = run()
+    except Exception as error:
+        if not _connected:
+            raise
+        traceback.print_exc()
+        code = 1
+        if lost := lost_process(error):
+            print_error(str(lost))
+            code = lost.exit_code
+    if _connected and code not in (0, 42):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if jax.process_index() == 0:
+            time.sleep(COORDINATOR_STAYS_S)
+        os._exit(code)
+    return code
+
+
+def lost_process(error: Exception) -> LostError | None:
+    """What an error of jax says if it is because another process has ended; None if it is another error."""
+    text = ' '.join(str(error).split())
+    signs = (
+        'Gloo',
+        'Connection closed by peer',
+        'Connection reset by peer',
+        'Socket closed',
+        'UNAVAILABLE',
+        'heartbeat',
+    )
+    if not isinstance(error, jax.errors.JaxRuntimeError) or not any(sign in text for sign in signs):
+        return None
+    return LostError(
+        f'another process of this run has ended or cannot be reached ({text[:200]})',
+        remedy='look for the cause in its log; the same command on all hosts goes on from the last checkpoint',
+    )
 
 
 def enable_compilation_cache() -> None:
     """Stores compiled programs in ~/.cache/contrastive_jax/xla, so that a second start need not compile them again.
 
-    The environment variable JAX_COMPILATION_CACHE_DIR, if set, takes precedence.
+    JAX's own environment variables take precedence, JAX_COMPILATION_CACHE_DIR and
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS. Without the second one, JAX stores only programs whose compilation took
+    a second or more; the many small ones of a start take a third of its time together.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
+    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
+def _resolve(host: str, port: int) -> None:
+    try:
+        socket.getaddrinfo(host, port)
+    except OSError as error:
+        raise UserError(
+            f'the host {host!r} of coordinator_address is unknown: {error.strerror or error}',
+            remedy='give the name or the address of the host of process 0',
+        ) from error
+
+
+@contextlib.contextmanager
+def _ending_after(timeout_s: float, where: str) -> Iterator[None]:
+    """Ends the process with a line if what is inside takes longer: jax itself would end it by a signal."""
+    error = LostError(
+        f'after {timeout_s:.0f} s not all processes have come to the coordinator ({where})',
+        remedy='start all of them; --connect_timeout waits longer',
+    )
+
+    def end() -> None:
+        print_error(str(error))
+        os._exit(error.exit_code)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -144,6 +144,11 @@ class ResNet(nn.Module):
       stem: 'imagenet' (a 7x7 convolution with stride 2, then max-pooling) or 'cifar' (a 3x3 convolution with stride 1,
         for images of 8 to 64 px).
       stem_width: the channels of the stem; None: those of the first stage. CMC keeps 64 at every width.
+      stem_stride: the stride of the stem's first convolution; None: that of the stem.
+      stem_padding: the padding of the stem's first convolution on each side, in pixels; None: half its kernel.
+        solo-learn pads its 3x3 stem by 2.
+      stem_relu: whether the stem ends with a ReLU; lightly's CIFAR ResNets lose it in their nn.Sequential.
+      stem_pool: whether max-pooling follows the stem; None: after the 'imagenet' stem only.
       zero_init_residual: whether every block starts as the identity (MoCo v3, SimSiam, SimCLR).
       padding: 'torch', 'same' (BYOL) or 'simclr'; see `PADDINGS`.
       sk_ratio: above 0, bottleneck blocks have selective kernels (`SelectiveKernels`) and the network is a ResNet-D
@@ -164,6 +169,10 @@ class ResNet(nn.Module):
     width_multiplier: int = rules.field(1, least=1)
     stem: str = 'imagenet'
     stem_width: int | None = rules.field(None, least=1)
+    stem_stride: int | None = rules.field(None, least=1)
+    stem_padding: int | None = rules.field(None, least=0)
+    stem_pool: bool | None = None
+    stem_relu: bool = True
     zero_init_residual: bool = False
     padding: str = 'torch'
     sk_ratio: float = 0.0
@@ -215,9 +224,12 @@ class ResNet(nn.Module):
         if self.stem == 'imagenet' and self.sk_ratio > 0:
             first = [(stem // 2, 3, 2), (stem // 2, 3, 1), (stem, 3, 1)]
         for i, (channels, kernel_size, stride) in enumerate(first, start=1):
-            x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=padding)(x)
-            x = nn.relu(norm(name=f'bn{i}')(x, train=train, axis_name=axis_name))
-        if self.stem == 'imagenet':
+            edge = padding if i > 1 or self.stem_padding is None else self.stem_padding
+            stride = stride if i > 1 or self.stem_stride is None else self.stem_stride
+            x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=edge)(x)
+            x = norm(name=f'bn{i}')(x, train=train, axis_name=axis_name)
+            x = nn.relu(x) if self.stem_relu or i < len(first) else x
+        if self.stem == 'imagenet' if self.stem_pool is None else self.stem_pool:
             x = max_pool(x, pool_padding)
 
         for stage, size in enumerate(self.stage_sizes):
@@ -237,7 +249,9 @@ class ResNet(nn.Module):
         return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
 
 
-def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, padding: str = 'symmetric') -> nn.Conv:
+def conv(
+    channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, padding: str | int = 'symmetric'
+) -> nn.Conv:
     """A convolution without bias, with torchvision's initialization.
 
     Args:
@@ -246,7 +260,7 @@ def conv(channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, 
       stride: 1 or 2.
       dtype: the dtype of the computation.
       name: the name of the module.
-      padding: 'symmetric' (half the kernel on each side) or 'SAME'.
+      padding: 'symmetric' (half the kernel on each side), 'SAME', or the number of pixels on each side.
     """
     return nn.Conv(
         channels,

@@ -5,11 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.models.resnet import RESNETS
-from contrastive_jax.models.vit import VITS, sincos_position
+from contrastive_jax.models.resnet import RESNETS, ResNet
+from contrastive_jax.models.split import Split
+from contrastive_jax.models.vit import VITS, VisionTransformer, sincos_position
 
 POSITION = 'pos_embed'
 SK_RATIO = 0.0625  # SimCLR v2's; no other published encoder has selective kernels
@@ -36,10 +38,37 @@ def describe(state: State, heads_of: str) -> dict[str, Any]:
     raise UserError('it is neither a ResNet nor a ViT -> name the encoder, such as encoder=resnet50')
 
 
+def assumptions(module: nn.Module) -> str:
+    """What the features of an encoder depend on and its weights do not tell, and the options for something else."""
+    if isinstance(module, VisionTransformer):
+        return (
+            f'{module.num_heads} heads, GELU, layer norm eps {module.layer_norm_epsilon:g}, features of the class '
+            'token -> otherwise encoder=NAME,num_heads=...,layer_norm_epsilon=...'
+        )
+    encoder = module.l if isinstance(module, Split) else module
+    if not isinstance(encoder, ResNet):
+        return 'nothing'
+    stem = encoder.stem
+    stride = encoder.stem_stride or (1 if stem == 'cifar' else 2)
+    padding = encoder.padding if encoder.padding != 'torch' else 1 if stem == 'cifar' or encoder.sk_ratio else 3
+    padding = padding if encoder.stem_padding is None else encoder.stem_padding
+    pool = (stem == 'imagenet') if encoder.stem_pool is None else encoder.stem_pool
+    hint = ' (solo-learn pads by 2)' if stem == 'cifar' and padding == 1 else ''
+    return (
+        f'the stem has stride {stride}, padding {padding}{hint}, {"a" if encoder.stem_relu else "no"} ReLU and '
+        f'{"a" if pool else "no"} max-pooling; ReLU, '
+        f'stride in the 3x3 convolutions, average pooling, batch norm eps {encoder.bn_epsilon:g} -> otherwise '
+        '--stem-stride, --stem-padding, --stem-pool, or encoder=NAME,bn_epsilon=...'
+    )
+
+
 def image_size(config: Mapping[str, Any], state: State) -> int:
-    """Height and width of the images that it was trained on; a ResNet's weights do not record it, so the usual size."""
+    """Height and width of the images that it was trained on, or the usual size, if the weights do not record it."""
+    patch = config.get('patch_size', 16)
     if POSITION in state and state[POSITION].ndim == 3:
-        return math.isqrt(state[POSITION].shape[1] - 1) * config.get('patch_size', 16)
+        return math.isqrt(state[POSITION].shape[1] - 1) * patch
+    if 'cls_token' in state:
+        return max(round(224 / patch), 1) * patch
     return CROP.get(config.get('stem', ''), 224)
 
 

@@ -42,7 +42,7 @@ def assemble(
         raise UserError(f'{source} does not match the encoder {architecture["name"]}: {few(differences)}')
     if bad := [path for path, x in arrays.items() if not np.isfinite(x).all()]:
         raise UserError(f'{source} contains NaN or infinity: {few(bad)}')
-    flat = {path: np.ascontiguousarray(arrays[path], np.float32).reshape(expected[path]) for path in expected}
+    flat = {path: np.array(arrays[path], np.float32, order='C').reshape(expected[path]) for path in expected}
     variables = unflatten_dict(flat, sep='/')
     module, stats = build_encoder(architecture), variables.get('batch_stats', {})
     return Encoder(module, variables['params'], stats, policy, image_size, architecture, source)

@@ -1,21 +1,21 @@
-"""Finds an encoder under torchvision's or timm's names in a file that no known project writes.
+"""Finds the encoders in a file that no known project writes, by the names of their arrays.
 
-Trainers save the same names below a prefix of their own (`module.`, `_orig_mod.`, `backbone.`, `model.encoder.`) and in
-a section of their own (`state_dict`, `model_state_dict`, `encoder`). A place is an encoder if below one prefix there
-are the names of its stem and of its first block.
+Trainers save the names of `dialects` below a prefix of their own (`module.`, `_orig_mod.`, `backbone.`) and in a
+section of their own (`state_dict`, `model_state_dict`, `encoder`). A place is an encoder if below one prefix there are
+the names of its stem and of its first block.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-STEMS = {  # the first layer -> a name that an encoder with it has in its first block
-    'conv1.weight': 'layer1.0.conv1.weight',
-    'patch_embed.proj.weight': 'blocks.0.norm1.weight',
-    'patch_embed.proj.0.weight': 'blocks.0.norm1.weight',
-}
-MAX_DEPTH = 3  # of sections within sections
+from contrastive_jax.pretrained.dialects import DIALECTS
+
+MAX_DEPTH = 6  # of sections within sections; VISSL has four
 # Sections with a moving average of the weights, which timm prefers where a file has both.
 AVERAGES = ('state_dict_ema', 'model_ema')
+# The prefixes of a moving average: momentum_backbone (solo-learn), backbone_momentum (lightly), encoder_k, target_net
+AVERAGE_PREFIX = re.compile(r'(^|[._])(momentum|target|ema|k|key)([._]|$)')
 
 
 class Found(NamedTuple):
@@ -48,13 +48,25 @@ def discover(content: Any, section: str = '', prefix: str = '') -> list[Found]:
     wanted = f'{prefix.rstrip(".")}.' if prefix else ''
     found = [
         Found(where, start)
-        for where, held in _sections(content)
+        for where, held in sections(content)
         if not section or where == section
         for start in _prefixes(held)
         if not wanted or start == wanted
     ]
     averaged = {place.prefix for place in found if place.section in AVERAGES}
     return [place for place in found if place.section in AVERAGES or place.prefix not in averaged or section]
+
+
+def pair(places: list[Found]) -> dict[str, Found]:
+    """The trained network and its moving average, {'online': ..., 'target': ...}, if these are the two places."""
+    target = [place for place in places if AVERAGE_PREFIX.search(place.prefix)]
+    online = [place for place in places if place not in target]
+    return {'online': online[0], 'target': target[0]} if (len(online), len(target)) == (1, 1) else {}
+
+
+def dialect_of(content: Any, place: Found) -> str:
+    """The naming scheme of an encoder that `discover` found, a key of DIALECTS."""
+    return _prefixes(section_of(content, place.section))[place.prefix]
 
 
 def section_of(content: Any, section: str) -> dict[Any, Any]:
@@ -64,23 +76,31 @@ def section_of(content: Any, section: str) -> dict[Any, Any]:
     return dict(content)
 
 
-def _sections(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every dict in a file, with the keys that lead to it."""
-    if not isinstance(content, Mapping) or len(path) > MAX_DEPTH:
-        return
-    yield '/'.join(path), content
-    for key, inner in content.items():
-        if isinstance(key, str) and '/' not in key:
-            yield from _sections(inner, (*path, key))
+def sections(content: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Every dict in a file, with the keys that lead to it; a dict at several places is found once."""
+    seen: set[int] = set()
+
+    def below(inner: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+        if not isinstance(inner, Mapping) or len(path) > MAX_DEPTH or id(inner) in seen:
+            return
+        seen.add(id(inner))
+        yield '/'.join(path), inner
+        for key, value in inner.items():
+            if isinstance(key, str) and '/' not in key:
+                yield from below(value, (*path, key))
+
+    return below(content, ())
 
 
-def _prefixes(held: Mapping[Any, Any]) -> list[str]:
-    """The prefixes of a state dict below which an encoder lies."""
-    names = {name for name in held if isinstance(name, str)}
-    starts = [
-        name.removesuffix(stem)
-        for name in names
-        for stem, block in STEMS.items()
-        if name.endswith(stem) and f'{name.removesuffix(stem)}{block}' in names
-    ]
-    return sorted({start for start in starts if not start or start.endswith('.')})
+def _prefixes(held: Mapping[Any, Any]) -> dict[str, str]:
+    """The prefixes of a state dict below which an encoder lies, and its dialect."""
+    names = [name for name in held if isinstance(name, str)]
+    found: dict[str, str] = {}
+    for dialect, about in DIALECTS.items():
+        stems, blocks = (
+            {match[1] for name in names if (match := re.fullmatch(rf'((?:.*\.)?)(?:{pattern})', name))}
+            for pattern in (about.stem, about.block)
+        )
+        for start in stems & blocks:
+            found.setdefault(start, dialect)
+    return dict(sorted(found.items()))

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from contrastive_jax.augment.policy import Policy
@@ -37,8 +38,11 @@ def save(path: str | Path, encoder: Encoder) -> None:
         'source': encoder.source,
         'pixels': json.dumps(pixels.fields(encoder.policy)),
     }
+    arrays = {
+        name: np.asarray(x, order='C') for name, x in encoder.flat.items()
+    }  # of views it would store other values
     try:
-        write_atomically(path, lambda temporary: save_file(encoder.flat, temporary, metadata=description))
+        write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata=description))
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror} -> choose another file') from error
 

@@ -11,13 +11,23 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import pickles, tensorflow_files, torch_files
+from contrastive_jax.pretrained import safetensors_files, tensorflow_files, torch_files
+from contrastive_jax.pretrained.pickles import Pickle
+from contrastive_jax.pretrained.stand_ins import NumpyArray, kind
 
 MAX_EXPANSION = 20  # the largest factor by which a compressed file may expand; weights compress far less
 SMALL = 2**26  # bytes to which any file may expand
+# Floating-point dtypes that numpy itself does not know; all have a float32 of the same value.
+NARROW = tuple(
+    np.dtype(dtype)
+    for dtype in (
+        ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fnuz,
+        ml_dtypes.float8_e5m2fnuz,
+    )
+)  # fmt: skip
+LEGACY_TORCH = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the end of the pickle with which files of torch before 1.6 begin
 
 
 class Source(NamedTuple):
@@ -27,11 +37,13 @@ class Source(NamedTuple):
       content: nested dicts by name; the leaves are what `read` takes.
       read: reads the array of one leaf.
       metadata: the metadata of a safetensors file; {} for other files.
+      inert: the names of the types of objects in a pickle that are not created, because weights do not need them.
     """
 
     content: Any
     read: Callable[[Any], np.ndarray]
     metadata: Mapping[str, str] = {}
+    inert: tuple[str, ...] = ()
 
     def array(self, leaf: Any) -> np.ndarray:
         """Reads the array of a leaf of `content`.
@@ -40,7 +52,7 @@ class Source(NamedTuple):
           UserError: the array is damaged, or its dtype is not numeric.
         """
         x = self.read(leaf)
-        if x.dtype.kind not in 'fiub' and x.dtype != ml_dtypes.bfloat16:
+        if x.dtype.kind not in 'fiub' and x.dtype not in NARROW:
             raise UserError(f'it contains an array of dtype {x.dtype} instead of real numbers')
         return x
 
@@ -62,12 +74,14 @@ def read(path: Path) -> Source:
         if head.startswith(b'PK') and _holds_arrays(path):
             return _npz(path)
         if head[8:9] == b'{':
-            return _safetensors(path)
-        if path.suffix == '.pkl':
-            return Source(pickles.read(io.BytesIO(path.read_bytes())), _numpy)
+            return Source(*safetensors_files.read(path))
+        if path.suffix in ('.pkl', '.pickle') and not head.startswith(b'PK') and LEGACY_TORCH not in head[:16]:
+            pickle = Pickle()
+            content = pickle.read(io.BytesIO(path.read_bytes()))
+            return Source(content, _numpy, inert=tuple(pickle.inert))
         if head.startswith((b'PK', b'\x80')) or head[257:262] == b'ustar':
             opened = torch_files.read(path)
-            return Source(opened.content, opened.array)
+            return Source(opened.content, opened.array, inert=opened.inert)
         kind = 'empty' if not head else 'text' if head.isascii() and b'\0' not in head else 'of an unknown kind'
         raise UserError(
             f'it is {kind} -> give a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow'
@@ -78,17 +92,9 @@ def read(path: Path) -> Source:
         raise UserError(f'{path} cannot be read: {error}') from error
 
 
-def _safetensors(path: Path) -> Source:
-    try:
-        file = safe_open(path, framework='numpy')
-        return Source({name: name for name in file.keys()}, file.get_tensor, file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f'it is damaged: {error}') from error
-
-
 def _numpy(leaf: Any) -> np.ndarray:
-    if not isinstance(leaf, pickles.NumpyArray):
-        raise UserError(f'it contains a {type(leaf).__name__} instead of an array')
+    if not isinstance(leaf, NumpyArray) or leaf.array is None:
+        raise UserError(f'it contains {kind(leaf)} instead of an array')
     return leaf.array
 
 

@@ -1,5 +1,6 @@
 """Loads a trained encoder, whatever holds it: the workdir of a run, a file of ours, or a published checkpoint."""
 
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def load(
     pixels: str = '',
     section: str = '',
     prefix: str = '',
+    fields: Mapping[str, Any] = types.MappingProxyType({}),
     say: Say = lambda _: None,
 ) -> Encoder:
     """Loads an encoder with its weights. What it is loaded from is not changed.
@@ -37,7 +39,7 @@ def load(
         key encoder, DINO's teacher). None: 'online' of a run; of a published checkpoint, the one that its authors
         evaluate. A file with one network has no target.
       projector_layers: of a run: the number of first layers of the projector to load as well.
-      form: of a published checkpoint: its format, a key of `published.FORMS`; '': detected.
+      form: of a published checkpoint: its format, a key of `forms.FORMS`; '': detected.
       encoder: of a published checkpoint: the section `encoder` of a config, such as {'name': 'vit_small',
         'num_heads': 6}, or the same as a text, 'vit_small,num_heads=6'; '': detected. Of a file of ours whose encoder
         is a class of your own: its name, 'package.module:Class', unless you have imported the module.
@@ -47,6 +49,8 @@ def load(
       section: of a file of another project with torchvision's or timm's names: the section of the state dict, such as
         'model_state_dict'; '': searched.
       prefix: of such a file: the prefix of the encoder's names, such as 'backbone.'; '': searched.
+      fields: of a published checkpoint: fields of its encoder that weights do not tell, beside those detected, such as
+        {'stem_padding': 2, 'stem_pool': True}.
       say: is called with what was found and what is skipped, line by line.
 
     Returns:
@@ -71,13 +75,13 @@ def load(
         source = files.read(path)
         if not encoder_file.is_ours(source):
             return published.load(
-                path, source, weights, form, encoder, drop, pixels, say, section=section, prefix=prefix
+                path, source, weights, form, encoder, drop, pixels, say, section=section, prefix=prefix, fields=fields
             )
         if weights == 'target':
             raise UserError(f"{path} holds one network, and no target -> choose weights 'online'")
         found = encoder_file.load(path, source, encoder if isinstance(encoder, str) else '')
         encoder = '' if encoder == found.architecture['name'] else encoder
-    if form or encoder or drop or pixels or section or prefix:
+    if form or encoder or drop or pixels or section or prefix or fields:
         raise UserError(f'{path} describes its encoder itself -> give no further arguments')
     say(f'encoder: {found.architecture}, {found.num_parameters:,} parameters, from {found.source}')
     return found

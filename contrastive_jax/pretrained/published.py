@@ -1,158 +1,35 @@
-"""The formats of published checkpoints: where the encoder is in the file, and what else the file contains."""
+"""Reads the encoder of a published checkpoint, in one of the formats of `forms`."""
 
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import architecture, files, haiku_names, names, pixels, simclr_names
+from contrastive_jax.pretrained import (
+    architecture,
+    files,
+    hugging_face,
+    names,
+    pixels,
+    relatives,
+)
 from contrastive_jax.pretrained.assemble import assemble, few, shapes
-from contrastive_jax.pretrained.discover import discover, section_of
+from contrastive_jax.pretrained.dialects import DIALECTS
+from contrastive_jax.pretrained.discover import dialect_of, discover, pair, section_of, sections
 from contrastive_jax.pretrained.encoder import Encoder, Say
+from contrastive_jax.pretrained.forms import FORMS, Form, Place
+from contrastive_jax.pretrained.stand_ins import kind
+from contrastive_jax.pretrained.whole_models import unfold
 from contrastive_jax.rules import did_you_mean
 
 MAX_NAMES = 10**6  # in a checkpoint
-
-Rename = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a checkpoint has one of its networks. Patterns are those of fnmatch.
-
-    Attributes:
-      sections: the keys under which the state dict may be; '' is the top level of the file.
-      prefixes: the prefixes that the names of the encoder's arrays may have.
-      names: patterns of all names of this network in a section that it shares with the other network.
-      called: what the authors call the network; '' if there is one only.
-    """
-
-    sections: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    names: tuple[str, ...] = ()
-    called: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """A format of checkpoints. Patterns are those of fnmatch.
-
-    Attributes:
-      online: the place of the trained network.
-      target: the place of its moving average; None if the checkpoint has none.
-      default: which of them the authors evaluate, 'online' or 'target'.
-      heads: patterns of names, after the prefix, of the layers that follow the encoder; they are skipped.
-      beside: patterns of names of queues, predictors and other values that are not of the encoder; they are skipped.
-      heads_of: whose ViTs these are, see `architecture.describe`.
-      head_required: whether a file has this format only if it contains a head.
-      halves: whether there are two encoders side by side (CMC).
-      stems: patterns of names, after the prefix; every such encoder has a name that matches one of them.
-      nested: whether the section is a tree of three levels.
-      unused: patterns of names, after the prefix, of arrays that an encoder does not need.
-      rename: maps the encoder's names and array layouts to torchvision's.
-      fields: fields of the section `encoder` that the weights do not determine.
-      policy: how images are prepared for the encoder.
-    """
-
-    online: Place
-    target: Place | None = None
-    default: str = 'online'
-    heads: tuple[str, ...] = ('fc.*',)
-    beside: tuple[str, ...] = ()
-    heads_of: str = ''
-    head_required: bool = False
-    halves: bool = False
-    stems: tuple[str, ...] = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')
-    nested: bool = False
-    unused: tuple[str, ...] = (f'*.{names.COUNTER}',)
-    rename: Rename = dict
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    policy: Policy = pixels.IMAGENET
-
-    def network(self, weights: str) -> tuple[Place, Place | None]:
-        """The place of a network, 'online' or 'target', and that of the other one. A single network is 'online'."""
-        return (self.target, self.online) if self.target and weights == 'target' else (self.online, self.target)
-
-
-BYOL_HEADS = tuple(
-    f'{kind}/{head}/*' for kind in ('params', 'state') for head in ('projector', 'predictor', 'classifier')
-)
-
-OTHER_HEADS = (
-    'fc.*', 'head.*', 'heads.*', 'classifier.*', 'linear.*', 'projector.*', 'projection_head.*', 'prediction_head.*',
-    'mask_token',
-)  # fmt: skip
-
-# The formats, in the order in which a file is compared with them.
-FORMS: dict[str, Form] = {
-    'moco': Form(  # MoCo v1 and v2
-        online=Place(('state_dict',), ('module.encoder_q.',), ('module.encoder_q.*',), 'query encoder'),
-        target=Place(('state_dict',), ('module.encoder_k.',), ('module.encoder_k.*',), 'key encoder'),
-        beside=('module.queue', 'module.queue_ptr'),
-    ),
-    'mocov3': Form(
-        online=Place(('state_dict',), ('module.base_encoder.',), ('module.base_encoder.*',), 'base encoder'),
-        target=Place(
-            ('state_dict',), ('module.momentum_encoder.',), ('module.momentum_encoder.*',), 'momentum encoder'
-        ),
-        heads=('fc.*', 'head.*'),
-        beside=('module.predictor.*',),
-        heads_of='vit',
-    ),
-    'simsiam': Form(Place(('state_dict',), ('module.encoder.',)), beside=('module.predictor.*',)),
-    'dino': Form(
-        online=Place(('student',), ('module.backbone.', 'backbone.'), called='student'),
-        target=Place(('teacher',), ('backbone.', 'module.backbone.'), called='teacher'),
-        default='target',
-        heads=(),
-        beside=('head.*', 'module.head.*'),
-        heads_of='dino',
-    ),
-    # CMC's checkpoints of networks for YCbCr have the same format and cannot be told apart.
-    'cmc': Form(
-        Place(('model',), ('encoder.module.', 'module.encoder.')),
-        heads=('l_to_ab.fc.*', 'ab_to_l.fc.*'),
-        halves=True,
-        stems=('l_to_ab.conv1.weight',),
-        policy=Policy(**pixels.NORMALIZATIONS['lab']),
-    ),
-    'byol': Form(  # {'experiment_state': a named tuple of Haiku's trees for each of the two networks}
-        online=Place(('experiment_state',), ('online_',), ('online_params/*', 'online_state/*'), 'online network'),
-        target=Place(('experiment_state',), ('target_',), ('target_params/*', 'target_state/*'), 'target network'),
-        heads=BYOL_HEADS,
-        beside=('opt_state*',),
-        stems=('params/*/initial_conv/w', 'params/*/initial_conv_1/w'),
-        nested=True,
-        unused=('state/*/hidden', 'state/*/counter'),
-        rename=haiku_names.from_haiku,
-        fields={'padding': 'same', 'bn_unbiased': False},
-        policy=Policy(style='byol', interpolation='bicubic'),
-    ),
-    'simclr': Form(  # SimCLR v1 and v2; pre-trained, with a linear classifier, or fine-tuned
-        Place(('',), ('base_model/',)),
-        heads=(),
-        beside=('head_*', 'global_step', '*/Momentum', '*LARSOptimizer*'),
-        stems=('conv2d/kernel',),
-        rename=simclr_names.from_simclr,
-        fields={'padding': 'simclr', 'bn_unbiased': False},
-        policy=Policy(style='simclr', interpolation='bicubic', **pixels.NORMALIZATIONS['unit']),
-    ),
-    'swav': Form(  # SwAV and DeepCluster-v2
-        Place(('', 'state_dict'), ('module.',)), heads=('projection_head.*', 'prototypes*'), head_required=True
-    ),
-    'instdis': Form(Place(('state_dict',), ('module.',))),
-    # torchvision and timm, and DINO's files that contain the backbone only
-    'plain': Form(Place(('', 'state_dict_ema', 'model_ema', 'state_dict', 'model'), ('',)), heads=('fc.*', 'head.*')),
-    # torchvision's or timm's names below a prefix or in a section of another project; `discover` finds them
-    'other': Form(Place((), ()), heads=OTHER_HEADS),
-}
 
 
 def load(
@@ -167,6 +44,7 @@ def load(
     *,
     section: str = '',
     prefix: str = '',
+    fields: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Encoder:
     """Reads the encoder of a published checkpoint.
 
@@ -184,6 +62,7 @@ def load(
       say: is called with what was detected and what is skipped, line by line.
       section: for a file of another project: the section of the state dict, such as 'model_state_dict'; '': searched.
       prefix: for a file of another project: the prefix of the encoder's names, such as 'backbone.'; '': searched.
+      fields: fields of the encoder that weights do not tell, on top of what was detected, such as {'stem_padding': 2}.
 
     Raises:
       UserError: no format fits, the network is not in the file, or names are unknown, missing, or of another shape.
@@ -191,22 +70,36 @@ def load(
     if normalization and normalization not in pixels.NORMALIZATIONS:
         meant = did_you_mean(normalization, pixels.NORMALIZATIONS)
         raise UserError(f'pixels {normalization!r} is unknown{meant} -> choose from {", ".join(pixels.NORMALIZATIONS)}')
-    if section or prefix:
-        if form:
+    content, chosen, beside = unfold(source.content), form, hugging_face.config_beside(path)
+    if not encoder and (
+        what := relatives.by_architecture({**beside, **content} if isinstance(content, dict) else content, path.name)
+    ):
+        raise UserError(
+            f'{path} is of another network: {what} -> {relatives.SUPPORTED} are supported; if its weights are of a '
+            'plain one all the same, name it, such as encoder=resnet50'
+        )
+    if section or prefix or form == 'other':
+        if form not in ('', 'other'):
             raise UserError(f'form {form} has its own sections and names -> leave out section and prefix, or form')
-        form, network, section, prefix = _discover(source.content, section, prefix, path)
+        form, network = 'other', weights or 'online'
+        section, prefix, dialect_name, both = _discover(content, section, prefix, path, weights)
     else:
-        form, network, section, prefix = _find(source.content, form, weights, path)
-    about = FORMS[form]
-    if weights == 'target' and not about.target:
+        form, network, section, prefix, dialect_name, both = _find(content, form, weights, path)
+    about, dialect = FORMS[form], DIALECTS[dialect_name]
+    if weights == 'target' and (not about.target or (form == 'other' and not both)):
         raise UserError(f"{path} has the format {form}, which holds one network -> choose weights 'online'")
     place, other = about.network(network)
-    say(f'form: {form}{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}')
+    other = None if form == 'other' and not both else other
+    named = f', of {dialect_name}' if dialect_name.startswith('transformers') else ''
+    say(f'form: {form}{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}{named}')
     if other:
-        both = f'; the file also contains the {other.called}' if _match(source.content, about, other) else ''
-        say(f'network: {place.called} (weights={network}){both}')
-    held = _held(source.content, section, about)
-    kept, skipped, unknown = _sort(held, prefix, about, other, drop)
+        also = f'; the file also contains the {other.called}' if both or _match(content, about, other) else ''
+        say(f'network: {place.called} (weights={network}){also}')
+    held = _held(content, section, about)
+    kept, skipped, unknown = _sort(held, prefix, about, other, drop, dialect.unused)
+    if unknown and not chosen and form == 'simsiam':  # any trainer may call its network `module.encoder`
+        about = FORMS['other']
+        kept, skipped, unknown = _sort(held, prefix, about, None, drop, dialect.unused)
     if unknown:
         raise UserError(
             f'{path} contains names that {form} checkpoints do not have: {few(unknown)} -> skip them with '
@@ -215,6 +108,10 @@ def load(
     for what, keys in skipped.items():
         if keys:
             say(f'skipped, {what}: {few(keys)}')
+    if section and (around := [str(key) for key in content if key != section.split('/')[0]]):
+        say(f'beside the weights, not read: {few(around)}')
+    if source.inert:
+        say(f'objects in the file, none of which was created: {few(list(source.inert))}')
     state = {}
     for name in kept:
         try:
@@ -222,9 +119,12 @@ def load(
         except UserError as error:
             raise UserError(f'{path} cannot be read at {prefix}{name}: {error}') from error
     try:
-        state = about.rename(state)
+        state = about.rename(state if about is not FORMS['other'] else dialect.rename(state))
+        if what := relatives.by_arrays({name: x.shape for name, x in state.items()}):
+            raise UserError(f'it is of another network, with {what} -> {relatives.SUPPORTED} are supported')
         given = parse_encoder(encoder) if isinstance(encoder, str) and encoder else encoder
-        config = {**about.fields, **(given or _describe(state, about))}
+        described = given or hugging_face.vit_fields(beside, dialect_name) or _describe(state, about)
+        config = {**about.fields, **dialect.fields, **described, **fields}
         arrays, image_size = _arrays_by_path(config, state)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
@@ -232,13 +132,14 @@ def load(
     found = assemble(config, arrays, image_size, str(path), policy)
     found = dataclasses.replace(found, source=f'{path}, {place.called}') if other else found
     say(f'encoder: {config}, {found.num_parameters:,} parameters')
+    say(f'assumed, because weights do not tell: {architecture.assumptions(found.module)}')
     assumed = ', the default: the weights do not record it' if form in ('plain', 'other') and not normalization else ''
     say(f'input: {pixels.describe(policy)}{assumed}')
     return found
 
 
-def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str, str, str, str]:
-    """The first form that the file has, and in it the network ('online' or 'target'), the section and the prefix."""
+def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str, str, str, str, str, bool]:
+    """The first form that the file has; in it the network, 'online' or 'target', and the values of `_discover`."""
     if form and form not in FORMS:
         raise UserError(f'form {form!r} is unknown{did_you_mean(form, FORMS)} -> choose from {", ".join(FORMS)}')
     for name in [form] if form else FORMS:
@@ -247,10 +148,13 @@ def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str
         other = 'online' if about.default == 'target' else 'target'
         for network in (weights,) if weights else (about.default, other):
             if found := _match(content, about, about.network(network)[0]):
-                return name, network, *found
-    if not form and not weights and discover(content):
-        return _discover(content, '', '', path)
-    keys = [str(key) for key in content] if isinstance(content, dict) else [type(content).__name__]
+                return name, network, *found, 'torch', False
+    if not form and (places := discover(content)) and (weights != 'online' or pair(places)):
+        return 'other', weights or 'online', *_discover(content, '', '', path, weights)
+    held = (name for _, held in sections(content) for name in held if isinstance(name, str))
+    if not form and not weights and (what := relatives.family(held)):
+        raise UserError(f'{path} is of another network, {what} -> {relatives.SUPPORTED} are supported')
+    keys = [str(key) for key in content] if isinstance(content, dict) else [kind(content)]
     wanted = f'is not a {form} checkpoint' if form else 'is in no known checkpoint format'
     network = f' with weights {weights!r}' if weights else ''
     parts = content.values() if isinstance(content, dict) else ()
@@ -261,15 +165,21 @@ def _find(content: Any, form: str, weights: str | None, path: Path) -> tuple[str
     )
 
 
-def _discover(content: Any, section: str, prefix: str, path: Path) -> tuple[str, str, str, str]:
-    """The only encoder under torchvision's or timm's names, in the form of the result of `_find`.
+def _discover(content: Any, section: str, prefix: str, path: Path, weights: str | None) -> tuple[str, str, str, bool]:
+    """The only encoder under the names of `dialects`, or the trained one of it and its moving average.
+
+    Returns:
+      The section, the prefix, the dialect, and whether the file has both the trained network and its moving average.
 
     Raises:
       UserError: there is none, or more than one.
     """
     places = discover(content, section, prefix)
     if len(places) == 1:
-        return 'other', 'online', *places[0]
+        return *places[0], dialect_of(content, places[0]), False
+    if two := pair(places):
+        chosen = two[weights or 'online']
+        return *chosen, dialect_of(content, chosen), True
     if places:
         listed = few([str(place) for place in places])
         raise UserError(f'{path} contains {len(places)} encoders ({listed}) -> choose one with prefix, or with section')
@@ -319,14 +229,19 @@ def _flat(tree: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _sort(
-    held: Mapping[Any, Any], prefix: str, about: Form, other: Place | None, drop: tuple[str, ...]
+    held: Mapping[Any, Any],
+    prefix: str,
+    about: Form,
+    other: Place | None,
+    drop: tuple[str, ...],
+    unused: tuple[str, ...],
 ) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """Sorts names: those of the encoder, without prefix; those that are skipped, by reason; and unknown ones."""
     kept: list[str] = []
     unknown: list[str] = []
     skipped: dict[str, list[str]] = {'as asked': [], 'head': [], 'not of the encoder': []}
     beside = about.beside + (other.names if other else ())
-    for key in held:
+    for key in map(str, held):
         name = key.removeprefix(prefix)
         inside = key.startswith(prefix)
         if _matches(key, drop):
@@ -336,10 +251,10 @@ def _sort(
         elif inside and _matches(name, about.heads):
             skipped['head'].append(key)
         elif not inside and about is FORMS['other']:
-            skipped['not of the encoder'].append(str(key))
+            skipped['not of the encoder'].append(key)
         elif not inside:
             unknown.append(key)
-        elif not _matches(name, about.unused):
+        elif not _matches(name, about.unused + unused):
             kept.append(name)
     return kept, skipped, unknown
 

@@ -6,13 +6,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from contrastive_jax.pretrained import pickles
-from contrastive_jax.pretrained.pickles import PickleError, Storage, Tensor
+from contrastive_jax.pretrained.pickles import Pickle
+from contrastive_jax.pretrained.stand_ins import NumpyArray, PickleError, Storage, Tensor, kind
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the format of torch before 1.6
 MAX_PICKLE = 2**27  # bytes of data.pkl, the part of a zip that is not numbers
@@ -26,29 +27,33 @@ class TorchFile(NamedTuple):
     """An opened file.
 
     Attributes:
-      content: containers and `Tensor`s.
+      content: containers, `Tensor`s and what lies beside them.
       storage: reads the numbers of a storage; they are read only when this is called.
+      inert: the names of the types of objects that were not created.
     """
 
     content: Any
     storage: ReadStorage
+    inert: tuple[str, ...]
 
     def array(self, tensor: Any) -> np.ndarray:
-        """Reads a tensor of `content` as an array.
+        """Reads a tensor of `content` as an array, which is a view of its storage.
 
         Raises:
           PickleError: the leaf is not a tensor, or the file is damaged.
         """
+        if isinstance(tensor, NumpyArray) and tensor.array is not None:
+            return tensor.array
         if not isinstance(tensor, Tensor):
-            raise PickleError(f'it contains a {type(tensor).__name__} instead of a tensor')
-        return np.array(tensor.view(self.storage(tensor.storage)))
+            raise PickleError(f'it contains {kind(tensor)} instead of a tensor')
+        return tensor.view(self.storage(tensor.storage))
 
 
 def read(path: Path) -> TorchFile:
     """Opens a file of torch.save, in the zip format or the one before it.
 
     Raises:
-      PickleError: the pickle refers to a type outside of the allow-list, or the file is damaged.
+      PickleError: the pickle is hostile, or the file is damaged.
     """
     with path.open('rb') as file:
         if not path.stat().st_size:
@@ -78,10 +83,12 @@ def _read_zip(path: Path) -> TorchFile:
             raise PickleError('its numbers are big-endian -> save it on another machine')
         if names[root + 'data.pkl'].file_size > MAX_PICKLE:
             raise PickleError(f'its data.pkl has {names[root + "data.pkl"].file_size} bytes; {MAX_PICKLE} is the limit')
-        tree = pickles.read(io.BytesIO(archive.read(root + 'data.pkl')))
+        pickle = Pickle()
+        tree = pickle.read(io.BytesIO(archive.read(root + 'data.pkl')))
     except ZIP_ERRORS as error:
         raise PickleError(f'it is damaged: {error}') from error
 
+    @cache  # many tensors may be views of one storage
     def storage(x: Storage) -> np.ndarray:
         member = names.get(f'{root}data/{x.key}')
         if member is None or member.file_size != x.size * x.dtype.itemsize:
@@ -94,7 +101,7 @@ def _read_zip(path: Path) -> TorchFile:
         except ZIP_ERRORS as error:
             raise PickleError(f'it is damaged: {error}') from error
 
-    return TorchFile(tree, storage)
+    return TorchFile(tree, storage, tuple(pickle.inert))
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
@@ -118,16 +125,16 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
 
 def _read_legacy(content: mmap.mmap) -> TorchFile:
     """Reads five pickles (magic number, protocol, machine, content, order of the storages) and then the numbers."""
-    if pickles.read(content) != LEGACY_MAGIC:
+    if Pickle().read(content) != LEGACY_MAGIC:
         raise PickleError('torch.save did not write it')
-    if (protocol := pickles.read(content)) != LEGACY_PROTOCOL:
+    if (protocol := Pickle().read(content)) != LEGACY_PROTOCOL:
         raise PickleError(f'it has protocol {protocol!r} of torch.save; only {LEGACY_PROTOCOL} is supported')
-    machine = pickles.read(content)
+    machine = Pickle().read(content)
     if isinstance(machine, dict) and machine.get('little_endian') is False:
         raise PickleError('its numbers are big-endian -> save it on another machine')
-    storages: dict[str, Storage] = {}
-    tree = pickles.read(content, storages)
-    keys = pickles.read(content)
+    pickle = Pickle()
+    tree, storages = pickle.read(content), pickle.storages
+    keys = Pickle().read(content)
     if not isinstance(keys, list) or set(keys) != set(storages) or len(keys) != len(storages):
         raise PickleError('it is damaged: its storages do not match its tensors')
 
@@ -144,4 +151,4 @@ def _read_legacy(content: mmap.mmap) -> TorchFile:
     def storage(x: Storage) -> np.ndarray:
         return np.frombuffer(content, x.dtype, x.size, places[x.key])
 
-    return TorchFile(tree, storage)
+    return TorchFile(tree, storage, tuple(pickle.inert))

@@ -3,6 +3,7 @@
 A protocol turns an encoder and labeled data into numbers. `config.protocol` names it.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.stored import default_values
+from contrastive_jax.distributed.agree import check_same, together
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.pretrained.encoder import Encoder
@@ -23,8 +25,10 @@ from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
-from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.lock import Lock, say_takeover
+from contrastive_jax.workdir.lock import check as check_lock
 
 PROTOCOLS = {'knn': knn.KNN, 'linear': linear.LINEAR, 'finetune': finetune.FINETUNE, 'distill': distill.DISTILL}
 
@@ -141,12 +145,20 @@ def run_protocol(
     Raises:
       UserError: config, run or data are wrong; nothing was computed or lost.
     """
-    began = time.monotonic()
     devices = devices or find_devices(config.parallel if config.get('parallel') == 'pmap' else 'jit')
     if problems := check_protocol(config, devices.count, jax.process_count()):
         raise UserError.of(problems)
-    if Path(workdir).expanduser().absolute() == Path(config.init).expanduser().absolute():
+    path, first = resolve(workdir), jax.process_index() == 0
+    if path == Path(config.init).expanduser().absolute():
         raise UserError(f'the workdir {workdir} is that of the run -> give the evaluation a folder of its own')
+    with contextlib.ExitStack() as held:
+        together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
+        return _evaluate(config, path, devices, interrupt)
+
+
+def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Callable[[], Interrupt]) -> dict[str, float]:
+    """`run_protocol` in a workdir that this process holds."""
+    began, first = time.monotonic(), jax.process_index() == 0
     section = config.features if 'features' in config else config[config.protocol]  # it says which features are used
     # 'online' is the default of the field; for a published checkpoint it leaves the choice to the authors' default.
     weights = None if config.weights == 'online' else config.weights
@@ -154,13 +166,15 @@ def run_protocol(
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
-    data = load_data(config, encoder, PROTOCOLS[config.protocol].labeled)
+    data = together(lambda: load_data(config, encoder, PROTOCOLS[config.protocol].labeled))
+    if jax.process_count() > 1:
+        check_same({'the checksum of the images': f'{data.train.fingerprint[:12]}, {data.test.fingerprint[:12]}'})
     PROTOCOLS[config.protocol].check(config, encoder, data)
-    path = open_workdir(workdir, config, write=jax.process_index() == 0, defaults=defaults_of(config))
+    open_workdir(str(path), config, write=first, defaults=defaults_of(config))
     if PROTOCOLS[config.protocol].resumes:
-        check_inputs(path, inputs_of(config, encoder, data), write=jax.process_index() == 0)
+        check_inputs(path, inputs_of(config, encoder, data), write=first)
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path, interrupt)
-    if jax.process_index() != 0:
+    if not first:
         return found
     about = {
         'protocol': config.protocol,
@@ -204,6 +218,7 @@ def inputs_of(config: ConfigDict, encoder: Encoder, data: Data) -> dict[str, tup
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:
+    check_lock(file.parents[1])
     try:
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, json.dumps(found, indent=2).encode() + b'\n')

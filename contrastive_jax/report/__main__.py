@@ -62,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
         default=[],
         help='a folder that contains more workdirs of evaluations; may be given several times',
     )
-    given = parser.parse_args(argv)
-    return exit_code_of(lambda: run(given))
+    return exit_code_of(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == '__main__':

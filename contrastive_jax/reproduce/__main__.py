@@ -101,8 +101,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument('--num_processes', type=int, help='the number of hosts, with --coordinator_address')
     parser.add_argument('--process_id', type=int, help='the number of this host, with --coordinator_address')
-    given, command = parser.parse_args(argv), shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv])
-    return exit_code_of(lambda: run(given, command))
+    command = shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv])
+    return exit_code_of(lambda: run(parser.parse_args(argv), command))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,9 @@
 """Trains what a config describes: checks it, opens the data and the workdir, puts the trainer together, runs it."""
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +20,7 @@ from contrastive_jax.config.stored import defaults_of
 from contrastive_jax.data import facts, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
+from contrastive_jax.distributed.agree import check_same, text_of_first, together
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.errors import MissingSplitError, UserError
@@ -31,8 +35,9 @@ from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config
+from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.lock import Lock, say_takeover
 
 
 def fit(
@@ -59,23 +64,27 @@ def fit(
       UserError: config, data or workdir are wrong; nothing was compiled or lost.
       Interrupted: a signal, see `training.interrupt`; the state is saved.
     """
-    with Interrupt() as interrupt:  # from here on, so that a signal during the reading of data is not lost
+    with Interrupt() as interrupt, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
         devices = find_devices(config.get('parallel', 'jit'))
         config, resumed = with_stored_choices(config, workdir)
         fits = not resumed and bool(config.get('auto', {}).get('batch_size'))
         if problems := check_fields(config) if fits else check(config, devices.count, jax.process_count()):
             raise UserError.of(problems)
-        first_process = jax.process_index() == 0
-        if first_process:
+        path, first = resolve(workdir), jax.process_index() == 0
+        together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
+        check_same({'the checksum of the config (without data.path)': checksum_of(config)})
+        if first:
             print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
         began = time.monotonic()
-        source, held_out = load_data(config)
+        source, held_out = together(lambda: load_data(config))
+        check_same(facts_of(source, held_out))
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        known, choices = facts.measure(source), list[Choice]()
-        if resumed:
-            check_inputs(Path(workdir).expanduser().absolute(), inputs, write=False)
+        measured, choices = facts.measure(source), list[Choice]()
+        if resumed:  # other data is refused before sizes that do not fit it
+            together(lambda: check_inputs(path, inputs, write=False))
         else:
-            config, choices = choose(config, known, this_machine(devices.count))
+            config, choices = choose(config, measured, this_machine(devices.count))
+            check_same({'the choices by data and machine': checksum_of(config)})
             source = source.for_image_size(config.data.image_size)
             held_out = None if held_out is None else held_out.for_image_size(config.data.image_size)
         if problems := check(config, devices.count, jax.process_count()) if fits else []:
@@ -83,40 +92,61 @@ def fit(
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
-        stored_before = defaults_of(config)
-        path = open_workdir(
-            workdir, config, write=first_process, defaults=stored_before, may_differ=rollback is not None
-        )
-        check_inputs(path, inputs, write=first_process)
-        if first_process:
+        known = defaults_of(config)
+
+        def open_run() -> None:
+            open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
+            check_inputs(path, inputs, write=first)
+
+        together(open_run)
+        if first:
             print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
             if choices:
-                what = f'{known.images:,} images of {known.side:,} px' if known.side else f'{known.images:,} images'
+                what = f'{len(source):,} images' + (f' of {measured.side:,} px' if measured.side else '')
                 print(f'chosen for {what} on {this_machine(devices.count)}, unless --config.FIELD=VALUE is given:')
             for line in describe(choices):
                 print(line)
-            for line in advice(config, known):
+            for line in advice(config, measured):
                 print(f'warning: {line}', flush=True)
             machine = this_machine(devices.count)
             if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
                 print(line, flush=True)
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose)
         if rollback is not None:
-            roll_back(trainer, rollback, config, stored_before)
+            roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
 
 
 def with_stored_choices(config: ConfigDict, workdir: str) -> tuple[ConfigDict, bool]:
     """A config whose free fields have the values of the run in the workdir, and whether there is one.
 
-    A run that goes on does not choose again, also where its data has grown or the machine is another.
+    A run that goes on does not choose again, also where its data has grown or the machine is another. The first process
+    tells the others, which may not see the workdir.
     """
-    folder = Path(workdir).expanduser()
-    if not config.get('auto') or not (folder / CONFIG_FILE).is_file():
-        return config, False
+    folder = resolve(workdir)
+    there = jax.process_index() == 0 and (folder / CONFIG_FILE).is_file()
+    stored = text_of_first(together(lambda: read_config(folder).to_json() if there else ''))
+    if not config.get('auto') or not stored:
+        return config, bool(stored)
     kept = config.copy_and_resolve_references()
-    keep(kept, read_config(folder))
+    keep(kept, ConfigDict(json.loads(stored)))
     return kept.lock(), True
+
+
+def checksum_of(config: ConfigDict) -> str:
+    """A checksum of the fields that must be the same in all processes of a run: the data may lie elsewhere."""
+    fields = config.to_dict()
+    fields['data'] = {name: value for name, value in fields['data'].items() if name not in ('path', 'workers')}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
+    """What must be the same in all processes of a run: each takes its part of the same order of the same images."""
+    return {
+        'the number of training images': len(source),
+        'the number of held-out images': 0 if held_out is None else len(held_out),
+        'the checksum of the training images': source.fingerprint[:12],
+    }
 
 
 def build_trainer(

@@ -25,6 +25,7 @@ from contrastive_jax.training.progress import Progress
 from contrastive_jax.training.run import Run, TrainState, differing_plan
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import about as about_file
+from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
@@ -390,6 +391,7 @@ class Trainer:
             progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
         if self.first_process:
             for evaluator in due:
+                lock.check(self.workdir)
                 for name, png in evaluator.draw(step, self.workdir).items():
                     writer.write_image(step, name, png)
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'about.json'
@@ -57,6 +58,7 @@ class About:
         """Records the step that the session has reached."""
         if not self._enabled:
             return
+        lock.check(self._file.parent)
         self._session |= {'to_step': step, 'seconds': round(time.monotonic() - self._began, 1)}
         try:
             write_atomically(self._file, json.dumps(self._content, indent=2).encode() + b'\n')

@@ -24,7 +24,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import CheckpointError, MissingPartError, NumericalError, UserError
 from contrastive_jax.optim.optimizers import is_below
-from contrastive_jax.workdir import run_record
+from contrastive_jax.workdir import lock, run_record
 from contrastive_jax.workdir.checksum import checksum, checksums, digest
 from contrastive_jax.workdir.orbax_output import brief, collect_quietly, quiet_absl, worth_showing
 
@@ -67,7 +67,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2):
-        self._devices, self._specs = devices, specs
+        self._devices, self._specs, self._workdir = devices, specs, workdir
         logging.getLogger('absl').addFilter(worth_showing)
         folder = (workdir / FOLDER).absolute()
         try:
@@ -121,6 +121,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        lock.check(self._workdir)
         state = self._devices.collect(state, self._specs, shapes)
         sums, finite = jax.device_get(checksums(state, self._devices.sharding(REPLICATED)))
         if not finite.all():

@@ -53,9 +53,7 @@ def open_workdir(
     Raises:
       UserError: the folder is not local, cannot be made, or holds a run of another config or without its config.
     """
-    if '://' in path:
-        raise UserError(f'workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
-    workdir = Path(path).expanduser().absolute()
+    workdir = resolve(path)
     file = workdir / CONFIG_FILE
     new = _flat(json.loads(config.to_json()))
     try:
@@ -82,6 +80,17 @@ def open_workdir(
     except ValueError as error:
         raise UserError(f'{file} is not the JSON of a run ({error}) -> choose another workdir') from error
     return workdir
+
+
+def resolve(path: str) -> Path:
+    """The absolute path of a workdir.
+
+    Raises:
+      UserError: it is not a local one.
+    """
+    if '://' in path:
+        raise UserError(f'workdir {path} is not local -> mount the bucket (gcsfuse) and give the mounted folder')
+    return Path(path).expanduser().absolute()
 
 
 def read_config(workdir: Path) -> ConfigDict:

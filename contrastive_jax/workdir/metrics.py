@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.atomic import write_atomically
 
 FILE = 'metrics.jsonl'
@@ -58,6 +59,7 @@ class MetricWriter:
         """
         if not self.enabled:
             return
+        lock.check(self.workdir)
         values = {name: _number(value) for name, value in scalars.items()}
         line = {'step': int(step)} | {name: x if math.isfinite(x) else None for name, x in values.items()}
         try:
@@ -72,6 +74,7 @@ class MetricWriter:
         """Adds the picture in the file `png` to TensorBoard."""
         if not self.enabled:
             return
+        lock.check(self.workdir)
         data = Path(png).read_bytes()
         with Image.open(png) as picture:
             image = summary_pb2.Summary.Image(

@@ -2,11 +2,13 @@
 
 import pytest
 
+from contrastive_jax import main
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.describe import describe_fields, describe_section, meanings_of
 from contrastive_jax.config.fields import Optimizer, sections_of
 from contrastive_jax.config.overrides import flat
 from contrastive_jax.methods import METHODS
+from contrastive_jax.protocols.run import PROTOCOLS
 from contrastive_jax.rules import declared_fields
 from tests import train_steps
 
@@ -33,3 +35,13 @@ def test_a_section() -> None:
     assert lines[0] == 'optimizer (a note)'
     assert "  optimizer.b1 = 0.9 (a number, at least 0 and below 1): Decay of Adam's and AdamW's mean of the" in lines
     assert all(len(line) <= 100 for line in lines)
+
+
+def test_help_about_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    for protocol, section in PROTOCOLS.items():
+        assert main.main([f'--config=eval/{protocol}', '--helpfull']) == 0
+        text = capsys.readouterr().out
+        for path, declares in section.sections.items():
+            meanings = meanings_of(declares)
+            for field in declared_fields(declares):
+                assert f'\n  {f"{path}." if path else ""}{field} = ' in text and len(meanings[field]) > 9

@@ -68,4 +68,27 @@ def test_the_line_in_a_neighbor(tmp_path: Path) -> None:
     (tmp_path / 'mine.py').write_text('import own_base_2\n')
     with pytest.raises(UserError) as error:
         load(str(tmp_path / 'mine.py'))
-    assert str(error.value) == f'config {tmp_path}/mine.py fails at {tmp_path}/own_base_2.py:3: nope'
+    assert str(error.value) == f'config {tmp_path}/mine.py fails at {tmp_path}/own_base_2.py:3: KeyError: nope'
+
+
+@pytest.mark.parametrize(
+    ('code', 'what'),
+    [
+        ('x = (\n', ":1: '(' was never closed"),
+        ('x = 1\0\n', 'source code string cannot contain null bytes'),
+        ('\nimport not_there_1\n', ":2: No module named 'not_there_1'"),
+        ('import sys\nsys.exit(3)\n', ':2: SystemExit: 3'),
+        ('def get_config():\n    raise ValueError("a\\nb")\n', ':2: a b'),
+        ('def get_config():\n    assert False\n', ':2: AssertionError'),
+        (BASE + 'def get_config():\n    config().nope.x = 3\n', ':7: AttributeError: nope'),
+        (BASE + 'def get_config():\n    config().lock().nope = 3\n', ':7: Key "nope" does not exist'),
+    ],
+)
+def test_the_line_of_every_error(code: str, what: str, tmp_path: Path) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text(code)
+    with pytest.raises(UserError) as error:
+        load(str(file))
+    message = str(error.value)
+    assert message.startswith(f'config {file} fails at {file}') and what in message
+    assert '\n' not in message and 'importlib' not in message and len(message) < 500

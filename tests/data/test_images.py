@@ -1,6 +1,7 @@
 """Decoding of every kind of image file against known pixels; host crops against torchvision's statistics and PIL's."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import math
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from contrastive_jax.augment import geometry
-from contrastive_jax.augment.styles import STYLES, Style
+from contrastive_jax.augment.styles import PIL, STYLES, Style
 from contrastive_jax.data import images
 from tests import goldens
 
@@ -172,23 +173,34 @@ def test_a_decompression_bomb_is_refused_before_decoding(side: int) -> None:
 def test_crop_boxes_have_the_statistics_of_torchvision(case: goldens.Case) -> None:
     fields, levels = case.fields, case.key(case.fields['quantile_levels'])
     height, width = fields['height'], fields['width']
-    rng = np.random.default_rng(0)
-    draws = 40_000
-    boxes = np.array([images.crop_box(rng, height, width, fields['scale'], fields['ratio']) for _ in range(draws)])
+    rng, draws = np.random.default_rng(0), 40_000
+    settings = (height, width, fields['scale'], fields['ratio'], dataclasses.replace(PIL, attempts=fields['attempts']))
+    boxes = np.array([images.crop_box(rng, *settings) for _ in range(draws)])
     left, top, right, bottom = boxes.T
     assert left.min() >= 0 and top.min() >= 0 and right.max() <= width and bottom.max() <= height
     w, h = right - left, bottom - top
     area = w * h / (height * width)
     tolerance = fields['tolerance']
-    assert np.abs(np.quantile(area, levels) - case['area_q']).max() <= tolerance['area_quantile']
+    slack = goldens.or_chance(tolerance['area_quantile'], np.ptp(fields['scale']) / 2, fields['draws'], draws)
+    assert np.abs(np.quantile(area, levels) - case['area_q']).max() <= slack
     # Ratios of small integers come in steps. Two runs of torchvision differ by a whole step where a level falls on an
-    # edge, so the level may move by three standard errors of 40,000 draws.
-    low, high = (np.quantile(np.log(w / h), np.clip(levels + d, 0, 1)) for d in (-0.01, 0.01))
+    # edge, so the level may move by three standard errors of the smaller run: 0.01 of 40,000 draws.
+    move = 0.01 * math.sqrt(draws / min(draws, fields['draws']))
+    low, high = (np.quantile(np.log(w / h), np.clip(levels + d, 0, 1)) for d in (-move, move))
     slack = tolerance['log_ratio_quantile']
     assert ((low - slack <= case['logratio_q']) & (case['logratio_q'] <= high + slack)).all()
-    np.testing.assert_allclose([area.mean(), area.std()], case['mean_area_std'], atol=tolerance['mean'])
     fraction = top / np.maximum(height - h, 1)
-    np.testing.assert_allclose([fraction.mean(), fraction.std()], case['top_frac_mean_std'], atol=tolerance['mean'])
+    for values, expected in ((fraction, case['top_frac_mean_std']), (area, case['mean_area_std'])):
+        slack = goldens.or_chance(tolerance['mean'], expected[1], fields['draws'], draws)
+        np.testing.assert_allclose([values.mean(), values.std()], expected, atol=slack)
+
+
+def squares(case: goldens.Case, *names: str) -> list[dict[str, Any]]:
+    """The ops of these names whose result is a square, as all crops for networks are."""
+    ops = [op for op in case.fields['ops'] if op['op'] in names and op['size'][0] == op['size'][1]]
+    if not ops:
+        pytest.skip(f'the case has no square result of {" or ".join(names)}')
+    return ops
 
 
 PIL_CASES = [c for c in goldens.cases('augmentation', 'image') if c.values[0].fields['library'] == 'pil']
@@ -196,16 +208,14 @@ PIL_CASES = [c for c in goldens.cases('augmentation', 'image') if c.values[0].fi
 
 @pytest.mark.parametrize('case', PIL_CASES)
 def test_resized_crops_against_golden(case: goldens.Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    ops = [op for op in case.fields['ops'] if op['op'] == 'resized_crop']
-    assert ops
-    for op in ops:
+    for op in squares(case, 'resized_crop'):
         box = op['left'], op['top'], op['left'] + op['width'], op['top'] + op['height']
         monkeypatch.setattr(images, 'crop_box', lambda *_, box=box: box)
         image = case.key(case.fields['input']).astype(np.uint8)
         crop = images.random_resized_crop(
             image, np.random.default_rng(0), op['size'][0], interpolation=op['interpolation']
         )
-        assert np.abs(crop.astype(int) - case.key(op['key'])).max() <= op['tolerance']['uint8'], op
+        assert np.abs(crop.astype(int) - case.key(op['key'])).max() <= op.get('tolerance', case.tolerances)['uint8'], op
 
 
 TF_CASES = [c for c in goldens.cases('augmentation', 'image') if c.values[0].fields['library'] == 'tf']
@@ -214,18 +224,19 @@ TF_CASES = [c for c in goldens.cases('augmentation', 'image') if c.values[0].fie
 @pytest.mark.parametrize('case', TF_CASES)
 def test_interpolation_against_golden(case: goldens.Case) -> None:
     """TensorFlow's resize without antialias, also of its evaluation crop, as bytes."""
-    ops = [op for op in case.fields['ops'] if op['op'] in ('resized_crop', 'center_crop') and not op['antialias']]
-    assert {op['op'] for op in ops} == {'resized_crop', 'center_crop'}
+    ops = [op for op in squares(case, 'resized_crop', 'center_crop') if not op['antialias']]
+    if not ops:
+        pytest.skip('the case has no square result without antialias')
     for op in ops:
         image, size = case.key(case.fields['input']).astype(np.uint8), op['size'][0]
-        if op['op'] == 'center_crop':
+        if op['op'] == 'center_crop' and op['proportion'] == 224 / 256:
             actual = images.center_crop(image, size, op['interpolation'], STYLES['simclr'])
         else:
             crop = image[op['top'] :][: op['height'], op['left'] :][:, : op['width']]
             actual = images.interpolate(crop, size, op['interpolation'])
         expected = np.clip(case.key(op['key']), 0, 1) * case.fields['input_scale']
         # A byte, and what TensorFlow's table of weights rounds.
-        slack = 0.5 + op['tolerance']['float32'] * case.fields['input_scale']
+        slack = 0.5 + op.get('tolerance', case.tolerances)['float32'] * case.fields['input_scale']
         assert np.abs(actual - expected).max() <= slack, op
 
 

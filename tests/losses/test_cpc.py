@@ -26,6 +26,8 @@ def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 def test_grid_against_brute_force(case: goldens.Case, precision: str):
     f, skip = case.fields, case.fields['skip']
+    if not f['direction'].startswith('rows: c[b,i,j] predicts z[b,i+k,j]'):
+        pytest.skip('the loss predicts downwards; other directions rotate the grid first')
     inputs = [case.key(f['inputs'][name]) for name in ('c', 'z', 'W')]
 
     def loss(c, z, W):

@@ -31,19 +31,23 @@ def empty(method: DeepCluster, batch: int, dim: int) -> MethodState:
 
 @pytest.mark.parametrize('case', goldens.cases('deepcluster_v2', 'epoch'))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
-@pytest.mark.parametrize('count', [1, 4])
-def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int):
-    """With the authors' clusters: the loss of every step, and the memory after the epoch."""
+@pytest.mark.parametrize('split', [False, True])
+def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, split: bool):
+    """With the authors' clusters, on one or several devices: the loss of every step, the memory after the epoch."""
     f, tolerance = case.fields, case.tolerances[precision]
-    crops, n = sum(f['num_crops']), f['dataset_size']
-    assert f['crops_for_assign'] == [0, 1]
+    crops, n, world = sum(f['num_crops']), f['dataset_size'], f['world_size']
+    if f['crops_for_assign'] != [0, 1]:
+        pytest.skip('a head clusters the memory of the first or of the second global view')
+    count = max(n for n in (1, 2, 4) if world * f['batch_size'] % n == 0) if split else 1  # they divide the memory too
+    if split and count == 1:
+        pytest.skip('an odd batch is not divided')
     method = DeepCluster(same(f['dim']), tuple(f['num_prototypes']), f['temperature'], num_examples=n)
     devices = find_devices(count=count)
     with jax.enable_x64(precision == 'float64'):
-        state = empty(method, f['batch_size'], f['dim'])
+        state = empty(method, world * f['batch_size'], f['dim'])
         memory = jax.tree.map(lambda x: x.astype(precision) if x.dtype.kind == 'f' else x, state.memory)
         memory['assignments'] = memory['assignments'].at[:n].set(np.maximum(case['assignments'].T, -1).astype(np.int32))
-        memory['prototypes'] = tuple(jnp.asarray(case[head['centroids']], precision) for head in f['heads'])
+        memory['prototypes'] = tuple(jnp.asarray(case.key(h['centroids']), precision) for h in f['heads'])
         state = devices.place(MethodState({}, {'online': {}}, memory), SPECS)
 
         def local(state, batch):
@@ -52,12 +56,14 @@ def test_an_epoch_of_the_authors(case: goldens.Case, precision: str, count: int)
 
         run = devices.run(local, (SPECS, P('data')), (SPECS, P()))
         for t in range(f['steps']):
-            emb = jnp.asarray(case['emb'][0, t].reshape(crops, -1, f['dim']), precision)
-            index = jnp.asarray(case['batch_index'][0, t], jnp.int32)
+            emb = case['emb'][:, t].reshape(world, crops, -1, f['dim']).swapaxes(0, 1)  # the batches of all ranks
+            emb = jnp.asarray(emb.reshape(crops, -1, f['dim']), precision)
+            index = jnp.asarray(case['batch_index'][:, t].reshape(-1), jnp.int32)
             state, loss = run(state, {'views': tuple(emb), 'index': index})
-            goldens.assert_close(loss, case['loss'][t, 0], tolerance, f'loss {t}')
+            goldens.assert_close(loss, case['loss'][t].mean(), tolerance, f'loss {t}')
         expected = np.zeros((2, len(state.memory['banks'][0]), f['dim']))
-        expected[:, case['memory_index_after'][0]] = case['memory_embeddings_after'][0]
+        for index, rows in zip(case['memory_index_after'], case['memory_embeddings_after'], strict=True):
+            expected[:, index] = rows
         goldens.assert_close(np.stack(state.memory['banks']), expected, tolerance, 'memory')
 
 

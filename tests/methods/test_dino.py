@@ -22,7 +22,9 @@ from tests.models.test_vit import dino
 
 def from_torch(state: dict[str, np.ndarray], num_layers: int, train_gain: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Parameters {'projector', 'last_layer'} and BN statistics of a DINOHead, and where each torch name went."""
-    linears = sorted({name.rpartition('.')[0] for name, x in state.items() if name.startswith('mlp') and x.ndim == 2})
+    number = lambda module: int(module.removeprefix('mlp.') if '.' in module else 0)  # noqa: E731
+    found = {name.rpartition('.')[0] for name, x in state.items() if name.startswith('mlp') and x.ndim == 2}
+    linears = sorted(found, key=number)
     params: dict[str, Any] = {'projector': {}, 'last_layer': {}}
     stats: dict[str, Any] = {'projector': {}}
     paths = {}
@@ -37,7 +39,7 @@ def from_torch(state: dict[str, np.ndarray], num_layers: int, train_gain: bool) 
             path = (f'linear_{linears.index(module)}', 'kernel' if leaf == 'weight' else leaf)
             value = value.T
         else:  # a norm belongs to the linear layer before it
-            layer = max(i for i, linear in enumerate(linears) if linear < module)
+            layer = max(i for i, linear in enumerate(linears) if number(linear) < number(module))
             tree = stats if leaf.startswith('running') else params
             path = (f'bn_{layer}', {'weight': 'scale', 'running_mean': 'mean', 'running_var': 'var'}.get(leaf, leaf))
         node = tree[part]
@@ -57,10 +59,9 @@ def by_path(tree: Any) -> dict[str, Any]:
 @pytest.mark.parametrize('case', goldens.cases('dino_head', 'head'))
 def test_golden_head(case: goldens.Case) -> None:
     f, tolerance = case.fields, case.tolerances['float64']
-    assert f['normalize_epsilon'] == 1e-12
     bn = f['batch_norm'] or {'epsilon': 1e-5, 'momentum': 0.1}
     with jax.enable_x64(True):
-        params, stats, paths = from_torch(case.tree(f'{case.prefix}.param'), f['num_layers'], not f['norm_last_layer'])
+        params, stats, paths = from_torch(case.below('param'), f['num_layers'], not f['norm_last_layer'])
         mlp = MLP(
             num_layers=f['num_layers'],
             hidden_dim=f['hidden_dim'],
@@ -79,13 +80,13 @@ def test_golden_head(case: goldens.Case) -> None:
         def head(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
             variables = {'params': params['projector'], 'batch_stats': stats['projector']}
             z, _ = mlp.apply(variables, x, train=True, mutable=['batch_stats'])
-            y = last_layer(params['last_layer'], normalize(z), jnp.float64)
+            y = last_layer(params['last_layer'], normalize(z, f['normalize_epsilon']), jnp.float64)
             return jnp.sum(y * case['cotangent']), y
 
         grads, y = jax.jit(jax.grad(head, argnums=(0, 1), has_aux=True))(params, case['x'])
         goldens.assert_close(y, case['y'], tolerance, 'output')
         goldens.assert_close(grads[1], case['grad_x'], tolerance, 'input gradient')
-        expected = by_path(from_torch(case.tree(f'{case.prefix}.grad'), f['num_layers'], not f['norm_last_layer'])[0])
+        expected = by_path(from_torch(case.below('grad'), f['num_layers'], not f['norm_last_layer'])[0])
         actual = by_path(grads[0])
         assert actual.keys() == expected.keys() == set(paths.values())
         for path, value in expected.items():
@@ -95,7 +96,7 @@ def test_golden_head(case: goldens.Case) -> None:
         goldens.assert_close(norms, case['clip_norms'], tolerance, 'norms')
         clip = optimizers.clip_per_tensor(f['clip_grad'], f['clip_epsilon'])
         clipped = by_path(clip.update(grads[0], clip.init(params), params)[0])
-        expected = from_torch(case.tree(f'{case.prefix}.grad_clipped'), f['num_layers'], not f['norm_last_layer'])[0]
+        expected = from_torch(case.below('grad_clipped'), f['num_layers'], not f['norm_last_layer'])[0]
         for path, value in by_path(expected).items():
             goldens.assert_close(clipped[path], value, tolerance, f'clipped {path}')
 

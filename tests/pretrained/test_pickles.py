@@ -1,11 +1,19 @@
 """Malicious, damaged and oversized files are refused with a one-line error, and no code in them runs."""
 
+import argparse
+import collections
 import contextlib
 import copyreg
+import datetime
+import decimal
+import enum
+import functools
 import io
+import json
 import os
 import pickle
 import struct
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +25,7 @@ from safetensors.numpy import save_file
 
 from contrastive_jax import pretrained
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import files, pickles, torch_files, writers
+from contrastive_jax.pretrained import files, pickle_names, stand_ins, torch_files, writers
 from tests.pretrained import published_files
 
 WRITERS = [published_files.write_zip, published_files.write_legacy]
@@ -90,10 +98,17 @@ def test_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: 
     with pytest.raises(UserError, match=line):
         files.read(path)
     assert not (tmp_path / 'canary').exists()
-    assert pickles.STORAGES['torch FloatStorage'].dtype == np.float32
+    assert pickle_names.STORAGES['torch FloatStorage'].dtype == np.float32
 
 
-def tensor(shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, size: int = 6, key: str = '0') -> bytes:
+def tensor(
+    shape: Any = (2, 3),
+    strides: Any = (3, 1),
+    offset: int = 0,
+    size: int = 6,
+    key: str = '0',
+    metadata: dict[str, bool] | None = None,
+) -> bytes:
     """The pickle of {'x': a tensor with these properties}."""
 
     def numbers(values: Any) -> bytes:
@@ -106,7 +121,7 @@ def tensor(shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, size: in
     )
     arguments = (storage + pickle.BINPERSID, pickle.dumps(offset, 2)[2:-1], numbers(shape), numbers(strides))
     call = writers._name('torch._utils', '_rebuild_tensor_v2') + writers._tuple(
-        *arguments, pickle.NEWFALSE, writers._ordered_dict()
+        *arguments, pickle.NEWFALSE, writers._ordered_dict(), *([pickle.dumps(metadata, 2)[2:-1]] if metadata else [])
     )
     return b'\x80\x02' + writers._dict({'x': call + pickle.REDUCE}) + b'.'
 
@@ -145,6 +160,23 @@ def test_a_tensor_is_a_view(tmp_path: Path, write: Callable[..., Path]) -> None:
     np.testing.assert_array_equal(source.array(source.content['x']), [[1, 3], [2, 4]])
 
 
+@pytest.mark.parametrize(
+    ('fields', 'expected'),
+    [
+        ({'metadata': {'neg': True}}, [[0, -1, -2], [-3, -4, -5]]),  # torch's negative bit
+        ({'strides': (1, 2)}, [[0, 2, 4], [1, 3, 5]]),  # another memory layout
+        ({'strides': (0, 1)}, [[0, 1, 2], [0, 1, 2]]),  # expanded
+        ({'strides': (0, 0), 'offset': 5}, [[5, 5, 5], [5, 5, 5]]),
+        ({'shape': (0, 3), 'strides': (3, 1)}, np.zeros((0, 3))),
+        ({'shape': (), 'strides': (), 'offset': 2}, 2),
+    ],
+)
+def test_the_numbers_of_a_view(tmp_path: Path, fields: Any, expected: Any) -> None:
+    path = published_files.write_zip(tmp_path / 'x.pth', tensor(**fields), [np.arange(6, dtype=np.float32)])
+    source = files.read(path)
+    np.testing.assert_array_equal(source.array(source.content['x']), expected)
+
+
 def test_the_next_file_is_not_affected_by_a_tampered_tensor(tmp_path: Path) -> None:
     program = tensor()[:-2]  # before SETITEMS and STOP
     tampered = program + b'}(X\x05\x00\x00\x00shapeK\x09\x85ub' + b'u.'
@@ -154,7 +186,7 @@ def test_the_next_file_is_not_affected_by_a_tampered_tensor(tmp_path: Path) -> N
 
 
 def test_every_dtype(tmp_path: Path) -> None:
-    dtypes = [kind.dtype for kind in pickles.STORAGES.values()]
+    dtypes = [kind.dtype for kind in pickle_names.STORAGES.values()]
     assert {dtype.name for dtype in dtypes} == set(writers.STORAGES)
     state = {dtype.name: np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype) for dtype in dtypes}
     for legacy in (False, True):
@@ -215,9 +247,10 @@ def test_numpy_objects_are_not_read(tmp_path: Path) -> None:
         source.array(source.content['a'])
     with pytest.raises(UserError, match='a single array without a name'):
         files.read(tmp_path / 'x.npy')
-    with pytest.raises(UserError, match=r'only arrays of numbers|damaged'):
-        (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'a': np.array(['x', None], dtype=object)}, 2))
-        files.read(tmp_path / 'x.pkl')
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'a': np.array(['x', None], dtype=object)}, 2))
+    source = files.read(tmp_path / 'x.pkl')
+    with pytest.raises(UserError, match='numpy array of objects instead of an array'):
+        source.array(source.content['a'])
     assert not canary.exists()
 
 
@@ -303,9 +336,9 @@ def test_files_of_python_2_and_what_lies_beside_weights(tmp_path: Path) -> None:
     sections = {'arch': b'U\x08resnet18', 'lemniscate': bank, 'args': args, 'state_dict': {'a': np.ones(2)}}
     source = files.read(published_files.write(tmp_path / 'x.pth', sections, legacy=True))
     assert source.content['arch'] == 'resnet18'
-    assert isinstance(source.content['lemniscate'], pickles.Inert)
+    assert isinstance(source.content['lemniscate'], stand_ins.Inert)
     np.testing.assert_array_equal(source.array(source.content['state_dict']['a']), np.ones(2))
-    with pytest.raises(UserError, match='contains a Inert instead of a tensor'):
+    with pytest.raises(UserError, match=r'contains argparse\.Namespace instead of a tensor'):
         source.array(source.content['args'])
 
 
@@ -320,4 +353,128 @@ def test_numbers_of_numpy(tmp_path: Path) -> None:
 
 def test_torch_storages_are_read_when_they_are_wanted(tmp_path: Path) -> None:
     opened = torch_files.read(published_files.write(tmp_path / 'x.pth', {'state_dict': {'a': np.zeros(1000)}}))
-    assert isinstance(opened.content['state_dict']['a'], pickles.Tensor)
+    assert isinstance(opened.content['state_dict']['a'], stand_ins.Tensor)
+
+
+# ================================ what lies beside the weights ================================
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Mine(dict[str, int]):
+    """A dict of the user's own, with an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__(a=1)
+        self.b = 2
+
+
+class Slots:
+    __slots__ = ('x',)
+
+    def __init__(self) -> None:
+        self.x = [1, 2]
+
+
+def function(x: Any) -> Any:
+    return x
+
+
+OBJECTS: dict[str, Any] = {
+    'counter': collections.Counter('abca'), 'path': Path('/x'), 'arguments': argparse.Namespace(lr=0.1),
+    'dict of a class': Mine(), 'slots': Slots(), 'partial': functools.partial(function, 1), 'function': function,
+    'class': Slots, 'enum': Color.RED, 'key': {Color.RED: 1, ('a', 1): 2}, 'time': datetime.datetime(2020, 1, 1),
+    'default dict': collections.defaultdict(list, a=[1]), 'deque': collections.deque([1], maxlen=2), 'set': {1, 2},
+    'frozen set': frozenset([1]), 'complex': 1j, 'slice': slice(1), 'range': range(3), 'bytes': bytearray(b'x'),
+    'decimal': decimal.Decimal('1.5'), 'error': ValueError('x'), 'method': collections.Counter('a').most_common,
+    'generator': np.random.default_rng(0), 'numpy': np.float64(3), 'objects': np.array(['a', None], object),
+    'texts': np.array(['ab']), 'dtype': np.dtype('f4'), 'big': 2**100, 'nothing': None,
+    'namespace': types.SimpleNamespace(a=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_objects_beside_arrays(tmp_path: Path, protocol: int) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    objects = {name: x for name, x in OBJECTS.items() if protocol > 1 or name != 'slots'}  # needs protocol 2
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps({**objects, 'array': array}, protocol))
+    source = files.read(tmp_path / 'x.pkl')
+    np.testing.assert_array_equal(source.array(source.content['array']), array)
+    assert set(source.content) == {*objects, 'array'}
+    assert {'collections.Counter', 'argparse.Namespace', f'{__name__}.Mine'} <= set(source.inert)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_objects_beside_weights(tmp_path: Path, legacy: bool) -> None:
+    weights = np.ones((2, 3), np.float32)
+    source = files.read(published_files.write(tmp_path / 'x.pth', {**OBJECTS, 'state': {'w': weights}}, legacy))
+    np.testing.assert_array_equal(source.array(source.content['state']['w']), weights)
+    with pytest.raises(UserError, match=r'it contains functools\.partial instead of a tensor'):
+        source.array(source.content['partial'])
+
+
+def test_calls_of_unknown_names_run_nothing(tmp_path: Path) -> None:
+    """Names that are not known to be hostile are not called either."""
+    canary = tmp_path / 'canary'
+    payload = {'a': Payload(Path.touch, canary), 'b': Payload(np.savetxt, str(canary), [1]), 'w': np.ones(2)}
+    for protocol in (4, 5):
+        (tmp_path / 'x.pkl').write_bytes(pickle.dumps(payload, protocol))
+        source = files.read(tmp_path / 'x.pkl')
+        np.testing.assert_array_equal(source.array(source.content['w']), np.ones(2))
+        assert not canary.exists()
+    pickle.loads(pickle.dumps(payload, 4))
+    assert canary.exists(), 'what is inert here would have run elsewhere'
+
+
+def test_bombs(tmp_path: Path) -> None:
+    """A few bytes that have a long value copied many times, or nest values deeply, take neither memory nor time."""
+    encode = b'c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R'
+    text = b'\x80\x02]X' + struct.pack('<I', 10**6) + b'x' * 10**6 + b'q\x000' + encode * 10**4 + b'.'
+    ordered = (
+        b'\x80\x02]q\x00(' + b'K\x01K\x02\x86' * 10**4 + b'e0' + b'ccollections\nOrderedDict\nh\x00\x85R' * 1000 + b'.'
+    )
+    for program in (text, ordered):
+        (tmp_path / 'x.pkl').write_bytes(program)
+        with pytest.raises(UserError, match='copies the same values again and again'):
+            files.read(tmp_path / 'x.pkl')
+    deep = b'\x80\x02}' + b')' + b'\x85' * 10**5 + b'K\x01s.'  # a key of many nested tuples
+    (tmp_path / 'x.pkl').write_bytes(deep)
+    (key,) = files.read(tmp_path / 'x.pkl').content
+    assert isinstance(key, stand_ins.Inert)
+    shared = b'\x80\x02}'  # a dict whose thousand values are one dict, whose thousand values are one dict, ...
+    for _ in range(7):
+        shared += b'q\x000}(' + b''.join(b'U\x04%04dh\x00' % i for i in range(1000)) + b'u'
+    published_files.write_zip(tmp_path / 'x.pth', shared + b'.')
+    with pytest.raises(UserError, match='is in no known checkpoint format'):
+        pretrained.load(tmp_path / 'x.pth')
+
+
+# ================================ dtypes of safetensors ================================
+
+
+def test_float8_in_safetensors(tmp_path: Path) -> None:
+    """Against the values of the two formats as their papers define them (arXiv:2209.05433)."""
+    raw = {'F8_E4M3': ([0x38, 0xC0, 0x7E, 0x01], [1, -2, 448, 2**-9]), 'F8_E5M2': ([0x3C, 0xC0, 0x7B], [1, -2, 57344])}
+    header, numbers = {}, b''
+    for kind, (codes, _) in raw.items():
+        offsets = [len(numbers), len(numbers) + len(codes)]
+        header[kind] = {'dtype': kind, 'shape': [len(codes)], 'data_offsets': offsets}
+        numbers += bytes(codes)
+    text = json.dumps(header).encode()
+    (tmp_path / 'x.safetensors').write_bytes(struct.pack('<Q', len(text)) + text + numbers)
+    source = files.read(tmp_path / 'x.safetensors')
+    for kind, (_, values) in raw.items():
+        np.testing.assert_array_equal(source.array(source.content[kind]).astype(np.float32), values)
+
+
+@pytest.mark.parametrize('kind', ['C64', 'F4', 'F8_E8M0', 'X'])
+def test_other_dtypes_in_safetensors(tmp_path: Path, kind: str) -> None:
+    text = json.dumps(
+        {'a': {'dtype': kind, 'shape': [2], 'data_offsets': [0, {'C64': 16, 'F4': 1}.get(kind, 2)]}}
+    ).encode()
+    (tmp_path / 'x.safetensors').write_bytes(struct.pack('<Q', len(text)) + text + bytes(16 if kind == 'C64' else 2))
+    with pytest.raises(UserError, match=r'complex64 instead of real numbers|which is not supported|is damaged'):
+        source = files.read(tmp_path / 'x.safetensors')
+        source.array(source.content['a'])

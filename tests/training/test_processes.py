@@ -35,10 +35,10 @@ def free_address() -> str:
 def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:
     """Starts the command in two processes; they do not outlive the test."""
 
-    def start(workdir: Path, **changes) -> list[subprocess.Popen[str]]:
+    def start(workdir: Path, differing: tuple[dict[str, object], ...] = ({}, {}), **changes):
         address = free_address()
-        fields = [f'--config.{field}={value}' for field, value in {**CADENCES, **changes}.items()]
-        for i in range(2):
+        for i, other in enumerate(differing):
+            fields = [f'--config.{field}={value}' for field, value in {**CADENCES, **changes, **other}.items()]
             where = [f'--coordinator_address={address}', '--num_processes=2', f'--process_id={i}']
             children.append(complete_runs.start('mocov2', workdir, compiled, *fields, *where))
         return children[-2:]
@@ -126,3 +126,22 @@ def test_a_signal_to_one_of_two(pair, tmp_path):
 
     assert isinstance(fit(config, workdir, DEVICES), dict)
     assert_same_training(config, workdir, tmp_path / 'whole', 40)
+
+
+def test_hosts_with_other_data(pair, tmp_path):
+    """Three images fewer on one: each would shuffle its own, and with lengths in epochs one would wait for ever."""
+    paths = [complete_runs.write_npz(tmp_path / f'{n}.npz', n) for n in (64, 61)]
+    two = pair(tmp_path / 'two', tuple({'data.path': str(path)} for path in paths), **{'data.source': 'npz'})
+    for code, _, err in map(ended, two):
+        assert code == 3
+        assert 'the processes differ in the number of training images: 64 on process 0, 61 on process 1' in err
+    assert not (tmp_path / 'two').exists()
+
+
+def test_data_that_one_host_lacks(pair, tmp_path):
+    """Both end with its exit code and its line, instead of one waiting for minutes."""
+    path = complete_runs.write_npz(tmp_path / 'data.npz', 64)
+    differing = ({'data.path': str(path)}, {'data.path': str(tmp_path / 'missing.npz')})
+    (code0, _, err0), (code1, _, err1) = map(ended, pair(tmp_path / 'two', differing, **{'data.source': 'npz'}))
+    assert (code0, code1) == (3, 3)
+    assert 'error: process 1: ' in err0 and 'missing.npz' in err0 and 'missing.npz' in err1
