@@ -36,14 +36,14 @@ def folder(c: ConfigDict) -> None:
     Sizes and lengths are chosen by the data and the machine when the run begins: config/choose.py.
     """
     c.data.update(source='folder', name='', path='')
-    c.auto.update(fields=FIELDS, batch_size=c.batch_size)
+    c.auto.update(fields=FIELDS, reference_batch=c.batch_size)
 
 
 def tiny(c: ConfigDict) -> None:
     """Two steps in seconds, for tests."""
     c.batch_size = 16
     c.steps = 2
-    c.auto.update(fields=(), batch_size=0)  # nothing is chosen
+    c.auto.update(fields=(), reference_batch=0)  # nothing is chosen
     c.data.update(source='digits', name='digits', image_size=8)
     c.encoder = encoder_config('resnet_tiny', stem='cifar', width=4)
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 1, 2, 2

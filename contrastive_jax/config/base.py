@@ -96,12 +96,12 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
             raise UserError(
                 f'unknown variant {name!r}{did_you_mean(name, variants)}', remedy=f'choose from {", ".join(variants)}'
             )
-        before, fits = _network_and_length(config), get(config, 'auto.batch_size')
+        before, fits = _network_and_length(config), get(config, 'auto.reference_batch')
         variants[name](config)
         after = _network_and_length(config)
-        if get(config, 'auto.batch_size') == fits:  # not the variant that lets fields be chosen
+        if get(config, 'auto.reference_batch') == fits:  # not the variant that lets fields be chosen
             changed |= {field for field, value in after.items() if before.get(field) != value}
-    if get(config, 'auto.batch_size'):  # a variant such as `r18` or `long` is a choice of the user's
+    if get(config, 'auto.reference_batch'):  # a variant such as `r18` or `long` is a choice of the user's
         config.auto.fields = tuple(field for field in config.auto.fields if field not in changed)
     config.lock()
     return config

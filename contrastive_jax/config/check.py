@@ -205,6 +205,7 @@ def _lacking(config: ConfigDict) -> list[str]:
         model.method = ConfigDict({'name': ''})
     model.encoder = ConfigDict({'name': ''})  # its other fields have defaults
     lacking = []
+    del model['auto']  # a config may do without choices
     for name, value in model.items():
         given = config.get(name)
         if not isinstance(value, ConfigDict):

@@ -55,8 +55,10 @@ def choose(config: ConfigDict, data: DataFacts, machine: Machine) -> tuple[Confi
     Returns:
       The config with the chosen values, and what was chosen.
     """
+    if not config.get('auto'):  # a config of the user's own
+        return config, []
     plan = Plan(config, data, machine)
-    if config.auto.batch_size:  # a variant that fits the whole recipe to the data, such as `folder`
+    if config.auto.reference_batch:  # a variant that fits the whole recipe to the data, such as `folder`
         choose_network.image_and_encoder(plan)
         batch(plan)
         dictionary(plan)
@@ -75,7 +77,7 @@ def batch(plan: Plan) -> None:
     """The batch: a power of two on each device, small enough for the data, the device's memory and the given fields."""
     c, n, machine = plan.config, plan.data.images, plan.machine
     by_data = max(n // STEPS_PER_EPOCH, min(SMALLEST_BATCH, n))
-    limits = {'of the recipe': plan.config.auto.batch_size, f'for {n:,} images': by_data}
+    limits = {'of the recipe': plan.config.auto.reference_batch, f'for {n:,} images': by_data}
     if machine.device == 'cpu':
         limits['for a CPU'] = CPU_BATCH
     elif machine.memory_gib:
@@ -204,7 +206,7 @@ def phases(plan: Plan) -> None:
 def learning_rate(plan: Plan) -> None:
     """The learning rate of a smaller batch than the recipe's: it falls with a root of the batch size."""
     c, o = plan.config, plan.config.optimizer
-    before = c.auto.batch_size
+    before = c.auto.reference_batch
     if c.batch_size >= before:
         return
     # LARC: both official settings of SwAV, 4.8 at batch 4096 and 0.6 at 256, lie on this power.

@@ -205,7 +205,7 @@ class Auto:
         'config of a run: those that were chosen.',
         example=('data.image_size', 'batch_size'),
     )
-    batch_size: int = field(
+    reference_batch: int = field(
         0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
     )
 

@@ -86,7 +86,7 @@ def keep(config: ConfigDict, stored: ConfigDict) -> None:
         if (value := get(stored, field)) is not None:
             put(config, field, tuple(value) if isinstance(value, list | tuple) else value)
     known = stored.get('auto') or defaults(Auto)
-    put(config, 'auto', ConfigDict({'fields': tuple(known.fields), 'batch_size': known.batch_size}))
+    put(config, 'auto', ConfigDict({'fields': tuple(known.fields), 'reference_batch': known.reference_batch}))
 
 
 def describe(choices: Iterable[Choice]) -> list[str]:

@@ -67,7 +67,7 @@ def fit(
     with Interrupt() as interrupt, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
         devices = find_devices(config.get('parallel', 'jit'))
         config, resumed = with_stored_choices(config, workdir)
-        fits = not resumed and bool(config.get('auto', {}).get('batch_size'))
+        fits = not resumed and bool(config.get('auto', {}).get('reference_batch'))
         if problems := check_fields(config) if fits else check(config, devices.count, jax.process_count()):
             raise UserError.of(problems)
         path, first = resolve(workdir), jax.process_index() == 0
