@@ -51,7 +51,9 @@ def run(argv: list[str]) -> int:
                 )
             run_protocol(config, FLAGS.workdir)
         else:
-            fit(config, FLAGS.workdir, rollback=FLAGS.rollback)
+            from contrastive_jax.pretrained.load import load
+
+            fit(config, FLAGS.workdir, rollback=FLAGS.rollback, load=load)
     except UserError as error:
         raise command_line.as_flags(error, config, config_path) from error
     return 0

@@ -131,6 +131,7 @@ class KNN(Evaluator):
         e = context.config.eval
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
+        self._first = 'given weights' if context.config.get('init') else 'untrained encoder'
         self._k, self._temperature = e.knn_k, e.knn_temperature
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
@@ -144,7 +145,7 @@ class KNN(Evaluator):
         return not_measured('kNN', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
-        return compared('kNN', 'knn_top1', self._data, last)
+        return compared('kNN', 'knn_top1', self._data, last, self._first)
 
 
 class Probe(Evaluator):
@@ -155,6 +156,7 @@ class Probe(Evaluator):
     def __init__(self, context: Context):
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
+        self._first = 'given weights' if context.config.get('init') else 'untrained encoder'
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         if self._features.unmeasured:
@@ -166,7 +168,7 @@ class Probe(Evaluator):
         return not_measured('linear probe', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
-        return compared('linear probe', 'probe_top1', self._data, last)
+        return compared('linear probe', 'probe_top1', self._data, last, self._first)
 
 
 class Signals(Evaluator):
@@ -265,9 +267,9 @@ def not_measured(title: str, features: online.OnlineFeatures) -> Sequence[str]:
     return (f'{title} accuracy is not measured: {features.unmeasured}',) if features.unmeasured else ()
 
 
-def compared(title: str, metric: str, data: str, last: Mapping[str, float]) -> Sequence[str]:
-    """The line that compares a metric with that of the untrained encoder, if both were measured."""
+def compared(title: str, metric: str, data: str, last: Mapping[str, float], first: str) -> Sequence[str]:
+    """The line that compares a metric with that of the encoder at step 0, called `first`, if both were measured."""
     ours, before = last.get(f'eval/{metric}'), last.get(f'baseline/{metric}')
     if ours is None or before is None:
         return ()
-    return (f'{title} accuracy on held-out {data}: {ours:.1%} (untrained encoder: {before:.1%})',)
+    return (f'{title} accuracy on held-out {data}: {ours:.1%} ({first}: {before:.1%})',)

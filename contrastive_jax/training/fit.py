@@ -5,8 +5,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 from ml_collections import ConfigDict
@@ -21,17 +22,22 @@ from contrastive_jax.distributed.agree import check_same, together
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
+from contrastive_jax.training import given
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.loop import Cadence, Start, Trainer, from_scratch
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
+from contrastive_jax.workdir.checkpoint import FOLDER
 from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
+
+if TYPE_CHECKING:
+    from contrastive_jax.pretrained.encoder import Encoder
 
 
 def fit(
@@ -40,6 +46,7 @@ def fit(
     *,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
     rollback: int | None = None,
+    load: given.Load | None = None,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -47,6 +54,7 @@ def fit(
       config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
+      load: reads the weights of `config.init`, `contrastive_jax.load_encoder`; None: the config gives none.
       rollback: the step of a checkpoint that the run is taken back to first, see `training.rollback`; None: none.
 
     Returns:
@@ -69,7 +77,15 @@ def fit(
             raise UserError.of(problems)
         run = build_run(config, len(source))
         known = defaults_of(config)
+        begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
+        weights = None if not config.get('init') else cache(partial(_weights, config.init, run, load))
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+        if weights and not begun:
+            encoder = together(weights)
+            check_same({'the checksum of the weights of init': encoder.fingerprint})
+            inputs['weights that it started from'] = (encoder.fingerprint, encoder.source)
+            for line in given.describe(encoder, run) if first else ():
+                print(line, flush=True)
 
         def open_run() -> None:
             open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
@@ -80,7 +96,8 @@ def fit(
             print(summary(source, held_out), flush=True)
             for line in advice(config, facts.measure(source)):
                 print(f'warning: {line}', flush=True)
-        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        start = partial(given.start, weights=weights, devices=devices) if weights else from_scratch
+        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, start)
         if rollback is not None:
             roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
@@ -91,6 +108,13 @@ def checksum_of(config: ConfigDict) -> str:
     fields = config.to_dict()
     fields['data'] = {name: value for name, value in fields['data'].items() if name not in ('path', 'workers')}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _weights(path: str, run: Run, load: given.Load | None) -> 'Encoder':
+    """The weights of `config.init`."""
+    if load is None:
+        raise UserError(f'init {path!r} is set', field='init', remedy='call fit with load=contrastive_jax.load_encoder')
+    return given.read_weights(path, run, load)
 
 
 def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
@@ -110,6 +134,7 @@ def build_trainer(
     source: sources.Source,
     held_out: sources.Source | None,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    start: Start = from_scratch,
 ) -> Trainer:
     """Puts the parts of a pretraining run together.
 
@@ -121,6 +146,7 @@ def build_trainer(
       source: training images.
       held_out: held-out images; None where the data has none.
       evaluators: further evaluators, see `fit`.
+      start: puts given weights into the state at step 0.
     """
     features = OnlineFeatures(
         run.method.network,
@@ -140,7 +166,7 @@ def build_trainer(
         run,
         feed(run),
         [*build_evaluators(context), *(make(context) for make in evaluators)],
-        from_scratch,
+        start,
         workdir,
         devices=devices,
         cadence=Cadence.of(config),

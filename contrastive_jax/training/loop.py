@@ -97,6 +97,7 @@ class Trainer:
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
         self.open_first_pass = open_first_pass
+        self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
         self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
@@ -356,7 +357,7 @@ class Trainer:
             baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
             writer.write(step, {**metrics, **baseline})
             values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown)
-            progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
+            progress.say(f'step {step}: {values}' + (f'  ({self.first_weights})' if step == 0 else ''))
         if self.first_process:
             for evaluator in due:
                 lock.check(self.workdir)
