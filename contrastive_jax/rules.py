@@ -33,8 +33,13 @@ def did_you_mean(given: object, choices: Iterable[str], cutoff: float = 0.6) -> 
       choices: the legal names; the most similar one is suggested.
       cutoff: the least similarity, from 0 to 1.
     """
-    near = difflib.get_close_matches(str(given), list(choices), n=1, cutoff=cutoff)
+    near = similar(given, choices, 1, cutoff)
     return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def similar(given: object, choices: Iterable[str], most: int, cutoff: float = 0.6) -> list[str]:
+    """The names among the choices that are similar to a given one, at most so many, the most similar first."""
+    return difflib.get_close_matches(str(given), list(choices), n=most, cutoff=cutoff)
 
 
 def import_named(field: str, name: str) -> Any:
@@ -99,7 +104,7 @@ class Legal:
     def range(self) -> str:
         """The bounds in words, e.g. 'at least 0 and below 1'; '' if there are none."""
         bounds = [('at least', self.least), ('above', self.above), ('at most', self.most), ('below', self.below)]
-        text = ' and '.join(f'{word} {bound:g}' for word, bound in bounds if math.isfinite(bound))
+        text = ' and '.join(f'{word} {bound:.10g}' for word, bound in bounds if math.isfinite(bound))
         return f'{text}, or {self.also:g}' if self.also is not None else text
 
     def problem(self, path: str, value: Any, example: Any = None) -> Problem | None:

@@ -80,6 +80,11 @@ def first(kind: str, type_: str) -> Case:
     return found[0].values[0]
 
 
+def or_chance(tolerance: float, deviation: float, *draws: int) -> float:
+    """The tolerance of a statistic, but at least four standard errors of the difference of two runs of draws."""
+    return max(tolerance, 4 * deviation * sum(1 / n for n in draws) ** 0.5)
+
+
 def assert_close(actual: Any, expected: Any, tolerance: float, what: str = '') -> None:
     """The golden README's rule: max|a - b| / max(max|b|, 0.01) <= tolerance; integers are exact."""
     actual, expected = np.asarray(actual), np.asarray(expected)

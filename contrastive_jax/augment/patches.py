@@ -6,7 +6,6 @@ identify the right latent without any use of the content.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jax import Array, lax
 from jax.scipy.ndimage import map_coordinates
 
 from contrastive_jax.augment import color, geometry, planes
+from contrastive_jax.augment.chance import sometimes
 from contrastive_jax.errors import Problem
 from contrastive_jax.models.cpc import cut_patches
 from contrastive_jax.rules import field, field_problems
@@ -92,14 +92,14 @@ class Patches:
         x = x.reshape(-1, *shape[3:])  # [n, p, p, 3]
         if 0 < self.crop < self.size:
             x = _crop(x, draws.top, draws.left, self.crop)
-        x = _sometimes(self.flip, draws.flip, geometry.hflip, x)
-        x = _sometimes(self.warp, draws.warp, lambda x: self._warp(x, draws), x)
+        x = sometimes(self.flip, draws.flip, geometry.hflip, x)
+        x = sometimes(self.warp, draws.warp, lambda x: self._warp(x, draws), x)
         if self.jitter_probability > 0 and any(self.jitter):
             neutral = jnp.array([1, 1, 1, 0], factors.dtype)
             factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
             x = planes.join(planes.jitter(planes.split(x), factors, order))
-        x = _sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
-        x = _sometimes(self.color_drop, draws.color_drop, lambda x: keep_channel(x, draws.channel), x)
+        x = sometimes(self.grayscale, draws.grayscale, color.grayscale, x)
+        x = sometimes(self.color_drop, draws.color_drop, lambda x: keep_channel(x, draws.channel), x)
         return x.reshape(shape)
 
     def problems(self) -> list[Problem]:
@@ -167,10 +167,3 @@ def _crop(x: Array, top: Array, left: Array, size: int) -> Array:
 
     top, left = ((u * (room + 1)).astype(jnp.int32) for u in (top, left))
     return jnp.pad(jax.vmap(cut)(x, top, left), ((0, 0), (first, second), (first, second), (0, 0)))
-
-
-def _sometimes(probability: float, number: Array, change: Callable[[Array], Array], x: Array) -> Array:
-    """Applies `change` to the patches whose number [n] in [0, 1) is below the probability."""
-    if probability == 0:
-        return x
-    return jnp.where((number < probability)[:, None, None, None], change(x), x)

@@ -6,9 +6,9 @@ Views are numbered: first the global ones, then the local ones of multi-crop, wh
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,12 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from contrastive_jax.augment import color, geometry, planes, spaces
+from contrastive_jax.augment.chance import sometimes
 from contrastive_jax.augment.crops import MIN_OBJECT_COVERED
 from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.styles import STYLES, Style
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.rules import field, field_problems, import_named
-
-T = TypeVar('T')
 
 _CROP, _DISTORT, _PATCHES, _EXTRA = 0, 1, 2**20, 2**21  # the steps that make a view; each has its own random key
 
@@ -190,18 +189,18 @@ class Policy:
         style = self._style
         draws, (factors, order) = _barrier(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
         # The papers flip last. A flip commutes with all other operations, and here the pixels may still be uint8.
-        x = _sometimes(self.flip, draws.flip, geometry.hflip, crops)
+        x = sometimes(self.flip, draws.flip, geometry.hflip, crops)
         x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 255
         rgb, grayscale = planes.split(x), partial(planes.grayscale, style=style)
         if self.grayscale_first:
-            rgb = _sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
+            rgb = sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
         if self.jitter_probability > 0 and any(self.jitter):
             # Selects factors, not images: with neutral factors the jitter is the identity.
             neutral = jnp.array(style.neutral, factors.dtype)
             factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
             rgb = planes.jitter(rgb, factors, order, style)
         if not self.grayscale_first:
-            rgb = _sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
+            rgb = sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
         x = planes.join(rgb)
         low, high = self.blur_sigma
         sigma = low + (high - low) * draws.sigma
@@ -212,8 +211,8 @@ class Policy:
             blur, solarize = self.blur[view], self.solarize[view]
         if radius > 0:  # with one tap the blur is the identity
             taps = 2 * radius + 1
-            x = _sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps, padding), x)
-        x = _sometimes(solarize, draws.solarize, color.solarize, x)
+            x = sometimes(blur, draws.blur, lambda x: geometry.gaussian_blur(x, sigma, taps, padding), x)
+        x = sometimes(solarize, draws.solarize, color.solarize, x)
         if self.extra:
             x = self._apply_extra(_view_keys(keys, view, _EXTRA), x, view)
         if self.patches is not None:
@@ -322,16 +321,3 @@ def _view_keys(keys: Array, view: int | Array, part: int) -> Array:
 def _barrier(draws: Any) -> Any:
     """A barrier after draws that are made once for each image; without it XLA would repeat them for each pixel."""
     return jax.tree.map(lax.optimization_barrier, draws)
-
-
-def _sometimes(probability: float, number: Array, change: Callable[[T], T], x: T) -> T:
-    """Applies `change` to the images (or their planes) whose number [b] in [0, 1) is below the probability."""
-    if probability == 0:
-        return x
-    if probability == 1:
-        return change(x)
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(jnp.expand_dims(number < probability, range(1, old.ndim)), new, old)
-
-    return jax.tree.map(choose, change(x), x)

@@ -91,6 +91,20 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
     return rules.found
 
 
+def check_fields(config: ConfigDict) -> list[str]:
+    """Finds what is wrong with each field by itself; the rules of several fields are for `check`.
+
+    Args:
+      config: as for `check`; some of its fields may still be chosen by the data.
+    """
+    rules, sections = Rules(config), sections_of(config)
+    if _lacking(config) or not {'encoder', 'method'} <= sections.keys():  # names that do not exist
+        return check(config, devices=1)
+    for section, declared in sections.items():
+        rules.declared(section, declared)
+    return rules.found
+
+
 # Fields that no rule outside of `Policy` uses.
 _OF_POLICY_ALONE = frozenset(
     f'augment.{name}'
@@ -191,6 +205,7 @@ def _lacking(config: ConfigDict) -> list[str]:
         model.method = ConfigDict({'name': ''})
     model.encoder = ConfigDict({'name': ''})  # its other fields have defaults
     lacking = []
+    del model['auto']  # a config may do without choices
     for name, value in model.items():
         given = config.get(name)
         if not isinstance(value, ConfigDict):

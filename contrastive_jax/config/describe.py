@@ -30,6 +30,16 @@ def describe_fields() -> str:
     return '\n\n'.join(parts)
 
 
+def describe_sections(sections: Mapping[str, type]) -> str:
+    """The fields of the sections of one config.
+
+    Args:
+      sections: the class that declares each section, by its path; '' is the top level.
+    """
+    parts = ['Fields of this config: --config.FIELD=VALUE', *(describe_section(*item) for item in sections.items())]
+    return '\n\n'.join(parts)
+
+
 def describe_section(path: str, section: type, note: str = '') -> str:
     """The fields that a class declares for one section, a few lines each.
 

@@ -63,6 +63,9 @@ class Training:
         least=0,
     )
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    checkpoint_every_minutes: float = field(
+        0.0, 'Further checkpoints, at log lines, after so many minutes without one; 0: none.', least=0
+    )
     max_dropped_in_row: int = field(
         5,
         'A step in which a value is not finite changes nothing; after so many of these steps in a row the run stops.',
@@ -193,9 +196,29 @@ class Eval:
     batch_size: int = field(512, 'Images at a time, over all devices.', least=1)
 
 
+# How often a run does what it does besides training.
+CADENCES = ('log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'checkpoint_every_minutes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """The section `auto`: what is chosen by the data and the machine (config/choose.py, docs/own-data.md)."""
+
+    fields: tuple[str, ...] = field(
+        CADENCES,
+        'Fields that are chosen when a run begins; one that the command line sets is taken out. (): none. In the '
+        'config of a run: those that were chosen.',
+        example=('data.image_size', 'batch_size'),
+    )
+    reference_batch: int = field(
+        0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
+    )
+
+
 # The sections whose class does not depend on the config, in the order in which they are written.
 SECTIONS: dict[str, type] = {
-    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval
+    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval,
+    'auto': Auto,
 }  # fmt: skip
 
 

@@ -4,13 +4,13 @@ Nothing here imports a recipe, which would import jax and flax with it.
 """
 
 import ast
-import difflib
 import importlib
 import os
 import re
 from pathlib import Path
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.rules import similar
 
 
 def find_config(name: str) -> tuple[Path, str]:
@@ -39,8 +39,7 @@ def find_config(name: str) -> tuple[Path, str]:
     choices = [str(other) for other in sorted(file.parent.glob('*.py')) if _is_config(other)] if is_path else []
     choices = choices or recipes
     names = [Path(choice).stem for choice in choices]
-    similar = difflib.get_close_matches(Path(path).stem, names, n=3)
-    near = [choices[names.index(stem)] for stem in similar]
+    near = [choices[names.index(stem)] for stem in similar(Path(path).stem, names, 3)]
     raise UserError(
         (f'config file {path} does not exist' if is_path else f'there is no recipe {path!r}')
         + (f'; did you mean {" or ".join(near)}?' if near else '')

@@ -12,6 +12,7 @@ the bytes of their names, so their order, and with it the labels, is the same on
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -32,6 +33,10 @@ LOOSE = 'images outside of the class folders'
 SAMPLED = 16  # files that tell the range of values of deep images
 # Images in formats that are not decoded here.
 CONVERTIBLE = ('.heic', '.heif', '.cr2', '.cr3', '.nef', '.arw', '.dng', '.dcm')
+# Folders that systems put among the files of users; some hold thumbnails of the images. They count as hidden.
+SYSTEM_FOLDERS = frozenset(
+    ('__MACOSX', '@eaDir', '#recycle', '@Recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found')
+)
 FINGERPRINT_FILES = 4096  # whose sizes are a part of the fingerprint, evenly spaced
 
 
@@ -85,6 +90,11 @@ class FolderSource(Source):
 
     def stored_size(self, i: int) -> tuple[int, int]:
         return images.stored_size(self.file_name(i))
+
+    def for_image_size(self, image_size: int) -> 'FolderSource':
+        source = copy.copy(self)
+        source._image_size = image_size
+        return source
 
     def file_name(self, i: int) -> str:
         return os.path.join(self.root, self._files[i])
@@ -272,7 +282,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     """What lies directly in a folder and is not hidden, sorted by the bytes of the names."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if e.name[0] != '.'), key=lambda e: os.fsencode(e.name))
+            shown = (e for e in entries if e.name[0] != '.' and e.name not in SYSTEM_FOLDERS)
+            return sorted(shown, key=lambda e: os.fsencode(e.name))
     except OSError as error:
         raise DataError(f"cannot list '{folder}': {error.strerror} -> check its permissions") from error
 

@@ -133,8 +133,21 @@ def _roles(names: list[str]) -> tuple[dict[str, str], dict[str, str], list[str]]
 
 def _labels(splits: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
     """Labels as integers, and the names of the classes where labels are names, numbered alike in all splits."""
+    if _large_ids(splits):
+        known = np.unique(np.concatenate([labels[labels >= 0].astype(np.uint64) for labels in splits.values()]))
+        numbers = {kind: np.searchsorted(known, labels.astype(np.uint64)) for kind, labels in splits.items()}
+        found = {kind: np.where(labels < 0, -1, numbers[kind]) for kind, labels in splits.items()}
+        return found, tuple(map(str, known.tolist()))
     if not any(labels.dtype.kind in 'US' for labels in splits.values()):
         return splits, None
     names = {kind: labels.astype(str).reshape(len(labels), -1)[:, 0] for kind, labels in splits.items()}
     classes = np.unique(np.concatenate(list(names.values())))
     return {kind: np.searchsorted(classes, labels) for kind, labels in names.items()}, tuple(map(str, classes))
+
+
+def _large_ids(splits: dict[str, np.ndarray]) -> bool:
+    """Whether labels are ids, or -1 for unknown, that do not fit into the 32 bits of a label."""
+    arrays = [labels for labels in splits.values() if labels.size]
+    if any(labels.dtype.kind not in 'iu' or int(labels.min()) < -1 for labels in arrays):
+        return False
+    return any(int(labels.max()) > np.iinfo(np.int32).max for labels in arrays)

@@ -74,6 +74,11 @@ class Source(abc.ABC):
         """Where example i is stored, for messages about damaged images."""
         return str(i)
 
+    def for_image_size(self, image_size: int) -> 'Source':
+        """The same images for crops of another size; sources that decode at a reduced size change that size."""
+        del image_size
+        return self
+
     @property
     def num_classes(self) -> int:
         """The number of distinct labels; 0 without labels."""

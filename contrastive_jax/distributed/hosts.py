@@ -196,10 +196,14 @@ def lost_process(error: Exception) -> LostError | None:
 def enable_compilation_cache() -> None:
     """Stores compiled programs in ~/.cache/contrastive_jax/xla, so that a second start need not compile them again.
 
-    The environment variable JAX_COMPILATION_CACHE_DIR, if set, takes precedence.
+    JAX's own environment variables take precedence, JAX_COMPILATION_CACHE_DIR and
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS. Without the second one, JAX stores only programs whose compilation took
+    a second or more; the many small ones of a start take a third of its time together.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))
+    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def _resolve(host: str, port: int) -> None:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from contrastive_jax.plots.panels import LARGE, SMALL, Curve, History, Panel, curves_of
@@ -45,7 +46,9 @@ STYLE: Any = {
 BLUE, ORANGE, GREEN, RED, GRAY = '#3465a4', '#e07b00', '#1a8a3a', '#c62828', '#777777'
 DPI = 150
 CELL = 1.15  # side of an image in a grid, in inches
+GAP = 0.08  # between images, in inches
 CAPTION = 16  # characters that fit below an image
+CAPTION_HEIGHT, LINE_HEIGHT = 0.25, 0.15  # in inches
 
 SMALL_COLUMNS = 3  # small panels in a row
 
@@ -117,13 +120,12 @@ def contact_sheet(originals: np.ndarray, views: Mapping[str, np.ndarray], path: 
     """
     columns = [('original', originals), *views.items()]
     with mpl.rc_context(STYLE):
-        figure, grid = _sheet(len(originals), len(columns))
-        for j, (title, images) in enumerate(columns):
-            height, width = images.shape[1:3]
-            grid[0, j].set_title(f'{title}\n{width} × {height}', fontsize=8, fontweight='normal', loc='center')
-            for axes, image in zip(grid[:, j], images, strict=True):
-                _show(axes, image)
-        _save(figure, path)
+        titles = [f'{title}\n{images.shape[2]} × {images.shape[1]}' for title, images in columns]
+        sheet = _Sheet(len(originals), len(columns), titles)
+        for j, (_, images) in enumerate(columns):
+            for i in range(len(originals)):
+                sheet.show(i, j, images[i])
+        _save(sheet.figure, path)
 
 
 def nearest_neighbors(
@@ -149,18 +151,17 @@ def nearest_neighbors(
     """
     m, k = neighbors.shape[:2]
     with mpl.rc_context(STYLE):
-        figure, grid = _sheet(m, k + 1)
+        titles = ['query', 'nearest', *(str(j) for j in range(2, k + 1))]
+        sheet = _Sheet(m, k + 1, titles, captions=True)
         for i in range(m):
-            _show(grid[i, 0], queries[i])
-            _caption(grid[i, 0], class_name(query_labels[i], names), fontweight='bold')
+            sheet.show(i, 0, queries[i])
+            sheet.caption(i, 0, class_name(query_labels[i], names), fontweight='bold')
             for j in range(k):
-                axes, label = grid[i, j + 1], neighbor_labels[i, j]
-                _show(axes, neighbors[i, j])
+                sheet.show(i, j + 1, neighbors[i, j])
+                label = neighbor_labels[i, j]
                 if query_labels[i] >= 0 and label >= 0:
-                    _mark(axes, class_name(label, names), correct=label == query_labels[i])
-        for j, title in enumerate(['query', 'nearest', *(str(j) for j in range(2, k + 1))]):
-            grid[0, j].set_title(title, fontsize=8, fontweight='normal', loc='center')
-        _save(figure, path)
+                    sheet.mark(i, j + 1, class_name(label, names), correct=label == query_labels[i])
+        _save(sheet.figure, path)
 
 
 def class_name(label: int, names: Sequence[str] | None) -> str:
@@ -201,33 +202,46 @@ def comparison(rows: Sequence[tuple[str, float, float]], path: Path) -> None:
         _save(figure, path)
 
 
-def _sheet(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    """A figure with a grid of image cells [rows, columns]."""
-    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
-    figure = Figure(figsize=(CELL * columns + 0.2, CELL * rows + 0.5), layout=layout)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+class _Sheet:
+    """A grid of images on one pair of axes, in inches. One pair for each image takes four times as long to draw."""
 
+    def __init__(self, rows: int, columns: int, titles: Sequence[str], captions: bool = False):
+        self._pitch = CELL + GAP, CELL + (CAPTION_HEIGHT if captions else GAP)  # from an image to the next one
+        self._top = GAP + LINE_HEIGHT * max(1 + title.count('\n') for title in titles)
+        width, height = GAP + columns * self._pitch[0], self._top + rows * self._pitch[1] + GAP
+        self.figure = Figure(figsize=(width, height))
+        self._axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self._axes.set_axis_off()
+        for column, title in enumerate(titles):
+            x, y = self._place(0, column)
+            self._axes.text(x + CELL / 2, y - GAP / 2, title, fontsize=8, ha='center', va='bottom')
 
-def _show(axes: Axes, image: np.ndarray) -> None:
-    height, width = image.shape[:2]
-    pixels = image if image.dtype == np.uint8 else np.clip(np.asarray(image, np.float32), 0, 1)
-    axes.imshow(pixels, interpolation='nearest' if max(height, width) <= 64 else 'auto')
-    x, y, half = width / 2 - 0.5, height / 2 - 0.5, max(height, width) / 2
-    axes.set(xlim=(x - half, x + half), ylim=(y + half, y - half))  # square cells: rows and titles stay aligned
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    def _place(self, row: int, column: int) -> tuple[float, float]:
+        """The left and the upper edge of a cell."""
+        return GAP + column * self._pitch[0], self._top + row * self._pitch[1]
 
+    def show(self, row: int, column: int, image: np.ndarray) -> None:
+        """Draws an image in the middle of its square cell."""
+        height, width = image.shape[:2]
+        pixels = image if image.dtype == np.uint8 else np.clip(np.asarray(image, np.float32), 0, 1)
+        x, y = (edge + CELL / 2 for edge in self._place(row, column))
+        dx, dy = (CELL / 2 * side / max(height, width) for side in (width, height))
+        interpolation = 'nearest' if max(height, width) <= 64 else 'auto'
+        extent = (x - dx, x + dx, y + dy, y - dy)
+        self._axes.imshow(pixels, extent=extent, interpolation=interpolation, aspect='auto')
 
-def _mark(axes: Axes, text: str, correct: bool) -> None:
-    color, sign = (GREEN, '✓') if correct else (RED, '✗')
-    axes.spines[:].set(visible=True, color=color, linewidth=2.5)
-    _caption(axes, f'{sign} {text}', color=color)
+    def mark(self, row: int, column: int, text: str, correct: bool) -> None:
+        """A colored frame around an image, and a caption with a sign."""
+        color, sign = (GREEN, '✓') if correct else (RED, '✗')
+        frame = Rectangle(self._place(row, column), CELL, CELL, fill=False, edgecolor=color, linewidth=2.5)
+        self._axes.add_patch(frame)
+        self.caption(row, column, f'{sign} {text}', color=color)
 
-
-def _caption(axes: Axes, text: str, **style: Any) -> None:
-    short = text if len(text) <= CAPTION else text[: CAPTION - 1] + '…'
-    axes.set_xlabel(short, fontsize=7.5, labelpad=3, **style)
+    def caption(self, row: int, column: int, text: str, **style: Any) -> None:
+        """A line below an image."""
+        short = text if len(text) <= CAPTION else text[: CAPTION - 1] + '…'
+        x, y = self._place(row, column)
+        self._axes.text(x + CELL / 2, y + CELL + GAP / 2, short, fontsize=7.5, ha='center', va='top', **style)
 
 
 def _save(figure: Figure, path: Path) -> None:

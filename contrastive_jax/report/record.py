@@ -183,7 +183,7 @@ def _evaluations(workdir: Path, folders: Sequence[Path]) -> Iterator[Evaluation]
                 data=str(result.get('data', '')),
                 step=int(result.get('step', 0)),
                 metrics=values,
-                run=str(result.get('run', '')),
+                run=str(result.get('run') or ''),
                 inputs={str(name): str(value) for name, value in result.get('fingerprints', {}).items()},
             )
         except (

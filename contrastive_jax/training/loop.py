@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 # crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
 CALLS_AHEAD = 3
 
+FORECAST_AFTER = 5  # timed steps after which the end of the run is estimated
+
 PROFILE_AFTER = 100  # steps: the profile leaves out compilation and the first, slower steps
 
 # Given the initial or restored state (in the devices' layout) and its step, returns the state that training starts
@@ -54,15 +57,22 @@ class Cadence:
       log: steps between two lines of metrics.
       checkpoint: steps between two checkpoints.
       profile: number of steps to profile; 0: none.
+      checkpoint_minutes: a checkpoint is also due at the first log line after so many minutes without one; 0: never.
     """
 
     log: int
     checkpoint: int
     profile: int = 0
+    checkpoint_minutes: float = 0
 
     @classmethod
     def of(cls, config: ConfigDict) -> 'Cadence':
-        return cls(config.log_every_steps, config.checkpoint_every_steps, config.profile_steps)
+        return cls(
+            config.log_every_steps,
+            config.checkpoint_every_steps,
+            config.profile_steps,
+            config.get('checkpoint_every_minutes', 0),
+        )
 
 
 class Trainer:
@@ -79,6 +89,7 @@ class Trainer:
       data: facts about the data, for `about.json` and the first line: 'data' (its name), 'train_images' and perhaps
         'held_out_images'.
       open_first_pass: opens the feed of one epoch for methods that fill their memory before step 0; else None.
+      verbose: whether the table of all parameters is printed.
     """
 
     def __init__(
@@ -93,11 +104,12 @@ class Trainer:
         cadence: Cadence,
         data: Mapping[str, Any],
         open_first_pass: Callable[[], Feed] | None = None,
+        verbose: bool = False,
     ):
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
-        self.open_first_pass = open_first_pass
         self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
+        self.open_first_pass, self.verbose = open_first_pass, verbose
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
         self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
@@ -133,8 +145,9 @@ class Trainer:
                         for remark in evaluator.remarks():
                             progress.say(remark)
                 self.leave_early(start, interrupt)
-                with progress.paused():
-                    if self.lacks_evaluation(start):
+                if self.lacks_evaluation(start):
+                    what = f'the {self.first_weights}' if start == 0 else f'step {start}'
+                    with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
                     state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
@@ -166,18 +179,23 @@ class Trainer:
         profile_from = start + min(PROFILE_AFTER, (total - start) // 2)
         profile_to = min(profile_from + cadence.profile, total) if cadence.profile else profile_from
         running: Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
+        saved_s, forecast = time.monotonic(), start + 1 + FORECAST_AFTER
         while step < total:
             stops = [(step // n + 1) * n for n in (cadence.log, cadence.checkpoint, *evaluations)] + [total]
-            stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
+            # The first step compiles in a call of its own.
+            stops += [x for x in (start + 1, forecast, profile_from, profile_to) if x > step]
             if running and step % cadence.log == 0:  # just enough to keep the device busy while the host logs
                 stops.append(step + CALLS_AHEAD * self.feed.stride)
             before, stop = step, min(stops)
             if cadence.profile and step == profile_from:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
-            state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
             if before == start:
-                jax.block_until_ready(metrics)
+                with progress.stage('compiling the training step and taking the first one'):
+                    state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
+                    jax.block_until_ready(metrics)
                 progress.untimed(step)
+            else:
+                state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
             if running and before % cadence.log == 0:
                 sums = self.sums(unlogged, running)
                 self.streak(sums, state, progress)
@@ -188,10 +206,16 @@ class Trainer:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 
+            if step == forecast < total:
+                sums = self.sums(unlogged, running)
+                progress.forecast(step, sums['loss'] / sums['steps'] if sums['steps'] else math.nan)
+
             asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))
             due = step == total or at_eval or step % cadence.checkpoint == 0
-            if asked or due:
+            late = time.monotonic() - saved_s > 60 * cadence.checkpoint_minutes > 0
+            late = cadence.checkpoint_minutes > 0 and self.same_everywhere(late)
+            if asked or due or late:
                 unlogged, running = self.sums(unlogged, running), []
                 streak = self.streak(unlogged, state, progress)
                 if due or step % cadence.log == 0:
@@ -203,6 +227,7 @@ class Trainer:
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
+                saved_s = time.monotonic()
             if asked and step < total:
                 self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
@@ -246,16 +271,23 @@ class Trainer:
     def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
         """Shows the untrained network one epoch, which fills the memory of a method. A run stopped here starts anew."""
         steps = self.run.steps_per_epoch
-        progress.say(f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one')
         try:
-            return self.advance(feed, state, 0, steps, interrupt)[0]
+            with progress.stage(
+                f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one'
+            ):
+                return self.advance(feed, state, 0, steps, interrupt)[0]
         finally:
             feed.close()
 
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
         run, d = self.run, self.devices
-        progress.say(parameter_overview.get_parameter_overview(self.shapes.params, include_stats=False))
+        params = self.shapes.params
+        if self.verbose:
+            progress.say(parameter_overview.get_parameter_overview(params, include_stats=False))
+        counts = {name: parameter_overview.count_parameters(params[name]) for name in params}
+        parts = ', '.join(f'{name} {count:,}' for name, count in counts.items())
+        progress.say(f'parameters: {sum(counts.values()):,} ({parts})')
         kind = jax.devices()[0].device_kind
         progress.say(
             f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '

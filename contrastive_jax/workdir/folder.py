@@ -18,6 +18,7 @@ FREE = (
     'log_every_steps',
     'eval_every_steps',
     'checkpoint_every_steps',
+    'checkpoint_every_minutes',
     'max_dropped_in_row',
     'profile_steps',
     'parallel',

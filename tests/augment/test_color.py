@@ -137,12 +137,16 @@ def test_golden_jitter_statistics(case):
     """Quantiles of the factors and how often each operation comes first, over as many draws as torchvision made."""
     fields = case.fields
     strength = [fields[name] for name in ('brightness', 'contrast', 'saturation', 'hue')]
-    keys = jax.random.split(jax.random.key(0), fields['draws'])
+    draws = (fields['draws'], fields['draws'])  # theirs, ours
+    keys = jax.random.split(jax.random.key(0), draws[1])
     factors, order = jax.jit(jax.vmap(lambda key: color.draw_jitter(key, strength)))(keys)
     columns = ['brightness', 'contrast', 'saturation', 'hue']
     quantiles = np.quantile(np.asarray(factors, np.float64), case.key(fields['quantile_levels']), axis=0)
     quantiles = quantiles[:, [columns.index(name) for name in fields['columns']]]
-    assert np.abs(quantiles - case.key(fields['quantiles'])).max() <= fields['tolerance']['quantile']
+    for name, actual, expected in zip(fields['columns'], quantiles.T, case.key(fields['quantiles']).T, strict=True):
+        # Each is uniform, twice as wide as its strength; a quantile deviates most in the middle.
+        tolerance = goldens.or_chance(fields['tolerance']['quantile'], fields[name], *draws)
+        assert np.abs(actual - expected).max() <= tolerance, name
     first = np.bincount(order[:, 0], minlength=4) / fields['draws']
     assert np.abs(first - case.key(fields['first_op_frequency'])).max() <= fields['tolerance']['frequency']
     # All 24 orders are equally likely.

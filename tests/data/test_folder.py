@@ -66,8 +66,9 @@ def test_unlabeled(tmp_path: Path, below: str) -> None:
 
 
 def test_order_is_by_bytes_hidden_files_are_skipped_links_followed(tmp_path: Path) -> None:
-    for name in ('Z.png', 'a.png', 'é.png', '.hidden.png', '.cache/x.png', 'notes.txt'):
+    for name in ('Z.png', 'a.png', 'é.png', '.hidden.png', '.cache/x.png', '@eaDir/x.png', 'notes.txt'):
         write(tmp_path / 'data' / 'k' / name)
+    write(tmp_path / 'data' / '__MACOSX' / 'k' / 'x.png')
     write(tmp_path / 'elsewhere' / 'linked.png')
     (tmp_path / 'data' / 'linked').symlink_to(tmp_path / 'elsewhere')
     (tmp_path / 'data' / 'k' / 'loop').symlink_to(tmp_path / 'data' / 'k')

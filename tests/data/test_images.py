@@ -181,16 +181,18 @@ def test_crop_boxes_have_the_statistics_of_torchvision(case: goldens.Case) -> No
     w, h = right - left, bottom - top
     area = w * h / (height * width)
     tolerance = fields['tolerance']
-    assert np.abs(np.quantile(area, levels) - case['area_q']).max() <= tolerance['area_quantile']
+    slack = goldens.or_chance(tolerance['area_quantile'], np.ptp(fields['scale']) / 2, fields['draws'], draws)
+    assert np.abs(np.quantile(area, levels) - case['area_q']).max() <= slack
     # Ratios of small integers come in steps. Two runs of torchvision differ by a whole step where a level falls on an
     # edge, so the level may move by three standard errors of the smaller run: 0.01 of 40,000 draws.
     move = 0.01 * math.sqrt(draws / min(draws, fields['draws']))
     low, high = (np.quantile(np.log(w / h), np.clip(levels + d, 0, 1)) for d in (-move, move))
     slack = tolerance['log_ratio_quantile']
     assert ((low - slack <= case['logratio_q']) & (case['logratio_q'] <= high + slack)).all()
-    np.testing.assert_allclose([area.mean(), area.std()], case['mean_area_std'], atol=tolerance['mean'])
     fraction = top / np.maximum(height - h, 1)
-    np.testing.assert_allclose([fraction.mean(), fraction.std()], case['top_frac_mean_std'], atol=tolerance['mean'])
+    for values, expected in ((fraction, case['top_frac_mean_std']), (area, case['mean_area_std'])):
+        slack = goldens.or_chance(tolerance['mean'], expected[1], fields['draws'], draws)
+        np.testing.assert_allclose([values.mean(), values.std()], expected, atol=slack)
 
 
 def squares(case: goldens.Case, *names: str) -> list[dict[str, Any]]:

@@ -229,6 +229,19 @@ def test_arrays_that_have_no_role_are_said(tmp_path: Path) -> None:
         open_source('npz', path=str(tmp_path / 'z.npz'))
 
 
+@pytest.mark.parametrize('dtype', [np.int64, np.uint64])
+def test_ids_of_more_than_32_bits_are_classes(tmp_path: Path, dtype: type) -> None:
+    ids = np.array([2**62, 2**40, 2**62 + 1, 5, 2**40], dtype)
+    np.savez(tmp_path / 'x.npz', train_images=gray(5), train_labels=ids, test_images=gray(2), test_labels=ids[1:3])
+    train, test = (open_source('npz', path=str(tmp_path / 'x.npz'), split=split) for split in ('train', 'test'))
+    assert train.classes == test.classes == ('5', str(2**40), str(2**62), str(2**62 + 1))
+    assert train.labels.tolist() == [2, 1, 3, 0, 1] and test.labels.tolist() == [1, 3]
+    if dtype is np.int64:
+        np.savez(tmp_path / 'x.npz', train_images=gray(5), train_labels=np.where(ids == 5, -1, ids))
+        source = open_source('npz', path=str(tmp_path / 'x.npz'), split='all')
+        assert source.labels.tolist() == [1, 0, 2, -1, 0]
+
+
 def test_ids_and_gaps_become_class_numbers(tmp_path: Path) -> None:
     """Memory depends on the number of classes, not on their largest id."""
     ids = np.array([2840764, -1, 1440764, 2140764])

@@ -30,9 +30,11 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def grid_size(rows: int, columns: int) -> tuple[int, int]:
-    """Width and height in pixels of a grid of images in figures.py."""
-    return round((figures.CELL * columns + 0.2) * figures.DPI), round((figures.CELL * rows + 0.5) * figures.DPI)
+def grid_size(rows: int, columns: int, title_lines: int, below: float) -> tuple[int, int]:
+    """Width and height in pixels of a grid of images in figures.py, with `below` inches below each image."""
+    width = figures.GAP + columns * (figures.CELL + figures.GAP)
+    height = figures.LINE_HEIGHT * title_lines + rows * (figures.CELL + below) + 2 * figures.GAP
+    return int(width * figures.DPI), int(height * figures.DPI)
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +70,7 @@ def test_the_contact_sheet(tmp_path: Path, run: Run) -> None:
     path = tmp_path / 'augmentation.png'
     pictures.contact_sheet(open_source('digits'), run.policy, run.image_size, run.seed, path)
     # A row for each of eight images: the original, and two draws of both views.
-    assert size_of(path) == pytest.approx(grid_size(pictures.ROWS, 1 + 2 * pictures.DRAWS), abs=1)
+    assert size_of(path) == pytest.approx(grid_size(pictures.ROWS, 1 + 2 * pictures.DRAWS, 2, figures.GAP), abs=1)
     assert os.listdir(tmp_path) == ['augmentation.png']
 
 
@@ -118,9 +120,9 @@ def test_neighbors(tmp_path: Path, config: ConfigDict, folder: sources.Source) -
     rng = np.random.default_rng(0)
     found = Neighbors(rng.permutation(360)[:8], rng.integers(0, 1437, (8, 8)))
     pictures.neighbors(digits, test, found, config, tmp_path / 'neighbors.png')
-    assert size_of(tmp_path / 'neighbors.png') == pytest.approx(grid_size(8, 9), abs=1)
+    assert size_of(tmp_path / 'neighbors.png') == pytest.approx(grid_size(8, 9, 1, figures.CAPTION_HEIGHT), abs=1)
     pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), config, tmp_path / 'few.png')
-    assert size_of(tmp_path / 'few.png') == pytest.approx(grid_size(1, 3), abs=1)
+    assert size_of(tmp_path / 'few.png') == pytest.approx(grid_size(1, 3, 1, figures.CAPTION_HEIGHT), abs=1)
 
 
 def test_what_neighbors_show(config: ConfigDict, folder: sources.Source, calls: list[tuple]) -> None:
