@@ -7,7 +7,6 @@ the evaluators of a run (`config.eval.evaluators`), and `training.fit.fit` takes
 import abc
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,17 +133,7 @@ class KNN(Evaluator):
         e = context.config.eval
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
-        self._of_pixels = partial(
-            pixel_accuracy,
-            context.features.train,
-            context.features.few[0],
-            context.features.test,
-            context.features.few[1],
-            policy=context.run.policy,
-            image_size=context.run.image_size,
-            k=e.knn_k,
-            temperature=e.knn_temperature,
-        )
+        self._run = context.run
         self._k, self._temperature = e.knn_k, e.knn_temperature
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
@@ -158,6 +147,19 @@ class KNN(Evaluator):
             metrics['eval/knn_few_top1'] = self._accuracy(self._features.of_few(found))
         return metrics
 
+    def _of_pixels(self) -> float:
+        features, run = self._features, self._run
+        return pixel_accuracy(
+            features.train,
+            features.few[0],
+            features.test,
+            features.few[1],
+            policy=run.policy,
+            image_size=run.image_size,
+            k=self._k,
+            temperature=self._temperature,
+        )
+
     def _accuracy(self, found: online.Features) -> float:
         given = self._features.labeled(found)
         return knn_accuracy(*given, k=min(self._k, len(given[0])), temperature=self._temperature)['top1']
@@ -165,7 +167,7 @@ class KNN(Evaluator):
     def remarks(self) -> Iterable[str]:
         if self._features.is_limited:
             train, test = (len(ids) for ids in self._features.few)
-            yield f'the untrained encoder and raw pixels are measured on {train:,} training and {test:,} held-out images'
+            yield f'untrained encoder and raw pixels are measured on {train:,} training and {test:,} held-out images'
         yield from not_measured('kNN', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
