@@ -102,16 +102,19 @@ def main(argv: Sequence[str]) -> int:
         '--drop', action='append', default=[], help='a pattern of names to skip, e.g. "aux.*"; may be repeated'
     )
     parser.add_argument(
+        '--stem_stride',
         '--stem-stride',
         type=int,
         help='the stride of the first convolution of a ResNet; default: 2, and 1 if it is 3x3',
     )
     parser.add_argument(
+        '--stem_padding',
         '--stem-padding',
         type=int,
         help="the padding of the first convolution of a ResNet; default: half its kernel; solo-learn's 3x3 one has 2",
     )
     parser.add_argument(
+        '--stem_pool',
         '--stem-pool',
         choices=('yes', 'no'),
         default='',

@@ -53,7 +53,9 @@ def run(argv: list[str]) -> int:
                 )
             run_protocol(config, FLAGS.workdir)
         else:
-            fit(config, FLAGS.workdir, rollback=FLAGS.rollback, verbose=FLAGS.verbose)
+            from contrastive_jax.pretrained.load import load
+
+            fit(config, FLAGS.workdir, rollback=FLAGS.rollback, verbose=FLAGS.verbose, load=load)
             print_next(FLAGS.workdir)
     except UserError as error:
         raise command_line.as_flags(error, config, config_path) from error

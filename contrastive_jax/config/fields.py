@@ -32,6 +32,11 @@ class Training:
     seed: int = field(
         0, 'Seed of the first weights, the order of the examples and the augmentation.', least=0, most=2**31 - 1
     )
+    init: str = field(
+        '',
+        'Weights that the encoder starts from: the workdir of a run, a file of weights, or a published checkpoint; '
+        "'': new ones.",
+    )
     batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
     epochs: float = field(
         200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.'

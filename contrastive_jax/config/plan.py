@@ -86,7 +86,11 @@ def keep(config: ConfigDict, stored: ConfigDict) -> None:
         if (value := get(stored, field)) is not None:
             put(config, field, tuple(value) if isinstance(value, list | tuple) else value)
     known = stored.get('auto') or defaults(Auto)
-    put(config, 'auto', ConfigDict({'fields': tuple(known.fields), 'reference_batch': known.reference_batch}))
+    put(
+        config,
+        'auto',
+        ConfigDict({'fields': tuple(known.get('fields', ())), 'reference_batch': known.get('reference_batch', 0)}),
+    )
 
 
 def describe(choices: Iterable[Choice]) -> list[str]:

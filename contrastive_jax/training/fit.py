@@ -6,8 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 from ml_collections import ConfigDict
@@ -25,19 +26,24 @@ from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
+from contrastive_jax.training import given
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.estimate import estimate, sentence
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.loop import Cadence, Start, Trainer, from_scratch
 from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
+from contrastive_jax.workdir.checkpoint import FOLDER
 from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
+
+if TYPE_CHECKING:
+    from contrastive_jax.pretrained.encoder import Encoder
 
 
 def fit(
@@ -47,6 +53,7 @@ def fit(
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
     verbose: bool = False,
     rollback: int | None = None,
+    load: given.Load | None = None,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -54,6 +61,7 @@ def fit(
       config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
+      load: reads the weights of `config.init`, `contrastive_jax.load_encoder`; None: the config gives none.
       verbose: whether the table of all parameters is printed.
       rollback: the step of a checkpoint that the run is taken back to first, see `training.rollback`; None: none.
 
@@ -93,6 +101,14 @@ def fit(
             raise UserError.of(problems)
         run = build_run(config, len(source))
         known = defaults_of(config)
+        begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
+        weights = None if not config.get('init') else cache(partial(_weights, config.init, run, load))
+        if weights and not begun:
+            encoder = together(weights)
+            check_same({'the checksum of the weights of init': encoder.fingerprint})
+            inputs['weights that it started from'] = (encoder.fingerprint, encoder.source)
+            for line in given.describe(encoder, run) if first else ():
+                print(line, flush=True)
 
         def open_run() -> None:
             open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
@@ -111,7 +127,8 @@ def fit(
             machine = this_machine(devices.count)
             if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
                 print(line, flush=True)
-        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose)
+        start = partial(given.start, weights=weights, devices=devices) if weights else from_scratch
+        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose, start)
         if rollback is not None:
             roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
@@ -140,6 +157,13 @@ def checksum_of(config: ConfigDict) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def _weights(path: str, run: Run, load: given.Load | None) -> 'Encoder':
+    """The weights of `config.init`."""
+    if load is None:
+        raise UserError(f'init {path!r} is set', field='init', remedy='call fit with load=contrastive_jax.load_encoder')
+    return given.read_weights(path, run, load)
+
+
 def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
     """What must be the same in all processes of a run: each takes its part of the same order of the same images."""
     return {
@@ -158,6 +182,7 @@ def build_trainer(
     held_out: sources.Source | None,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
     verbose: bool = False,
+    start: Start = from_scratch,
 ) -> Trainer:
     """Puts the parts of a pretraining run together.
 
@@ -170,6 +195,7 @@ def build_trainer(
       held_out: held-out images; None where the data has none.
       evaluators: further evaluators, see `fit`.
       verbose: whether the table of all parameters is printed.
+      start: puts given weights into the state at step 0.
     """
     features = OnlineFeatures(
         run.method.network,
@@ -189,7 +215,7 @@ def build_trainer(
         run,
         feed(run),
         [*build_evaluators(context), *(make(context) for make in evaluators)],
-        from_scratch,
+        start,
         workdir,
         devices=devices,
         cadence=Cadence.of(config),

@@ -108,6 +108,7 @@ class Trainer:
     ):
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
+        self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
         self.open_first_pass, self.verbose = open_first_pass, verbose
         self.first_process = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
@@ -145,7 +146,7 @@ class Trainer:
                             progress.say(remark)
                 self.leave_early(start, interrupt)
                 if self.lacks_evaluation(start):
-                    what = 'the untrained encoder' if start == 0 else f'step {start}'
+                    what = f'the {self.first_weights}' if start == 0 else f'step {start}'
                     with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
@@ -388,7 +389,7 @@ class Trainer:
             baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
             writer.write(step, {**metrics, **baseline})
             values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown)
-            progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
+            progress.say(f'step {step}: {values}' + (f'  ({self.first_weights})' if step == 0 else ''))
         if self.first_process:
             for evaluator in due:
                 lock.check(self.workdir)

@@ -37,9 +37,9 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
             f'workdir {workdir} was begun with other inputs ({"; ".join(changed)}) -> choose another workdir, or give '
             'the same inputs'
         )
-    if write and given.keys() != before.keys():
+    if write and given.keys() - before.keys():
         try:
-            write_atomically(workdir / FILE, json.dumps(given, indent=2).encode() + b'\n')
+            write_atomically(workdir / FILE, json.dumps({**before, **given}, indent=2).encode() + b'\n')
         except OSError as error:
             raise UserError(f'cannot write {workdir / FILE}: {error.strerror} -> choose another workdir') from error
 
