@@ -4,20 +4,20 @@
   path/<class>/*.jpg                                     labeled; 10 % of each class are held out as 'test'
   path/*.jpg, path/train/*.jpg, path/<one folder>/*.jpg  unlabeled
 
-Subfolders are splits if one of them is called train (or training) and either another one has the name of a split, too,
-or no other one holds images. Otherwise all subfolders are classes, also one that is called train. Class folders are
-searched at every depth. Image files are known by their extension, in upper or lower case; hidden files and folders are
-skipped. Links are followed, but no folder or file is counted twice because of a link. Files and classes are sorted by
-the bytes of their names, so their order, and with it the labels, is the same on every machine.
+Subfolders are splits if one of them has a name of the training split and either another one has the name of a split,
+too, or no other one holds images. Otherwise all subfolders are classes, also one that is called train. A lone folder
+that holds splits, as archives have it, is opened. Splits need not agree in the case of their class names. Class folders
+are searched at every depth. Image files are known by their extension, in upper or lower case; hidden files and folders
+are skipped. Links are followed, but no folder or file is counted twice because of a link. Files and classes are sorted
+by the bytes of their names, so their order, and with it the labels, is the same on every machine.
 """
 
 import collections
 import copy
-import dataclasses
-import functools
 import hashlib
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +25,20 @@ import numpy as np
 from contrastive_jax.data import images
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.splits import resolve_split, split_kind
+from contrastive_jax.data.tree import Folder, extensions
 from contrastive_jax.errors import DataError, MissingSplitError
 
-NOT_REGULAR, BROKEN_LINK, COUNTED = 'special files', 'broken links', 'links to files counted already'
-LOOSE = 'images outside of the class folders'
+LOOSE, BESIDE = 'images outside of the class folders', 'images beside the splits'
 
+# Names of a lone subfolder of an evaluation split that is no class.
+GENERIC = ('images', 'image', 'imgs', 'img', 'data', 'all', 'unknown', 'unlabeled', 'unlabelled', 'jpegimages')
 SAMPLED = 16  # files that tell the range of values of deep images
 # Images in formats that are not decoded here.
-CONVERTIBLE = ('.heic', '.heif', '.cr2', '.cr3', '.nef', '.arw', '.dng', '.dcm')
-# Folders that systems put among the files of users; some hold thumbnails of the images. They count as hidden.
-SYSTEM_FOLDERS = frozenset(
-    ('__MACOSX', '@eaDir', '#recycle', '@Recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found')
-)
-FINGERPRINT_FILES = 4096  # whose sizes are a part of the fingerprint, evenly spaced
+CONVERTIBLE = (
+    '.heic', '.heif', '.hif', '.jxl', '.jxr', '.cr2', '.cr3', '.nef', '.arw', '.dng', '.orf', '.rw2', '.raf', '.raw',
+    '.dcm', '.dicom', '.nii', '.psd', '.exr', '.hdr', '.svg', '.tga', '.pcx', '.ico', '.fits', '.jif',
+)  # fmt: skip
+FINGERPRINT_FILES, FINGERPRINT_BYTES = 4096, 1024  # evenly spaced files, and the bytes of each part that is hashed
 
 
 class FolderSource(Source):
@@ -56,6 +57,7 @@ class FolderSource(Source):
     """
 
     root: Path
+    skipped: dict[str, int]
 
     def __init__(
         self,
@@ -115,17 +117,13 @@ class FolderSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of labels, names and some sizes of the files; it does not depend on where the folder lies."""
+        """A hash of labels, names and parts of the files; it does not depend on where the folder lies."""
         digest = hashlib.sha256(b'' if self._labels is None else self._labels.tobytes())
         for file in self._files:
             digest.update(os.fsencode(file) + b'\0')
         for file in self._files[:: max(1, len(self._files) // FINGERPRINT_FILES)]:
-            try:
-                size = os.stat(os.path.join(self.root, file)).st_size
-            except OSError:  # the file has vanished; the loader reports it
-                size = -1
-            digest.update(f'{size} '.encode())
-        return digest.hexdigest()[:16]
+            digest.update(_sample(os.path.join(self.root, file)))
+        return digest.hexdigest()[:24]  # 16 digits in older versions, which took sizes alone
 
 
 def load(
@@ -156,172 +154,88 @@ def load(
 
 def _open(path: Path, split: str, image_size: int, name: str) -> tuple[FolderSource, FolderSource]:
     """The split, and images that are representative of the training split."""
-    found = _Folder(path)
-    splits = found.splits()
+    found = Folder(path).inmost()
+    prefix = '' if found.path == path else f'{os.path.relpath(found.path, path)}/'
+    path, splits = found.path, found.splits()
     if not splits:
         everything = _source(found, None, name, image_size, '')
         return (everything if split == 'all' else _hold_out(everything, split)), everything
+    below = {folder: Folder(path / folder) for folder in splits}
+    train = next((folder for folder in splits if split_kind(folder) == 'train'), None)
+    filled = [folder for folder in splits if folder == train or below[folder].count]
     if split == 'all':
-        parts = [_source(_Folder(path / folder), None, name, image_size, f'{folder}/') for folder in splits]
-        return _together(path, parts, splits), parts[0]
-    train = next(folder for folder in splits if split_kind(folder) == 'train')
-    training = _Folder(path / train)
-    source = _source(training, None, name, image_size, f'{train}/')
-    others = [folder for folder in splits if folder == train or _Folder(path / folder).count]
-    if others == [train]:
+        filled = [folder for folder in filled if below[folder].count] or filled
+        parts = [_source(below[folder], None, name, image_size, f'{prefix}{folder}/') for folder in filled]
+        _count_beside(parts[0], found, splits)
+        return _together(path, parts, filled), parts[0]
+    if train is None:
+        if split_kind(split) in (None, 'train'):
+            raise DataError(
+                f"'{path}' has {', '.join(f'{folder}/' for folder in filled)}, and no split {split!r} -> set data.path "
+                'to one of these folders, or add the folder train/'
+            )
+        chosen = resolve_split(split, filled, f"'{path}'")
+        source = _source(below[chosen], None, name, image_size, f'{prefix}{chosen}/')
+        return source, source
+    source = _source(below[train], None, name, image_size, f'{prefix}{train}/')
+    _count_beside(source, found, splits)
+    if filled == [train]:
         return _hold_out(source, split), source
-    chosen = resolve_split(split, others, f"'{path}'", lambda folder: len(_Folder(path / folder).classes) > 1)
+    chosen = resolve_split(split, filled, f"'{path}'", lambda folder: _is_labeled(below[folder], source))
     if chosen == train:
         return source, source
-    # Labels are indices into the classes of the training split; classes that it lacks follow them.
-    inner, known = _Folder(path / chosen), list(source.classes or ())
-    classes = [*known, *(other for other in inner.classes if other not in known)]
-    return _source(inner, classes, name, image_size, f'{chosen}/'), source
+    known = source.classes if _is_labeled(below[chosen], source) else ()
+    held = _source(below[chosen], known, name, image_size, f'{prefix}{chosen}/')
+    for folder in filled:
+        if folder not in (train, chosen):
+            held.skipped[f'images in {folder}/'] = below[folder].count
+    return held, source
 
 
-@dataclasses.dataclass
-class _Files:
-    """Files of one folder at any depth: images, relative to the root, and the number of other files by reason."""
-
-    images: list[str]
-    skipped: collections.Counter[str]
-
-
-class _Folder:
-    """What lies in a folder: its subfolders, and the images below each of them. Each real folder is read once."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._seen: set[str] = set()
-        self.subfolders = _subfolders(path)
-
-    @functools.cached_property
-    def loose(self) -> _Files:
-        """Files directly in the folder."""
-        return self._below('', recursive=False)
-
-    @functools.cached_property
-    def below(self) -> dict[str, _Files]:
-        """Files in each subfolder. Links come last, so that what they lead to is counted where it really lies."""
-        real = [name for name in self.subfolders if not os.path.islink(self.path / name)]
-        linked = [name for name in self.subfolders if name not in real]
-        return {name: self._below(name) for name in (*real, *linked)}
-
-    @property
-    def classes(self) -> list[str]:
-        """Subfolders with images, sorted."""
-        return [name for name in self.subfolders if self.below[name].images]
-
-    @property
-    def count(self) -> int:
-        return len(self.loose.images) + sum(len(files.images) for files in self.below.values())
-
-    @property
-    def skipped(self) -> collections.Counter[str]:
-        return sum((files.skipped for files in self.below.values()), self.loose.skipped.copy())
-
-    def splits(self) -> list[str]:
-        """The subfolders that are splits, the training split among them; [] if they are classes."""
-        named = [name for name in self.subfolders if split_kind(name)]
-        if not any(split_kind(name) == 'train' for name in named):
-            return []
-        kinds = {split_kind(name) for name in named}
-        if len(kinds) > 1:
-            return named
-        return named if all(name in named for name in self.classes) else []
-
-    def _below(self, start: str, recursive: bool = True) -> _Files:
-        """The files below a subfolder; folders that a link leads to a second time are left out."""
-        found, skipped = list[str](), collections.Counter[str]()
-        pending, links = [start], list[tuple[str, str]]()
-        while pending:
-            relative = pending.pop()
-            folder = os.path.join(self.path, relative)
-            real = os.path.realpath(folder)
-            if recursive and real in self._seen:
-                continue
-            if recursive:
-                self._seen.add(real)
-            for entry in _entries(folder):
-                inner = os.path.join(relative, entry.name)
-                kind = _kind(entry)
-                if kind == 'folder':
-                    if recursive:
-                        pending.insert(0 if entry.is_symlink() else len(pending), inner)
-                elif kind != 'file':
-                    skipped[kind] += 1
-                elif not entry.name.lower().endswith(images.EXTENSIONS):
-                    skipped[os.path.splitext(entry.name)[1].lower() or 'files without extension'] += 1
-                elif entry.is_symlink():
-                    links.append((inner, os.path.realpath(entry.path)))
-                else:
-                    found.append(inner)
-                    self._seen.add(os.path.join(real, entry.name))
-        for inner, real in sorted(links, key=lambda link: os.fsencode(link[0])):
-            if real in self._seen:
-                skipped[COUNTED] += 1
-            else:
-                self._seen.add(real)
-                found.append(inner)
-        return _Files(sorted(found, key=os.fsencode), skipped)
+def _count_beside(source: FolderSource, found: Folder, splits: list[str]) -> None:
+    """Notes images of a folder that are in none of its splits."""
+    count = len(found.loose.images) + sum(len(found.below[name].images) for name in found.classes if name not in splits)
+    if count:
+        source.skipped[BESIDE] = source.skipped.get(BESIDE, 0) + count
 
 
-def _subfolders(path: Path) -> list[str]:
-    """The names of the subfolders that are not hidden, sorted by their bytes."""
-    if not path.is_dir():
-        what = 'is a file' if path.exists() else 'does not exist'
-        raise DataError(
-            f"data.path '{path}' {what}; a folder of images ({_extensions()}) is needed -> set data.path to a folder "
-            'with train/<class>/ and val/<class>/, with <class>/, or with unlabeled images'
-        )
-    names = [entry.name for entry in _entries(str(path)) if entry.is_dir()]
-    return sorted(names, key=os.fsencode)
+def _is_labeled(split: Folder, training: FolderSource) -> bool:
+    """Whether the subfolders of an evaluation split are classes; a lone one that is called images is not."""
+    if len(split.classes) != 1 or not training.classes:
+        return len(split.classes) > 1
+    (label,) = map(_same_name, split.classes)
+    return label in map(_same_name, training.classes) or (label not in GENERIC and split_kind(label) is None)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies directly in a folder and is not hidden, sorted by the bytes of the names."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = (e for e in entries if e.name[0] != '.' and e.name not in SYSTEM_FOLDERS)
-            return sorted(shown, key=lambda e: os.fsencode(e.name))
-    except OSError as error:
-        raise DataError(f"cannot list '{folder}': {error.strerror} -> check its permissions") from error
+def _same_name(label: str) -> str:
+    """A form of the name of a class in which splits agree: file systems differ in case and in forms of accents."""
+    return unicodedata.normalize('NFC', label).casefold().strip()
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    """'folder' or 'file' (a regular one), or the reason why it is skipped. It opens nothing: a FIFO would block."""
-    try:
-        if entry.is_dir():
-            return 'folder'
-        if entry.is_file():
-            return 'file'
-    except OSError:  # a link to itself
-        return BROKEN_LINK
-    return BROKEN_LINK if entry.is_symlink() else NOT_REGULAR
-
-
-def _source(folder: _Folder, classes: Iterable[str] | None, name: str, image_size: int, place: str) -> FolderSource:
+def _source(folder: Folder, known: Sequence[str] | None, name: str, image_size: int, place: str) -> FolderSource:
     """All images of a folder, labeled by class folder if more than one class folder has images.
 
     Args:
       folder: the folder.
-      classes: the names of the classes, indexed by label; None: the class folders.
+      known: of an evaluation split: the names of the training classes, which are its first labels; classes that they
+        lack follow. (): the images have no labels. None: the class folders are the classes.
       name, image_size, place: see `FolderSource`.
     """
     present, skipped = folder.classes, folder.skipped
     if not folder.count:
         raise DataError(
             f"no images in '{folder.path}': it has {sum(skipped.values())} other files{_by_reason(skipped)}, none ends "
-            f'in {_extensions()} -> set data.path to the folder with the images{remedy(skipped)}'
+            f'in {extensions()} -> set data.path to the folder with the images{remedy(skipped)}'
         )
-    files, labels, index = list[str](), None, None
-    if len(present) < 2 and not classes:  # with one folder all labels would be equal, so the images count as unlabeled
+    files, labels, classes = list[str](), None, None
+    if known == () or (len(present) < 2 and not known):  # with one folder all labels would be equal
         files = [*folder.loose.images, *(file for label in present for file in folder.below[label].images)]
         files.sort(key=os.fsencode)
     else:
         if folder.loose.images:
             skipped[LOOSE] += len(folder.loose.images)
-        index = {label: i for i, label in enumerate(present if classes is None else classes)}
+        index = _numbers(present, known or ())
+        classes = (*(known or ()), *(label for label in present if index[label] >= len(known or ())))
         ordered = sorted(present, key=index.__getitem__)
         files = [file for label in ordered for file in folder.below[label].images]
         labels = np.repeat([index[label] for label in ordered], [len(folder.below[x].images) for x in ordered])
@@ -329,12 +243,23 @@ def _source(folder: _Folder, classes: Iterable[str] | None, name: str, image_siz
         folder.path,
         files,
         None if labels is None else labels.astype(np.int32),
-        None if index is None else tuple(index),
+        classes,
         name=name,
         image_size=image_size,
         place=place,
         skipped=dict(skipped),
     )
+
+
+def _numbers(present: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    """The label of each class folder: that of the known class with this name, also in another case; or a new one."""
+    alike = collections.Counter(map(_same_name, known))
+    by_form = {_same_name(label): i for i, label in enumerate(known) if alike[_same_name(label)] == 1}
+    numbers, new = dict[str, int](), len(known)
+    for label in present:
+        found = known.index(label) if label in known else by_form.get(_same_name(label), new)
+        numbers[label], new = found, new + (found == new)
+    return numbers
 
 
 def _together(path: Path, parts: list[FolderSource], splits: list[str]) -> FolderSource:
@@ -354,7 +279,7 @@ def _together(path: Path, parts: list[FolderSource], splits: list[str]) -> Folde
         classes or None,
         name=first.name,
         image_size=first._image_size,
-        place=', '.join(f'{folder}/' for folder in splits),
+        place=', '.join(part.place for part in parts),
         skipped=dict(skipped),
     )
 
@@ -386,6 +311,20 @@ def held_out(labels: np.ndarray) -> np.ndarray:
     return held
 
 
+def _sample(file: str) -> bytes:
+    """Size of a file and bytes from its start, middle and end: uncompressed images of one shape have the same size."""
+    try:
+        with open(file, 'rb') as opened:
+            size = os.fstat(opened.fileno()).st_size
+            parts = [f'{size} '.encode()]
+            for start in (0, size // 2, max(0, size - FINGERPRINT_BYTES)):
+                opened.seek(start)
+                parts.append(opened.read(FINGERPRINT_BYTES))
+            return b''.join(parts)
+    except OSError:  # the file has vanished, or cannot be read; the loader reports it
+        return b'-1 '
+
+
 def remedy(skipped: dict[str, int] | collections.Counter[str]) -> str:
     """What to do about skipped photos in formats that Pillow cannot decode; '' if there are none."""
     convertible = [ending for ending in skipped if ending in CONVERTIBLE]
@@ -394,7 +333,3 @@ def remedy(skipped: dict[str, int] | collections.Counter[str]) -> str:
 
 def _by_reason(skipped: collections.Counter[str]) -> str:
     return f' ({", ".join(f"{n} {reason}" for reason, n in skipped.most_common(5))})' if skipped else ''
-
-
-def _extensions() -> str:
-    return ', '.join(images.EXTENSIONS)

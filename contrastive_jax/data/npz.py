@@ -1,8 +1,9 @@
 """Images and labels in an `.npz` file, as `np.savez` writes it.
 
-An array is known by its name, in any case, made of a split and of what it holds, in any order and with or without '_':
+An array is known by its name, in any case, made of a split and of what it holds, in any order. One of the characters
+'_', '-', '.', '/' or ' ' may be between them:
 
-  split    train, training; test, testing; val, valid, validation; without one: the training split
+  split    train, training; test, testing; val, valid, validation and the others of splits.py; without one: training
   images   images, image, imgs, img, x, data
   labels   labels, label, y, targets, target, classes
 
@@ -30,7 +31,7 @@ EXAMPLES = 'train_images/train_labels/test_images/test_labels, x_train/y_train/x
 
 _SPLIT = '|'.join(name for names in NAMES.values() for name in sorted(names, key=len, reverse=True))
 _WHAT = '|'.join((*IMAGES, *LABELS))
-_NAME = re.compile(f'(?:(?P<split>{_SPLIT})_?)?(?P<what>{_WHAT})|(?P<what2>{_WHAT})_?(?P<split2>{_SPLIT})')
+_NAME = re.compile(f'(?:(?P<split>{_SPLIT})[_./ -]?)?(?P<what>{_WHAT})|(?P<what2>{_WHAT})[_./ -]?(?P<split2>{_SPLIT})')
 
 
 def load(path: Path, split: str = 'train', name: str = '') -> ArraySource:
@@ -60,9 +61,11 @@ def load(path: Path, split: str = 'train', name: str = '') -> ArraySource:
         with file:
             return _read(file, path, split, name or path.stem)
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        pickled = 'allow_pickle' in str(error)
-        reason = 'no plain arrays (pickled objects are refused)' if pickled else ' '.join(str(error).split())
-        raise DataError(f"cannot read '{path}': {reason} -> write it again with np.savez, as uint8 arrays") from error
+        reason, remedy = ' '.join(str(error).split()), 'write it again with np.savez, as uint8 arrays'
+        if 'allow_pickle' in reason:
+            reason = 'an array holds Python objects, and pickled objects are refused'
+            remedy = 'save images as uint8, and labels as labels.astype(int) or labels.astype(str)'
+        raise DataError(f"cannot read '{path}': {reason} -> {remedy}") from error
 
 
 def _read(file: np.lib.npyio.NpzFile, path: Path, split: str, name: str) -> ArraySource:

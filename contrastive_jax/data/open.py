@@ -4,6 +4,8 @@ import collections
 import os
 from pathlib import Path
 
+import numpy as np
+
 from contrastive_jax.data import digits, folder, npz, objects, tfds
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
@@ -79,7 +81,9 @@ def summary(train: Source, held_out: Source | None) -> str:
     if held_out is None:
         parts.append('held out: none')
     else:
-        parts.append(f'held out: {_images(held_out, short=train.num_classes == held_out.num_classes)}')
+        unseen = _unseen(train, held_out)
+        held = _images(held_out, short=train.num_classes == held_out.num_classes and not unseen)
+        parts.append(f'held out: {held}{unseen}')
         if held_out.root != train.root:
             skipped.update(held_out.skipped)
     if skipped:
@@ -87,6 +91,15 @@ def summary(train: Source, held_out: Source | None) -> str:
     if train.white:
         parts.append(f'gray values 0 to {train.white:g} become 0 to 255')
     return ', '.join(parts) + folder.remedy(skipped)
+
+
+def _unseen(train: Source, held_out: Source) -> str:
+    """', 7 of them in classes without a training image', or ''. It does not read all records of TFDS for that."""
+    stored = all(source.array is not None or source.root is not None for source in (train, held_out))
+    if not stored or train.labels is None or held_out.labels is None:
+        return ''
+    unseen = int((~np.isin(held_out.labels[held_out.labels >= 0], train.labels)).sum())
+    return f', {unseen:,} of them in classes without a training image' if unseen else ''
 
 
 def _images(source: Source, short: bool = False) -> str:

@@ -1,5 +1,6 @@
 """The names of splits, and which split of a data set a name means."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from contrastive_jax.errors import MissingSplitError, UserError
@@ -7,16 +8,20 @@ from contrastive_jax.rules import did_you_mean
 
 # Kind of a split -> the names that people give it, in any case.
 NAMES = {
-    'train': ('train', 'training'),
-    'test': ('test', 'testing'),
-    'validation': ('validation', 'valid', 'val'),
+    'train': ('train', 'training', 'trn'),
+    'test': ('test', 'testing', 'tst'),
+    'validation': ('validation', 'valid', 'val', 'dev', 'eval', 'evaluation', 'holdout'),
 }
+# What may follow the name of a split: 'training_set', 'test-images', 'ValData'.
+_SUFFIX = re.compile(r'[ _.-]?(set|split|data|images|imgs)$')
 EVALUATION = ('test', 'validation')  # kinds that replace each other, in this order
 
 
 def split_kind(name: str) -> str | None:
-    """'Valid' -> 'validation'; None for a name that is not the name of a split."""
-    return next((kind for kind, names in NAMES.items() if name.lower() in names), None)
+    """'Valid', 'val_set' -> 'validation'; None for a name that is not the name of a split."""
+    given = name.lower()
+    forms = (given, _SUFFIX.sub('', given))
+    return next((kind for kind, names in NAMES.items() if any(form in names for form in forms)), None)
 
 
 def resolve_split(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax.data import folder, images, sources
+from contrastive_jax.data import folder, images, sources, tree
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.errors import DataError, MissingSplitError, UserError
 
@@ -202,7 +202,7 @@ def test_links_are_followed_once_and_nothing_blocks(tmp_path: Path) -> None:
     os.mkfifo(data / 'a' / 'pipe.png')
     source = folder.load(data, 'all')
     assert names(source) == ['a/1.png', 'a/elsewhere.png', 'b/2.png']
-    assert source.skipped == {folder.COUNTED: 1, folder.BROKEN_LINK: 2, folder.NOT_REGULAR: 1}
+    assert source.skipped == {tree.COUNTED: 1, tree.BROKEN_LINK: 2, tree.NOT_REGULAR: 1}
 
 
 def test_what_was_skipped_is_counted_and_the_summary_says_how_the_data_was_read(tmp_path: Path) -> None:
@@ -248,3 +248,95 @@ def test_the_range_of_deep_images(
     assert f'gray values 0 to {given or (4095 if max(values) < 65535 else 65535)} become 0 to 255' in summary(
         source, None
     )
+
+
+def opened(root: Path, *files: str) -> tuple[sources.Source, sources.Source, str]:
+    """Training and evaluation split of a folder with these files, and the line about them."""
+    for file in files:
+        write(root / file)
+    train, test = folder.load(root, 'train'), folder.load(root, 'test')
+    return train, test, summary(train, test)
+
+
+@pytest.mark.parametrize(
+    ('train', 'test'),
+    [
+        ('training_set', 'test_set'), ('Train-Images', 'val images'), ('trn', 'tst'), ('train', 'dev'),
+        ('trainset', 'EVAL'), ('TrainData', 'Holdout'),
+    ],
+)  # fmt: skip
+def test_other_names_of_splits(tmp_path: Path, train: str, test: str) -> None:
+    files = [f'{split}/{label}/{i}.png' for split in (train, test) for label in 'ab' for i in range(2)]
+    training, held, _ = opened(tmp_path, *files)
+    assert len(training) == len(held) == 4 and training.classes == held.classes == ('a', 'b')
+    assert training.root == tmp_path / train and held.root == tmp_path / test
+
+
+def test_a_lone_folder_around_the_splits_is_opened(tmp_path: Path) -> None:
+    train, test, line = opened(tmp_path, *(f'data/set/{s}/{c}/1.png' for s in ('train', 'val') for c in 'abc'))
+    assert len(train) == len(test) == 3 and train.name == tmp_path.name
+    assert line == 'train: 3 images in 3 classes (data/set/train/), held out: 3 (data/set/val/)'
+    assert len(folder.load(tmp_path, 'all')) == 6
+    (tmp_path / 'data' / 'set' / 'train' / 'up').symlink_to(tmp_path)  # a link upwards adds nothing
+    assert len(folder.load(tmp_path)) == 3 and folder.load(tmp_path).skipped == {tree.UPWARDS: 1}
+    (tmp_path / 'wrapped' / 'loop').mkdir(parents=True)
+    (tmp_path / 'wrapped' / 'loop' / 'again').symlink_to(tmp_path / 'wrapped')
+    write(tmp_path / 'wrapped' / 'loop' / 'x.png')
+    assert len(folder.load(tmp_path / 'wrapped')) == 1
+
+
+def test_an_unlabeled_split_for_evaluation_is_not_empty(tmp_path: Path) -> None:
+    labeled = [f'train/{c}/{i}.png' for c in 'ab' for i in range(2)]
+    train, test, line = opened(tmp_path / 'flat', *labeled, 'test/1.png', 'test/2.png', 'cover.png', 'more/x.png')
+    assert train.labels.tolist() == [0, 0, 1, 1] and len(test) == 2 and test.labels is None
+    assert line.endswith('held out: 2 images without labels (test/), skipped: 2 images beside the splits')
+    # Tiny ImageNet: the images of val lie in one folder that is no class.
+    train, test, _ = opened(tmp_path / 'tiny', *(f'train/{c}/images/1.png' for c in 'ab'), 'val/images/1.png')
+    assert train.classes == ('a', 'b') and test.labels is None and len(test) == 1
+
+
+def test_classes_that_splits_spell_differently(tmp_path: Path) -> None:
+    composed, decomposed = 'caf\u00e9', 'cafe\u0301'
+    train, test, line = opened(
+        tmp_path,
+        f'train/{composed}/1.png',
+        'train/Dog/1.png',
+        f'val/{decomposed}/1.png',
+        'val/dog/1.png',
+        'val/x/1.png',
+    )
+    assert [(test.classes or ())[i] for i in test.labels] == ['Dog', composed, 'x'] and train.classes == (
+        'Dog',
+        composed,
+    )
+    assert '1 of them in classes without a training image' in line
+
+
+def test_splits_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    files = [f'{split}/{label}/1.png' for split in ('train', 'val', 'test') for label in 'ab']
+    assert opened(tmp_path, *files)[2].endswith('held out: 2 (test/), skipped: 2 images in val/')
+    (tmp_path / 'val' / 'a' / '1.png').unlink()
+    (tmp_path / 'val' / 'b' / '1.png').unlink()
+    assert len(folder.load(tmp_path, 'all')) == 4  # an empty split is no reason to refuse all images
+    write(tmp_path / 'Training' / 'a' / '1.png')
+    with pytest.raises(DataError, match='2 training splits, Training and train -> merge or rename'):
+        folder.load(tmp_path)
+
+
+def test_splits_without_a_training_split(tmp_path: Path) -> None:
+    for split in ('val', 'test'):
+        write(tmp_path / split / 'a' / '1.png')
+    with pytest.raises(DataError, match=r"test/, val/, and no split 'train' -> set data.path to one"):
+        folder.load(tmp_path)
+    assert names(folder.load(tmp_path, 'val')) == ['a/1.png'] and len(folder.load(tmp_path, 'all')) == 2
+
+
+def test_the_fingerprint_is_of_the_content_too(tmp_path: Path) -> None:
+    for name, gray in (('1.bmp', 10), ('2.bmp', 200)):
+        Image.new('RGB', (40, 40), (gray, gray, gray)).save(tmp_path / name)
+    before = folder.load(tmp_path).fingerprint
+    (tmp_path / '1.bmp').rename(tmp_path / 'x')
+    (tmp_path / '2.bmp').rename(tmp_path / '1.bmp')
+    (tmp_path / 'x').rename(tmp_path / '2.bmp')
+    assert os.path.getsize(tmp_path / '1.bmp') == os.path.getsize(tmp_path / '2.bmp')
+    assert folder.load(tmp_path).fingerprint != before

@@ -298,3 +298,19 @@ def test_the_fingerprint_of_arrays_is_of_every_pixel_and_label() -> None:
         known |= {sources.ArraySource(*pair).fingerprint for pair in ((other, np.zeros(500, int)), (images, labels))}
     assert len(known) == 7
     assert sources.ArraySource(images, np.zeros(500, int)).fingerprint in known
+
+
+def test_npz_names_with_other_separators_and_splits(tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 5, 5, 3), np.uint8), np.arange(4) % 2
+    for k, (train, test) in enumerate((('train-{}', 'dev.{}'), ('train/{}', 'val/{}'), ('{} trn', '{} eval'))):
+        file = tmp_path / f'{k}.npz'
+        arrays = {train.format('images'): images, train.format('labels'): labels}
+        np.savez(file, **arrays, **{test.format('x'): images[:2] + 1, test.format('y'): labels[:2]})
+        source, held = (open_source('npz', path=str(file), split=split) for split in ('train', 'test'))
+        assert len(source) == 4 and len(held) == 2 and held.image(0).min() == 1 and held.labels.tolist() == [0, 1]
+
+
+def test_npz_of_objects_names_the_remedy(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'x.npz', images=np.zeros((2, 5, 5, 3), np.uint8), labels=np.array(['a', 'b'], object))
+    with pytest.raises(DataError, match=r'Python objects.* -> .*labels.astype\(str\)'):
+        open_source('npz', path=str(tmp_path / 'x.npz'))
