@@ -54,6 +54,7 @@ class FolderSource(Source):
       place: the part of the folder that the files come from, for the summary of the data.
       skipped: number of skipped files by reason or extension.
       white: the largest value of gray images of more than 8 bits, see `images.decode`.
+      remarks: see `Source`.
     """
 
     root: Path
@@ -71,11 +72,12 @@ class FolderSource(Source):
         place: str = '',
         skipped: dict[str, int] | None = None,
         white: float = 0,
+        remarks: Sequence[str] = (),
     ):
         self.name = name
         self.classes = classes
         self.root = root
-        self.place, self.skipped, self.white = place, skipped or {}, white
+        self.place, self.skipped, self.white, self.remarks = place, skipped or {}, white, remarks
         self._files = files
         self._labels = labels
         self._image_size = image_size
@@ -113,6 +115,7 @@ class FolderSource(Source):
             place=place or self.place,
             skipped=dict(self.skipped),
             white=self.white,
+            remarks=self.remarks,
         )
 
     @property
@@ -139,7 +142,7 @@ def load(
       image_size: see `FolderSource`.
       name: the name in logs and messages; by default the name of the folder.
       value_range: the largest value of gray images of more than 8 bits; 0: derived from a sample of the training
-        images, see `images.deep_white`.
+        images, see `images.Look`.
 
     Raises:
       UserError: `split` is not the name of a split.
@@ -148,8 +151,24 @@ def load(
     """
     source, train = _open(path, split, image_size, name or path.name)
     sample = [train.file_name(int(i)) for i in np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(int)]
-    source.white = value_range or images.deep_white(sample)
+    seen = images.look(sample)
+    source.white, source.remarks = value_range or seen.white, _remarks(seen, len(sample))
     return source
+
+
+def _remarks(seen: images.Look, count: int) -> tuple[str, ...]:
+    """What the conversion to 8-bit RGB loses, judged from a sample of images."""
+    found = []
+    if seen.least < 0:
+        found.append(f'negative gray values (down to {seen.least:g}) become 0')
+    if seen.transparent:
+        found.append(f'{seen.transparent} of {count} sampled images are transparent: alpha is dropped')
+    if seen.dark:
+        found.append(
+            f'warning: of 16-bit colors only the upper 8 bits are read, and the images are dark (at most {seen.dark} '
+            'of 255): store them as 8 bits'
+        )
+    return tuple(found)
 
 
 def _open(path: Path, split: str, image_size: int, name: str) -> tuple[FolderSource, FolderSource]:

@@ -5,14 +5,16 @@ The format is detected from the content of a file, not from its name. Each kind 
   grayscale, 1-bit      the value is repeated in all three channels
   CMYK                  converted by Pillow, which also undoes Adobe's inversion
   palette               replaced by its colors; transparency is ignored
-  alpha                 dropped, as torchvision and TensorFlow do, which the papers used
+  alpha                 dropped, as torchvision and TensorFlow do, which the papers used: hidden colors show
+  16-bit color          the upper 8 bits of each color
   16- and 32-bit gray   `white` becomes 255, by default 65535 (Pillow alone clips everything above 255 to white)
-  float gray            `white` becomes 255, by default 1.0
+  float gray            `white` becomes 255, by default 1.0; negative values become 0, in integers as well
   animated              the first frame
   EXIF orientation      applied; damaged EXIF is ignored
 """
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -76,7 +78,8 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float =
       file: a path, or the bytes of the file.
       min_side: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size (much faster, and antialiased) if both sides keep at
         least this many pixels; 0 decodes at full size.
-      white: the value that becomes 255 in gray images of more than 8 bits, see `deep_white`; larger values are clipped.
+      white: the value that becomes 255 in gray images of more than 8 bits, see `Look`; larger values are clipped,
+        and negative ones become 0.
         0: 65535 for integers, 1 for floats; an image with larger values is scaled by its maximum.
 
     Returns:
@@ -120,27 +123,48 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def deep_white(files: Sequence[str]) -> float:
-    """The largest value that gray images of more than 8 bits can have, judged from their pixels.
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a sample of image files says about conversions that lose something.
+
+    Attributes:
+      white: the largest value that gray images of more than 8 bits can have; 0: there are none. It is the smallest of
+        WHITES that no pixel exceeds, or else the largest pixel; for float images 1, or the same above 1.
+      least: the smallest value of these images, if it is negative; else 0. Negative values become 0.
+      transparent: number of images with transparent pixels, whose colors are kept as stored.
+      dark: the largest value, after decoding, of the images with 16 bits for each color if none of them needs all of
+        these bits; 0: there are none. Only the upper 8 bits are read.
+    """
+
+    white: float = 0.0
+    least: float = 0.0
+    transparent: int = 0
+    dark: int = 0
+
+
+def look(files: Sequence[str]) -> Look:
+    """Looks at a sample of image files; those that cannot be read do not count.
 
     12-bit cameras, X-rays and microscopes write files of 16 bits whose values end at 4095: read as 16 bits they are
     nearly black.
-
-    Args:
-      files: a sample of the images; those of 8 bits, and those that cannot be read, do not count.
-
-    Returns:
-      The smallest of WHITES that no pixel exceeds, or else the largest pixel; 0 if no image has more
-      than 8 bits. For float images 1, or the largest pixel above 1.
     """
-    most = 0.0
+    most, least, transparent, colors = 0.0, 0.0, 0, list[int]()
     for file in files:
         with contextlib.suppress(Exception), Image.open(file, formats=FORMATS) as image:
-            if image.mode in DEEP_MODES and image.width * image.height <= MAX_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
+                continue
+            deep = any(';16' in str(tile[3]) for tile in image.tile)  # as of the file, before it is loaded
+            if image.mode in DEEP_MODES:
                 x = np.asarray(image, np.float64)
-                floor = 1.0 if image.mode == 'F' else WHITES[0]
-                most = max(most, floor, float(x[np.isfinite(x)].max(initial=0)))
-    return next((float(white) for white in (1, *WHITES) if most <= white), most) if most else 0.0
+                x, floor = x[np.isfinite(x)], 1.0 if image.mode == 'F' else WHITES[0]
+                most, least = max(most, floor, float(x.max(initial=0))), min(least, float(x.min(initial=0)))
+            elif deep:
+                colors.append(int(np.asarray(image.convert('RGB')).max()))
+            if image.has_transparency_data:
+                transparent += int(np.asarray(image.convert('RGBA'))[..., 3].min()) < 255
+    white = next((float(white) for white in (1, *WHITES) if most <= white), most) if most else 0.0
+    brightest = max(colors, default=0)
+    return Look(white, least, transparent, brightest if brightest < 64 else 0)
 
 
 def _rgb(image: Image.Image, white: float) -> Image.Image:

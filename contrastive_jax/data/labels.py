@@ -12,7 +12,8 @@ class _Renumbered(Subset):
         super().__init__(source, np.arange(len(source)))
         self.array = source.array
         self._labels, self.classes = labels, classes
-        self.root, self.place, self.skipped, self.white = source.root, source.place, source.skipped, source.white
+        self.root, self.place, self.skipped = source.root, source.place, source.skipped
+        self.white, self.remarks, self.rows_of = source.white, source.remarks, source.rows_of
 
     @property
     def labels(self) -> np.ndarray:

@@ -90,7 +90,7 @@ def summary(train: Source, held_out: Source | None) -> str:
         parts.append('skipped: ' + ', '.join(f'{count:,} {reason}' for reason, count in sorted(skipped.items())))
     if train.white:
         parts.append(f'gray values 0 to {train.white:g} become 0 to 255')
-    return ', '.join(parts) + folder.remedy(skipped)
+    return ', '.join([*parts, *train.remarks]) + folder.remedy(skipped)
 
 
 def _unseen(train: Source, held_out: Source) -> str:

@@ -1,6 +1,7 @@
 """Slices of splits as TFDS writes them: 'train[:10%]', 'train[100:-50]', 'train[:2shard]', 'train[:5%]+validation'."""
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -47,6 +48,37 @@ def parse_slices(given: str, field: str) -> list[Part]:
             raise UserError(f'{field} {given!r}: the slice [{bounds}] {problem}', remedy=_REMEDY)
         parts.append(Part(split, f'[{bounds.replace(" ", "")}]'))
     return parts
+
+
+def rows(part: Part, shards: Sequence[int]) -> tuple[int, int]:
+    """The rows [start, end) of a part of a split.
+
+    Args:
+      part: as `parse_slices` returns it.
+      shards: the number of rows in each shard of the split.
+    """
+    n = sum(shards)
+    if not part.text:
+        return 0, n
+    first, colon, last = part.text[1:-1].partition(':')
+    unit = next(match[3] for match in map(_BOUND.fullmatch, (first, last)) if match)
+    units = {'': n, '%': 100, 'shard': len(shards)}[unit]
+
+    def position(text: str, default: int) -> int:
+        match = _BOUND.fullmatch(text)
+        if match is None:
+            return default
+        number = Fraction(match[2].replace('_', ''))
+        number = min(max(units - number if match[1] else number, Fraction(0)), Fraction(units))
+        if unit == 'shard':
+            return sum(shards[: int(number)])
+        return round(number * n / 100) if unit == '%' else int(number)
+
+    start = position(first, 0)
+    if colon:
+        return start, position(last, n)
+    at = int(first.removesuffix('shard'))  # one shard: '[3shard]'
+    return start, start + shards[at]
 
 
 def _problem(bounds: str) -> str:

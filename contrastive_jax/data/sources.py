@@ -4,12 +4,12 @@ import abc
 import functools
 import hashlib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.errors import DataError
+from contrastive_jax.errors import DataError, UserError
 
 
 class DataSetupError(DataError):
@@ -31,6 +31,9 @@ class Source(abc.ABC):
       place: the part of the data that the examples come from, such as 'train/', for the summary of the data.
       skipped: number of files that were left out, by reason or extension.
       white: the value that became 255 in gray images of more than 8 bits; 0: there are none.
+      remarks: what else the summary of the data says about the conversion of its images.
+      rows_of: the rows [start, end) of stored splits that the examples are, such as ('cifar10/3.0.2/train', 0, 45000);
+        empty if it is unknown.
       array: all images as one uint8 array [n, H, W, 3] if they are in memory, so that they can be kept on the device;
         None if they are decoded one by one.
     """
@@ -41,6 +44,8 @@ class Source(abc.ABC):
     place: str = ''
     skipped: Mapping[str, int] = types.MappingProxyType({})
     white: float = 0
+    remarks: Sequence[str] = ()
+    rows_of: Sequence[tuple[str, int, int]] = ()
     array: np.ndarray | None = None
 
     @property
@@ -138,6 +143,38 @@ class ArraySource(Source):
         digest.update(self.array.data)
         digest.update(labels)
         return digest.hexdigest()[:24]  # 16 digits in older versions, which took a part of the images
+
+
+def check_apart(train: Source, held_out: Source, split: str, eval_split: str) -> None:
+    """Checks that no image is both learned from and measured on, as far as the sources know their rows.
+
+    Args:
+      train, held_out: training images, and images for evaluation.
+      split, eval_split: `data.split` and `data.eval_split`.
+
+    Raises:
+      UserError: they are the same images, or slices that overlap.
+    """
+    given = f'data.split {split!r} and data.eval_split {eval_split!r}'
+    remedy = 'set data.eval_split to other images'
+    if held_out.fingerprint == train.fingerprint:
+        raise UserError(
+            f'{given} are the same images, so that kNN would find each image itself',
+            field='data.eval_split',
+            remedy=remedy,
+        )
+    common = sum(
+        max(0, min(end, other_end) - max(start, other_start))
+        for stored, start, end in train.rows_of
+        for other, other_start, other_end in held_out.rows_of
+        if stored == other
+    )
+    if common:
+        raise UserError(
+            f'{given} have {common:,} images in common, which kNN would find themselves',
+            field='data.eval_split',
+            remedy=f'{remedy}, such as train[:90%] and train[90%:]',
+        )
 
 
 class Subset(Source):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from contrastive_jax.data import images
-from contrastive_jax.data.slices import parse_slices
+from contrastive_jax.data.slices import parse_slices, rows
 from contrastive_jax.data.sources import ArraySource, DataSetupError, Source
 from contrastive_jax.data.splits import resolve_split
 from contrastive_jax.errors import DataError, UserError
@@ -36,6 +36,8 @@ WELL_KNOWN = (
 # Images of one fixed size are decoded into memory up to this size, so that they can be kept on the device. CIFAR takes
 # 0.15 GB.
 IN_MEMORY_BYTES = 1 << 30
+
+FINGERPRINT_RECORDS = 64
 
 INSTALL = 'pip install tensorflow-datasets'
 PREPARE = f'{INSTALL} tensorflow apache-beam mlcroissant'  # the scripts of tensorflow_datasets import these
@@ -98,9 +100,17 @@ class TfdsSource(Source):
     def file_name(self, i: int) -> str:
         return f'{self.name}[{i}]'
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f'{self.name} {len(self)}'.encode()).hexdigest()[:16]
+        """A hash of the number of records, of evenly spaced ones, and of their place in the prepared data."""
+        digest = hashlib.sha256(f'{list(self.rows_of) or self.name} {len(self)} {self.classes}'.encode())
+        for i in np.linspace(0, len(self) - 1, min(len(self), FINGERPRINT_RECORDS)).astype(int).tolist():
+            try:
+                record = self._record(i)
+                digest.update(record['image'] + f' {int(record["label"]) if self._labeled else -1} '.encode())
+            except images.ImageError:  # a damaged record, which the loader reports
+                digest.update(b'-')
+        return digest.hexdigest()[:24]  # 16 digits in older versions, which took name and number alone
 
     def _record(self, i: int) -> Any:
         try:
@@ -174,6 +184,7 @@ def load(name: str, path: str = '', split: str = 'train', image_size: int = 224)
         labeled='label' in features,
         image_size=image_size,
     )
+    source.rows_of = _rows(folder, data_dir, split)
     height, width = tuple(features['image'].shape or (None, None))[:2]
     if height and width and len(source) * height * width * 3 <= IN_MEMORY_BYTES:
         return _in_memory(source)
@@ -244,6 +255,19 @@ def _splits(folder: Path) -> list[str]:
         raise DataError(f"cannot read '{folder / 'dataset_info.json'}': {error} -> prepare the data again") from error
 
 
+def _rows(folder: Path, data_dir: Path, split: str) -> tuple[tuple[str, int, int], ...]:
+    """`Source.rows_of` of a split that is known to be right; () if the prepared data does not say its lengths."""
+    info = json.loads((folder / 'dataset_info.json').read_text(encoding='utf-8'))
+    stored = {x['name']: [int(n) for n in x.get('shardLengths', ())] for x in info['splits']}
+    found = []
+    for part in parse_slices(split, 'data.split'):
+        shards = stored.get(part.split)
+        if not shards:
+            return ()
+        found.append((f'{folder.relative_to(data_dir)}/{part.split}', *rows(part, shards)))
+    return tuple(found)
+
+
 def _how_to_prepare(dataset: str, config: str, data_dir: Path, prepared: dict[str, Any]) -> str:
     build = f'tfds build {dataset}{f"/{config}" if config else ""} --data_dir={data_dir} --file_format=array_record'
     manual = (
@@ -283,9 +307,11 @@ def _in_memory(source: TfdsSource) -> ArraySource:
             pictures, labels = zip(*threads.map(source.example, range(len(source))), strict=True)
         except images.ImageError as error:
             raise DataError(f'{source.name}: an image cannot be read: {error} -> prepare the data again') from error
-    return ArraySource(
+    held = ArraySource(
         np.stack(pictures),
         np.array(labels) if source._labeled else None,
         name=source.name,
         classes=source.classes,
     )
+    held.rows_of = source.rows_of
+    return held

@@ -23,9 +23,7 @@ def build_optimizer(
     """
     o = config.optimizer
     learning_rate = _learning_rate(config, steps_per_epoch, total_steps)
-    weight_decay: float | schedules.Schedule = o.weight_decay
-    if o.final_weight_decay >= 0:
-        weight_decay = schedules.linspace_warmup_cosine(o.weight_decay, o.final_weight_decay, 0, total_steps)
+    weight_decay = weight_decay_of(config, total_steps) or o.weight_decay
 
     parts = {}  # its keys are a part of the optimizer state's structure, and so of checkpoints: do not rename them
     if o.freeze:
@@ -42,6 +40,19 @@ def build_optimizer(
     if o.clip_norm:
         optimizer = optax.chain(optimizers.clip_per_tensor(o.clip_norm), optimizer)
     return optimizer, learning_rate
+
+
+def weight_decay_of(config: ConfigDict, total_steps: int) -> schedules.Schedule | None:
+    """The schedule of the weight decay, as a function of the step; None if it is constant.
+
+    Args:
+      config: as for `build_optimizer`.
+      total_steps: the length of the training.
+    """
+    o = config.optimizer
+    if o.final_weight_decay < 0:
+        return None
+    return schedules.linspace_warmup_cosine(o.weight_decay, o.final_weight_decay, 0, total_steps)
 
 
 def _optimizer(

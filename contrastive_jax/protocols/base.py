@@ -64,6 +64,7 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
         open_source(d.source, d.name, d.path, split, encoder.image_size, white)
         for split in (config.data.split, config.data.eval_split)
     ]
+    sources.check_apart(given[0], given[1], config.data.split, config.data.eval_split)
     train, test = number_classes(*given)
     assert test is not None
     ids, classes = [], 0

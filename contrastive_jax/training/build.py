@@ -8,7 +8,7 @@ from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.config.check import check_examples
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.methods import find_method
-from contrastive_jax.optim.build import build_optimizer
+from contrastive_jax.optim.build import build_optimizer, weight_decay_of
 from contrastive_jax.training.run import Run
 
 
@@ -35,6 +35,7 @@ def build_run(config: ConfigDict, num_examples: int) -> Run:
         policy=build_policy(config),
         optimizer=optimizer,
         learning_rate=learning_rate,
+        weight_decay=weight_decay_of(config, total_steps),
         batch_size=config.batch_size,
         image_size=config.data.image_size,
         total_steps=total_steps,

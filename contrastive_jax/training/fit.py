@@ -240,9 +240,5 @@ def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None
         held_out = open_source(d.source, split=d.eval_split, **place)
     except MissingSplitError:  # pretraining needs no labels and no held-out images
         return source, None
-    if held_out.fingerprint == source.fingerprint:
-        raise UserError(
-            f'data.split {d.split!r} and data.eval_split {d.eval_split!r} are the same images, so that kNN would find '
-            'each image itself -> set data.eval_split to other images'
-        )
+    sources.check_apart(source, held_out, d.split, d.eval_split)
     return number_classes(source, held_out)

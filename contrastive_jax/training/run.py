@@ -51,6 +51,7 @@ class Run:
       steps_per_epoch: number of complete batches in an epoch.
       seed: seed of everything random.
       max_dropped_in_row: the run stops after so many steps in a row whose update was dropped, see `training.finite`.
+      weight_decay: the schedule of the weight decay, as for DINO; None if it is constant.
     """
 
     method: Method
@@ -63,10 +64,13 @@ class Run:
     steps_per_epoch: int
     seed: int
     max_dropped_in_row: int = 5
+    weight_decay: schedules.Schedule | None = None
 
     def plan(self, step: int) -> dict[str, float]:
         """The length of the run, and what its schedules give at `step`; a checkpoint holds it, see `differing_plan`."""
         values = {'learning rate': self.learning_rate(step), **self.method.schedules(min(step / self.total_steps, 1.0))}
+        if self.weight_decay is not None:
+            values['weight decay'] = self.weight_decay(step)
         return {'steps': float(self.total_steps), **{name: float(x) for name, x in values.items()}}
 
     @property

@@ -1,6 +1,8 @@
 """Image folders in every form, and folders that are not image folders."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +204,7 @@ def test_links_are_followed_once_and_nothing_blocks(tmp_path: Path) -> None:
     os.mkfifo(data / 'a' / 'pipe.png')
     source = folder.load(data, 'all')
     assert names(source) == ['a/1.png', 'a/elsewhere.png', 'b/2.png']
-    assert source.skipped == {tree.COUNTED: 1, tree.BROKEN_LINK: 2, tree.NOT_REGULAR: 1}
+    assert source.skipped == {tree.COUNTED: 1, tree.BROKEN_LINK: 2, tree.NOT_REGULAR: 1, tree.UPWARDS: 1}
 
 
 def test_what_was_skipped_is_counted_and_the_summary_says_how_the_data_was_read(tmp_path: Path) -> None:
@@ -340,3 +342,30 @@ def test_the_fingerprint_is_of_the_content_too(tmp_path: Path) -> None:
     (tmp_path / 'x').rename(tmp_path / '2.bmp')
     assert os.path.getsize(tmp_path / '1.bmp') == os.path.getsize(tmp_path / '2.bmp')
     assert folder.load(tmp_path).fingerprint != before
+
+
+def test_what_the_conversion_loses_is_said(tmp_path: Path) -> None:
+    def line(name: str) -> str:
+        return summary(folder.load(tmp_path / name, 'all'), None)
+
+    for name in ('negative', 'transparent', 'palette', 'opaque', 'dark', 'bright'):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.array([[-3.5, 0.5]], np.float32)).save(tmp_path / 'negative' / 'x.tif')
+    assert 'gray values 0 to 1 become 0 to 255, negative gray values (down to -3.5) become 0' in line('negative')
+    Image.new('RGBA', (3, 2), (0, 0, 0, 0)).save(tmp_path / 'transparent' / 'x.png')
+    Image.new('P', (3, 2)).save(tmp_path / 'palette' / 'x.png', transparency=0)
+    Image.new('RGBA', (3, 2), (0, 0, 0, 255)).save(tmp_path / 'opaque' / 'x.png')
+    said = [
+        '1 of 1 sampled images are transparent: alpha is dropped' in line(x)
+        for x in ('transparent', 'palette', 'opaque')
+    ]
+    assert said == [True, True, False]
+    for name, value in (
+        ('dark', 4095),
+        ('bright', 65000),
+    ):  # a PNG of 16 bits for each color, as its specification says
+        rows = zlib.compress(b'\0' + struct.pack('>6H', *(value,) * 6))
+        chunks = [(b'IHDR', struct.pack('>IIBBBBB', 2, 1, 16, 2, 0, 0, 0)), (b'IDAT', rows), (b'IEND', b'')]
+        blocks = [struct.pack('>I', len(x)) + k + x + struct.pack('>I', zlib.crc32(k + x)) for k, x in chunks]
+        (tmp_path / name / 'x.png').write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(blocks))
+    assert 'the images are dark (at most 15 of 255)' in line('dark') and 'dark' not in line('bright')

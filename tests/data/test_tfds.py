@@ -18,6 +18,7 @@ from PIL import Image
 
 from contrastive_jax.data import tfds
 from contrastive_jax.data.open import open_source
+from contrastive_jax.data.sources import Source, check_apart
 from contrastive_jax.errors import DataError, UserError
 
 
@@ -211,3 +212,34 @@ def test_data_sets_without_images(tmp_path: Path, fake: FakeTfds) -> None:
     fake.features = {'text': None}
     with pytest.raises(DataError, match=r"no feature 'image', only text"):
         open_source('tfds', 'imdb', str(tmp_path))
+
+
+def test_slices_that_overlap_are_refused(tmp_path: Path, fake: FakeTfds) -> None:
+    prepare(tmp_path / 'imagenet2012' / '5.1.0', {'train': 1})
+    file = tmp_path / 'imagenet2012' / '5.1.0' / 'dataset_info.json'
+    file.write_text(json.dumps({'splits': [{'name': 'train', 'shardLengths': ['500', '500']}]}))
+
+    def both(split: str, eval_split: str) -> tuple[Source, Source, str, str]:
+        train, held = (open_source('tfds', 'imagenet2012', str(tmp_path), s) for s in (split, eval_split))
+        return train, held, split, eval_split
+
+    with pytest.raises(
+        UserError, match=r"'train\[:90%\]' and data.eval_split 'train\[80%:\]' have 100 images in common"
+    ):
+        check_apart(*both('train[:90%]', 'train[80%:]'))
+    with pytest.raises(UserError, match='have 10 images in common'):
+        check_apart(*both('train', 'train[:5]+train[-5:]'))
+    check_apart(*both('train[:90%]', 'train[90%:]'))
+
+
+def test_the_fingerprint_is_of_the_records(tmp_path: Path, fake: FakeTfds, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ('5.0.0', '5.1.0'):
+        prepare(tmp_path / 'imagenet2012' / version, {'train': 1})
+
+    def fingerprint(name: str = 'imagenet2012', split: str = 'train') -> str:
+        return open_source('tfds', name, str(tmp_path), split).fingerprint
+
+    before = fingerprint()
+    assert before == fingerprint('imagenet2012:5.1.0') != fingerprint('imagenet2012:5.0.0')
+    monkeypatch.setattr(sys.modules[__name__], 'png', lambda value, png=png: png(value + 1))
+    assert fingerprint() != before, 'the same number of other images'

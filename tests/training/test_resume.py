@@ -281,6 +281,14 @@ def test_what_another_length_does_to_the_schedules():
     assert differing_plan(40, {}, now) == differing_plan(40, now, now) == ''
 
 
+def test_another_length_changes_the_weight_decay_of_dino():
+    """DINO's weight decay goes from 0.04 to 0.4 along a cosine: half of the way in the middle of a longer run."""
+    before, now = (build_run(train_steps.load('dino:tiny', steps=steps), 640).plan(40) for steps in (40, 80))
+    assert before['weight decay'] == pytest.approx(0.4) and now['weight decay'] == pytest.approx(0.22)
+    assert 'weight decay 0.4 -> 0.22' in differing_plan(40, before, now)
+    assert 'weight decay' not in build_run(train_steps.load('byol:tiny', steps=40), 640).plan(40), 'it is constant'
+
+
 def test_a_torn_last_line(data, uninterrupted, tmp_path):
     """A machine that loses power may lose the end of the log: what is whole stays, what follows is added."""
     config = load('mocov2', 'jit', 'resident', data)
