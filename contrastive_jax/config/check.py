@@ -14,6 +14,7 @@ from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
+from contrastive_jax.config.sizes import check_sizes
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.methods import Method, find_method, method_or_none
 from contrastive_jax.models import network
@@ -176,6 +177,13 @@ def check_examples(c: ConfigDict, num_examples: int, devices: int = 1) -> list[s
         value=0.0,
     )
     rules.rule(
+        c.steps > 0 or c.epochs * per_epoch <= MAX_BATCH,
+        f'epochs {c.epochs:g} of {per_epoch} steps are more than {MAX_BATCH} steps',
+        field='epochs',
+        remedy='use fewer',
+        value=float(MAX_BATCH // per_epoch),
+    )
+    rules.rule(
         not 0 < m.get('num_examples', 0) < num_examples,
         f'method.num_examples {m.get("num_examples")} is less than the {num_examples} images of the data',
         field='method.num_examples',
@@ -320,6 +328,7 @@ def _network(c: ConfigDict, unusable: list[str], rules: Rules) -> bool:
                     remedy=f'use {" or ".join(map(str, near))}',
                     value=near[-1],
                 )
+    found.found += check_sizes(c)
     rules.found += found.found
     return not found.found
 

@@ -18,7 +18,7 @@ from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import encoder_class_or_none
 from contrastive_jax.rules import field
 
-MAX_BATCH = 2**31 - 1  # examples are numbered by int32
+MAX_BATCH = 2**31 - 1  # examples and steps are numbered by int32
 DTYPES = ('float32', 'bfloat16')
 OPTIMIZERS = ('sgd', 'adam', 'adamw', 'lars', 'lars_simclr', 'larc')
 EVALUATORS = ('knn', 'probe', 'signals', 'pictures')
@@ -41,7 +41,7 @@ class Training:
     epochs: float = field(
         200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.'
     )  # no `above=0`: it is not used if `steps` is given
-    steps: int = field(0, 'Length of the training in steps; 0: `epochs` gives the length.', least=0)
+    steps: int = field(0, 'Length of the training in steps; 0: `epochs` gives the length.', least=0, most=MAX_BATCH)
     bn_group_size: int = field(
         0, 'Examples that share batch-norm statistics, on one device or several; 0: the whole global batch.', least=0
     )
@@ -93,7 +93,7 @@ class Data:
     eval_split: str = field(
         'test', "The split that is evaluated on; 'test' and 'validation' replace each other, a labeled one first."
     )
-    image_size: int = field(224, 'Height and width of a view, in pixels.', least=1)
+    image_size: int = field(224, 'Height and width of a view, in pixels.', least=1, most=1 << 14)
     value_range: float = field(
         0.0,
         'Largest value of gray image files of more than 8 bits, such as 4095; 0: derived from a sample of the images.',

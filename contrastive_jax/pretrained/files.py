@@ -27,6 +27,18 @@ NARROW = tuple(
         ml_dtypes.float8_e5m2fnuz,
     )
 )  # fmt: skip
+# How files begin that people give by mistake, in lower case, and what they are.
+OTHERS = {
+    b'version https://git-lfs': 'a pointer of Git LFS, and not the file itself -> fetch it with git lfs pull',
+    b'<!doctype': 'a web page, so the download went wrong -> download it again',
+    b'<html': 'a web page, so the download went wrong -> download it again',
+    b'\x1f\x8b': 'compressed by gzip -> unpack it first',
+    b'bzh': 'compressed by bzip2 -> unpack it first',
+    b'\xfd7zxz': 'compressed by xz -> unpack it first',
+    b'\x28\xb5\x2f\xfd': 'compressed by zstd -> unpack it first',
+    b'\x89hdf': 'an HDF5 file, as Keras writes them -> read it with h5py, and save its arrays by name with np.savez',
+    b'gguf': 'a GGUF file -> give the weights as safetensors or PyTorch files',
+}
 LEGACY_TORCH = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the end of the pickle with which files of torch before 1.6 begin
 
 
@@ -82,10 +94,15 @@ def read(path: Path) -> Source:
         if head.startswith((b'PK', b'\x80')) or head[257:262] == b'ustar':
             opened = torch_files.read(path)
             return Source(opened.content, opened.array, inert=opened.inert)
-        kind = 'empty' if not head else 'text' if head.isascii() and b'\0' not in head else 'of an unknown kind'
-        raise UserError(
-            f'it is {kind} -> give a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow'
-        )
+        known = next((what for start, what in OTHERS.items() if head.lower().startswith(start)), '')
+        if path.suffix == '.msgpack':
+            known = (
+                'a MessagePack file -> restore it with flax.serialization.msgpack_restore, and save it with np.savez'
+            )
+        text = head.isascii() and b'\0' not in head
+        kind = known or ('empty' if not head else 'text' if text else 'of an unknown kind')
+        forms = 'a file of PyTorch, safetensors, .npz, .pkl or a checkpoint of TensorFlow'
+        raise UserError(f'it is {kind}' if '->' in kind else f'it is {kind} -> give {forms}')
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror or error} -> give the file of weights') from error
     except UserError as error:

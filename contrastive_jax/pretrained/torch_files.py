@@ -126,7 +126,10 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
 def _read_legacy(content: mmap.mmap) -> TorchFile:
     """Reads five pickles (magic number, protocol, machine, content, order of the storages) and then the numbers."""
     if Pickle().read(content) != LEGACY_MAGIC:
-        raise PickleError('torch.save did not write it')
+        raise PickleError(
+            'torch.save did not write it -> if it is a pickle of NumPy arrays by name, rename it to .pkl; a state dict '
+            'of tensors is to be saved by torch.save'
+        )
     if (protocol := Pickle().read(content)) != LEGACY_PROTOCOL:
         raise PickleError(f'it has protocol {protocol!r} of torch.save; only {LEGACY_PROTOCOL} is supported')
     machine = Pickle().read(content)

@@ -78,7 +78,9 @@ def open_workdir(
     except OSError as error:
         raise UserError(f'cannot write to workdir {workdir}: {error.strerror} -> choose another') from error
     except ValueError as error:
-        raise UserError(f'{file} is not the JSON of a run ({error}) -> choose another workdir') from error
+        raise UserError(
+            f'{file} is not the JSON of a run ({error}) -> restore it from a copy, or choose another workdir'
+        ) from error
     return workdir
 
 
@@ -108,7 +110,9 @@ def read_config(workdir: Path) -> ConfigDict:
     except OSError as error:
         raise UserError(f'cannot read {file}: {error.strerror} -> give the workdir of a run') from error
     except ValueError as error:
-        raise UserError(f'{file} is not the JSON of a run ({error}) -> give another workdir') from error
+        raise UserError(
+            f'{file} is not the JSON of a run ({error}) -> restore it from a copy, or give another workdir'
+        ) from error
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

@@ -62,4 +62,7 @@ def read(workdir: Path) -> dict[str, tuple[str, str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise UserError(f'{file} cannot be read ({error}) -> choose another workdir') from error
+        raise UserError(
+            f'{file} cannot be read ({error})',
+            remedy='restore it from a copy, or delete it: the inputs are noted anew at the next start',
+        ) from error

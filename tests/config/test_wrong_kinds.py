@@ -4,6 +4,7 @@ Whether a text is a value of a kind is said by Python's own literals, not by the
 """
 
 import ast
+import importlib
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from contrastive_jax.config.check import check
+from contrastive_jax.config.check import check, check_examples
 from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.find import list_configs
 from contrastive_jax.config.load import load
@@ -113,3 +114,32 @@ def test_values_in_a_config_file() -> None:
             assert any(line.startswith((full, f'the config lacks {full}')) for line in lines), (full, value, lines)
             count += 1
     assert count > 300
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'field', 'value', 'remedy'),
+    [
+        ('mocov3_vit', 'encoder.depth', 10**9, 'use at most 1,000 layers'),
+        ('mocov3_vit', 'encoder.width', 10**9, 'use at most 16,777,216 values'),
+        ('mocov2', 'encoder.stage_sizes', (10**6,), 'use at most 1,000 layers'),
+        ('mocov2', 'encoder.stage_sizes', (), 'give the blocks of each stage, e.g. (2, 2)'),
+        ('mocov2', 'encoder.stage_sizes', (2, 0), 'give the blocks of each stage, e.g. (2, 2)'),
+        ('mocov2', 'projector.num_layers', 10**9, 'use at most 1,000 layers'),
+        ('byol', 'predictor.hidden_dim', 10**15, 'use at most 16,777,216 values'),
+        ('mocov2', 'steps', 10**30, 'it must be at least 0 and at most 2147483647'),
+        ('mocov2', 'data.image_size', 10**9, 'it must be at least 1 and at most 16384'),
+    ],
+)
+def test_absurd_sizes_are_one_line_at_once(recipe: str, field: str, value: object, remedy: str) -> None:
+    config = importlib.import_module(f'contrastive_jax.configs.{recipe}').get_config('tiny')
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    (line,) = [x for x in check(config, devices=1) if x.field == field]
+    assert line == f'{field} {value!r} is out of range -> {remedy}'
+
+
+def test_more_steps_than_there_are_numbers() -> None:
+    config = importlib.import_module('contrastive_jax.configs.mocov2').get_config('tiny')
+    config.steps, config.epochs = 0, 1e300
+    (line,) = check_examples(config, num_examples=1000)
+    assert line.field == 'epochs' and 'are more than 2147483647 steps' in line

@@ -1,6 +1,7 @@
 """Malicious, damaged and oversized files are refused with a one-line error, and no code in them runs."""
 
 import argparse
+import bz2
 import collections
 import contextlib
 import copyreg
@@ -8,8 +9,10 @@ import datetime
 import decimal
 import enum
 import functools
+import gzip
 import io
 import json
+import lzma
 import os
 import pickle
 import struct
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import serialization
 from safetensors.numpy import save_file
 
 from contrastive_jax import pretrained
@@ -311,17 +315,28 @@ def test_damaged_files(tmp_path: Path, kind: str) -> None:
     ('held', 'line'),
     [
         (b'', 'is empty'),
-        (b'<html>not found</html>', 'is text'),
-        (b'version https://git-lfs.github.com/spec/v1\n', 'is text'),
+        (b'<html>not found</html>', 'is a web page, so the download went wrong -> download it again$'),
+        (b'version https://git-lfs.github.com/spec/v1\n', 'pointer of Git LFS.* -> fetch it with git lfs pull$'),
+        (gzip.compress(b'weights'), 'compressed by gzip -> unpack it first$'),
+        (lzma.compress(b'weights'), 'compressed by xz -> unpack it first$'),
+        (bz2.compress(b'weights'), 'compressed by bzip2 -> unpack it first$'),
+        (b'\x89HDF\r\n\x1a\n', 'an HDF5 file.* -> read it with h5py'),
+        (b'weights', 'is text -> give a file of PyTorch'),
         (bytes(100), 'of an unknown kind'),
         (bytes(257) + b'ustar', 'tar file'),
-        (pickle.dumps({'a': 1}, 2), 'torch.save did not write it'),
+        (pickle.dumps({'a': 1}, 2), 'torch.save did not write it -> .* rename it to .pkl'),
     ],
 )
 def test_other_files(tmp_path: Path, held: bytes, line: str) -> None:
     (tmp_path / 'x.pth').write_bytes(held)
     with pytest.raises(UserError, match=line):
         files.read(tmp_path / 'x.pth')
+
+
+def test_a_file_of_flax(tmp_path: Path) -> None:
+    (tmp_path / 'x.msgpack').write_bytes(serialization.to_bytes({'params': np.zeros(3, np.float32)}))
+    with pytest.raises(UserError, match=r'a MessagePack file -> restore it with flax.*np.savez$'):
+        files.read(tmp_path / 'x.msgpack')
 
 
 def test_missing_file(tmp_path: Path) -> None:
