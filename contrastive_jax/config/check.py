@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
+from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
 from contrastive_jax.errors import Problem, UserError
@@ -66,6 +67,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
         field='epochs',
         remedy='it must be above 0',
     )
+    check_best(c, rules)
     if (b := c.eval.batch_size) % processes:
         near = -(-b // processes) * processes
         rules.add(

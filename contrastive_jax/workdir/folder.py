@@ -19,6 +19,8 @@ FREE = (
     'eval_every_steps',
     'checkpoint_every_steps',
     'checkpoint_every_minutes',
+    'keep_every_epochs',
+    'keep_best',
     'max_dropped_in_row',
     'profile_steps',
     'parallel',
