@@ -62,7 +62,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
 
     c = with_divisible_batch(config, devices, rules)
     rules.rule(
-        c.steps > 0 or (math.isfinite(c.epochs) and c.epochs > 0),
+        c.steps > 0 or c.epochs > 0 or not math.isfinite(c.epochs),  # these have a line of their own
         f'epochs {c.epochs!r} is out of range',
         field='epochs',
         remedy='it must be above 0',

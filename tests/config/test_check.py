@@ -1,5 +1,6 @@
 """The errors that `check` finds in a config: each rule alone, all rules at once, and rules of several fields."""
 
+import itertools
 import math
 from typing import Any
 
@@ -383,10 +384,13 @@ def test_the_evaluation_batch_is_divisible_by_the_hosts() -> None:
 
 
 def test_length_of_training() -> None:
-    for epochs in (0.0, -1.0, nan, inf):
+    for epochs in (0.0, -1.0):
         (line,) = check(change(MOCO, steps=0, epochs=epochs), 8)
         assert line == f'epochs {epochs!r} is out of range -> it must be above 0'
         assert check(change(MOCO, steps=3, epochs=epochs), 8) == [], 'steps count then'
+    for epochs, steps in itertools.product((nan, inf, -inf), (0, 3)):
+        (line,) = check(change(MOCO, steps=steps, epochs=epochs), 8)
+        assert line == f'epochs {epochs!r} is out of range -> it must be finite'
     assert len(check(change(MOCO, steps=-1, epochs=0.0), 8)) == 2
     per_epoch = 1437 // 16
     for fields, steps in (({'steps': 7}, 7), ({'steps': 0, 'epochs': 0.5}, 45), ({'steps': 0, 'epochs': 1e-9}, 1)):
@@ -478,6 +482,8 @@ def test_a_config_that_is_not_made_from_the_base() -> None:
     assert line.startswith('the config lacks ') and 'steps' in line and 'data.name' in line and 'encoder,' in line
     assert 'batch_size' not in line and 'data.source' not in line
     for name, value in base_config('moco').items():
+        if name == 'auto':  # configs of older versions do not have it: nothing is chosen for them
+            continue
         config = train_steps.load(MOCO).unlock()
         del config[name]
         assert check(config, 8)[0].startswith(f'the config lacks {name} -> start from config.base.base_config'), value
