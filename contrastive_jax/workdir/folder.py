@@ -21,6 +21,7 @@ FREE = (
     'checkpoint_every_minutes',
     'keep_every_epochs',
     'keep_best',
+    'keep_best_mode',
     'max_dropped_in_row',
     'profile_steps',
     'parallel',

@@ -66,7 +66,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (VIT, 'chunks', 2, 'bn_group_size 0 does not fit chunks of 1 examples'),
     (MOCO, 'keep_every_epochs', -1, 'keep_every_epochs -1 is out of range -> it must be at least 0'),
     (MOCO, 'keep_best', 'loss', "keep_best 'loss' is no metric of an evaluation -> choose from eval/knn_top1, eval/p"),
-    (MOCO, 'keep_best', 'eval/knn', "keep_best 'eval/knn': it is not known which values are better; did you mean 'eval/"),
+    (MOCO, 'keep_best', 'eval/knn', "keep_best 'eval/knn': it is not known which values are better; did you mean"),
     (MOCO, 'keep_best_mode', 'best', "keep_best_mode 'best' is unknown -> choose from max, min"),
     (MOCO, 'dtype', 'float16', "dtype 'float16' is unknown; did you mean 'bfloat16'? -> choose from float32, bfloat16"),
     (MOCO, 'parallel', 'pmapp', "parallel 'pmapp' is unknown; did you mean 'pmap'? -> choose from jit, pmap"),
