@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
+from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
 from contrastive_jax.errors import Problem, UserError
@@ -61,11 +62,12 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
 
     c = with_divisible_batch(config, devices, rules)
     rules.rule(
-        c.steps > 0 or (math.isfinite(c.epochs) and c.epochs > 0),
+        c.steps > 0 or c.epochs > 0 or not math.isfinite(c.epochs),  # these have a line of their own
         f'epochs {c.epochs!r} is out of range',
         field='epochs',
         remedy='it must be above 0',
     )
+    check_best(c, rules)
     if (b := c.eval.batch_size) % processes:
         near = -(-b // processes) * processes
         rules.add(

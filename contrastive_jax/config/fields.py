@@ -66,6 +66,21 @@ class Training:
     checkpoint_every_minutes: float = field(
         0.0, 'Further checkpoints, at log lines, after so many minutes without one; 0: none.', least=0
     )
+    keep_every_epochs: int = field(
+        0,
+        'The checkpoint at the end of every so many epochs is never deleted; 0: only the newest two are kept.',
+        least=0,
+    )
+    keep_best: str = field(
+        '', "The checkpoint with the best value of this metric is kept, such as 'eval/knn_top1'; '': none."
+    )
+    keep_best_mode: str = field(
+        '',
+        "Which values of `keep_best` are better: 'max', the highest, or 'min', the lowest; '': as is known of the "
+        'metrics of our evaluators. It must be given for a metric of your own.',
+        choices=('max', 'min'),
+        empty=True,
+    )
     max_dropped_in_row: int = field(
         5,
         'A step in which a value is not finite changes nothing; after so many of these steps in a row the run stops.',

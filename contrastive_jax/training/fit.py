@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.advice import advice
+from contrastive_jax.config.best import mode_of
 from contrastive_jax.config.check import check, check_examples, check_fields, check_init
 from contrastive_jax.config.choose import choose
 from contrastive_jax.config.plan import Choice, describe, keep
@@ -27,6 +28,7 @@ from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
 from contrastive_jax.training import given
+from contrastive_jax.training.best import BestBy
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.estimate import estimate, sentence
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
@@ -222,6 +224,7 @@ def build_trainer(
         cadence=Cadence.of(config),
         data=describe_data(source, held_out),
         open_first_pass=partial(feed, first_pass, step=init_memory_step) if run.method.initializes_memory else None,
+        best=BestBy(config.keep_best, mode_of(config)) if config.keep_best else None,
         verbose=verbose,
     )
 
