@@ -14,7 +14,7 @@ Variants:
   `imagenette`: the authors' small setup, ResNet-18 on ten classes; 92.3 % with their online classifier.
   `cifar10`: the settings of lightly's benchmark, whose kNN reaches 86.8 % after 200 epochs.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

@@ -16,7 +16,7 @@ Variants:
   `cifar10`: two ResNet-18; our own settings, not from a paper.
   `digits`: the embedded handwritten digits, minutes on a CPU. They are gray, so both encoders see the lightness: this
     tests the code and does not show what color adds.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

@@ -19,7 +19,7 @@ Variants; the paper comes first, as in `v1,cifar10`:
   `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
   `cifar10`, `stl10`: 7x7 patches of a small ResNet, the grids of lightning-bolts' CPC.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

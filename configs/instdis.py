@@ -15,7 +15,7 @@ Variants:
   `softmax`: cross-entropy over 65,536 negatives instead of NCE.
   `cifar10`: cross-entropy over all 50,000 images, as in the official README; kNN 80.4 % in the paper.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

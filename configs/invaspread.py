@@ -16,7 +16,7 @@ Variants:
   `cifar10`: the default.
   `stl10`: 96 pixels, the 100,000 images without labels, and therefore no kNN during training.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images at 224 pixels, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

@@ -12,7 +12,7 @@ Variants:
   `symmetric`: both views serve as queries and as keys.
   `cifar10`: the sizes of the official CIFAR-10 demo.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

@@ -13,7 +13,7 @@ Variants:
   `cifar10`: the official demo. Its notebook reports kNN 82.6 / 86.3 / 88.7 % after 200 / 400 / 800 epochs, and with
     `cifar10,symmetric` 85.3 / 88.5 / 89.7 %; the linear probe of the last is 90.7 %.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

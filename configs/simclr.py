@@ -13,7 +13,7 @@ Variants:
   `r18`: ResNet-18; `x2`, `x4`: ResNet-50 of 2 and 4 times the width.
   `cifar10`: the official command, 1000 epochs; linear probe 91 %.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

@@ -14,7 +14,7 @@ Variants:
     methods/simclr.py.
   `cifar10`: the official command for CIFAR-10, with a head of 3 layers.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
 """
 

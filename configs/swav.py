@@ -20,7 +20,7 @@ Variants:
   `bfloat16`: computes in bfloat16; parameters, BN statistics and losses stay float32.
   `cifar10`: solo-learn's settings.
   `digits`: the embedded handwritten digits, minutes on a CPU.
-  `folder`: your images, --config.data.path=FOLDER.
+  `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
   `tiny`: two steps in seconds, for tests.
   `queue`: a queue of two batches; after another variant, as in `tiny,queue`.
 """

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import encoder_config
+from contrastive_jax.config.choose import FIELDS
 
 
 def cifar10(c: ConfigDict) -> None:
@@ -30,14 +31,19 @@ def digits(c: ConfigDict) -> None:
 
 
 def folder(c: ConfigDict) -> None:
-    """Your images, --config.data.path=FOLDER: one folder per class, or all files in one folder."""
+    """Your images, --config.data.path=FOLDER: one folder per class, or all files in one folder.
+
+    Sizes and lengths are chosen by the data and the machine when the run begins: config/choose.py.
+    """
     c.data.update(source='folder', name='', path='')
+    c.auto.update(fields=FIELDS, reference_batch=c.batch_size)
 
 
 def tiny(c: ConfigDict) -> None:
     """Two steps in seconds, for tests."""
     c.batch_size = 16
     c.steps = 2
+    c.auto.update(fields=(), reference_batch=0)  # nothing is chosen
     c.data.update(source='digits', name='digits', image_size=8)
     c.encoder = encoder_config('resnet_tiny', stem='cifar', width=4)
     c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 1, 2, 2

@@ -56,6 +56,7 @@ def convert(given: argparse.Namespace) -> None:
         section=given.section,
         prefix=given.prefix,
         fields=stem_fields(given),
+        step=given.step,
         say=print,
     )
     export.write(target, encoder, given.names, say=print)
@@ -83,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
         'checkpoint the one that its authors evaluate',
     )
     parser.add_argument(
+        '--step', default='', help='if IN is a run: the checkpoint by its step, or best; default: the newest'
+    )
+    parser.add_argument(
         '--form', default='', help=f'the format of IN; default: detected; one of {", ".join(forms.FORMS)}'
     )
     parser.add_argument(
@@ -102,16 +106,19 @@ def main(argv: Sequence[str]) -> int:
         '--drop', action='append', default=[], help='a pattern of names to skip, e.g. "aux.*"; may be repeated'
     )
     parser.add_argument(
+        '--stem_stride',
         '--stem-stride',
         type=int,
         help='the stride of the first convolution of a ResNet; default: 2, and 1 if it is 3x3',
     )
     parser.add_argument(
+        '--stem_padding',
         '--stem-padding',
         type=int,
         help="the padding of the first convolution of a ResNet; default: half its kernel; solo-learn's 3x3 one has 2",
     )
     parser.add_argument(
+        '--stem_pool',
         '--stem-pool',
         choices=('yes', 'no'),
         default='',

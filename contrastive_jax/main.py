@@ -6,6 +6,7 @@ mistake in config, flags or workdir; 3 a problem of the data; 4 too many steps i
 can be read or written; 6 another run uses the workdir. errors.py has the table of all of them.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,7 @@ flags.DEFINE_float('connect_timeout', CONNECT_S, 'Seconds in which all hosts hav
 flags.DEFINE_integer(
     'rollback', None, 'Take the run back to the checkpoint of this step first; fields may change then.'
 )
+flags.DEFINE_bool('verbose', False, 'Print a table of all parameters before the training.')
 flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors that the user can correct.')
 
 
@@ -33,7 +35,7 @@ def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     if command_line.wants_help(argv):
         hosts = 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout'
-        names = 'workdir', *hosts, 'rollback', 'verbose_errors'
+        names = 'workdir', *hosts, 'rollback', 'verbose', 'verbose_errors'
         command_line.print_help(argv, __doc__ or '', names, lambda: _describe_fields(argv))
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
@@ -51,10 +53,29 @@ def run(argv: list[str]) -> int:
                 )
             run_protocol(config, FLAGS.workdir)
         else:
-            fit(config, FLAGS.workdir, rollback=FLAGS.rollback)
+            from contrastive_jax.pretrained.load import load
+
+            fit(config, FLAGS.workdir, rollback=FLAGS.rollback, verbose=FLAGS.verbose, load=load)
+            print_next(FLAGS.workdir)
     except UserError as error:
         raise command_line.as_flags(error, config, config_path) from error
     return 0
+
+
+def print_next(workdir: str) -> None:
+    """The commands that a finished run is used with."""
+    import jax
+
+    if jax.process_index() == 0:
+        quoted = shlex.quote(workdir)
+        path = workdir.rstrip('/')
+        print(
+            'next:\n'
+            f'  python -m contrastive_jax.report --workdir={quoted}\n'
+            f'  python -m contrastive_jax.features --workdir={quoted} {shlex.quote(f"{path}/features.npz")}\n'
+            f'  python -m contrastive_jax.convert {quoted} {shlex.quote(f"{path}/encoder.safetensors")}',
+            flush=True,
+        )
 
 
 def _check(config: ConfigDict) -> Sequence[str]:

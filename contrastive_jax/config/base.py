@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.augment.patches import Patches
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.config.fields import Data, Eval, Optimizer, Schedule, Training
+from contrastive_jax.config.fields import Auto, Data, Eval, Optimizer, Schedule, Training
+from contrastive_jax.config.plan import get
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import find_method
 from contrastive_jax.models.heads import MLP
@@ -39,6 +40,7 @@ def base_config(method: str) -> ConfigDict:
     c.optimizer = defaults(Optimizer)
     c.schedule = defaults(Schedule)
     c.eval = defaults(Eval)
+    c.auto = defaults(Auto)
     return c
 
 
@@ -88,11 +90,26 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
     Raises:
       UserError: an unknown variant.
     """
+    changed = set[str]()
     for name in filter(None, (argument or '').split(',')):
         if name not in variants:
             raise UserError(
                 f'unknown variant {name!r}{did_you_mean(name, variants)}', remedy=f'choose from {", ".join(variants)}'
             )
+        before, fits = _network_and_length(config), get(config, 'auto.reference_batch')
         variants[name](config)
+        after = _network_and_length(config)
+        if get(config, 'auto.reference_batch') == fits:  # not the variant that lets fields be chosen
+            changed |= {field for field, value in after.items() if before.get(field) != value}
+    if get(config, 'auto.reference_batch'):  # a variant such as `r18` or `long` is a choice of the user's
+        config.auto.fields = tuple(field for field in config.auto.fields if field not in changed)
     config.lock()
     return config
+
+
+def _network_and_length(config: ConfigDict) -> dict[str, Any]:
+    """The fields that a variant of a recipe decides for the user: the encoder and the number of epochs."""
+    fields = ['epochs', 'encoder.name', 'encoder.width_multiplier', 'encoder.patch_size']
+    if get(config, 'encoder.patch_stride'):  # CPC: its patches belong to the size of the images
+        fields.pop()
+    return {field: get(config, field) for field in fields}

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
+from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
 from contrastive_jax.errors import Problem, UserError
@@ -61,11 +62,12 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
 
     c = with_divisible_batch(config, devices, rules)
     rules.rule(
-        c.steps > 0 or (math.isfinite(c.epochs) and c.epochs > 0),
+        c.steps > 0 or c.epochs > 0 or not math.isfinite(c.epochs),  # these have a line of their own
         f'epochs {c.epochs!r} is out of range',
         field='epochs',
         remedy='it must be above 0',
     )
+    check_best(c, rules)
     if (b := c.eval.batch_size) % processes:
         near = -(-b // processes) * processes
         rules.add(
@@ -88,6 +90,20 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
         rules.found += check_examples(c, num_examples, devices)
     if network_is_right and predictor_is_right and paths_are_usable and not unusable:
         _variables(c, devices, rules)
+    return rules.found
+
+
+def check_fields(config: ConfigDict) -> list[str]:
+    """Finds what is wrong with each field by itself; the rules of several fields are for `check`.
+
+    Args:
+      config: as for `check`; some of its fields may still be chosen by the data.
+    """
+    rules, sections = Rules(config), sections_of(config)
+    if _lacking(config) or not {'encoder', 'method'} <= sections.keys():  # names that do not exist
+        return check(config, devices=1)
+    for section, declared in sections.items():
+        rules.declared(section, declared)
     return rules.found
 
 
@@ -191,6 +207,7 @@ def _lacking(config: ConfigDict) -> list[str]:
         model.method = ConfigDict({'name': ''})
     model.encoder = ConfigDict({'name': ''})  # its other fields have defaults
     lacking = []
+    del model['auto']  # a config may do without choices
     for name, value in model.items():
         given = config.get(name)
         if not isinstance(value, ConfigDict):

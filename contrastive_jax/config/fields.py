@@ -32,6 +32,11 @@ class Training:
     seed: int = field(
         0, 'Seed of the first weights, the order of the examples and the augmentation.', least=0, most=2**31 - 1
     )
+    init: str = field(
+        '',
+        'Weights that the encoder starts from: the workdir of a run, a file of weights, or a published checkpoint; '
+        "'': new ones.",
+    )
     batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
     epochs: float = field(
         200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.'
@@ -58,6 +63,24 @@ class Training:
         least=0,
     )
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    checkpoint_every_minutes: float = field(
+        0.0, 'Further checkpoints, at log lines, after so many minutes without one; 0: none.', least=0
+    )
+    keep_every_epochs: int = field(
+        0,
+        'The checkpoint at the end of every so many epochs is never deleted; 0: only the newest two are kept.',
+        least=0,
+    )
+    keep_best: str = field(
+        '', "The checkpoint with the best value of this metric is kept, such as 'eval/knn_top1'; '': none."
+    )
+    keep_best_mode: str = field(
+        '',
+        "Which values of `keep_best` are better: 'max', the highest, or 'min', the lowest; '': as is known of the "
+        'metrics of our evaluators. It must be given for a metric of your own.',
+        choices=('max', 'min'),
+        empty=True,
+    )
     max_dropped_in_row: int = field(
         5,
         'A step in which a value is not finite changes nothing; after so many of these steps in a row the run stops.',
@@ -188,9 +211,29 @@ class Eval:
     batch_size: int = field(512, 'Images at a time, over all devices.', least=1)
 
 
+# How often a run does what it does besides training.
+CADENCES = ('log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'checkpoint_every_minutes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """The section `auto`: what is chosen by the data and the machine (config/choose.py, docs/own-data.md)."""
+
+    fields: tuple[str, ...] = field(
+        CADENCES,
+        'Fields that are chosen when a run begins; one that the command line sets is taken out. (): none. In the '
+        'config of a run: those that were chosen.',
+        example=('data.image_size', 'batch_size'),
+    )
+    reference_batch: int = field(
+        0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
+    )
+
+
 # The sections whose class does not depend on the config, in the order in which they are written.
 SECTIONS: dict[str, type] = {
-    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval
+    'data': Data, 'augment': Policy, 'optimizer': Optimizer, 'schedule': Schedule, 'eval': Eval,
+    'auto': Auto,
 }  # fmt: skip
 
 

@@ -90,6 +90,8 @@ def _override(
             value = joined[path] = (*joined.get(path, ()), *value)
     with holder.ignore_type(), holder.unlocked():  # a module has more fields than its section lists
         holder[name] = value
+    if path in (chosen := config.get('auto', {}).get('fields', ())):  # the user has chosen it
+        config.auto.fields = tuple(other for other in chosen if other != path)
     return None
 
 

@@ -12,6 +12,7 @@ the bytes of their names, so their order, and with it the labels, is the same on
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -89,6 +90,11 @@ class FolderSource(Source):
 
     def stored_size(self, i: int) -> tuple[int, int]:
         return images.stored_size(self.file_name(i))
+
+    def for_image_size(self, image_size: int) -> 'FolderSource':
+        source = copy.copy(self)
+        source._image_size = image_size
+        return source
 
     def file_name(self, i: int) -> str:
         return os.path.join(self.root, self._files[i])

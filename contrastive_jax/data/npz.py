@@ -6,7 +6,8 @@ An array is known by its name, in any case, made of a split and of what it holds
   images   images, image, imgs, img, x, data
   labels   labels, label, y, targets, target, classes
 
-So train_images and train_labels, X_train and y_train, or images and labels. Where a file has labels and no evaluation
+So train_images and train_labels, X_train and y_train, or images and labels. Labels are numbers, names or one-hot rows;
+those that are not one class for each image are left out. Where a file has labels and no evaluation
 split, 10 % of each class are held out as 'test', as in an image folder.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.data.folder import held_out
-from contrastive_jax.data.sources import ArraySource
+from contrastive_jax.data.sources import ArraySource, are_classes
 from contrastive_jax.data.splits import NAMES, resolve_split
 from contrastive_jax.errors import DataError, MissingSplitError
 from contrastive_jax.rules import did_you_mean
@@ -74,7 +75,14 @@ def _read(file: np.lib.npyio.NpzFile, path: Path, split: str, name: str) -> Arra
             f"'{path}' has labels {', '.join(labels[x] for x in lone)} without images -> name the arrays {EXAMPLES}"
         )
     skipped = {f'array {other}': 1 for other in others}
-    numbered, classes = _labels({kind: file[key] for kind, key in labels.items()})
+    arrays = {kind: file[key] for kind, key in labels.items()}
+    wrong = {labels[kind]: x for kind, x in arrays.items() if x.dtype.kind not in 'US' and not are_classes(x)}
+    if wrong:  # training needs no labels
+        skipped |= {
+            f'array {key} ({x.dtype}{list(x.shape)}, not one class for each image)': 1 for key, x in wrong.items()
+        }
+        labels, arrays = {}, {}
+    numbered, classes = _labels(arrays)
 
     def source(kind: str, place: str = '') -> ArraySource:
         made = ArraySource(file[images[kind]], numbered.get(kind), name=name, classes=classes)

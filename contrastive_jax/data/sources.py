@@ -1,6 +1,7 @@
 """The interface of a data source, arrays in memory, and subsets."""
 
 import abc
+import functools
 import hashlib
 import types
 from collections.abc import Mapping
@@ -74,6 +75,11 @@ class Source(abc.ABC):
         """Where example i is stored, for messages about damaged images."""
         return str(i)
 
+    def for_image_size(self, image_size: int) -> 'Source':
+        """The same images for crops of another size; sources that decode at a reduced size change that size."""
+        del image_size
+        return self
+
     @property
     def num_classes(self) -> int:
         """The number of distinct labels; 0 without labels."""
@@ -92,7 +98,7 @@ class ArraySource(Source):
       images: uint8 [n, H, W, 3], RGB; gray images [n, H, W, 1] or [n, H, W] are repeated to three equal channels.
         Other dtypes are refused: the range of floats, [0, 1], [-1, 1] or [0, 255], is not known, and a wrong guess
         would train without an error.
-      labels: integers [n] or [n, 1], -1 where unknown; or None.
+      labels: one class for each image in any form that `class_labels` reads, -1 where unknown; or None.
       name: the name in logs and messages.
       classes: the names of the classes, indexed by label.
 
@@ -125,11 +131,13 @@ class ArraySource(Source):
     def image(self, i: int) -> np.ndarray:
         return self.array[i]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        sample = self.array[:: max(1, len(self.array) // 64)]
         labels = b'' if self._labels is None else self._labels.tobytes()
-        return hashlib.sha256(repr(self.array.shape).encode() + sample.tobytes() + labels).hexdigest()[:16]
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        digest.update(self.array.data)
+        digest.update(labels)
+        return digest.hexdigest()[:24]  # 16 digits in older versions, which took a part of the images
 
 
 class Subset(Source):
@@ -189,16 +197,47 @@ def _rgb_images(images: np.ndarray, name: str) -> np.ndarray:
 def class_labels(labels: np.ndarray, n: int, name: str) -> np.ndarray:
     """Labels of n images as int32 [n], -1 where unknown.
 
+    Args:
+      labels: one whole number for each image, [n] or [n, 1], as integers, booleans or floats (NaN: unknown); or one-hot
+        rows [n, classes] (a row of zeros: unknown).
+      n: number of images.
+      name: the name of the data in messages.
+
     Raises:
-      DataError: another shape or dtype, labels below -1, or labels that need more than 32 bits.
+      DataError: the number of labels is not n, or they are not one class for each image.
     """
     given = f'{name}: labels are {labels.dtype}{list(labels.shape)} for {n} images'
-    if labels.shape == (n, 1):
-        labels = labels[:, 0]
-    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f'{given} -> give one integer class per image, [n] (one-hot: labels.argmax(1))')
-    if labels.min(initial=0) < -1 or labels.max(initial=0) > np.iinfo(np.int32).max:
+    if labels.ndim == 0 or len(labels) != n:
+        raise DataError(f'{given} -> give one integer class per image, [n]')
+    classes = _class_numbers(labels)
+    if classes is None:
+        raise DataError(f'{given} -> give one integer class per image, [n]')
+    if classes.min(initial=0) < -1 or classes.max(initial=0) > np.iinfo(np.int32).max:
         raise DataError(
-            f'{given}, from {labels.min()} to {labels.max()} -> number the classes from 0, below 2**31; -1 is unknown'
+            f'{given}, from {classes.min()} to {classes.max()} -> number the classes from 0, below 2**31; -1 is unknown'
         )
-    return labels.astype(np.int32)
+    return classes.astype(np.int32)
+
+
+def are_classes(labels: np.ndarray) -> bool:
+    """Whether labels have one of the forms of `class_labels`; their size does not matter here."""
+    classes = _class_numbers(labels)
+    return classes is not None and classes.min(initial=0) >= -1
+
+
+def _class_numbers(labels: np.ndarray) -> np.ndarray | None:
+    """Class numbers [n] of labels in any of the forms of `class_labels`; None if they are in none of them."""
+    if labels.dtype.kind not in 'biuf':
+        return None
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        one_hot = np.isin(labels, (0, 1)).all() and (np.count_nonzero(labels, axis=1) <= 1).all()
+        return np.where(labels.any(axis=1), labels.argmax(axis=1), -1) if one_hot else None
+    if labels.ndim != 1:
+        return None
+    if labels.dtype.kind == 'f':
+        labels = np.where(np.isnan(labels), -1, labels)
+        if not (np.isfinite(labels) & (labels == np.round(labels))).all():
+            return None
+    return labels.astype(np.int64) if labels.dtype.kind in 'bf' else labels

@@ -5,6 +5,7 @@ cloud bucket about data that is missing. Only preparing a data set, or convertin
 the errors print the commands.
 """
 
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -88,6 +89,11 @@ class TfdsSource(Source):
         record = self._record(i)
         image = images.decode(record['image'], min_side=self._min_side)
         return image, int(record['label']) if self._labeled else -1
+
+    def for_image_size(self, image_size: int) -> 'TfdsSource':
+        source = copy.copy(self)
+        source._min_side = images.DRAFT_FACTOR * image_size
+        return source
 
     def file_name(self, i: int) -> str:
         return f'{self.name}[{i}]'

@@ -65,6 +65,16 @@ def check_same(facts: Mapping[str, object]) -> None:
             )
 
 
+def text_of_first(text: str) -> str:
+    """The text of the first process, of any length, on all processes."""
+    if jax.process_count() == 1:
+        return text
+    data = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.array(len(data))))
+    row = data if jax.process_index() == 0 else np.zeros(length, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(row))).decode()
+
+
 def _texts(text: str) -> list[str]:
     """The texts of all processes, in their order."""
     row = np.zeros(LONGEST, np.uint8)

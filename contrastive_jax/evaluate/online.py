@@ -45,6 +45,10 @@ class Neighbors:
     nearest: np.ndarray
 
 
+# Images for the untrained encoder: all of them would take minutes before the first step.
+FEW_TRAIN, FEW_TEST = 5000, 1000
+
+
 class OnlineFeatures:
     """Features of evenly spaced examples of both splits. Those of the last step are cached, and evaluators share them.
 
@@ -58,6 +62,10 @@ class OnlineFeatures:
       batch_size: global batch size.
       max_train: the largest number of training images.
       max_test: the largest number of held-out images.
+
+    Attributes:
+      few: positions of the training and held-out images on which the untrained encoder is measured, at most `FEW_TRAIN`
+        and `FEW_TEST` of the others.
     """
 
     def __init__(
@@ -78,8 +86,27 @@ class OnlineFeatures:
         self._train_ids = evenly_spaced(len(train), max_train)
         self._test_ids = evenly_spaced(len(self.test), max_test)
         self.unmeasured = why_unmeasured(train, test, self._train_ids, self._test_ids)
+        few = (
+            self._train_ids[evenly_spaced(len(self._train_ids), FEW_TRAIN)],
+            self._test_ids[evenly_spaced(len(self._test_ids), FEW_TEST)],
+        )
+        if why_unmeasured(train, test, *few) and not self.unmeasured:  # few of many images have labels
+            few = self._train_ids, self._test_ids
+        self.few = few
         self._step: int | None = None
         self._features: Features | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the untrained encoder is measured on a part of the images."""
+        return len(self.few[0]) < len(self._train_ids) or len(self.few[1]) < len(self._test_ids)
+
+    def of_few(self, features: Features) -> Features:
+        """The features of the images on which the untrained encoder is measured."""
+        rows, rows_test = np.isin(features.train_ids, self.few[0]), np.isin(features.test_ids, self.few[1])
+        return Features(
+            features.train[rows], features.train_ids[rows], features.test[rows_test], features.test_ids[rows_test]
+        )
 
     def labeled(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
         """Features and labels of the training images and of the held-out images that have a label.
@@ -103,10 +130,11 @@ class OnlineFeatures:
           stats: its BN statistics; {} without BN.
         """
         if self._features is None or self._step != step:
-            train, train_ids = self._extract(params, stats, self.train, self._train_ids)
+            chosen_train, chosen_test = self.few if step == 0 else (self._train_ids, self._test_ids)
+            train, train_ids = self._extract(params, stats, self.train, chosen_train)
             test, test_ids = train, train_ids
             if self.test is not self.train:
-                test, test_ids = self._extract(params, stats, self.test, self._test_ids)
+                test, test_ids = self._extract(params, stats, self.test, chosen_test)
             self._step, self._features = step, Features(train, train_ids, test, test_ids)
         return self._features
 

@@ -58,7 +58,7 @@ def assumptions(module: nn.Module) -> str:
         f'the stem has stride {stride}, padding {padding}{hint}, {"a" if encoder.stem_relu else "no"} ReLU and '
         f'{"a" if pool else "no"} max-pooling; ReLU, '
         f'stride in the 3x3 convolutions, average pooling, batch norm eps {encoder.bn_epsilon:g} -> otherwise '
-        '--stem-stride, --stem-padding, --stem-pool, or encoder=NAME,bn_epsilon=...'
+        '--stem_stride, --stem_padding, --stem_pool, or encoder=NAME,bn_epsilon=...'
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ def _names(source: Source, labels: np.ndarray) -> str:
     return ', '.join([*(source.classes[label] for label in labels[:3]), *(['...'] if len(labels) > 3 else [])])
 
 
+# Makes the context in which a training is told whether it was asked to stop.
+Asked = Callable[[], AbstractContextManager[Interrupt]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How an encoder is evaluated. Each protocol is one file of protocols/; PROTOCOLS in run.py lists them by name.
@@ -121,7 +126,7 @@ class Protocol:
     sections: Mapping[str, type]
     rules: Callable[[ConfigDict, Rules], None]
     check: Callable[[ConfigDict, Encoder, Data], None]
-    run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Callable[[], Interrupt]], dict[str, float]]
+    run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Asked], dict[str, float]]
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labeled: bool = True
     resumes: bool = True

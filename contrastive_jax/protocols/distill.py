@@ -5,7 +5,6 @@ The student has the architecture of the teacher (self-distillation on unlabeled 
 
 import dataclasses
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +29,9 @@ from contrastive_jax.optim.build import build_optimizer
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import finetune, training
-from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.base import Asked, Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
 from contrastive_jax.rules import Rules, field
-from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import read_config
@@ -331,7 +329,7 @@ def run(
     data: Data,
     devices: Devices,
     workdir: Path,
-    interrupt: Callable[[], Interrupt],
+    interrupt: Asked,
 ) -> dict[str, float]:
     teacher = load_teacher(config.teacher, encoder.image_size)
     given, test = sources.Subset(data.train, data.train_ids), sources.Subset(data.test, data.test_ids)

@@ -1,7 +1,6 @@
 """Fine-tuning: trains the encoder of a run further with a classifier on top, on all labels or a part of each class."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,10 @@ from contrastive_jax.optim import optimizers, schedules
 from contrastive_jax.optim.build import batch_factor
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import training
-from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.base import Asked, Data, Protocol
 from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.evaluators import Evaluator
-from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
 
 
@@ -349,7 +347,7 @@ def run(
     data: Data,
     devices: Devices,
     workdir: Path,
-    interrupt: Callable[[], Interrupt],
+    interrupt: Asked,
 ) -> dict[str, float]:
     given = training_images(config, data)
     run = build(config, encoder, len(given), data.classes)

@@ -1,7 +1,6 @@
 """The kNN protocol: weighted kNN over all training images, for every held-out image."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,9 +13,8 @@ from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE, knn_accuracy
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import fields, readout
-from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.base import Asked, Data, Protocol
 from contrastive_jax.rules import field
-from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir.metrics import MetricWriter
 
 
@@ -43,7 +41,7 @@ def run(
     data: Data,
     devices: Devices,
     workdir: Path,
-    interrupt: Callable[[], Interrupt],
+    interrupt: Asked,
 ) -> dict[str, float]:
     extract = FeatureExtractor(
         encoder.network, encoder.policy, devices, image_size=encoder.image_size, batch_size=config.batch_size

@@ -6,7 +6,6 @@ one is chosen on images held out of the training split, and is then measured on 
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,10 @@ from contrastive_jax.methods import base
 from contrastive_jax.optim import optimizers
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.protocols import readout, training
-from contrastive_jax.protocols.base import Data, Protocol
+from contrastive_jax.protocols.base import Asked, Data, Protocol
 from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.evaluators import Evaluator
-from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import Run, TrainState
 
 
@@ -270,7 +268,7 @@ def run(
     data: Data,
     devices: Devices,
     workdir: Path,
-    interrupt: Callable[[], Interrupt],
+    interrupt: Asked,
 ) -> dict[str, float]:
     given, selection = parts(config, data)
     run = build(config, encoder, len(given), data.classes)

@@ -6,7 +6,6 @@ A protocol turns an encoder and labeled data into numbers. `config.protocol` nam
 import contextlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
-from contrastive_jax.protocols.base import Data, load_data
+from contrastive_jax.protocols.base import Asked, Data, load_data
 from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.kept import parse_step
 from contrastive_jax.workdir.lock import Lock, say_takeover
 from contrastive_jax.workdir.lock import check as check_lock
 
@@ -101,6 +101,10 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
         field='init',
         remedy='set it to the workdir of a run, such as runs/digits, or to a file of weights',
     )
+    try:
+        parse_step(config.step)
+    except UserError as error:
+        rules.found += error.problems
     # Training splits each batch; features are computed of incomplete batches, too, which the hosts alone split.
     parts, what = (devices, 'devices') if 'epochs' in config else (processes, 'hosts')
     B = config.batch_size
@@ -129,7 +133,7 @@ def run_protocol(
     workdir: str,
     *,
     devices: Devices | None = None,
-    interrupt: Callable[[], Interrupt] = Interrupt,
+    interrupt: Asked = Interrupt,
 ) -> dict[str, float]:
     """Evaluates an encoder. The numbers go to the terminal, eval/PROTOCOL.json, metrics.jsonl and TensorBoard.
 
@@ -137,7 +141,7 @@ def run_protocol(
       config: a config with the fields of `protocol_config`.
       workdir: the folder of the evaluation, another than that of the run.
       devices: the devices to use; None: all of them, in the mode of `config.parallel`.
-      interrupt: makes the object that says whether a training was asked to stop.
+      interrupt: makes the context in which a training is told whether it was asked to stop.
 
     Returns:
       The numbers, such as 'eval/knn20_top1'.
@@ -151,18 +155,18 @@ def run_protocol(
     path, first = resolve(workdir), jax.process_index() == 0
     if path == Path(config.init).expanduser().absolute():
         raise UserError(f'the workdir {workdir} is that of the run -> give the evaluation a folder of its own')
-    with contextlib.ExitStack() as held:
+    with interrupt() as asked, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
         together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
-        return _evaluate(config, path, devices, interrupt)
+        return _evaluate(config, path, devices, lambda: contextlib.nullcontext(asked))
 
 
-def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Callable[[], Interrupt]) -> dict[str, float]:
+def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Asked) -> dict[str, float]:
     """`run_protocol` in a workdir that this process holds."""
     began, first = time.monotonic(), jax.process_index() == 0
     section = config.features if 'features' in config else config[config.protocol]  # it says which features are used
     # 'online' is the default of the field; for a published checkpoint it leaves the choice to the authors' default.
     weights = None if config.weights == 'online' else config.weights
-    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0))
+    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0), step=config.step)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)

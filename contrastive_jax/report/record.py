@@ -16,6 +16,7 @@ from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.workdir import about, inputs, metrics, run_record
 from contrastive_jax.workdir.checkpoint import FOLDER as CHECKPOINTS
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
+from contrastive_jax.workdir.inputs import differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +152,7 @@ def origin(evaluation: Evaluation, newest: int | None, inputs: Mapping[str, str]
     if newest is not None and evaluation.step != newest:
         parts.append(f'of step {evaluation.step:,}; the newest checkpoint is of step {newest:,}')
     known = {name: fingerprint for name, fingerprint in evaluation.inputs.items() if name in inputs}
-    if other := [name for name, fingerprint in known.items() if fingerprint != inputs[name]]:
+    if other := [name for name, fingerprint in known.items() if differ(fingerprint, inputs[name])]:
         parts.append(f'its {" and ".join(other)} are not those of this run')
     if not evaluation.inputs:
         parts.append('by an older version, which did not record its data')
@@ -183,7 +184,7 @@ def _evaluations(workdir: Path, folders: Sequence[Path]) -> Iterator[Evaluation]
                 data=str(result.get('data', '')),
                 step=int(result.get('step', 0)),
                 metrics=values,
-                run=str(result.get('run', '')),
+                run=str(result.get('run') or ''),
                 inputs={str(name): str(value) for name, value in result.get('fingerprints', {}).items()},
             )
         except (

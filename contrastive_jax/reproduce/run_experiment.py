@@ -21,7 +21,7 @@ from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import metrics, run_record
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir
-from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.inputs import check_inputs, differ
 
 PRETRAINING = 'pretraining'  # the workdir of the training, in the folder of an experiment
 SECONDS, RESULT = 'seconds.json', 'result.json'  # files in the folder of an experiment
@@ -199,7 +199,7 @@ def evaluate(
         done is not None
         and done['step'] == metrics.read(Path(config.init))[-1]['step']
         and done.get('run') in (None, run)  # older versions recorded neither run nor data
-        and all(done.get('fingerprints', {}).get(name, value) == value for name, (value, _) in inputs.items())
+        and not any(differ(done.get('fingerprints', {}).get(name, value), value) for name, (value, _) in inputs.items())
     ):
         # Raises an error if the settings differ.
         open_workdir(str(folder), config, write=False, defaults=defaults_of(config))

@@ -18,6 +18,8 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate import online, signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
+from contrastive_jax.evaluate.pixels import pixel_accuracy
+from contrastive_jax.evaluate.verdict import verdict
 from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
 from contrastive_jax.plots.pictures import contact_sheet, neighbors
@@ -131,20 +133,46 @@ class KNN(Evaluator):
         e = context.config.eval
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
+        self._first = 'given weights' if context.config.get('init') else 'untrained encoder'
+        self._run = context.run
         self._k, self._temperature = e.knn_k, e.knn_temperature
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         if self._features.unmeasured:
             return {}
-        given = self._features.labeled(features_at(self._features, step, state))
-        accuracy = knn_accuracy(*given, k=min(self._k, len(given[0])), temperature=self._temperature)
-        return {'eval/knn_top1': accuracy['top1']}
+        found = features_at(self._features, step, state)
+        metrics = {'eval/knn_top1': self._accuracy(found)}
+        if step == 0:
+            metrics['baseline/pixels_knn_top1'] = self._of_pixels()
+        elif self._features.is_limited:
+            metrics['eval/knn_few_top1'] = self._accuracy(self._features.of_few(found))
+        return metrics
+
+    def _of_pixels(self) -> float:
+        features, run = self._features, self._run
+        return pixel_accuracy(
+            features.train,
+            features.few[0],
+            features.test,
+            features.few[1],
+            policy=run.policy,
+            image_size=run.image_size,
+            k=self._k,
+            temperature=self._temperature,
+        )
+
+    def _accuracy(self, found: online.Features) -> float:
+        given = self._features.labeled(found)
+        return knn_accuracy(*given, k=min(self._k, len(given[0])), temperature=self._temperature)['top1']
 
     def remarks(self) -> Iterable[str]:
-        return not_measured('kNN', self._features)
+        if self._features.is_limited:
+            train, test = (len(ids) for ids in self._features.few)
+            yield f'{self._first} and raw pixels are measured on {train:,} training and {test:,} held-out images'
+        yield from not_measured('kNN', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
-        return compared('kNN', 'knn_top1', self._data, last)
+        return compared('kNN', 'knn_top1', self._data, last, self._first)
 
 
 class Probe(Evaluator):
@@ -155,6 +183,7 @@ class Probe(Evaluator):
     def __init__(self, context: Context):
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
+        self._first = 'given weights' if context.config.get('init') else 'untrained encoder'
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         if self._features.unmeasured:
@@ -166,7 +195,7 @@ class Probe(Evaluator):
         return not_measured('linear probe', self._features)
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
-        return compared('linear probe', 'probe_top1', self._data, last)
+        return compared('linear probe', 'probe_top1', self._data, last, self._first)
 
 
 class Signals(Evaluator):
@@ -187,6 +216,9 @@ class Signals(Evaluator):
             'eval/effective_rank': float(signals.effective_rank(few)),
             'eval/uniformity': float(signals.uniformity(few)) if len(few) > 1 else 0.0,
         }
+
+    def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
+        return verdict(last)
 
 
 class Pictures(Evaluator):
@@ -265,9 +297,9 @@ def not_measured(title: str, features: online.OnlineFeatures) -> Sequence[str]:
     return (f'{title} accuracy is not measured: {features.unmeasured}',) if features.unmeasured else ()
 
 
-def compared(title: str, metric: str, data: str, last: Mapping[str, float]) -> Sequence[str]:
-    """The line that compares a metric with that of the untrained encoder, if both were measured."""
+def compared(title: str, metric: str, data: str, last: Mapping[str, float], first: str) -> Sequence[str]:
+    """The line that compares a metric with that of the encoder at step 0, called `first`, if both were measured."""
     ours, before = last.get(f'eval/{metric}'), last.get(f'baseline/{metric}')
     if ours is None or before is None:
         return ()
-    return (f'{title} accuracy on held-out {data}: {ours:.1%} (untrained encoder: {before:.1%})',)
+    return (f'{title} accuracy on held-out {data}: {ours:.1%} ({first}: {before:.1%})',)

@@ -4,34 +4,48 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.advice import advice
-from contrastive_jax.config.check import check, check_examples
+from contrastive_jax.config.best import mode_of
+from contrastive_jax.config.check import check, check_examples, check_fields
+from contrastive_jax.config.choose import choose
+from contrastive_jax.config.plan import Choice, describe, keep
 from contrastive_jax.config.stored import defaults_of
 from contrastive_jax.data import facts, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
-from contrastive_jax.distributed.agree import check_same, together
+from contrastive_jax.distributed.agree import check_same, text_of_first, together
 from contrastive_jax.distributed.devices import Devices, find_devices
+from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
+from contrastive_jax.training import given
+from contrastive_jax.training.best import BestBy
 from contrastive_jax.training.build import build_run
+from contrastive_jax.training.estimate import estimate, sentence
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
 from contrastive_jax.training.feed import open_feed
 from contrastive_jax.training.interrupt import Interrupt
-from contrastive_jax.training.loop import Cadence, Trainer, from_scratch
+from contrastive_jax.training.loop import Cadence, Start, Trainer, from_scratch
+from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.folder import open_workdir, resolve
+from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
+
+if TYPE_CHECKING:
+    from contrastive_jax.pretrained.encoder import Encoder
 
 
 def fit(
@@ -39,7 +53,9 @@ def fit(
     workdir: str,
     *,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    verbose: bool = False,
     rollback: int | None = None,
+    load: given.Load | None = None,
 ) -> dict[str, float]:
     """Trains what the config describes; the same call again continues where the last one stopped.
 
@@ -47,6 +63,8 @@ def fit(
       config: a config with the fields of `config.base.base_config`.
       workdir: folder of the run: config, checkpoints, metrics, pictures.
       evaluators: further evaluators, beside those that the config names: classes, or functions of the `Context`.
+      load: reads the weights of `config.init`, `contrastive_jax.load_encoder`; None: the config gives none.
+      verbose: whether the table of all parameters is printed.
       rollback: the step of a checkpoint that the run is taken back to first, see `training.rollback`; None: none.
 
     Returns:
@@ -58,18 +76,41 @@ def fit(
     """
     with Interrupt() as interrupt, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
         devices = find_devices(config.get('parallel', 'jit'))
-        if problems := check(config, devices.count, jax.process_count()):
+        config, resumed = with_stored_choices(config, workdir)
+        fits = not resumed and bool(config.get('auto', {}).get('reference_batch'))
+        if problems := check_fields(config) if fits else check(config, devices.count, jax.process_count()):
             raise UserError.of(problems)
         path, first = resolve(workdir), jax.process_index() == 0
         together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
         check_same({'the checksum of the config (without data.path)': checksum_of(config)})
+        if first:
+            print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
+        began = time.monotonic()
         source, held_out = together(lambda: load_data(config))
         check_same(facts_of(source, held_out))
+        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+        measured, choices = facts.measure(source), list[Choice]()
+        if resumed:  # other data is refused before sizes that do not fit it
+            together(lambda: check_inputs(path, inputs, write=False))
+        else:
+            config, choices = choose(config, measured, this_machine(devices.count))
+            check_same({'the choices by data and machine': checksum_of(config)})
+            source = source.for_image_size(config.data.image_size)
+            held_out = None if held_out is None else held_out.for_image_size(config.data.image_size)
+        if problems := check(config, devices.count, jax.process_count()) if fits else []:
+            raise UserError.of(problems)
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
         known = defaults_of(config)
-        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+        begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
+        weights = None if not config.get('init') else cache(partial(_weights, config.init, run, load))
+        if weights and not begun:
+            encoder = together(weights)
+            check_same({'the checksum of the weights of init': encoder.fingerprint})
+            inputs['weights that it started from'] = (encoder.fingerprint, encoder.source)
+            for line in given.describe(encoder, run) if first else ():
+                print(line, flush=True)
 
         def open_run() -> None:
             open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
@@ -77,13 +118,38 @@ def fit(
 
         together(open_run)
         if first:
-            print(summary(source, held_out), flush=True)
-            for line in advice(config, facts.measure(source)):
+            print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
+            if choices:
+                what = f'{len(source):,} images' + (f' of {measured.side:,} px' if measured.side else '')
+                print(f'chosen for {what} on {this_machine(devices.count)}, unless --config.FIELD=VALUE is given:')
+            for line in describe(choices):
+                print(line)
+            for line in advice(config, measured):
                 print(f'warning: {line}', flush=True)
-        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+            machine = this_machine(devices.count)
+            if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
+                print(line, flush=True)
+        start = partial(given.start, weights=weights, devices=devices) if weights else from_scratch
+        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose, start)
         if rollback is not None:
             roll_back(trainer, rollback, config, known)
         return trainer.fit(interrupt)
+
+
+def with_stored_choices(config: ConfigDict, workdir: str) -> tuple[ConfigDict, bool]:
+    """A config whose free fields have the values of the run in the workdir, and whether there is one.
+
+    A run that goes on does not choose again, also where its data has grown or the machine is another. The first process
+    tells the others, which may not see the workdir.
+    """
+    folder = resolve(workdir)
+    there = jax.process_index() == 0 and (folder / CONFIG_FILE).is_file()
+    stored = text_of_first(together(lambda: read_config(folder).to_json() if there else ''))
+    if not config.get('auto') or not stored:
+        return config, bool(stored)
+    kept = config.copy_and_resolve_references()
+    keep(kept, ConfigDict(json.loads(stored)))
+    return kept.lock(), True
 
 
 def checksum_of(config: ConfigDict) -> str:
@@ -91,6 +157,13 @@ def checksum_of(config: ConfigDict) -> str:
     fields = config.to_dict()
     fields['data'] = {name: value for name, value in fields['data'].items() if name not in ('path', 'workers')}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _weights(path: str, run: Run, load: given.Load | None) -> 'Encoder':
+    """The weights of `config.init`."""
+    if load is None:
+        raise UserError(f'init {path!r} is set', field='init', remedy='call fit with load=contrastive_jax.load_encoder')
+    return given.read_weights(path, run, load)
 
 
 def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
@@ -110,6 +183,8 @@ def build_trainer(
     source: sources.Source,
     held_out: sources.Source | None,
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    verbose: bool = False,
+    start: Start = from_scratch,
 ) -> Trainer:
     """Puts the parts of a pretraining run together.
 
@@ -121,6 +196,8 @@ def build_trainer(
       source: training images.
       held_out: held-out images; None where the data has none.
       evaluators: further evaluators, see `fit`.
+      verbose: whether the table of all parameters is printed.
+      start: puts given weights into the state at step 0.
     """
     features = OnlineFeatures(
         run.method.network,
@@ -140,12 +217,14 @@ def build_trainer(
         run,
         feed(run),
         [*build_evaluators(context), *(make(context) for make in evaluators)],
-        from_scratch,
+        start,
         workdir,
         devices=devices,
         cadence=Cadence.of(config),
         data=describe_data(source, held_out),
         open_first_pass=partial(feed, first_pass, step=init_memory_step) if run.method.initializes_memory else None,
+        best=BestBy(config.keep_best, mode_of(config)) if config.keep_best else None,
+        verbose=verbose,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
+from contrastive_jax.training.best import BestBy, disk_line, kept_lines
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.finite import PLACES, Dropped
@@ -32,6 +34,8 @@ from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 # Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
 # crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
 CALLS_AHEAD = 3
+
+FORECAST_AFTER = 5  # timed steps after which the end of the run is estimated
 
 PROFILE_AFTER = 100  # steps: the profile leaves out compilation and the first, slower steps
 
@@ -54,15 +58,25 @@ class Cadence:
       log: steps between two lines of metrics.
       checkpoint: steps between two checkpoints.
       profile: number of steps to profile; 0: none.
+      checkpoint_minutes: a checkpoint is also due at the first log line after so many minutes without one; 0: never.
+      keep_epochs: the checkpoint at the end of every so many epochs is saved and never deleted; 0: none. (In epochs.)
     """
 
     log: int
     checkpoint: int
     profile: int = 0
+    checkpoint_minutes: float = 0
+    keep_epochs: int = 0
 
     @classmethod
     def of(cls, config: ConfigDict) -> 'Cadence':
-        return cls(config.log_every_steps, config.checkpoint_every_steps, config.profile_steps)
+        return cls(
+            config.log_every_steps,
+            config.checkpoint_every_steps,
+            config.profile_steps,
+            config.get('checkpoint_every_minutes', 0),
+            config.get('keep_every_epochs', 0),
+        )
 
 
 class Trainer:
@@ -79,6 +93,8 @@ class Trainer:
       data: facts about the data, for `about.json` and the first line: 'data' (its name), 'train_images' and perhaps
         'held_out_images'.
       open_first_pass: opens the feed of one epoch for methods that fill their memory before step 0; else None.
+      best: how the best checkpoint is chosen, which is kept; None: it is not.
+      verbose: whether the table of all parameters is printed.
     """
 
     def __init__(
@@ -93,12 +109,16 @@ class Trainer:
         cadence: Cadence,
         data: Mapping[str, Any],
         open_first_pass: Callable[[], Feed] | None = None,
+        best: BestBy | None = None,
+        verbose: bool = False,
     ):
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
-        self.open_first_pass = open_first_pass
+        self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
+        self.open_first_pass, self.best, self.verbose = open_first_pass, best, verbose
         self.first_process = jax.process_index() == 0
-        self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+        self.keep_every = cadence.keep_epochs * run.steps_per_epoch
+        self.checkpoints = Checkpoints(workdir, devices, run.state_specs, keep_every=self.keep_every)
         self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
@@ -120,6 +140,8 @@ class Trainer:
         writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
         about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
+        if self.best:
+            self.best.begin(self.checkpoints, read(self.workdir) if self.first_process else ())
         try:
             with progress:
                 if start >= total:
@@ -132,8 +154,9 @@ class Trainer:
                         for remark in evaluator.remarks():
                             progress.say(remark)
                 self.leave_early(start, interrupt)
-                with progress.paused():
-                    if self.lacks_evaluation(start):
+                if self.lacks_evaluation(start):
+                    what = f'the {self.first_weights}' if start == 0 else f'step {start}'
+                    with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
                     state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
@@ -165,18 +188,24 @@ class Trainer:
         profile_from = start + min(PROFILE_AFTER, (total - start) // 2)
         profile_to = min(profile_from + cadence.profile, total) if cadence.profile else profile_from
         running: Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
+        saved_s, forecast = time.monotonic(), start + 1 + FORECAST_AFTER
         while step < total:
-            stops = [(step // n + 1) * n for n in (cadence.log, cadence.checkpoint, *evaluations)] + [total]
-            stops += [x for x in (start + 1, profile_from, profile_to) if x > step]  # compile in a call of its own
+            every = [cadence.log, cadence.checkpoint, *evaluations] + ([self.keep_every] if self.keep_every else [])
+            stops = [(step // n + 1) * n for n in every] + [total]
+            # The first step compiles in a call of its own.
+            stops += [x for x in (start + 1, forecast, profile_from, profile_to) if x > step]
             if running and step % cadence.log == 0:  # just enough to keep the device busy while the host logs
                 stops.append(step + CALLS_AHEAD * self.feed.stride)
             before, stop = step, min(stops)
             if cadence.profile and step == profile_from:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
-            state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
             if before == start:
-                jax.block_until_ready(metrics)
+                with progress.stage('compiling the training step and taking the first one'):
+                    state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
+                    jax.block_until_ready(metrics)
                 progress.untimed(step)
+            else:
+                state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
             if running and before % cadence.log == 0:
                 sums = self.sums(unlogged, running)
                 self.streak(sums, state, progress)
@@ -187,21 +216,31 @@ class Trainer:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 
+            if step == forecast < total:
+                sums = self.sums(unlogged, running)
+                progress.forecast(step, sums['loss'] / sums['steps'] if sums['steps'] else math.nan)
+
             asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))
-            due = step == total or at_eval or step % cadence.checkpoint == 0
-            if asked or due:
+            kept = self.keep_every > 0 and step % self.keep_every == 0
+            due = step == total or at_eval or kept or step % cadence.checkpoint == 0
+            late = time.monotonic() - saved_s > 60 * cadence.checkpoint_minutes > 0
+            late = cadence.checkpoint_minutes > 0 and self.same_everywhere(late)
+            if asked or due or late:
                 unlogged, running = self.sums(unlogged, running), []
                 streak = self.streak(unlogged, state, progress)
                 if due or step % cadence.log == 0:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    if not streak or asked or step == total:  # a streak may end the run: keep what is from before
+                    if (
+                        not streak or asked or kept or step == total
+                    ):  # a streak may end the run: keep what is from before
                         self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress, interrupt)
                 about.update(step)
+                saved_s = time.monotonic()
             if asked and step < total:
                 self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
@@ -245,16 +284,25 @@ class Trainer:
     def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
         """Shows the untrained network one epoch, which fills the memory of a method. A run stopped here starts anew."""
         steps = self.run.steps_per_epoch
-        progress.say(f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one')
         try:
-            return self.advance(feed, state, 0, steps, interrupt)[0]
+            with progress.stage(
+                f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one'
+            ):
+                return self.advance(feed, state, 0, steps, interrupt)[0]
         finally:
             feed.close()
 
     def introduce(self, state: PyTree, start: int, progress: Progress) -> None:
         """Says what is about to run."""
         run, d = self.run, self.devices
-        progress.say(parameter_overview.get_parameter_overview(self.shapes.params, include_stats=False))
+        params = self.shapes.params
+        if self.verbose:
+            progress.say(parameter_overview.get_parameter_overview(params, include_stats=False))
+        counts = {name: parameter_overview.count_parameters(params[name]) for name in params}
+        parts = ', '.join(f'{name} {count:,}' for name, count in counts.items())
+        progress.say(f'parameters: {sum(counts.values()):,} ({parts})')
+        if line := disk_line(self.shapes, start, run, self.keep_every, self.best, self.workdir):
+            progress.say(line)
         kind = jax.devices()[0].device_kind
         progress.say(
             f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '
@@ -356,7 +404,12 @@ class Trainer:
             baseline = {name.replace('eval/', 'baseline/'): x for name, x in metrics.items()} if step == 0 else {}
             writer.write(step, {**metrics, **baseline})
             values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown)
-            progress.say(f'step {step}: {values}' + ('  (untrained encoder)' if step == 0 else ''))
+            progress.say(f'step {step}: {values}' + (f'  ({self.first_weights})' if step == 0 else ''))
+        if self.best:
+            lacking = self.best.lacking(step, metrics, all(evaluator.at_start for evaluator in self.evaluators))
+            said = self.best.update(self.checkpoints, step, metrics)
+            for line in filter(None, (said, lacking if step == self.run.total_steps else '')):
+                progress.say(line)
         if self.first_process:
             for evaluator in due:
                 lock.check(self.workdir)
@@ -374,6 +427,8 @@ class Trainer:
                 progress.say(conclusion)
         pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
         progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
+        for about_kept in kept_lines(self.checkpoints):
+            progress.say(about_kept)
         return last
 
     def same_everywhere(self, flag: bool) -> bool:

@@ -1,6 +1,7 @@
 """The progress of a run: a progress bar on a terminal, plain lines in a log file."""
 
 import contextlib
+import datetime
 import math
 import sys
 import time
@@ -71,6 +72,26 @@ class Progress:
             self.say(text)
         return self._images_per_second
 
+    def forecast(self, step: int, loss: float) -> None:
+        """Prints loss, images/s and the expected end after the first timed steps; `update` counts them again."""
+        step_s = max(self._clock() - self._last_s, 1e-9) / max(step - self._step, 1)
+        left = (self.total_steps - step) * step_s
+        end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=left)
+        self.say(
+            f'after {step - self._step} timed steps: loss {loss:.4g}, {self.batch_size / step_s:.4g} images/s, '
+            f'{step_s:.2g} s a step; left {duration(left)} without evaluations, '
+            f'until about {end:%Y-%m-%d %H:%M}'
+        )
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Names what is done inside this context, and says how long it took. The time does not count as training."""
+        self.say(f'{name} ...')
+        start = time.monotonic()
+        with self.paused():
+            yield
+        self.say(f'{name}: done in {seconds(time.monotonic() - start)}')
+
     def untimed(self, step: int) -> None:
         """Excludes the steps up to this one from the times: the first call of a program includes its compilation."""
         self._step, self._last_s = step, self._clock()
@@ -110,3 +131,8 @@ def duration(seconds: float) -> str:
     """5025 -> '1:23:45'; hours may exceed 24."""
     minutes, s = divmod(max(round(seconds), 0), 60)
     return f'{minutes // 60}:{minutes % 60:02d}:{s:02d}'
+
+
+def seconds(time_s: float) -> str:
+    """A time for messages: '3.2 s' below 100 s, else as `duration`."""
+    return f'{time_s:.1f} s' if time_s < 100 else duration(time_s)

@@ -26,22 +26,27 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
       UserError: an input is another than the one that the workdir was begun with.
     """
     before, given = read(workdir), {name: list(value) for name, value in inputs.items()}
-    differ = [
+    changed = [
         f'{name}: {before[name][1]} -> {inputs[name][1]}'
         + ('' if before[name][1] != inputs[name][1] else ', with other content')
         for name in inputs
-        if name in before and before[name][0] != inputs[name][0]
+        if name in before and differ(before[name][0], inputs[name][0])
     ]
-    if differ:
+    if changed:
         raise UserError(
-            f'workdir {workdir} was begun with other inputs ({"; ".join(differ)}) -> choose another workdir, or give '
+            f'workdir {workdir} was begun with other inputs ({"; ".join(changed)}) -> choose another workdir, or give '
             'the same inputs'
         )
-    if write and given.keys() != before.keys():
+    if write and given.keys() - before.keys():
         try:
-            write_atomically(workdir / FILE, json.dumps(given, indent=2).encode() + b'\n')
+            write_atomically(workdir / FILE, json.dumps({**before, **given}, indent=2).encode() + b'\n')
         except OSError as error:
             raise UserError(f'cannot write {workdir / FILE}: {error.strerror} -> choose another workdir') from error
+
+
+def differ(known: str, given: str) -> bool:
+    """Whether two fingerprints are of different content. Those of older versions are shorter: nothing is known then."""
+    return known != given and len(known) == len(given)
 
 
 def read(workdir: Path) -> dict[str, tuple[str, str]]:

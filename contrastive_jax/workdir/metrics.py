@@ -97,13 +97,20 @@ class MetricWriter:
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` in order, null as NaN; [] without the file. Lines of another form are skipped."""
+    """The lines of `metrics.jsonl` in order, null as NaN; [] without the file.
+
+    Lines of another form, and values that are no numbers, are skipped: others may have written them.
+    """
     try:
         lines = (Path(workdir) / FILE).read_bytes().split(b'\n')
     except FileNotFoundError:
         return []
     parsed = (_parse(line) for line in lines)
-    return [{name: math.nan if x is None else x for name, x in line.items()} for line in parsed if line is not None]
+    return [
+        {name: math.nan if x is None else x for name, x in line.items() if x is None or isinstance(x, int | float)}
+        for line in parsed
+        if line is not None
+    ]
 
 
 def summarize(stacked: Mapping[str, Any]) -> dict[str, float]:

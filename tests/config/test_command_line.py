@@ -65,7 +65,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         lines = text.err.splitlines()
         assert stop.value.code == code, lines
         assert lines and all(line.startswith('contrastive_jax: error: ') for line in lines), text.err
-        assert text.out == '' or text.out.startswith('train: '), 'at most how the data is understood'
+        assert text.out == '' or text.out.startswith('reading the data ('), 'at most how the data is understood'
         assert 'Traceback' not in text.err and ' at 0x' not in text.err
         for arg in args:
             if arg.startswith('--workdir=/'):

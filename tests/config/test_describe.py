@@ -15,10 +15,10 @@ from tests import train_steps
 
 @pytest.mark.parametrize('name', [*METHODS])
 def test_every_field_of_a_base_config_is_described(name: str) -> None:
-    text = describe_fields()
+    text = ' '.join(describe_fields().split())  # long values are wrapped
     for field, value in flat(base_config(name)).items():
         if field not in ('encoder.name', 'method.name'):
-            assert f'\n  {field} = {value!r} (' in text, field
+            assert f' {field} = {value!r} (' in text, field
 
 
 @pytest.mark.parametrize('name', ['mocov2:tiny', 'mocov3_vit:tiny', 'cpc:tiny', 'dino:tiny', 'swav:tiny', 'cmc:tiny'])

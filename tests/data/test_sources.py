@@ -57,7 +57,8 @@ def test_gray_arrays_are_widened(gray: np.ndarray) -> None:
         (IMAGES[..., :2], None, r'\[6, 5, 4, 2\].*give \[n, H, W, 3\]'),
         (IMAGES[:0], None, 'n, H, W >= 1'),
         (IMAGES, LABELS[:5], r'\[5\] for 6 images'),
-        (IMAGES, np.eye(6), 'one-hot'),
+        (IMAGES, np.ones((6, 3)), 'one integer class per image'),
+        (IMAGES, np.linspace(0, 1, 6), 'one integer class per image'),
         (IMAGES, LABELS - 2, 'number the classes from 0'),
     ],
 )
@@ -208,6 +209,39 @@ def test_one_labeled_split_is_held_out_in_part_and_one_without_labels_is_not(tmp
     assert npz(tmp_path / 'z.npz', images=gray(3), labels=np.arange(3)) == {'train': (3, [0, 1, 2])}
 
 
+@pytest.mark.parametrize(
+    ('labels', 'expected'),
+    [
+        (np.array([0.0, 2.0, np.nan, 1.0]), [0, 2, -1, 1]),
+        (np.array([True, False, True, True]), [1, 0, 1, 1]),
+        (np.eye(3, dtype=np.float32)[[2, 0, 1, 1]], [2, 0, 1, 1]),
+        (np.eye(3, dtype=bool)[[2, 0, 1, 1]], [2, 0, 1, 1]),
+        (np.array([[0, 1], [0, 0], [1, 0], [0, 1]], np.uint8), [1, -1, 0, 1]),
+        (np.array([[3], [1], [0], [2]]), [3, 1, 0, 2]),
+    ],
+)
+def test_labels_in_other_forms_are_classes(labels: np.ndarray, expected: list[int], tmp_path: Path) -> None:
+    assert sources.ArraySource(IMAGES[:4], labels).labels.tolist() == expected
+    found = npz(tmp_path / 'x.npz', train_images=gray(4), train_labels=labels, test_images=gray(4), test_labels=labels)
+    assert found == {'train': (4, expected), 'test': (4, expected)}
+
+
+@pytest.mark.parametrize(
+    ('labels', 'dtype'),
+    [
+        (np.ones((4, 3), np.uint8), 'uint8[4, 3]'),  # several classes an image
+        (np.linspace(0, 1, 4), 'float64[4]'),
+        (np.arange(4) - 2, 'int64[4]'),
+        (np.zeros((4, 2, 2)), 'float64[4, 2, 2]'),
+    ],
+)
+def test_labels_that_are_no_classes_are_left_out_and_said(labels: np.ndarray, dtype: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / 'x.npz', images=gray(4), labels=labels)
+    source = open_source('npz', path=str(tmp_path / 'x.npz'))
+    assert source.labels is None and len(source) == 4
+    assert f'skipped: 1 array labels ({dtype}, not one class for each image)' in summary(source, None)
+
+
 def test_names_as_labels_are_numbered_alike_in_both_splits(tmp_path: Path) -> None:
     given = {'train_labels': np.array(['dog', 'cat', 'dog']), 'test_labels': np.array(['eel', 'dog'])}
     found = npz(tmp_path / 'x.npz', train_images=gray(3), test_images=gray(2), **given)
@@ -252,3 +286,15 @@ def test_ids_and_gaps_become_class_numbers(tmp_path: Path) -> None:
     assert numbered.array is train.array and numbered.example(0)[1] == 2
     plain = sources.ArraySource(gray(3), np.array([0, 1, -1])), None
     assert number_classes(*plain) == plain
+
+
+def test_the_fingerprint_of_arrays_is_of_every_pixel_and_label() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (500, 4, 4, 3), np.uint8)
+    known = {sources.ArraySource(images, np.zeros(500, int)).fingerprint}
+    for i in (0, 1, 499):
+        other, labels = images.copy(), np.zeros(500, int)
+        other[i, 3, 3, 2] ^= 1
+        labels[i] = 1
+        known |= {sources.ArraySource(*pair).fingerprint for pair in ((other, np.zeros(500, int)), (images, labels))}
+    assert len(known) == 7
+    assert sources.ArraySource(images, np.zeros(500, int)).fingerprint in known

@@ -75,7 +75,7 @@ def test_what_weights_do_not_tell_of_the_stem(tmp_path: Path, setting: tuple[int
 
 def test_options_for_the_stem(tmp_path: Path) -> None:
     published_files.write(tmp_path / 'x.pth', STATE)
-    options = ['--stem-stride=1', '--stem-padding=2', '--stem-pool=no']
+    options = ['--stem_stride=1', '--stem-padding=2', '--stem_pool=no']
     assert convert.main([str(tmp_path / 'x.pth'), str(tmp_path / 'y.safetensors'), *options]) == 0
     made = pretrained.load(tmp_path / 'y.safetensors')
     fields = {'stem_stride': 1, 'stem_padding': 2, 'stem_pool': False}
@@ -86,7 +86,7 @@ def test_what_is_assumed_is_said(tmp_path: Path) -> None:
     path, said = published_files.write(tmp_path / 'x.pth', {'state_dict': STATE}), list[str]()
     np.testing.assert_allclose(features(pretrained.load(path, say=said.append)), FEATURES[1, 1, 'no'], rtol=2e-5)
     (line,) = (line for line in said if line.startswith('assumed'))
-    for what in ('stride 1', 'padding 1', 'no max-pooling', 'eps 1e-05', '--stem-padding', '--stem-pool'):
+    for what in ('stride 1', 'padding 1', 'no max-pooling', 'eps 1e-05', '--stem_padding', '--stem_pool'):
         assert what in line
 
 

@@ -480,6 +480,8 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
+        ({'step': '4'}, 'there is no checkpoint of step 4 in .* -> choose from 3$'),
+        ({'step': 'last'}, "step 'last' is neither a number nor 'best'"),
         ({'features.projector_layers': 4}, 'projector_layers 4: the projector of .* has 3 -> use 0 to 3'),
         ({'features.last_blocks': 3}, 'the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'),
         (

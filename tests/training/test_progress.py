@@ -101,3 +101,19 @@ def test_other_processes_show_nothing(clock):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_end_is_estimated_from_the_first_timed_steps(clock):
+    """Compilation and named stages do not count, and the next line of the log counts the same steps again."""
+    log = io.StringIO()
+    bar = Progress(106, batch_size=32, stream=log)
+    with bar.stage('compiling'):
+        clock.now += 60
+    bar.untimed(1)
+    clock.now += 10
+    bar.forecast(6, 1.25)
+    assert bar.update(6, 1.0) == pytest.approx(16)
+    compiling, done, forecast, line = log.getvalue().splitlines()
+    assert (compiling, done) == ('compiling ...', 'compiling: done in 60.0 s')
+    assert forecast.startswith('after 5 timed steps: loss 1.25, 16 images/s, 2 s a step; left 0:03:20 without')
+    assert 'left 0:03:20' in line

@@ -23,8 +23,13 @@ def test_the_same_inputs_and_others(tmp_path: Path) -> None:
         'with other content) -> choose another workdir, or give the same inputs'
     )
     with pytest.raises(UserError, match=r'training images: 1,437 of digits -> 9 of x\)'):
-        check_inputs(tmp_path, {'training images': ('x', '9 of x')})
+        check_inputs(tmp_path, {'training images': ('xyz', '9 of x')})
     assert json.loads((tmp_path / FILE).read_text()) == {'training images': ['abc', '1,437 of digits']}
+
+
+def test_a_fingerprint_of_an_older_version_is_not_compared(tmp_path: Path) -> None:
+    check_inputs(tmp_path, DIGITS)
+    check_inputs(tmp_path, {'training images': ('longer', '1,437 of digits')})
 
 
 def test_an_input_that_is_new_is_noted_and_another_process_writes_nothing(tmp_path: Path) -> None:

@@ -133,6 +133,12 @@ def test_pictures_reach_tensorboard(tmp_path):
     assert image.encoded_image_string == (tmp_path / 'p.png').read_bytes()
 
 
+def test_values_that_are_no_numbers_are_not_metrics(tmp_path):
+    (tmp_path / metrics.FILE).write_text('{"step": 1, "note": "mine", "eval/a": [1], "loss": 2.5, "grad": null}\n')
+    (line,) = metrics.read(tmp_path)
+    assert line.keys() == {'step', 'loss', 'grad'} and line['loss'] == 2.5 and math.isnan(line['grad'])
+
+
 def test_other_processes_write_nothing(tmp_path):
     writer = MetricWriter(tmp_path / 'w', enabled=False)
     writer.write(1, {'loss': 1.0})
