@@ -107,6 +107,23 @@ def check_fields(config: ConfigDict) -> list[str]:
     return rules.found
 
 
+def check_init(config: ConfigDict) -> list[str]:
+    """Finds that a recipe for given weights gets none. `check` does not: a recipe is right before a command names them.
+
+    Args:
+      config: as for `check`.
+    """
+    if config.get('init') or not config.get('auto', {}).get('continues'):
+        return []
+    return [
+        Problem(
+            "init is '', and the variant continue starts from weights that exist",
+            field='init',
+            remedy='give --config.init=PATH: the workdir of a run, a file of weights, or a published checkpoint',
+        )
+    ]
+
+
 # Fields that no rule outside of `Policy` uses.
 _OF_POLICY_ALONE = frozenset(
     f'augment.{name}'
