@@ -238,6 +238,9 @@ class Auto:
     reference_batch: int = field(
         0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
     )
+    continues: bool = field(
+        False, 'Whether the recipe is for weights that exist, which `init` must give: the variant `continue`.'
+    )
 
 
 # The sections whose class does not depend on the config, in the order in which they are written.

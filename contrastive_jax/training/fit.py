@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.advice import advice
 from contrastive_jax.config.best import mode_of
-from contrastive_jax.config.check import check, check_examples, check_fields
+from contrastive_jax.config.check import check, check_examples, check_fields, check_init
 from contrastive_jax.config.choose import choose
 from contrastive_jax.config.plan import Choice, describe, keep
 from contrastive_jax.config.stored import defaults_of
@@ -79,7 +79,8 @@ def fit(
         devices = find_devices(config.get('parallel', 'jit'))
         config, resumed = with_stored_choices(config, workdir)
         fits = not resumed and bool(config.get('auto', {}).get('reference_batch'))
-        if problems := check_fields(config) if fits else check(config, devices.count, jax.process_count()):
+        problems = check_fields(config) if fits else check(config, devices.count, jax.process_count())
+        if problems := [*problems, *check_init(config)]:
             raise UserError.of(problems)
         path, first = resolve(workdir), jax.process_index() == 0
         together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
