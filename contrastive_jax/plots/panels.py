@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from contrastive_jax.evaluate.verdict import few
+
 History = Sequence[Mapping[str, float]]
 
 
@@ -69,7 +71,7 @@ class Curve:
       name: its name in the legend.
       x: steps.
       y: values; those that are not finite leave a gap.
-      baseline: the value of the untrained encoder, a dashed line; None: not measured.
+      baseline: the value of the encoder at step 0, a dashed line; None: not measured.
     """
 
     name: str
@@ -95,6 +97,11 @@ def curves_of(panel: Panel, history: History) -> list[Curve]:
     found = []
     for metric, name in panel.metrics.items():
         x, y = series(history, metric)
+        steps, same = series(history, few(metric))
+        if steps:  # of more images than the baselines: on theirs, after step 0, which was measured on them
+            before = [i for i, step in enumerate(x) if step < steps[0]]
+            x, y = [*(x[i] for i in before), *steps], [*(y[i] for i in before), *same]
+            name += ', on the images of the baseline'
         if x:
             baseline = f'baseline/{metric.removeprefix("eval/")}' if metric.startswith('eval/') else ''
             found.append(Curve(name, x, y, last_finite(series(history, baseline)[1])))
