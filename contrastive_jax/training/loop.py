@@ -146,7 +146,9 @@ class Trainer:
         start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         goes_on = self.first_process and start < total
-        trackers = together(lambda: self.track(progress.say) if self.track and goes_on else ())
+        lacks_evaluation = self.lacks_evaluation(start)
+        shown = self.first_process and (start < total or lacks_evaluation)
+        trackers = together(lambda: self.track(progress.say) if self.track and shown else ())
         writer = MetricWriter(self.workdir, start, enabled=self.first_process, trackers=trackers)
         about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
         if self.best:
@@ -163,7 +165,7 @@ class Trainer:
                         for remark in evaluator.remarks():
                             progress.say(remark)
                 self.leave_early(start, interrupt)
-                if self.lacks_evaluation(start):
+                if lacks_evaluation:
                     what = f'the {self.first_weights}' if start == 0 else f'step {start}'
                     with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
