@@ -15,6 +15,7 @@ from contrastive_jax.config.batch import check_chunks, check_groups, check_group
 from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
+from contrastive_jax.config.trackers import check_trackers
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.methods import Method, find_method, method_or_none
 from contrastive_jax.models import network
@@ -68,6 +69,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
         remedy='it must be above 0',
     )
     check_best(c, rules)
+    check_trackers(c, rules)
     if (b := c.eval.batch_size) % processes:
         near = -(-b // processes) * processes
         rules.add(

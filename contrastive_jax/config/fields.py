@@ -17,6 +17,7 @@ from contrastive_jax.methods import method_or_none
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import encoder_class_or_none
 from contrastive_jax.rules import field
+from contrastive_jax.workdir.trackers import NAMES as TRACKERS
 
 MAX_BATCH = 2**31 - 1  # examples are numbered by int32
 DTYPES = ('float32', 'bfloat16')
@@ -80,6 +81,15 @@ class Training:
         'metrics of our evaluators. It must be given for a metric of your own.',
         choices=('max', 'min'),
         empty=True,
+    )
+    trackers: tuple[str, ...] = field(
+        (),
+        'Services that show metrics and pictures, beside metrics.jsonl and TensorBoard.',
+        choices=TRACKERS,
+        example=('wandb',),
+    )
+    tracker_project: str = field(
+        'contrastive_jax', 'The project of W&B and trackio, and the experiment of MLflow, that a run belongs to.'
     )
     max_dropped_in_row: int = field(
         5,

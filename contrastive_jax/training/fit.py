@@ -43,6 +43,7 @@ from contrastive_jax.workdir.checkpoint import FOLDER
 from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
+from contrastive_jax.workdir.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from contrastive_jax.pretrained.encoder import Encoder
@@ -224,9 +225,16 @@ def build_trainer(
         cadence=Cadence.of(config),
         data=describe_data(source, held_out),
         open_first_pass=partial(feed, first_pass, step=init_memory_step) if run.method.initializes_memory else None,
+        track=partial(track, config, workdir) if config.trackers else None,
         best=BestBy(config.keep_best, mode_of(config)) if config.keep_best else None,
         verbose=verbose,
     )
+
+
+def track(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> Sequence[Tracker]:
+    """Opens the trackers that a config names, see `Trainer`."""
+    plain = json.loads(config.to_json())
+    return open_trackers(config.trackers, workdir, project=config.tracker_project, config=plain, say=say)
 
 
 def describe_data(source: sources.Source, held_out: sources.Source | None) -> dict[str, str | int]:

@@ -13,6 +13,7 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.agree import together
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.distributed.stopping import agreed, check, heeding
@@ -30,6 +31,7 @@ from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
+from contrastive_jax.workdir.trackers import Tracker
 
 # Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
 # crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
@@ -42,6 +44,10 @@ PROFILE_AFTER = 100  # steps: the profile leaves out compilation and the first, 
 # Given the initial or restored state (in the devices' layout) and its step, returns the state that training starts
 # from: at step 0 perhaps with given weights put in. Raises UserError where a restored state belongs to other weights.
 Start = Callable[[TrainState, int], TrainState]
+
+
+# Opens the trackers of a run, on the first process; prints lines by the given function.
+Track = Callable[[Callable[[str], None]], Sequence[Tracker]]
 
 
 def from_scratch(state: TrainState, step: int) -> TrainState:
@@ -94,6 +100,7 @@ class Trainer:
         'held_out_images'.
       open_first_pass: opens the feed of one epoch for methods that fill their memory before step 0; else None.
       best: how the best checkpoint is chosen, which is kept; None: it is not.
+      track: opens the trackers of the run, given a function that prints; None: there are none.
       verbose: whether the table of all parameters is printed.
     """
 
@@ -110,12 +117,13 @@ class Trainer:
         data: Mapping[str, Any],
         open_first_pass: Callable[[], Feed] | None = None,
         best: BestBy | None = None,
+        track: Track | None = None,
         verbose: bool = False,
     ):
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
         self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
-        self.open_first_pass, self.best, self.verbose = open_first_pass, best, verbose
+        self.open_first_pass, self.best, self.track, self.verbose = open_first_pass, best, track, verbose
         self.first_process = jax.process_index() == 0
         self.keep_every = cadence.keep_epochs * run.steps_per_epoch
         self.checkpoints = Checkpoints(workdir, devices, run.state_specs, keep_every=self.keep_every)
@@ -137,8 +145,11 @@ class Trainer:
         total = self.run.total_steps
         start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
-        writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
+        lacks_evaluation = self.lacks_evaluation(start)
+        shown = self.first_process and (start < total or lacks_evaluation)
+        trackers = together(lambda: self.track(progress.say) if self.track and shown else ())
+        writer = MetricWriter(self.workdir, start, enabled=self.first_process, trackers=trackers)
         about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
         if self.best:
             self.best.begin(self.checkpoints, read(self.workdir) if self.first_process else ())
@@ -154,7 +165,7 @@ class Trainer:
                         for remark in evaluator.remarks():
                             progress.say(remark)
                 self.leave_early(start, interrupt)
-                if self.lacks_evaluation(start):
+                if lacks_evaluation:
                     what = f'the {self.first_weights}' if start == 0 else f'step {start}'
                     with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)

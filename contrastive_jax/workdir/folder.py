@@ -22,6 +22,8 @@ FREE = (
     'keep_every_epochs',
     'keep_best',
     'keep_best_mode',
+    'trackers',
+    'tracker_project',
     'max_dropped_in_row',
     'profile_steps',
     'parallel',

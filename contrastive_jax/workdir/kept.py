@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from contrastive_jax.distributed.agree import text_of_first
+from contrastive_jax.distributed.agree import text_of_first, together
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -54,7 +54,8 @@ class Kept:
 
     def __init__(self, workdir: Path, newest: int, every_steps: int = 0):
         self._workdir, self._newest, self._every = workdir, newest, every_steps
-        found = json.loads(text_of_first(json.dumps(read(workdir) if jax.process_index() == 0 else {})))
+        mine = together(lambda: read(workdir) if jax.process_index() == 0 else {})  # others may not see the workdir
+        found = json.loads(text_of_first(json.dumps(mine)))
         self._steps = set(found.get('steps', []))
         self.best = _best_of(found)
 

@@ -417,6 +417,17 @@ def test_impossible_values_of_fine_tuning(field: str, value: float) -> None:
 
 
 @pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize('name', ['linear', 'finetune', 'distill'])
+def test_trackers_are_checked(name: str) -> None:
+    given = {field: 'runs/any' for field in ('init', 'teacher') if field in load(name)}
+    found = check_protocol(load(name, **given, trackers=('wandbb',), tracker_project=' '), 8)
+    assert [line.split(' -> ')[0] for line in found] == [
+        "trackers 'wandbb' is unknown; did you mean 'wandb'?",
+        "tracker_project ' ' is empty",
+    ]
+
+
+@pytest.mark.usefixtures('nothing_compiled')
 def test_a_warm_up_of_steps() -> None:
     found = check_protocol(
         load('finetune', init='runs/any', **{'schedule.warmup_epochs': 1.0, 'optimizer.name': 'lars'})

@@ -1,4 +1,4 @@
-"""Runs that keep checkpoints: at the ends of epochs, and the best by a metric, also if they are interrupted."""
+"""Runs that keep checkpoints, at the ends of epochs and the best by a metric, and have trackers; also interrupted."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,13 @@ from ml_collections import ConfigDict
 from contrastive_jax.errors import UserError
 from contrastive_jax.training.best import in_bytes
 from contrastive_jax.training.evaluators import Evaluator
+from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import FOLDER
 from contrastive_jax.workdir.kept import FILE
+from contrastive_jax.workdir.trackers import open_trackers
 from tests import complete_runs
 from tests.complete_runs import fit, tiny_config
+from tests.workdir.test_trackers import Recording
 
 pytestmark = pytest.mark.usefixtures('quick_runs')
 
@@ -43,9 +46,25 @@ def on_disk(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / FOLDER).iterdir())
 
 
-def test_the_same_checkpoints_are_kept_with_and_without_interruptions(config, tmp_path, capsys):
+def shown(service: Recording) -> list[tuple[int, set[str]]]:
+    (run,) = service.runs.values()
+    return [(step, set(given)) for step, given in run]
+
+
+def logged(workdir: Path) -> list[tuple[int, set[str]]]:
+    return [(line['step'], line.keys() - {'step'}) for line in metrics.read(workdir)]
+
+
+def test_what_is_kept_and_tracked_is_the_same_with_and_without_interruptions(config, tmp_path, capsys):
+    service = Recording()
+
+    def track(workdir, say):
+        return open_trackers(['wandb'], workdir, project='p', config={}, say=say, make=service)
+
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-    assert fit(config, whole, 1, evaluators=[Score])['eval/score'] == 0.9
+    assert fit(config, whole, 1, evaluators=[Score], track=track)['eval/score'] == 0.9
+    assert shown(service) == logged(whole)
+    service.runs.clear()
     said = capsys.readouterr().out
     assert on_disk(whole) == [3, 4, 6, 8]
     record = {'metric': 'eval/score', 'mode': 'max', 'step': 4, 'value': 0.9}
@@ -57,10 +76,11 @@ def test_the_same_checkpoints_are_kept_with_and_without_interruptions(config, tm
     assert 'kept checkpoints, for --step: 3, 6\n' in said
     assert 'best checkpoint, for --step=best: step 4, eval/score 0.9\n' in said
 
-    assert isinstance(fit(config, cut, 1, at=5, evaluators=[Score]), str)
+    assert isinstance(fit(config, cut, 1, at=5, evaluators=[Score], track=track), str)
     assert on_disk(cut) == [3, 4, 5]
     (cut / FILE).write_text('{"steps": [3]}')  # killed before the best one was recorded
-    fit(config, cut, 1, evaluators=[Score])
+    fit(config, cut, 1, evaluators=[Score], track=track)
+    assert shown(service) == logged(cut) == logged(whole)
     assert on_disk(cut) == [3, 4, 6, 8]
     assert (cut / FILE).read_text() == (whole / FILE).read_text()
     fit(config, cut, 1, at=4, rollback=3, evaluators=[Score])  # stopped before its evaluation
