@@ -43,7 +43,8 @@ class Picture:
 
 def conclusions(record: RunRecord) -> list[str]:
     """Whether the run went well and what to do next, then what happened to it: rollbacks and dropped steps."""
-    found = verdict(record.latest, record.first)
+    evaluated = any(line['step'] > 0 and any(name.startswith('eval/') for name in line) for line in record.history)
+    found = verdict(record.latest, record.first) if evaluated else []  # at step 0 there is nothing to compare
     if record.dropped:
         steps = f'{record.dropped:,} step' + ('s' if record.dropped > 1 else '')
         found.append(

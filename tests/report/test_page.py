@@ -1,5 +1,6 @@
 """The command: a self-contained page with all possible sections, which names the sections that are left out."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -217,6 +218,8 @@ def test_the_head_says_whether_it_went_well_and_what_to_do_next(tmp_path: Path) 
     run = tmp_path / 'run'
     untrained_workdirs.save(tiny_config(init='runs/other'), run)
     write_log(run)
+    record = read_record(str(run))
+    assert sections.conclusions(dataclasses.replace(record, history=record.history[:1])) == [], 'at step 0'
     writer = metrics.MetricWriter(run, 3)
     writer.write(
         3, {'baseline/pixels_knn_top1': 0.8, 'eval/knn_few_top1': 0.45, 'eval/effective_rank': 9.0, 'dropped': 2.0}
