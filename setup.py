@@ -65,6 +65,10 @@ setup(
         # Weights out as .onnx: an exporter from JAX that is kept up and needs no TensorFlow. It brings onnxruntime, and
         # holds orbax-checkpoint below 0.11.37.
         'onnx': ['jax2onnx>=0.17'],
+        # Services that show metrics and pictures of runs, for config.trackers; each user wants one of them at most.
+        'wandb': ['wandb>=0.19'],
+        'mlflow': ['mlflow>=3.1'],
+        'trackio': ['trackio>=0.10'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],
     },

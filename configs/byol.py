@@ -15,6 +15,7 @@ Variants:
   `cifar10`: the settings of lightly's benchmark, whose kNN reaches 86.8 % after 200 epochs.
   `digits`: the embedded handwritten digits, minutes on a CPU.
   `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
+  `continue`: from weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
   `tiny`: two steps in seconds, for tests.
 """
 
@@ -68,6 +69,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'cifar10': cifar10,
             'digits': digits,
             'folder': variants.folder,
+            'continue': variants.continued,
             'tiny': tiny,
         },
     )

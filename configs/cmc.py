@@ -17,6 +17,7 @@ Variants:
   `digits`: the embedded handwritten digits, minutes on a CPU. They are gray, so both encoders see the lightness: this
     tests the code and does not show what color adds.
   `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
+  `continue`: from weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
   `tiny`: two steps in seconds, for tests.
 """
 
@@ -65,6 +66,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'cifar10': cifar10,
             'digits': digits,
             'folder': variants.folder,
+            'continue': variants.continued,
             'tiny': tiny,
         },
     )

@@ -20,6 +20,7 @@ Variants; the paper comes first, as in `v1,cifar10`:
   `cifar10`, `stl10`: 7x7 patches of a small ResNet, the grids of lightning-bolts' CPC.
   `digits`: the embedded handwritten digits, minutes on a CPU.
   `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
+  `continue`: from weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
   `tiny`: two steps in seconds, for tests.
 """
 
@@ -75,6 +76,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'stl10': stl10,
             'digits': digits,
             'folder': variants.folder,
+            'continue': variants.continued,
             'tiny': tiny,
         },
     )

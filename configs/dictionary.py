@@ -13,7 +13,7 @@ Run here: only `digits` (results/digits.jsonl); not on ImageNet.
 
 Variants:
   `end_to_end`, `memory_bank`, `moco`: the dictionary; MoCo is the default.
-  `cifar10`, `digits`, `folder`, `tiny`: the data, as in mocov1.py; for example `moco,digits`.
+  `cifar10`, `digits`, `folder`, `continue`, `tiny`: the data and the start, as in mocov1.py; for example `moco,digits`.
 """
 
 from ml_collections import ConfigDict
@@ -40,6 +40,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'cifar10': mocov1.cifar10,
             'digits': mocov1.digits,
             'folder': variants.folder,
+            'continue': variants.continued,
             'tiny': mocov1.tiny,
         },
     )

@@ -19,6 +19,7 @@ Variants:
   `cifar10`: ResNet-18; our own settings, not run yet.
   `digits`: the embedded handwritten digits, minutes on a CPU.
   `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
+  `continue`: from weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
   `tiny`: two steps in seconds, for tests.
 """
 
@@ -74,6 +75,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'cifar10': cifar10,
             'digits': digits,
             'folder': variants.folder,
+            'continue': variants.continued,
             'tiny': tiny,
         },
     )

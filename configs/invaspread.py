@@ -17,6 +17,7 @@ Variants:
   `stl10`: 96 pixels, the 100,000 images without labels, and therefore no kNN during training.
   `digits`: the embedded handwritten digits, minutes on a CPU.
   `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
+  `continue`: from weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
   `tiny`: two steps in seconds, for tests.
 """
 
@@ -59,6 +60,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'stl10': stl10,
             'digits': digits,
             'folder': folder,
+            'continue': variants.continued,
             'tiny': tiny,
         },
     )

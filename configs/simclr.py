@@ -14,6 +14,7 @@ Variants:
   `cifar10`: the official command, 1000 epochs; linear probe 91 %.
   `digits`: the embedded handwritten digits, minutes on a CPU.
   `folder`: your images, --config.data.path=FOLDER; sizes and lengths fit them and the machine.
+  `continue`: from weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
   `tiny`: two steps in seconds, for tests.
 """
 
@@ -61,6 +62,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'cifar10': cifar10,
             'digits': digits,
             'folder': variants.folder,
+            'continue': variants.continued,
             'tiny': tiny,
         },
     )

@@ -1,11 +1,12 @@
 """Changes that several recipes share: small data sets and small encoders. This is not a recipe itself."""
 
+import math
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.base import encoder_config
-from contrastive_jax.config.choose import FIELDS
+from contrastive_jax.config.choose import CONTINUED, FIELDS
 
 
 def cifar10(c: ConfigDict) -> None:
@@ -37,6 +38,29 @@ def folder(c: ConfigDict) -> None:
     """
     c.data.update(source='folder', name='', path='')
     c.auto.update(fields=FIELDS, reference_batch=c.batch_size)
+
+
+def continued(c: ConfigDict) -> None:
+    """From weights that exist, --config.init=PATH: a tenth of the learning rate, a quarter of the length.
+
+    The rate warms up in a twentieth of that length and then falls on half a cosine, also in recipes whose rate falls in
+    steps or stays: the new heads and the optimizer's state need the warm-up. A length in steps, as in `tiny`, stays.
+    """
+    c.auto.continues = True
+    for section, name in ((c.optimizer, 'learning_rate'), (c.schedule, 'warmup_start'), (c.schedule, 'final')):
+        section[name] = float(f'{0.1 * section[name]:.6g}')
+    if 'warmup' not in c.schedule.name:
+        c.schedule.name = 'warmup_cosine'
+    c.schedule.warmup_epochs = 0.0
+    if c.steps:
+        return
+    c.epochs *= CONTINUED
+    c.schedule.warmup_epochs = c.epochs / 20
+    for name in ('teacher_warmup_epochs', 'queue_from_epoch'):  # phases of the training
+        if c.method.get(name):
+            c.method[name] = math.ceil(c.method[name] * CONTINUED)
+    for name in ('eval_every_steps', 'checkpoint_every_steps'):  # as many in the shorter training
+        c[name] = math.ceil(c[name] * CONTINUED)
 
 
 def tiny(c: ConfigDict) -> None:

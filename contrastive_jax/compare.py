@@ -25,6 +25,7 @@ import numpy as np
 
 from contrastive_jax.config.find import list_configs
 from contrastive_jax.errors import UserError, exit_code_of, print_error
+from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
@@ -41,9 +42,10 @@ class Row:
       method: the name of the method in the registry.
       encoder: the name of the encoder.
       epochs: the number of training epochs; NaN if the config gives steps.
-      knn, knn_before: kNN accuracy on held-out images of the trained and of the untrained encoder.
+      knn, knn_before: kNN accuracy on held-out images of the trained encoder and of that at step 0, on the same images.
       probe, probe_before: the same for the linear probe.
       rate: images per second, the median over the run.
+      first: what the encoder had at step 0, see `evaluate.verdict.first_weights`.
     """
 
     config: str
@@ -55,6 +57,7 @@ class Row:
     probe: float
     probe_before: float
     rate: float
+    first: str = UNTRAINED
 
 
 def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) -> list[str]:
@@ -78,7 +81,7 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
             continue
         rows.append(read_row(config, workdir))
         folder.joinpath(TABLE).write_text(table(rows), encoding='utf-8')
-        figures.comparison([(row.config, row.knn, row.knn_before) for row in rows], folder / PICTURE)
+        figures.comparison([(row.config, row.knn, row.knn_before) for row in rows], folder / PICTURE, first_of(rows))
     if rows:
         print(f'\n{table(rows)}\ntable: {folder / TABLE}  picture: {folder / PICTURE}')
     return failed
@@ -91,30 +94,39 @@ def read_row(config: str, workdir: Path) -> Row:
     last = {name: value for line in lines for name, value in line.items() if value is not None}
     rates = [line['images_per_second'] for line in lines if line.get('images_per_second') is not None]
     nan = math.nan
+    knn, probe = (comparable(last, f'eval/{name}_top1') for name in ('knn', 'probe'))
     return Row(
         config=short_name(config),
         method=fields['method']['name'],
         encoder=fields['encoder']['name'],
         epochs=fields['epochs'] if not fields['steps'] else nan,
-        knn=last.get('eval/knn_top1', nan),
+        knn=nan if knn is None else knn,
         knn_before=last.get('baseline/knn_top1', nan),
-        probe=last.get('eval/probe_top1', nan),
+        probe=nan if probe is None else probe,
         probe_before=last.get('baseline/probe_top1', nan),
         rate=float(np.median(rates)) if rates else nan,
+        first=first_weights(fields.get('init', '')),
     )
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, sorted by kNN accuracy, the highest first."""
+    before = first_of(rows).replace(' encoder', '')
     lines = [
-        '| config | method | encoder | epochs | kNN | untrained | linear probe | untrained | images/s |',
+        f'| config | method | encoder | epochs | kNN | {before} | linear probe | {before} | images/s |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
     for row in sorted(rows, key=lambda row: (math.isnan(row.knn), -row.knn)):
         accuracies = (row.knn, row.knn_before, row.probe, row.probe_before)
-        cells = [f'`{row.config}`', row.method, row.encoder, f'{row.epochs:g}', *(f'{100 * x:.1f}' for x in accuracies)]
+        name = f'`{row.config}`' + (f' ({row.first})' if row.first not in (UNTRAINED, first_of(rows)) else '')
+        cells = [name, row.method, row.encoder, f'{row.epochs:g}', *(f'{100 * x:.1f}' for x in accuracies)]
         lines.append(f'| {" | ".join(cells)} | {row.rate:,.0f} |')
     return '\n'.join(lines) + '\n'
+
+
+def first_of(rows: Sequence[Row]) -> str:
+    """What the encoders had at step 0: all of them the same, or some of each."""
+    return ' or '.join(dict.fromkeys(row.first for row in rows)) or UNTRAINED
 
 
 def short_name(config: str) -> str:

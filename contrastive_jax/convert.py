@@ -56,6 +56,7 @@ def convert(given: argparse.Namespace) -> None:
         section=given.section,
         prefix=given.prefix,
         fields=stem_fields(given),
+        step=given.step,
         say=print,
     )
     export.write(target, encoder, given.names, say=print)
@@ -81,6 +82,9 @@ def main(argv: Sequence[str]) -> int:
         help='which network, if IN has two: online, the trained one, or target, its moving average (the target of '
         'BYOL, the key encoder of MoCo, the teacher of DINO); default: online for a run, and for a published '
         'checkpoint the one that its authors evaluate',
+    )
+    parser.add_argument(
+        '--step', default='', help='if IN is a run: the checkpoint by its step, or best; default: the newest'
     )
     parser.add_argument(
         '--form', default='', help=f'the format of IN; default: detected; one of {", ".join(forms.FORMS)}'

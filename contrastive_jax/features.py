@@ -126,7 +126,7 @@ def run(given: argparse.Namespace) -> None:
     if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
         raise UserError('--projector_layers needs the last class token -> leave out --last_blocks and --average_pool')
     connect(given.coordinator_address, given.num_processes, given.process_id)
-    encoder = load(given.workdir, given.weights, given.projector_layers, encoder=given.encoder)
+    encoder = load(given.workdir, given.weights, given.projector_layers, encoder=given.encoder, step=given.step)
     encoder = encoder.at_size(given.image_size or encoder.image_size)
     encoder = encoder.with_tokens(given.last_blocks, given.average_pool).projected()
     source = open_data(encoder, given)
@@ -169,6 +169,7 @@ def main(argv: Sequence[str]) -> int:
         help='which network: online, the trained one, or target, its moving average; default: online for a run, and '
         'for a published checkpoint the one that its authors evaluate',
     )
+    parser.add_argument('--step', default='', help='the checkpoint of the run: its step, or best; default: the newest')
     parser.add_argument(
         '--encoder',
         default='',

@@ -84,9 +84,9 @@ def _check(config: ConfigDict) -> Sequence[str]:
         from contrastive_jax.protocols.run import check_protocol
 
         return check_protocol(config)
-    from contrastive_jax.config.check import check
+    from contrastive_jax.config.check import check, check_init
 
-    return check(config, devices=1)
+    return [*check(config, devices=1), *check_init(config)]
 
 
 def _sections(config: ConfigDict) -> Mapping[str, type]:

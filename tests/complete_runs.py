@@ -33,6 +33,7 @@ from contrastive_jax.training.step import init_state, train_step
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.trackers import Tracker
 from tests.tiny_configs import get_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -106,6 +107,7 @@ def fit(
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
     rollback: int | None = None,
     method: Method | None = None,
+    track: Callable[[Path, Callable[[str], None]], Sequence[Tracker]] | None = None,
 ) -> dict[str, float] | str:
     """Trains as `training.fit` does, on the first `count` devices; interrupted after step `at`, if given.
 
@@ -114,6 +116,7 @@ def fit(
       count: number of devices.
       at: a step.
       method: takes the place of the method of the config.
+      track: opens trackers in the workdir, given a function that prints.
 
     Returns:
       The last evaluation, or what the interruption said.
@@ -128,6 +131,7 @@ def fit(
     path = open_workdir(str(workdir), config, may_differ=rollback is not None)
     try:
         trainer = build_trainer(config, path, devices, run, source, held_out, evaluators)
+        trainer.track = None if track is None else functools.partial(track, path)
         if rollback is not None:
             roll_back(trainer, rollback, config, {})
         return trainer.fit(Cut())

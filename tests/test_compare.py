@@ -55,6 +55,26 @@ def test_rows_are_sorted_by_accuracy_and_unmeasured_ones_are_last() -> None:
     assert lines[3] == '| `a` | moco | resnet_tiny | 100 | 70.0 | 50.0 | 70.0 | 60.0 | 1,234 |'
 
 
+def test_accuracies_are_compared_on_the_same_images_and_named_by_the_start(tmp_path: Path) -> None:
+    """The value on the images of the baselines counts; a run with `init` started from given weights."""
+    rows = []
+    for name, init in (('a', ''), ('b', 'runs/x')):
+        run = tmp_path / name
+        run.mkdir()
+        fields = {'method': {'name': 'moco'}, 'encoder': {'name': 'resnet50'}, 'epochs': 2.0, 'steps': 0, 'init': init}
+        (run / 'config.json').write_text(json.dumps(fields))
+        writer = metrics.MetricWriter(run)
+        writer.write(0, {'eval/knn_top1': 0.5, 'baseline/knn_top1': 0.5, 'baseline/probe_top1': 0.6})
+        writer.write(9, {'eval/knn_top1': 0.9, 'eval/knn_few_top1': 0.8, 'eval/probe_top1': 0.95})
+        writer.close()
+        rows.append(compare.read_row(name, run))
+    assert [(row.knn, row.knn_before, row.probe, row.probe_before) for row in rows] == 2 * [(0.8, 0.5, 0.95, 0.6)]
+    assert '| kNN | untrained | linear probe | untrained |' in compare.table(rows[:1])
+    assert '| kNN | given weights | linear probe | given weights |' in compare.table(rows[1:])
+    both = compare.table(rows)
+    assert '| untrained or given weights |' in both and '| `b` (given weights) |' in both and '| `a` |' in both
+
+
 def test_without_config_every_method_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # from anywhere
     files = {file.stem for file in CONFIGS.glob('[!_]*.py')} - {'variants', 'dictionary'}

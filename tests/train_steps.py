@@ -56,12 +56,13 @@ def load(name: str, **changes: Any) -> ConfigDict:
     return config
 
 
-def load_small(name: str, depth: int = 1, **changes: Any) -> ConfigDict:
+def load_small(name: str, depth: int = 1, color: bool = False, **changes: Any) -> ConfigDict:
     """The config of 'file:variants' with a shallow encoder and without color augmentation, which compiles quickly.
 
     Args:
       name: 'file:variants'.
       depth: stages of a ResNet, each of one block, or blocks of a ViT.
+      color: keeps the color augmentation.
       **changes: dotted fields.
     """
     config = load(name, **changes)
@@ -70,9 +71,10 @@ def load_small(name: str, depth: int = 1, **changes: Any) -> ConfigDict:
     sizes = {'depth': depth, 'stage_sizes': (1,) * depth}
     with config.unlocked():
         config.encoder.update({field: value for field, value in sizes.items() if field in fields})
-        off = {'jitter_probability': 0.0, 'grayscale': 0.0, 'local_blur': 0.0}
-        off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
-        config.augment.update(off)
+        if not color:
+            off = {'jitter_probability': 0.0, 'grayscale': 0.0, 'local_blur': 0.0}
+            off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
+            config.augment.update(off)
     return config
 
 

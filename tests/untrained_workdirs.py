@@ -23,11 +23,16 @@ def save(config: ConfigDict, workdir: Path, steps: tuple[int, ...] = (3,), mode:
     devices = find_devices(mode, count)
     checkpoints = Checkpoints(open_workdir(str(workdir), config), devices, run.state_specs)
     for step in steps:
-        rng = np.random.default_rng(step)
-        state = jax.tree_util.tree_map_with_path(lambda path, x: _draw(rng, path, x), shapes)  # noqa: B023
+        state = draw(shapes, step)
         checkpoints.save(step, devices.place(state, run.state_specs))
     checkpoints.close()
     return state
+
+
+def draw(shapes: PyTree, seed: int) -> PyTree:
+    """Numbers for all floating-point arrays, zeros for the others: numpy makes them without compiling anything."""
+    rng = np.random.default_rng(seed)
+    return jax.tree_util.tree_map_with_path(lambda path, x: _draw(rng, path, x), shapes)
 
 
 def _draw(rng: np.random.Generator, path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -20,6 +20,8 @@ from contrastive_jax.rules import defaults, did_you_mean
 
 Change = Callable[[ConfigDict], None]
 
+LAST = 'continue'  # a variant that changes rates and lengths of the recipe with all other variants
+
 
 def base_config(method: str) -> ConfigDict:
     """The fields that every config has, with their defaults. A recipe fills in its paper's values.
@@ -82,6 +84,8 @@ def patches_config(encoder: ConfigDict, **fields: Any) -> ConfigDict:
 def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Change]) -> ConfigDict:
     """Applies the comma-separated variants of `--config=file.py:small,cifar10`, in order, and locks the fields.
 
+    The variant `continue` is applied last, wherever it stands.
+
     Args:
       config: the paper's recipe; it is changed in place.
       argument: the text after the colon; may be empty.
@@ -91,7 +95,8 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
       UserError: an unknown variant.
     """
     changed = set[str]()
-    for name in filter(None, (argument or '').split(',')):
+    given = [name for name in (argument or '').split(',') if name]
+    for name in [*(name for name in given if name != LAST), *([LAST] if LAST in given else [])]:
         if name not in variants:
             raise UserError(
                 f'unknown variant {name!r}{did_you_mean(name, variants)}', remedy=f'choose from {", ".join(variants)}'
@@ -99,7 +104,8 @@ def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Cha
         before, fits = _network_and_length(config), get(config, 'auto.reference_batch')
         variants[name](config)
         after = _network_and_length(config)
-        if get(config, 'auto.reference_batch') == fits:  # not the variant that lets fields be chosen
+        # Not the variant that lets fields be chosen, nor the one that shortens what is chosen.
+        if get(config, 'auto.reference_batch') == fits and name != LAST:
             changed |= {field for field, value in after.items() if before.get(field) != value}
     if get(config, 'auto.reference_batch'):  # a variant such as `r18` or `long` is a choice of the user's
         config.auto.fields = tuple(field for field in config.auto.fields if field not in changed)

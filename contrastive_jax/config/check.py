@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config
 from contrastive_jax.config.batch import check_chunks, check_groups, check_groups_in_chunks, with_divisible_batch
+from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
 from contrastive_jax.config.sizes import check_sizes
+from contrastive_jax.config.trackers import check_trackers
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.methods import Method, find_method, method_or_none
 from contrastive_jax.models import network
@@ -62,11 +64,13 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
 
     c = with_divisible_batch(config, devices, rules)
     rules.rule(
-        c.steps > 0 or (math.isfinite(c.epochs) and c.epochs > 0),
+        c.steps > 0 or c.epochs > 0 or not math.isfinite(c.epochs),  # these have a line of their own
         f'epochs {c.epochs!r} is out of range',
         field='epochs',
         remedy='it must be above 0',
     )
+    check_best(c, rules)
+    check_trackers(c, rules)
     if (b := c.eval.batch_size) % processes:
         near = -(-b // processes) * processes
         rules.add(
@@ -104,6 +108,23 @@ def check_fields(config: ConfigDict) -> list[str]:
     for section, declared in sections.items():
         rules.declared(section, declared)
     return rules.found
+
+
+def check_init(config: ConfigDict) -> list[str]:
+    """Finds that a recipe for given weights gets none. `check` does not: a recipe is right before a command names them.
+
+    Args:
+      config: as for `check`.
+    """
+    if config.get('init') or not config.get('auto', {}).get('continues'):
+        return []
+    return [
+        Problem(
+            "init is '', and the variant continue starts from weights that exist",
+            field='init',
+            remedy='give --config.init=PATH: the workdir of a run, a file of weights, or a published checkpoint',
+        )
+    ]
 
 
 # Fields that no rule outside of `Policy` uses.
@@ -337,15 +358,10 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
     """What only the shapes of the variables show: sizes that do not fit, paths without a parameter."""
     fields = c.method.to_dict()
     method = find_method(fields.pop('name'))
-
-    def init() -> Any:
-        images = jnp.zeros((c.batch_size, c.data.image_size, c.data.image_size, 3))
-        views = tuple(images for _ in c.augment.blur)
-        return method(build_network(c), **fields).init(jax.random.key(0), {'views': views})
-
     wrong = bool(rules.found)
     try:
-        params, state = jax.eval_shape(init)
+        built = method(build_network(c), **fields)
+        params, state = _shapes(_Exactly(built), c.batch_size, c.data.image_size, len(c.augment.blur))
     except Exception as error:  # modules check their own fields, and a user's module may raise anything
         if not wrong:  # otherwise what is wrong elsewhere may be the reason
             reason = ' '.join(str(error).split())
@@ -357,6 +373,26 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
     if not wrong and jax.tree.leaves(state.batch_stats):
         check_groups_in_chunks(c, devices, rules)
     check_paths(params, c, rules)
+
+
+class _Exactly:
+    """A key of a cache for a method: 1, 1.0 and True are equal, and not the same value of a field."""
+
+    def __init__(self, method: Method):
+        self.method, self._text = method, repr(method)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Exactly) and self._text == other._text and self.method == other.method
+
+
+@lru_cache(maxsize=16)  # a command checks its config several times, and a network takes seconds to trace
+def _shapes(key: _Exactly, batch_size: int, image_size: int, views: int) -> Any:
+    """The shapes of parameters and state of a method."""
+    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+    return jax.eval_shape(lambda *x: key.method.init(jax.random.key(0), {'views': x}), *(images,) * views)
 
 
 def check_paths(params: Any, c: ConfigDict, rules: Rules) -> None:

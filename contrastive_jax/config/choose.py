@@ -41,6 +41,7 @@ CPU_IMAGES = 1_000_000  # images that a training on a CPU sees in all, at most
 CPU_EPOCHS = 10.0  # and it has at least so many epochs
 EVALUATIONS = 10
 CHECKPOINT_MINUTES = 10.0
+CONTINUED = 0.25  # of the length of a training from new weights, for one from weights that exist
 USER_DATA = ('folder', 'npz')
 
 
@@ -173,12 +174,14 @@ def length(plan: Plan) -> None:
     c, n = plan.config, plan.data.images
     on = 'cpu' if plan.machine.device == 'cpu' else 'other'
     per_epoch = max(n // c.batch_size, 1)
-    enough = min(math.ceil(FEWEST_STEPS[on] / per_epoch), MOST_EPOCHS[on])
+    part = CONTINUED if c.auto.get('continues') else 1.0
+    most = part * MOST_EPOCHS[on]
+    enough = min(math.ceil(part * FEWEST_STEPS[on] / per_epoch), most)
     if c.epochs < enough:
         plan.set('epochs', float(enough), f'{per_epoch:,} steps an epoch: few images need many epochs')
     elif on == 'cpu':
-        short = max(CPU_IMAGES // n, CPU_EPOCHS)
-        wanted = min(c.epochs, float(max(enough, short)), max(MOST_EPOCHS[on], enough))
+        short = max(part * CPU_IMAGES // n, part * CPU_EPOCHS)
+        wanted = min(c.epochs, float(max(enough, short)), max(most, enough))
         plan.set('epochs', float(wanted), f'on a CPU, of {c.epochs:g} in the recipe')
 
 

@@ -17,6 +17,7 @@ from contrastive_jax.methods import method_or_none
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.models.network import encoder_class_or_none
 from contrastive_jax.rules import field
+from contrastive_jax.workdir.trackers import NAMES as TRACKERS
 
 MAX_BATCH = 2**31 - 1  # examples and steps are numbered by int32
 DTYPES = ('float32', 'bfloat16')
@@ -65,6 +66,30 @@ class Training:
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
     checkpoint_every_minutes: float = field(
         0.0, 'Further checkpoints, at log lines, after so many minutes without one; 0: none.', least=0
+    )
+    keep_every_epochs: int = field(
+        0,
+        'The checkpoint at the end of every so many epochs is never deleted; 0: only the newest two are kept.',
+        least=0,
+    )
+    keep_best: str = field(
+        '', "The checkpoint with the best value of this metric is kept, such as 'eval/knn_top1'; '': none."
+    )
+    keep_best_mode: str = field(
+        '',
+        "Which values of `keep_best` are better: 'max', the highest, or 'min', the lowest; '': as is known of the "
+        'metrics of our evaluators. It must be given for a metric of your own.',
+        choices=('max', 'min'),
+        empty=True,
+    )
+    trackers: tuple[str, ...] = field(
+        (),
+        'Services that show metrics and pictures, beside metrics.jsonl and TensorBoard.',
+        choices=TRACKERS,
+        example=('wandb',),
+    )
+    tracker_project: str = field(
+        'contrastive_jax', 'The project of W&B and trackio, and the experiment of MLflow, that a run belongs to.'
     )
     max_dropped_in_row: int = field(
         5,
@@ -212,6 +237,9 @@ class Auto:
     )
     reference_batch: int = field(
         0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
+    )
+    continues: bool = field(
+        False, 'Whether the recipe is for weights that exist, which `init` must give: the variant `continue`.'
     )
 
 

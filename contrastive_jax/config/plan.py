@@ -89,7 +89,13 @@ def keep(config: ConfigDict, stored: ConfigDict) -> None:
     put(
         config,
         'auto',
-        ConfigDict({'fields': tuple(known.get('fields', ())), 'reference_batch': known.get('reference_batch', 0)}),
+        ConfigDict(
+            {
+                'fields': tuple(known.get('fields', ())),
+                'reference_batch': known.get('reference_batch', 0),
+                'continues': config.auto.get('continues', False),
+            }
+        ),
     )
 
 

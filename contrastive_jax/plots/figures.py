@@ -19,6 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from contrastive_jax.evaluate.verdict import UNTRAINED
 from contrastive_jax.plots.panels import LARGE, SMALL, Curve, History, Panel, curves_of
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -53,7 +54,7 @@ CAPTION_HEIGHT, LINE_HEIGHT = 0.25, 0.15  # in inches
 SMALL_COLUMNS = 3  # small panels in a row
 
 
-def curves(history: History, path: Path) -> None:
+def curves(history: History, path: Path, first: str = UNTRAINED) -> None:
     """Draws the learning curves: loss and accuracies in large panels, below them a small panel for each other signal.
 
     Panels without a measured metric are left out.
@@ -61,6 +62,7 @@ def curves(history: History, path: Path) -> None:
     Args:
       history: the lines of metrics.jsonl, as for `panels.curves_of`.
       path: the PNG to write.
+      first: what the encoder had at step 0, see `evaluate.verdict.first_weights`.
     """
     large, small = (
         [(panel, found) for panel in given if (found := curves_of(panel, history))] for given in (LARGE, SMALL)
@@ -74,15 +76,15 @@ def curves(history: History, path: Path) -> None:
         grid = figure.add_gridspec(1 + rows, 6, height_ratios=[3.6] + [2] * rows)
         width = 6 // len(large)
         for i, (panel, found) in enumerate(large):
-            _panel(figure.add_subplot(grid[0, i * width : (i + 1) * width]), panel, found)
+            _panel(figure.add_subplot(grid[0, i * width : (i + 1) * width]), panel, found, first)
         width = 6 // SMALL_COLUMNS
         for i, (panel, found) in enumerate(small):
             row, column = divmod(i, SMALL_COLUMNS)
-            _panel(figure.add_subplot(grid[1 + row, column * width : (column + 1) * width]), panel, found)
+            _panel(figure.add_subplot(grid[1 + row, column * width : (column + 1) * width]), panel, found, first)
         _save(figure, path)
 
 
-def _panel(axes: Axes, panel: Panel, found: Sequence[Curve]) -> None:
+def _panel(axes: Axes, panel: Panel, found: Sequence[Curve], first: str) -> None:
     for curve, color in zip(found, (BLUE, ORANGE, GREEN, RED), strict=False):
         axes.plot(
             curve.x,
@@ -94,7 +96,7 @@ def _panel(axes: Axes, panel: Panel, found: Sequence[Curve]) -> None:
             markersize=3.5,
         )
         if curve.baseline is not None:
-            text = f'untrained encoder {curve.baseline:.1%}' if panel.percent else 'untrained encoder'
+            text = f'{first} {curve.baseline:.1%}' if panel.percent else first
             axes.axhline(curve.baseline, color=color, linestyle=(0, (4, 3)), linewidth=1.2, label=text)
     axes.set_title(panel.title)
     axes.set_xlabel('step')
@@ -104,6 +106,13 @@ def _panel(axes: Axes, panel: Panel, found: Sequence[Curve]) -> None:
         axes.yaxis.set_major_formatter(lambda y, _: f'{100 * y:.3g}%')
     if panel.low is not None and panel.high is not None:
         axes.set_ylim(panel.low, max(1.05 * panel.high, axes.get_ylim()[1]))
+    if panel.percent:  # a fraction lies between 0 and 1, whatever the margins of the axes
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+    steps = [x for curve in found for x in curve.x]
+    if steps and min(steps) == max(steps):  # one point, as at step 0
+        axes.set_xlim(min(steps) - 1, min(steps) + 1)
+        axes.set_xticks([min(steps)])
     if len(axes.lines) > 1:
         axes.legend()
     if not axes.lines:
@@ -174,13 +183,14 @@ def printable(name: str) -> str:
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in name)
 
 
-def comparison(rows: Sequence[tuple[str, float, float]], path: Path) -> None:
-    """Draws the kNN accuracy of several methods: for each, a line from the untrained encoder to the trained one.
+def comparison(rows: Sequence[tuple[str, float, float]], path: Path, first: str = UNTRAINED) -> None:
+    """Draws the kNN accuracy of several methods: for each, a line from the encoder at step 0 to the trained one.
 
     Args:
-      rows: name, accuracy in [0, 1], accuracy of the untrained encoder. Rows with a value that is not finite are left
+      rows: name, accuracy in [0, 1], accuracy of the encoder at step 0. Rows with a value that is not finite are left
         out.
       path: the PNG to write.
+      first: what the encoders had at step 0, for the legend.
     """
     rows = sorted((row for row in rows if all(map(math.isfinite, row[1:]))), key=lambda row: row[1])
     with mpl.rc_context(STYLE):
@@ -189,7 +199,7 @@ def comparison(rows: Sequence[tuple[str, float, float]], path: Path) -> None:
         y = np.arange(len(rows))
         after, before = (100 * np.array([row[i] for row in rows]) for i in (1, 2))
         axes.hlines(y, before, after, color=GRAY, linewidth=1.2, zorder=1)
-        axes.scatter(before, y, color=GRAY, s=28, label='untrained encoder', zorder=2)
+        axes.scatter(before, y, color=GRAY, s=28, label=first, zorder=2)
         axes.scatter(after, y, color=BLUE, s=42, label='trained', zorder=3)
         for x, height in zip(after, y, strict=True):
             axes.annotate(f'{x:.1f}', (x, height), (7, 0), textcoords='offset points', va='center', fontsize=8)

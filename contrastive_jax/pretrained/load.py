@@ -11,6 +11,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import encoder_file, files, published, run_files, tensorflow_files
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, Say
 from contrastive_jax.rules import did_you_mean
+from contrastive_jax.workdir.kept import parse_step
 
 
 def load(
@@ -18,6 +19,7 @@ def load(
     weights: str | None = None,
     projector_layers: int = 0,
     *,
+    step: int | str | None = None,
     form: str = '',
     encoder: str | Mapping[str, Any] = '',
     drop: tuple[str, ...] = (),
@@ -33,12 +35,14 @@ def load(
         h = encoder(images)  # uint8[n, H, W, 3], RGB -> float32[n, D]
 
     Args:
-      path: the workdir of a run, whose newest checkpoint is taken; or a file of weights: one that `save` wrote, or a
-        published checkpoint. The workdir of a fine-tuning or a distillation gives the encoder that it trained.
+      path: the workdir of a run, whose newest checkpoint is taken unless `step` names another; or a file of weights:
+        one that `save` wrote, or a published checkpoint. The workdir of a fine-tuning or a distillation gives the
+        encoder that it trained.
       weights: which network: 'online', the one that was trained, or 'target', its moving average (BYOL's target, MoCo's
         key encoder, DINO's teacher). None: 'online' of a run; of a published checkpoint, the one that its authors
         evaluate. A file with one network has no target.
       projector_layers: of a run: the number of first layers of the projector to load as well.
+      step: of a run: the checkpoint by its step, or 'best', the one that `config.keep_best` keeps; None: the newest.
       form: of a published checkpoint: its format, a key of `forms.FORMS`; '': detected.
       encoder: of a published checkpoint: the section `encoder` of a config, such as {'name': 'vit_small',
         'num_heads': 6}, or the same as a text, 'vit_small,num_heads=6'; '': detected. Of a file of ours whose encoder
@@ -57,16 +61,24 @@ def load(
       The encoder.
 
     Raises:
-      UserError: the path cannot be read, or what it holds is incomplete, or has no such network or projector layers.
+      UserError: the path cannot be read, or what it holds is incomplete, or has no such network, step or projector
+        layers.
       CheckpointError: the run has no checkpoint that can be used.
     """
     path = Path(path).expanduser()
     if weights is not None and weights not in WEIGHTS:
         raise UserError(f'weights {weights!r} is unknown{did_you_mean(weights, WEIGHTS)} -> choose online or target')
+    step = parse_step(step)
     if not path.exists() and not tensorflow_files.find(path):
         raise UserError(f'{path} does not exist -> give the workdir of a run, or a file of weights')
     if run_files.is_workdir(path):
-        found = run_files.load(path.absolute(), weights or 'online', projector_layers, _config_of_file)
+        found = run_files.load(path.absolute(), weights or 'online', projector_layers, _config_of_file, step)
+    elif step is not None:
+        raise UserError(
+            f'{path} is a file of weights, which holds one network and no steps (asked for: {step})',
+            field='step',
+            remedy='give the workdir of a run, or leave the step out',
+        )
     elif projector_layers:
         raise UserError(
             f'{path} is a file of weights, which holds no projector -> give the workdir of a run, or projector_layers 0'

@@ -1,4 +1,4 @@
-"""Reads the encoder of a run from its workdir: the config describes it, the newest checkpoint holds the weights."""
+"""Reads the encoder of a run from its workdir: the config describes it, a checkpoint holds the weights."""
 
 import contextlib
 import json
@@ -40,7 +40,9 @@ def is_workdir(path: Path) -> bool:
     return path.is_dir() and not tensorflow_files.find(path)
 
 
-def load(workdir: Path, weights: str, projector_layers: int, config_of_file: LoadConfig) -> Encoder:
+def load(
+    workdir: Path, weights: str, projector_layers: int, config_of_file: LoadConfig, at: int | str | None = None
+) -> Encoder:
     """Reads the encoder of a pre-training, a fine-tuning or a distillation. The workdir is not changed.
 
     Args:
@@ -49,10 +51,11 @@ def load(workdir: Path, weights: str, projector_layers: int, config_of_file: Loa
       projector_layers: the number of first layers of the projector to load as well.
       config_of_file: returns the config (`Encoder.config`) of the encoder in a file of weights; it is called if such a
         file is what a fine-tuning started from.
+      at: the step of the checkpoint, or 'best'; None: the newest.
 
     Raises:
-      UserError: no run, a config that describes no encoder, a run without a target network, or a projector with fewer
-        layers.
+      UserError: no run, a config that describes no encoder, a run without a target network or without this
+        checkpoint, or a projector with fewer layers.
       CheckpointError: no checkpoint, one of another architecture, or one whose values are not finite.
     """
     config = _config_of_encoder(workdir, weights, config_of_file)
@@ -83,7 +86,7 @@ def load(workdir: Path, weights: str, projector_layers: int, config_of_file: Loa
         _put(wanted, places[kind], tree)
     try:
         below = tuple(f'{place}/{part}' for part in ('encoder', *layers) for place in places.values())
-        step, part = read_part(workdir, wanted, below)
+        step, part = read_part(workdir, wanted, below, at)
     except MissingPartError as error:
         if weights != 'target':
             raise

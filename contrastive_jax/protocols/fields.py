@@ -22,6 +22,7 @@ class Evaluation:
         "'online', the trained network; 'target', its moving average, such as DINO's teacher.",
         choices=WEIGHTS,
     )
+    step: str = field('', "The checkpoint of the run: its step, or 'best'; empty: the newest.")
     parallel: str = field('jit', 'How all devices are used: jit(shard_map), or pmap.', choices=('jit', 'pmap'))
     batch_size: int = field(512, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
 

@@ -26,6 +26,7 @@ from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
 from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.kept import parse_step
 from contrastive_jax.workdir.lock import Lock, say_takeover
 from contrastive_jax.workdir.lock import check as check_lock
 
@@ -100,6 +101,10 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
         field='init',
         remedy='set it to the workdir of a run, such as runs/digits, or to a file of weights',
     )
+    try:
+        parse_step(config.step)
+    except UserError as error:
+        rules.found += error.problems
     # Training splits each batch; features are computed of incomplete batches, too, which the hosts alone split.
     parts, what = (devices, 'devices') if 'epochs' in config else (processes, 'hosts')
     B = config.batch_size
@@ -161,7 +166,7 @@ def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Asked
     section = config.features if 'features' in config else config[config.protocol]  # it says which features are used
     # 'online' is the default of the field; for a published checkpoint it leaves the choice to the authors' default.
     weights = None if config.weights == 'online' else config.weights
-    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0))
+    encoder = load_encoder(config.init, weights, section.get('projector_layers', 0), step=config.step)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)

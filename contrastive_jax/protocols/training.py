@@ -1,6 +1,7 @@
 """What the protocols that train share. Each of them is a method that the loop of pretraining trains."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.config.trackers import check_trackers
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
@@ -19,9 +21,10 @@ from contrastive_jax.protocols import fields
 from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import open_feed
-from contrastive_jax.training.fit import describe_data
+from contrastive_jax.training.fit import describe_data, track
 from contrastive_jax.training.loop import Cadence, Start, Trainer
 from contrastive_jax.training.run import Run
+from contrastive_jax.workdir.trackers import NAMES as TRACKERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Training(fields.Evaluation):
     log_every_steps: int = field(100, 'Steps between two lines of the log.', least=1)
     eval_every_steps: int = field(0, 'Steps between two evaluations; 0: only at the end.', least=0)
     checkpoint_every_steps: int = field(5000, 'Steps between two checkpoints; there is always one at the end.', least=1)
+    trackers: tuple[str, ...] = field(
+        (),
+        'Services that show metrics, beside metrics.jsonl and TensorBoard.',
+        choices=TRACKERS,
+        example=('wandb',),
+    )
+    tracker_project: str = field(
+        'contrastive_jax', 'The project of W&B and trackio, and the experiment of MLflow, that it belongs to.'
+    )
     profile_steps: int = field(
         0, "Record so many steps for TensorBoard's profiler, after the first hundred; 0: none.", least=0
     )
@@ -90,6 +102,7 @@ SECTIONS: dict[str, type] = {'': Training, 'data': Data, 'augment': Augment}
 
 def rules(c: ConfigDict, rules: Rules) -> None:
     """Adds what is wrong with the fields of `SECTIONS` together."""
+    check_trackers(c, rules)
     scales = c.augment.crop_scale
     rules.rule(
         scales[0] <= scales[1],
@@ -129,6 +142,7 @@ def build_trainer(
         devices=devices,
         cadence=Cadence.of(config),
         data=describe_data(source, None),
+        track=partial(track, config, workdir) if config.trackers else None,
     )
 
 

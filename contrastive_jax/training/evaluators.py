@@ -19,7 +19,7 @@ from contrastive_jax.evaluate import online, signals
 from contrastive_jax.evaluate.knn import knn_accuracy
 from contrastive_jax.evaluate.linear import linear_probe
 from contrastive_jax.evaluate.pixels import pixel_accuracy
-from contrastive_jax.evaluate.verdict import verdict
+from contrastive_jax.evaluate.verdict import few, first_weights, verdict
 from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.plots import figures
 from contrastive_jax.plots.pictures import contact_sheet, neighbors
@@ -133,7 +133,7 @@ class KNN(Evaluator):
         e = context.config.eval
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
-        self._first = 'given weights' if context.config.get('init') else 'untrained encoder'
+        self._first = first_weights(context.config.get('init', ''))
         self._run = context.run
         self._k, self._temperature = e.knn_k, e.knn_temperature
 
@@ -145,7 +145,7 @@ class KNN(Evaluator):
         if step == 0:
             metrics['baseline/pixels_knn_top1'] = self._of_pixels()
         elif self._features.is_limited:
-            metrics['eval/knn_few_top1'] = self._accuracy(self._features.of_few(found))
+            metrics[few('eval/knn_top1')] = self._accuracy(self._features.of_few(found))
         return metrics
 
     def _of_pixels(self) -> float:
@@ -183,13 +183,19 @@ class Probe(Evaluator):
     def __init__(self, context: Context):
         self.every_steps = context.config.eval_every_steps
         self._features, self._data = context.features, context.source.name
-        self._first = 'given weights' if context.config.get('init') else 'untrained encoder'
+        self._first = first_weights(context.config.get('init', ''))
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         if self._features.unmeasured:
             return {}
-        accuracy = linear_probe(*self._features.labeled(features_at(self._features, step, state)))
-        return {'eval/probe_top1': accuracy['top1']}
+        found = features_at(self._features, step, state)
+        metrics = {'eval/probe_top1': self._accuracy(found)}
+        if step > 0 and self._features.is_limited:
+            metrics[few('eval/probe_top1')] = self._accuracy(self._features.of_few(found))
+        return metrics
+
+    def _accuracy(self, found: online.Features) -> float:
+        return linear_probe(*self._features.labeled(found))['top1']
 
     def remarks(self) -> Iterable[str]:
         return not_measured('linear probe', self._features)
@@ -206,7 +212,7 @@ class Signals(Evaluator):
 
     def __init__(self, context: Context):
         self.every_steps = context.config.eval_every_steps
-        self._features = context.features
+        self._features, self._first = context.features, first_weights(context.config.get('init', ''))
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         test = features_at(self._features, step, state).test
@@ -218,7 +224,7 @@ class Signals(Evaluator):
         }
 
     def conclusions(self, last: Mapping[str, float]) -> Iterable[str]:
-        return verdict(last)
+        return verdict(last, self._first)
 
 
 class Pictures(Evaluator):
@@ -243,7 +249,7 @@ class Pictures(Evaluator):
             run = context.run
             drawn['augmentation'] = workdir / 'augmentation.png'
             contact_sheet(context.source, run.policy, run.image_size, run.seed, drawn['augmentation'])
-        figures.curves(read(workdir), workdir / 'curves.png')
+        figures.curves(read(workdir), workdir / 'curves.png', first_weights(context.config.get('init', '')))
         assert self._found is not None
         drawn['neighbours'] = workdir / 'neighbours.png'
         features = context.features
@@ -302,4 +308,6 @@ def compared(title: str, metric: str, data: str, last: Mapping[str, float], firs
     ours, before = last.get(f'eval/{metric}'), last.get(f'baseline/{metric}')
     if ours is None or before is None:
         return ()
-    return (f'{title} accuracy on held-out {data}: {ours:.1%} ({first}: {before:.1%})',)
+    same = last.get(few(f'eval/{metric}'))
+    on = '' if same is None else f'{same:.1%} on the images of the next value; '
+    return (f'{title} accuracy on held-out {data}: {ours:.1%} ({on}{first}: {before:.1%})',)

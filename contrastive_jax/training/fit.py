@@ -14,7 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.advice import advice
-from contrastive_jax.config.check import check, check_examples, check_fields
+from contrastive_jax.config.best import mode_of
+from contrastive_jax.config.check import check, check_examples, check_fields, check_init
 from contrastive_jax.config.choose import choose
 from contrastive_jax.config.plan import Choice, describe, keep
 from contrastive_jax.config.stored import defaults_of
@@ -27,6 +28,7 @@ from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
 from contrastive_jax.training import given
+from contrastive_jax.training.best import BestBy
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.estimate import estimate, sentence
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
@@ -41,6 +43,7 @@ from contrastive_jax.workdir.checkpoint import FOLDER
 from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
+from contrastive_jax.workdir.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from contrastive_jax.pretrained.encoder import Encoder
@@ -76,7 +79,8 @@ def fit(
         devices = find_devices(config.get('parallel', 'jit'))
         config, resumed = with_stored_choices(config, workdir)
         fits = not resumed and bool(config.get('auto', {}).get('reference_batch'))
-        if problems := check_fields(config) if fits else check(config, devices.count, jax.process_count()):
+        problems = check_fields(config) if fits else check(config, devices.count, jax.process_count())
+        if problems := [*problems, *check_init(config)]:
             raise UserError.of(problems)
         path, first = resolve(workdir), jax.process_index() == 0
         together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
@@ -221,8 +225,16 @@ def build_trainer(
         cadence=Cadence.of(config),
         data=describe_data(source, held_out),
         open_first_pass=partial(feed, first_pass, step=init_memory_step) if run.method.initializes_memory else None,
+        track=partial(track, config, workdir) if config.trackers else None,
+        best=BestBy(config.keep_best, mode_of(config)) if config.keep_best else None,
         verbose=verbose,
     )
+
+
+def track(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> Sequence[Tracker]:
+    """Opens the trackers that a config names, see `Trainer`."""
+    plain = json.loads(config.to_json())
+    return open_trackers(config.trackers, workdir, project=config.tracker_project, config=plain, say=say)
 
 
 def describe_data(source: sources.Source, held_out: sources.Source | None) -> dict[str, str | int]:

@@ -13,10 +13,12 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed.agree import together
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
+from contrastive_jax.training.best import BestBy, disk_line, kept_lines
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.finite import PLACES, Dropped
@@ -29,6 +31,7 @@ from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.about import About
 from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
+from contrastive_jax.workdir.trackers import Tracker
 
 # Calls that the host may be ahead of the device: enough to keep it busy while the host logs. Each holds a batch of
 # crops in the device's memory, and all of them have to end before a run that is asked to stop can save.
@@ -41,6 +44,10 @@ PROFILE_AFTER = 100  # steps: the profile leaves out compilation and the first, 
 # Given the initial or restored state (in the devices' layout) and its step, returns the state that training starts
 # from: at step 0 perhaps with given weights put in. Raises UserError where a restored state belongs to other weights.
 Start = Callable[[TrainState, int], TrainState]
+
+
+# Opens the trackers of a run, on the first process; prints lines by the given function.
+Track = Callable[[Callable[[str], None]], Sequence[Tracker]]
 
 
 def from_scratch(state: TrainState, step: int) -> TrainState:
@@ -58,12 +65,14 @@ class Cadence:
       checkpoint: steps between two checkpoints.
       profile: number of steps to profile; 0: none.
       checkpoint_minutes: a checkpoint is also due at the first log line after so many minutes without one; 0: never.
+      keep_epochs: the checkpoint at the end of every so many epochs is saved and never deleted; 0: none. (In epochs.)
     """
 
     log: int
     checkpoint: int
     profile: int = 0
     checkpoint_minutes: float = 0
+    keep_epochs: int = 0
 
     @classmethod
     def of(cls, config: ConfigDict) -> 'Cadence':
@@ -72,6 +81,7 @@ class Cadence:
             config.checkpoint_every_steps,
             config.profile_steps,
             config.get('checkpoint_every_minutes', 0),
+            config.get('keep_every_epochs', 0),
         )
 
 
@@ -89,6 +99,8 @@ class Trainer:
       data: facts about the data, for `about.json` and the first line: 'data' (its name), 'train_images' and perhaps
         'held_out_images'.
       open_first_pass: opens the feed of one epoch for methods that fill their memory before step 0; else None.
+      best: how the best checkpoint is chosen, which is kept; None: it is not.
+      track: opens the trackers of the run, given a function that prints; None: there are none.
       verbose: whether the table of all parameters is printed.
     """
 
@@ -104,14 +116,17 @@ class Trainer:
         cadence: Cadence,
         data: Mapping[str, Any],
         open_first_pass: Callable[[], Feed] | None = None,
+        best: BestBy | None = None,
+        track: Track | None = None,
         verbose: bool = False,
     ):
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
         self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
-        self.open_first_pass, self.verbose = open_first_pass, verbose
+        self.open_first_pass, self.best, self.track, self.verbose = open_first_pass, best, track, verbose
         self.first_process = jax.process_index() == 0
-        self.checkpoints = Checkpoints(workdir, devices, run.state_specs)
+        self.keep_every = cadence.keep_epochs * run.steps_per_epoch
+        self.checkpoints = Checkpoints(workdir, devices, run.state_specs, keep_every=self.keep_every)
         self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
@@ -130,9 +145,14 @@ class Trainer:
         total = self.run.total_steps
         start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
-        writer = MetricWriter(self.workdir, start, enabled=self.first_process)
         goes_on = self.first_process and start < total
+        lacks_evaluation = self.lacks_evaluation(start)
+        shown = self.first_process and (start < total or lacks_evaluation)
+        trackers = together(lambda: self.track(progress.say) if self.track and shown else ())
+        writer = MetricWriter(self.workdir, start, enabled=self.first_process, trackers=trackers)
         about = About(self.workdir, start, self.described(), self.devices.mode, enabled=goes_on)
+        if self.best:
+            self.best.begin(self.checkpoints, read(self.workdir) if self.first_process else ())
         try:
             with progress:
                 if start >= total:
@@ -145,7 +165,7 @@ class Trainer:
                         for remark in evaluator.remarks():
                             progress.say(remark)
                 self.leave_early(start, interrupt)
-                if self.lacks_evaluation(start):
+                if lacks_evaluation:
                     what = f'the {self.first_weights}' if start == 0 else f'step {start}'
                     with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
@@ -181,7 +201,8 @@ class Trainer:
         running: Metrics = []  # of steps not yet logged, up to `step`, since `unlogged`
         saved_s, forecast = time.monotonic(), start + 1 + FORECAST_AFTER
         while step < total:
-            stops = [(step // n + 1) * n for n in (cadence.log, cadence.checkpoint, *evaluations)] + [total]
+            every = [cadence.log, cadence.checkpoint, *evaluations] + ([self.keep_every] if self.keep_every else [])
+            stops = [(step // n + 1) * n for n in every] + [total]
             # The first step compiles in a call of its own.
             stops += [x for x in (start + 1, forecast, profile_from, profile_to) if x > step]
             if running and step % cadence.log == 0:  # just enough to keep the device busy while the host logs
@@ -212,7 +233,8 @@ class Trainer:
 
             asked = agreed(interrupt.requested)
             at_eval = bool(self.due(step))
-            due = step == total or at_eval or step % cadence.checkpoint == 0
+            kept = self.keep_every > 0 and step % self.keep_every == 0
+            due = step == total or at_eval or kept or step % cadence.checkpoint == 0
             late = time.monotonic() - saved_s > 60 * cadence.checkpoint_minutes > 0
             late = cadence.checkpoint_minutes > 0 and self.same_everywhere(late)
             if asked or due or late:
@@ -222,7 +244,9 @@ class Trainer:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
                 with progress.paused():
-                    if not streak or asked or step == total:  # a streak may end the run: keep what is from before
+                    if (
+                        not streak or asked or kept or step == total
+                    ):  # a streak may end the run: keep what is from before
                         self.checkpoints.save(step, state, unlogged, self.run.plan(step), self.shapes)
                     if step == total or (at_eval and not asked):
                         self.evaluate(step, state, writer, progress, interrupt)
@@ -285,9 +309,12 @@ class Trainer:
         params = self.shapes.params
         if self.verbose:
             progress.say(parameter_overview.get_parameter_overview(params, include_stats=False))
-        counts = {name: parameter_overview.count_parameters(params[name]) for name in params}
+        # A part may be one array, such as SwAV's prototypes.
+        counts = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in params.items()}
         parts = ', '.join(f'{name} {count:,}' for name, count in counts.items())
         progress.say(f'parameters: {sum(counts.values()):,} ({parts})')
+        if line := disk_line(self.shapes, start, run, self.keep_every, self.best, self.workdir):
+            progress.say(line)
         kind = jax.devices()[0].device_kind
         progress.say(
             f'{type(run.method).__name__} on {self.data["train_images"]} images of {self.data["data"]}, '
@@ -390,6 +417,11 @@ class Trainer:
             writer.write(step, {**metrics, **baseline})
             values = '  '.join(f'{name.removeprefix("eval/")} {metrics[name]:.4g}' for name in shown)
             progress.say(f'step {step}: {values}' + (f'  ({self.first_weights})' if step == 0 else ''))
+        if self.best:
+            lacking = self.best.lacking(step, metrics, all(evaluator.at_start for evaluator in self.evaluators))
+            said = self.best.update(self.checkpoints, step, metrics)
+            for line in filter(None, (said, lacking if step == self.run.total_steps else '')):
+                progress.say(line)
         if self.first_process:
             for evaluator in due:
                 lock.check(self.workdir)
@@ -407,6 +439,8 @@ class Trainer:
                 progress.say(conclusion)
         pictures = f'  pictures: {self.workdir}/*.png' if any(self.workdir.glob('*.png')) else ''
         progress.say(f'checkpoint: {self.workdir / FOLDER}/{step}  metrics: {self.workdir / FILE}{pictures}')
+        for about_kept in kept_lines(self.checkpoints):
+            progress.say(about_kept)
         return last
 
     def same_everywhere(self, flag: bool) -> bool:

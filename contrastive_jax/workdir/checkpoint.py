@@ -26,6 +26,7 @@ from contrastive_jax.errors import CheckpointError, MissingPartError, NumericalE
 from contrastive_jax.optim.optimizers import is_below
 from contrastive_jax.workdir import lock, run_record
 from contrastive_jax.workdir.checksum import checksum, checksums, digest
+from contrastive_jax.workdir.kept import Kept, find_step
 from contrastive_jax.workdir.orbax_output import brief, collect_quietly, quiet_absl, worth_showing
 
 FOLDER = 'checkpoints'
@@ -61,12 +62,16 @@ class Checkpoints:
       devices: the devices that the run uses.
       specs: the sharding of the state, a pytree prefix of PartitionSpecs.
       keep: number of newest checkpoints that are kept.
+      keep_every: checkpoints of multiples of so many steps are never deleted; 0: none.
+
+    Attributes:
+      kept: the checkpoints that are kept beside the newest.
 
     Raises:
       UserError: the folder cannot be created or listed.
     """
 
-    def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2):
+    def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2, keep_every: int = 0):
         self._devices, self._specs, self._workdir = devices, specs, workdir
         logging.getLogger('absl').addFilter(worth_showing)
         folder = (workdir / FOLDER).absolute()
@@ -74,11 +79,12 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self.kept = Kept(workdir, keep, keep_every)
             self._manager = ocp.CheckpointManager(
                 folder,
                 item_handlers=ocp.StandardCheckpointHandler(),  # to describe checkpoints of other processes
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
+                    preservation_policy=self.kept,
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
                     # If a folder cannot be created, Orbax's threads would wait for it for minutes.
@@ -89,6 +95,7 @@ class Checkpoints:
             self._reader = ocp.Checkpointer(handler, multiprocessing_options=_alone())
             # The first process alone writes, and checks the run; others may not even see the workdir.
             self._run = run_record.begin(workdir, _runs(self._manager)) if jax.process_index() == 0 else ''
+            self.kept.match(self.steps)
         except OSError as error:
             raise UserError(
                 f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another workdir'
@@ -136,6 +143,7 @@ class Checkpoints:
         note['checksum'] = digest(sums, note)
         # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
         args = ocp.args.StandardSave(_without_empty_fields(_copy(state)))
+        self.kept.add(step)
         with self._writing():
             saved = self._manager.save(step, args=args, custom_metadata=note)
         assert saved, f'Orbax refused to save step {step} after {self.steps}'
@@ -259,6 +267,7 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('checkpoints renamed')
         self._manager.reload()
+        self.kept.match(self.steps)
         return renamed
 
     def _everywhere(self, flag: bool) -> bool:
@@ -277,18 +286,22 @@ class Checkpoints:
             ) from error
 
 
-def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[int, PyTree]:
-    """A part of the newest complete checkpoint, as numpy. Nothing is changed: the run may still be training.
+def read_part(
+    workdir: Path, shapes: PyTree, below: tuple[str, ...], step: int | str | None = None
+) -> tuple[int, PyTree]:
+    """A part of a complete checkpoint, by default the newest, as numpy. Nothing is changed: the run may be training.
 
     Args:
       workdir: the workdir, in which the folder `checkpoints` is.
       shapes: nested dicts with the part at its place in the state.
       below: paths such as 'params/encoder'; together they cover everything in `shapes`.
+      step: the step of the checkpoint, or 'best'; None: the newest that can be used.
 
     Returns:
       The number of steps done, and the part in the form of `shapes`.
 
     Raises:
+      UserError: there is no checkpoint of this step.
       MissingPartError: a checkpoint has nothing below these paths, and no other can be used.
       CheckpointError: there is no checkpoint, it holds another model, or none can be read.
     """
@@ -304,7 +317,9 @@ def read_part(workdir: Path, shapes: PyTree, below: tuple[str, ...]) -> tuple[in
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
     with manager, ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
         run = run_record.id_of(workdir, _runs(manager))
-        for step in sorted(manager.all_steps(), reverse=True):
+        existing = manager.all_steps()
+        tried = sorted(existing, reverse=True) if step is None else [find_step(workdir, step, existing)]
+        for step in tried:
             try:
                 described = manager.metadata(step)
                 note = described.custom_metadata or {}

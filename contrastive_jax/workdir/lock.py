@@ -31,7 +31,7 @@ class Lock:
     """A context in which this process alone writes to a workdir.
 
     Args:
-      workdir: the folder. It is made, and removed at the end if nothing was written to it.
+      workdir: the folder. It is made with its parents, and removed with them at the end if nothing was written to it.
       beat_s, stale_s: as BEAT_S and STALE_S.
 
     Raises:
@@ -45,14 +45,14 @@ class Lock:
         self._mine = {**_this_process(), 'token': secrets.token_hex(8)}
         self._done = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
-        self._made = False
+        self._made: list[Path] = []  # folders that did not exist, the deepest first
         self.took_over = ''  # the line about the process that left the lock, if there is one
 
     def __enter__(self) -> 'Lock':
         # The lock appears with all of its content: a link to a file that is complete.
         candidate = self.workdir / f'.{FILE}.{self._mine["token"]}.tmp'
         try:
-            self._made = not self.workdir.exists()
+            self._made = [x for x in (self.workdir, *self.workdir.parents) if not x.exists()]
             self.workdir.mkdir(parents=True, exist_ok=True)
             candidate.write_text(json.dumps(self._mine, indent=2) + '\n', encoding='utf-8')
             try:
@@ -78,8 +78,8 @@ class Lock:
         with contextlib.suppress(OSError, ValueError):
             if _read(self.file).get('token') == self._mine['token']:
                 self.file.unlink()
-            if self._made:
-                self.workdir.rmdir()  # an error if it holds anything
+            for folder in self._made:
+                folder.rmdir()  # an error if it holds anything
 
     def _check_token(self) -> None:
         try:

@@ -1,25 +1,21 @@
-"""The metrics of a run: `metrics.jsonl`, one JSON object a line, and TensorBoard events with scalars and pictures."""
+"""The metrics of a run: `metrics.jsonl`, one JSON object a line, which trackers such as TensorBoard get as well."""
 
 import json
 import math
 import os
-import socket
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
-from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.tensorboard import TensorBoard
+from contrastive_jax.workdir.trackers import Tracker
 
 FILE = 'metrics.jsonl'
-EVENTS = 'events.out.tfevents.'
 
 
 class MetricWriter:
@@ -34,17 +30,24 @@ class MetricWriter:
       workdir: the folder; it is made if it is missing.
       resume_step: the step of the checkpoint that training resumes from; 0 for a new run.
       enabled: False makes every method do nothing: only one process of a run may write.
+      trackers: get the same as TensorBoard; `close` closes them.
 
     Raises:
       UserError: from here or from any write, when the folder cannot be written.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], resume_step: int = 0, enabled: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        resume_step: int = 0,
+        enabled: bool = True,
+        trackers: Sequence[Tracker] = (),
+    ):
         self.workdir = Path(workdir)
         self.resume_step = resume_step
         self.enabled = enabled
         self._lines: IO[bytes] | None = None
-        self._events: _EventFile | None = None
+        self._trackers: tuple[Tracker, ...] = (TensorBoard(self.workdir, resume_step), *trackers)
         if enabled:
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,7 @@ class MetricWriter:
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds one line: the step and the scalars (Python numbers, NumPy or jax scalars).
 
-        JSON has neither NaN nor infinity: both are written as null. TensorBoard gets them unchanged.
+        JSON has neither NaN nor infinity: both are written as null. Trackers get them unchanged.
         """
         if not self.enabled:
             return
@@ -66,34 +69,28 @@ class MetricWriter:
             if self._lines is None:
                 self._lines = open(self.workdir / FILE, 'ab', buffering=0)  # noqa: SIM115 (held until close)
             self._lines.write(json.dumps(line, allow_nan=False).encode() + b'\n')
-            self._open_events().add(step, [summary_pb2.Summary.Value(tag=n, simple_value=x) for n, x in values.items()])
+            for tracker in self._trackers:
+                tracker.write(int(step), values)
         except OSError as error:
             raise _cannot_write(self.workdir, error) from error
 
     def write_image(self, step: int, name: str, png: str | os.PathLike[str]) -> None:
-        """Adds the picture in the file `png` to TensorBoard."""
+        """Gives the picture in the file `png` to the trackers."""
         if not self.enabled:
             return
         lock.check(self.workdir)
         data = Path(png).read_bytes()
-        with Image.open(png) as picture:
-            image = summary_pb2.Summary.Image(
-                width=picture.width, height=picture.height, colorspace=3, encoded_image_string=data
-            )
         try:
-            self._open_events().add(step, [summary_pb2.Summary.Value(tag=name, image=image)])
+            for tracker in self._trackers:
+                tracker.picture(int(step), name, data)
         except OSError as error:
             raise _cannot_write(self.workdir, error) from error
 
     def close(self) -> None:
-        for file in (self._lines, self._events):
-            if file is not None:
-                file.close()
-
-    def _open_events(self) -> '_EventFile':
-        if self._events is None:
-            self._events = _EventFile(self.workdir, self.resume_step)
-        return self._events
+        if self._lines is not None:
+            self._lines.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -116,40 +113,6 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def summarize(stacked: Mapping[str, Any]) -> dict[str, float]:
     """Means of metrics [S] that a compiled scan over S steps has stacked; one NaN makes the mean NaN."""
     return {name: float(np.mean(np.asarray(values, np.float64))) for name, values in stacked.items()}
-
-
-class _EventFile:
-    """A TensorBoard event file, written record by record.
-
-    `tensorboard.summary.Writer` would do for scalars, but it cannot purge, and it loads TensorFlow where that is
-    installed (through `tf.io.gfile`). The records and protocol buffers are TensorBoard's own.
-    """
-
-    def __init__(self, folder: Path, resume_step: int):
-        # TensorBoard reads a folder's files in the order of their names, which begin with the time in seconds: stay
-        # behind the older files even if the clock went back.
-        taken = [int(p.name.removeprefix(EVENTS).split('.')[0]) for p in folder.glob(f'{EVENTS}[0-9]*')]
-        stamp = max([int(time.time()), *(second + 1 for second in taken)])
-        name = f'{EVENTS}{stamp:010d}.{socket.gethostname()}.{os.getpid()}'
-        self._file = open(folder / name, 'wb')  # noqa: SIM115 (held until close)
-        self._records = RecordWriter(self._file)
-        self._write(event_pb2.Event(file_version='brain.Event:2'))
-        # A session start at step s makes TensorBoard forget what earlier files hold from step s on. Its Python reader
-        # (--load_fast=false) ignores the first start of a folder, and first files of older versions have none.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        for _ in range(2 if taken else 1):
-            self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
-
-    def add(self, step: int, values: list[summary_pb2.Summary.Value]) -> None:
-        self._write(event_pb2.Event(step=int(step), summary=summary_pb2.Summary(value=values)))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-        self._file.flush()
 
 
 def _rewind(path: Path, resume_step: int) -> None:

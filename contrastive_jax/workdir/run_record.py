@@ -17,7 +17,7 @@ FILE = 'run.json'
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """The content of the file; {} if there is none, as in workdirs of older versions.
+    """The content of the file; {} if there is none, as in workdirs of older versions and beside a file of weights.
 
     Raises:
       UserError: the file cannot be read.
@@ -27,7 +27,7 @@ def read(workdir: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding='utf-8'))
         if not isinstance(found, dict) or not isinstance(found.get('id'), str) or not found['id']:
             raise ValueError('it has no id')
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise UserError(

@@ -55,7 +55,7 @@ EXAMPLES = {
 def commands() -> Iterator[str]:
     for file in FILES:
         yield file
-        variants = variants_of(file)
+        variants = [variant for variant in variants_of(file) if variant != 'continue']  # the same network and views
         yield from (f'{file}:{variant}' for variant in variants)
         if file == 'dictionary':
             dictionaries = importlib.import_module(f'contrastive_jax.configs.{file}').DICTIONARIES

@@ -151,7 +151,7 @@ def test_no_text_is_a_traceback(name: str, text: str) -> None:
     for field in flat(train_steps.load(name)):
         argument = f'--config.{field}={text}'
         for line in override(train_steps.load(name), [argument], sections_of):
-            assert line.startswith(argument) and line.field == field and ' -> ' in line
+            assert line.startswith(argument[:100]) and line.field == field and ' -> ' in line and len(line) < 2000
 
 
 def test_what_is_spelled_is_read() -> None:

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data import digits
 from contrastive_jax.evaluate.pixels import pixel_accuracy
-from contrastive_jax.evaluate.verdict import verdict
+from contrastive_jax.evaluate.verdict import first_weights, verdict
 
 
 def test_raw_pixels_of_the_digits_against_scikit_learn() -> None:
@@ -40,3 +40,10 @@ def test_raw_pixels_of_the_digits_against_scikit_learn() -> None:
 def test_each_sentence(last: dict[str, float], parts: list[str]) -> None:
     lines = verdict(last)
     assert len(lines) == len(parts) and all(line.startswith(part) for line, part in zip(lines, parts, strict=True))
+
+
+def test_a_run_from_given_weights_is_compared_with_them() -> None:
+    assert first_weights('') == 'untrained encoder' and first_weights('runs/x') == 'given weights'
+    last = {'eval/knn_top1': 0.9, 'eval/knn_few_top1': 0.5, 'baseline/knn_top1': 0.5}
+    (line,) = verdict(last, first_weights('runs/x'))
+    assert line.startswith('no better than the given weights (50.0%)'), 'on the same images'

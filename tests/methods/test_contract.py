@@ -14,11 +14,11 @@ import pytest
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, find_devices
-from contrastive_jax.methods import METHODS, MethodState, ema
+from contrastive_jax.methods import METHODS, MethodState
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state, train_step
-from tests import complete_runs, train_steps
+from tests import complete_runs, train_steps, untrained_workdirs
 from tests.complete_runs import digest, fit, lines, saved
 from tests.train_steps import load_small
 
@@ -67,7 +67,7 @@ def test_fields_of_the_method_are_those_of_the_config(name):
 
 @pytest.mark.parametrize('name', train_steps.CONFIGS)
 def test_a_step_keeps_structure_shapes_and_dtypes(name):
-    run, _ = train_steps.build(train_steps.load(name))
+    run, _ = train_steps.build(load_small(name, color=True))
     state, batch = abstract(run)
     assert 'encoder' in state.params
     assert all(x.dtype == np.float32 for x in jax.tree.leaves((state.params, state.method.target)))
@@ -122,12 +122,19 @@ class Step(NamedTuple):
 
 @functools.cache
 def start(name: str) -> tuple[Run, PyTree, MethodState, dict[str, Any]]:
-    """Run, parameters, state and batch in float64; the target is changed to differ from the online network."""
+    """Run, parameters, state and batch in float64; the target differs from the online network.
+
+    The memory is the method's own. The rest is drawn by numpy, which takes less time than to compile the initializers.
+    """
     with jax.enable_x64(True):
         run, _ = train_steps.build(load_small(name, dtype='float64'))
-        state = jax.device_get(train_steps.start(run, find_devices('jit', 1), 'float64'))
-        away = jax.tree.map(lambda x: 1.5 * x + 0.1, state.method.target)
-        return run, state.params, state.method.replace(target=away), random_batch(run)
+        shapes, _ = abstract(run)
+        drawn = untrained_workdirs.draw((shapes.params, shapes.method.target, shapes.method.batch_stats), 0)
+        memory = jax.device_get(jax.jit(lambda: init_state(run).method.memory)())
+        params, target, stats, memory = jax.tree.map(
+            lambda x: x.astype('float64') if jnp.issubdtype(x.dtype, jnp.floating) else x, (*drawn, memory)
+        )
+        return run, params, MethodState(target, stats, memory), random_batch(run)
 
 
 @functools.cache
@@ -205,15 +212,20 @@ def test_the_target_is_a_moving_average(name):
     *_, step = two_steps(name, 1)
     if not step.before.target:
         pytest.skip('has no target')
+    trained = jax.tree.map(lambda w, g: w - 0.1 * g, params, step.gradient)
     with jax.enable_x64(True):
-        trained = jax.tree.map(lambda w, g: w - 0.1 * g, params, step.gradient)
-        trained, after = run.method.after_update(trained, step.after, progress=step.progress)
-        expected = [
-            {part: ema.update(target, online[part], m) for part, target in step.before.target.items()}
-            for online in (params, trained)
-            for m in (run.method.momentum, ema.cosine_momentum(step.progress, run.method.momentum))
-        ]
-        errors = [train_steps.relative_error(after.target, jax.device_get(tree)) for tree in expected]
+        update = jax.jit(functools.partial(run.method.after_update, progress=step.progress))
+        trained, after = jax.device_get(update(trained, step.after))
+    momentum = run.method.momentum
+    cosine = 1 - (1 - momentum) * (1 + np.cos(np.pi * step.progress)) / 2
+    errors = []
+    for online in (params, trained):
+        for m in (momentum, cosine):
+            average = lambda k, q: m * k + (1 - m) * q  # noqa: B023, E731
+            expected = {
+                part: jax.tree.map(average, target, online[part]) for part, target in step.before.target.items()
+            }
+            errors.append(train_steps.relative_error(after.target, expected))
     assert min(errors) < 1e-14
     assert jax.tree.structure(after) == jax.tree.structure(step.before)
 

@@ -30,3 +30,14 @@ def test_metrics_that_were_not_measured_have_no_curve() -> None:
 def test_a_metric_has_one_panel() -> None:
     metrics = [metric for panel in LARGE + SMALL for metric in panel.metrics]
     assert len(set(metrics)) == len(metrics)
+
+
+def test_an_accuracy_is_drawn_on_the_images_of_its_baseline() -> None:
+    history = [
+        {'step': 0, 'eval/knn_top1': 0.5, 'baseline/knn_top1': 0.5},
+        {'step': 10, 'eval/knn_top1': 0.9, 'eval/knn_few_top1': 0.7},
+        {'step': 20, 'eval/knn_top1': 0.95, 'eval/knn_few_top1': 0.8},
+    ]
+    (curve,) = curves_of(Panel('accuracy', {'eval/knn_top1': 'kNN'}), history)
+    assert (curve.x, curve.y, curve.baseline) == ([0, 10, 20], [0.5, 0.7, 0.8], 0.5)
+    assert curve.name == 'kNN, on the images of the baseline'

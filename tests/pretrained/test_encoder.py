@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax import load_encoder, pretrained
+from contrastive_jax import convert, load_encoder, pretrained
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.pretrained import export
@@ -58,6 +58,21 @@ def test_the_newest_is_taken_and_nothing_is_touched(given: Path) -> None:
     assert load_encoder(given).step == 6
     assert load_encoder(str(given)).step == 6
     assert tree_digest(given) == before
+
+
+def test_a_step_is_taken_or_refused(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = load_encoder(given, step=3)
+    assert first.step == 3 and first.fingerprint == load_encoder(given, step='3').fingerprint
+    assert first.fingerprint != load_encoder(given, step=6).fingerprint
+    with pytest.raises(UserError, match=r'no checkpoint of step 5 in .* -> choose from 3, 6$'):
+        load_encoder(given, step=5)
+    file = tmp_path / 'x.safetensors'
+    assert convert.main([str(given), str(file), '--step=3']) == 0
+    assert load_encoder(file).fingerprint == first.fingerprint
+    with pytest.raises(UserError, match=r'is a file of weights, .* no steps'):
+        load_encoder(file, step=3)
+    assert convert.main([str(given), str(file), '--step=4']) == 2
+    assert 'choose from 3, 6\n' in capsys.readouterr().err
 
 
 def test_every_config_describes_its_encoder_as_json(tmp_path: Path) -> None:
@@ -215,7 +230,7 @@ def test_a_projector_that_has_not_so_many_layers(given: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match='is a Split, which cannot be loaded in part -> use 0 to 0'):
         load_encoder(tmp_path, projector_layers=1)
     pretrained.save(tmp_path / 'x.safetensors', pretrained.load(given))
-    with pytest.raises(UserError, match='is a file of weights, which holds no projector -> give the workdir of a run'):
+    with pytest.raises(UserError, match=r'is a file of weights, which holds no projector -> give the workdir of a run'):
         load_encoder(tmp_path / 'x.safetensors', projector_layers=1)
 
 

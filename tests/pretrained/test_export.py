@@ -1,6 +1,7 @@
 """Exported weights have the names that torchvision, timm and Detectron2 expect, and are the same bits when loaded."""
 
 import dataclasses
+import functools
 import json
 import pickle
 import pickletools
@@ -39,10 +40,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def random_encoder(architecture: dict[str, Any], image_size: int = 32) -> pretrained.Encoder:
-    rng = np.random.default_rng(0)
-    arrays = {name: rng.uniform(0.5, 1, shape) for name, shape in shapes(architecture, image_size).items()}
-    return assemble(architecture, arrays, image_size, 'seed 0')
+def random_encoder(architecture: dict[str, Any]) -> pretrained.Encoder:
+    return made_once(json.dumps(architecture))
+
+
+@functools.cache
+def made_once(architecture: str) -> pretrained.Encoder:
+    """An encoder of random weights, of an architecture given as JSON: its network is traced once for all tests."""
+    rng, named = np.random.default_rng(0), json.loads(architecture)
+    arrays = {name: rng.uniform(0.5, 1, shape) for name, shape in shapes(named, 32).items()}
+    return assemble(named, arrays, 32, 'seed 0')
 
 
 def assert_same(a: pretrained.Encoder, b: pretrained.Encoder) -> None:

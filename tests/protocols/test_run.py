@@ -417,6 +417,17 @@ def test_impossible_values_of_fine_tuning(field: str, value: float) -> None:
 
 
 @pytest.mark.usefixtures('nothing_compiled')
+@pytest.mark.parametrize('name', ['linear', 'finetune', 'distill'])
+def test_trackers_are_checked(name: str) -> None:
+    given = {field: 'runs/any' for field in ('init', 'teacher') if field in load(name)}
+    found = check_protocol(load(name, **given, trackers=('wandbb',), tracker_project=' '), 8)
+    assert [line.split(' -> ')[0] for line in found] == [
+        "trackers 'wandbb' is unknown; did you mean 'wandb'?",
+        "tracker_project ' ' is empty",
+    ]
+
+
+@pytest.mark.usefixtures('nothing_compiled')
 def test_a_warm_up_of_steps() -> None:
     found = check_protocol(
         load('finetune', init='runs/any', **{'schedule.warmup_epochs': 1.0, 'optimizer.name': 'lars'})
@@ -480,6 +491,8 @@ def test_data_that_does_not_serve(arrays: dict[str, Any], line: str, run: Path, 
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
+        ({'step': '4'}, 'there is no checkpoint of step 4 in .* -> choose from 3$'),
+        ({'step': 'last'}, "step 'last' is neither a number nor 'best'"),
         ({'features.projector_layers': 4}, 'projector_layers 4: the projector of .* has 3 -> use 0 to 3'),
         ({'features.last_blocks': 3}, 'the last 3 blocks: the ViT has 2 -> last_blocks=1 to 2'),
         (

@@ -19,6 +19,7 @@ from tests import train_steps
 
 STEPS = 4
 COLOR = 'mocov2:tiny'  # is trained with the color augmentation; that of the others is the same code
+TWO_STAGES = 'mocov3_r50:tiny'
 METHODS = ('mocov2:tiny', 'mocov3_r50:tiny', 'mocov3_vit:tiny')
 DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
 FEW = [('jit', 8), ('pmap', 2)]
@@ -65,10 +66,8 @@ def first_gradient(optimizer: optax.GradientTransformation) -> optax.GradientTra
 @functools.cache
 def started(name: str, dtype: str, **changes: int) -> tuple[Run, Source, TrainState]:
     """The run of a config, its data, and the state at step 0 as numpy: the same for all devices."""
-    load = functools.partial(
-        train_steps.load if name == COLOR else train_steps.load_small, dtype=dtype, steps=STEPS, **changes
-    )
-    run, source = train_steps.build(load(name) if name == COLOR else load(name, depth=2))
+    config = train_steps.load_small(name, 1 + (name == TWO_STAGES), name == COLOR, dtype=dtype, steps=STEPS, **changes)
+    run, source = train_steps.build(config)
     run = dataclasses.replace(run, optimizer=first_gradient(run.optimizer))
     return run, source, jax.device_get(train_steps.start(run, find_devices('jit', 1), dtype))
 
@@ -154,7 +153,7 @@ def test_replicated_leaves_are_the_same_bits_on_every_device(name, mode, count):
 
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
 def test_the_queue_stays_in_parts_on_its_devices(mode):
-    run, _ = train_steps.build(train_steps.load('mocov2:tiny'))
+    run, _, state = started('mocov2:tiny', 'float32')
     devices = find_devices(mode, 8)
-    keys = train_steps.start(run, devices).method.memory['queue']['keys']
+    keys = devices.place(state, run.state_specs).method.memory['queue']['keys']
     assert keys.addressable_shards[0].data.size * 8 == run.method.queue_size * run.method.network.projector.output_dim

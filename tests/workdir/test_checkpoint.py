@@ -52,9 +52,11 @@ def shapes(width: int = 6) -> TrainState:
 class Run:
     """The checkpoints of a folder, on some devices, given and taken as numpy in the global layout."""
 
-    def __init__(self, workdir: Path, mode: str = 'jit', count: int = 1, width: int = 6, keep: int = 2):
+    def __init__(
+        self, workdir: Path, mode: str = 'jit', count: int = 1, width: int = 6, keep: int = 2, keep_every: int = 0
+    ):
         self.devices = find_devices(mode, count)
-        self.checkpoints = Checkpoints(workdir, self.devices, SPECS, keep=keep)
+        self.checkpoints = Checkpoints(workdir, self.devices, SPECS, keep=keep, keep_every=keep_every)
         self.width = width
 
     def save(self, step: int) -> None:

@@ -86,6 +86,8 @@ def test_every_field_is_free_or_refused(tmp_path: Path, name: str) -> None:
             (tmp_path / 'config.json').write_bytes(before)
     assert free == {
         'log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'profile_steps', 'parallel', 'epochs', 'steps',
+        'checkpoint_every_minutes', 'keep_every_epochs', 'keep_best', 'keep_best_mode',
+        'trackers', 'tracker_project',
         'max_dropped_in_row', 'data.path', 'data.eval_split', 'data.workers', 'data.on_device',
         'eval.evaluators', 'eval.knn_k', 'eval.knn_temperature', 'eval.max_train', 'eval.max_test', 'eval.batch_size',
     }  # fmt: skip

@@ -18,6 +18,7 @@ from tensorboard.compat.proto import event_pb2
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.metrics import MetricWriter
+from contrastive_jax.workdir.tensorboard import EVENTS
 
 
 def write_steps(workdir, steps, resume_step=0):
@@ -84,8 +85,8 @@ def test_foreign_lines_stay_and_an_untouched_file_is_not_rewritten(tmp_path):
 
 def test_tensorboard_sees_each_step_once_after_a_resume(tmp_path):
     write_steps(tmp_path, [1, 2, 3, 4, 5])
-    future = next(tmp_path.glob(f'{metrics.EVENTS}*'))
-    future.rename(tmp_path / f'{metrics.EVENTS}4000000000.host.1')  # the clock has gone back since
+    future = next(tmp_path.glob(f'{EVENTS}*'))
+    future.rename(tmp_path / f'{EVENTS}4000000000.host.1')  # the clock has gone back since
     write_steps(tmp_path, [4, 6], resume_step=3)
     write_steps(tmp_path, [7], resume_step=6)
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -100,7 +101,7 @@ def test_the_reader_of_load_fast_false_sees_each_step_once(tmp_path, first):
     """What `tensorboard --load_fast=false` shows: it takes the first session start of a folder for no restart."""
     write_steps(tmp_path, [1, 2, 3])
     if first != 'now':
-        (file,) = tmp_path.glob(f'{metrics.EVENTS}*')
+        (file,) = tmp_path.glob(f'{EVENTS}*')
         records, kept = file.read_bytes(), []
         while records:  # length, checksum, event, checksum
             end = 12 + int.from_bytes(records[:8], 'little') + 4
