@@ -133,13 +133,12 @@ def negative_terms(
     return combine_shards(own, axis_name)
 
 
-def combine_shards(own: Summary, axis_name: str | None) -> Summary:
-    """[B] summaries of all queries over each device's shard of the keys -> [b] of the local queries over all shards."""
-    hardest = collectives.pmax(lax.stop_gradient(own.hardest), axis_name)  # [B]
-    top = collectives.pmax(lax.stop_gradient(own.logsumexp), axis_name)
-    sum_exp = collectives.psum_scatter(jnp.exp(own.logsumexp - top), axis_name)  # [b]
+def combine_shards(own: Summary, axis_name: str | None) -> tuple[Array, Array]:
+    """Summaries [B] over each device's shard of the keys -> log-sum-exp and hardest [b] of the local queries."""
+    hardest, top = (collectives.pmax(lax.stop_gradient(x), axis_name) for x in (own.hardest, own.top))  # [B]
+    sum_exp = collectives.psum_scatter(own.sum_exp * jnp.exp(own.top - top), axis_name)  # [b]
     hardest, top = (collectives.local_rows(x, axis_name) for x in (hardest, top))
-    return Summary(jnp.log(sum_exp) + top, hardest)
+    return jnp.log(sum_exp) + top, hardest
 
 
 def info_nce_in_batch_terms(
@@ -149,4 +148,4 @@ def info_nce_in_batch_terms(
     q, k = normalize(q), normalize(k)
     position = collectives.positions(len(k), axis_name)  # [b]
     among_all = summarize(q, k, position, temperature=temperature, positive=position, axis_name=axis_name)
-    return ContrastiveOutput(jnp.sum(q * k, axis=-1) / temperature, *among_all)
+    return ContrastiveOutput(jnp.sum(q * k, axis=-1) / temperature, among_all.logsumexp, among_all.hardest)

@@ -27,22 +27,41 @@ GATHERED_NUMBERS = 2**24  # the most numbers of gathered keys on a device: 64 MB
 
 
 class Summary(NamedTuple):
-    """What a loss needs of the logits of each query.
+    """What a loss needs of the logits of each query: sum_j exp(logit_j) = exp(top) sum_exp.
 
     Attributes:
-      logsumexp: [B] log-sum-exp of the logits.
+      top: [B] a number near the largest logit, so that no exponential overflows. No gradient flows through it.
+      sum_exp: [B] the sum of exp(logit - top).
       hardest: [B] the largest logit of a negative. No gradient flows through it.
     """
 
+    top: Array
+    sum_exp: Array
+    hardest: Array
+
+    @property
+    def logsumexp(self) -> Array:
+        """[B] log-sum-exp of the logits."""
+        return jnp.log(self.sum_exp) + self.top
+
+
+class Running(NamedTuple):
+    """Log-sum-exp [B] and hardest negative [B] of the keys so far."""
+
     logsumexp: Array
     hardest: Array
+
+    @property
+    def summary(self) -> Summary:
+        top = lax.stop_gradient(self.logsumexp)
+        return Summary(top, jnp.exp(self.logsumexp - top), lax.stop_gradient(self.hardest))
 
 
 class Rows(NamedTuple):
     """The queries, and the ids of the keys that are special to them.
 
     Attributes:
-      q: [B, D] queries, divided by the temperature.
+      q: [B, D] queries; in blocks and rings they are divided by the temperature.
       itself: int32[B] id of the key that a query is not compared with; -1 where there is none.
       positive: int32[B] id of the key that is no negative; -1 where there is none.
     """
@@ -88,11 +107,15 @@ def summarize(
     devices = collectives.axis_size(axis_name)
     form = form or choose_form(len(q), len(keys) * devices, q.shape[-1], devices)
     none = jnp.full(len(q), -1, jnp.int32)
-    rows = Rows(q / temperature, *(none if x is None else x.astype(jnp.int32) for x in (itself, positive)))
+    rows = Rows(q, *(none if x is None else x.astype(jnp.int32) for x in (itself, positive)))
     if form == 'ring' and axis_name is not None:
-        return _ring(axis_name, rows, keys, ids)
+        return _ring(axis_name, rows._replace(q=q / temperature), keys, ids).summary
     keys, ids = (collectives.all_gather(x, axis_name) for x in (keys, ids))
-    return _dense(rows, keys, ids) if form == 'dense' else _blocks(rows, keys, ids)
+    if form != 'dense':
+        return _blocks(rows._replace(q=q / temperature), keys, ids).summary
+    logits, hardest = _logits(rows, keys, ids, temperature)
+    top = jnp.max(lax.stop_gradient(logits), axis=-1)
+    return Summary(top, jnp.sum(jnp.exp(logits - top[:, None]), axis=-1), hardest)
 
 
 def similarities(q: Array, k: Array) -> Array:
@@ -100,30 +123,25 @@ def similarities(q: Array, k: Array) -> Array:
     return jnp.matmul(q, k.T, precision=lax.Precision.HIGHEST)
 
 
-def _dense(rows: Rows, keys: Array, ids: Array) -> Summary:
-    logits, hardest = _logits(rows, keys, ids)
-    return Summary(jax.nn.logsumexp(logits, axis=-1), hardest)
-
-
-def _logits(rows: Rows, keys: Array, ids: Array) -> tuple[Array, Array]:
+def _logits(rows: Rows, keys: Array, ids: Array, temperature: Array | float = 1.0) -> tuple[Array, Array]:
     """The logits [B, K], masked where a key is ignored, and the largest one of a negative [B]."""
     ignored = (ids < 0) | (ids == rows.itself[:, None])  # [B, K]
-    logits = jnp.where(ignored, MASKED_LOGIT, similarities(rows.q, keys))
+    logits = jnp.where(ignored, MASKED_LOGIT, similarities(rows.q, keys) / temperature)
     negatives = jnp.where(ids == rows.positive[:, None], MASKED_LOGIT, lax.stop_gradient(logits))
     return logits, jnp.max(negatives, axis=-1)
 
 
 @jax.custom_vjp
-def _blocks(rows: Rows, keys: Array, ids: Array) -> Summary:
+def _blocks(rows: Rows, keys: Array, ids: Array) -> Running:
     return _summarize_blocks(rows, keys, ids)
 
 
-def _blocks_forward(rows: Rows, keys: Array, ids: Array) -> tuple[Summary, Any]:
-    summary = _summarize_blocks(rows, keys, ids)
-    return summary, (rows, keys, ids, summary.logsumexp)
+def _blocks_forward(rows: Rows, keys: Array, ids: Array) -> tuple[Running, Any]:
+    running = _summarize_blocks(rows, keys, ids)
+    return running, (rows, keys, ids, running.logsumexp)
 
 
-def _blocks_backward(saved: Any, g: Summary) -> tuple[Rows, Array, None]:
+def _blocks_backward(saved: Any, g: Running) -> tuple[Rows, Array, None]:
     rows, keys, ids, log_sum = saved
     dq, dk = _gradient_blocks(rows, keys, ids, log_sum, g.logsumexp)
     return Rows(dq, None, None), dk, None  # type: ignore[arg-type]  # ids have no gradient
@@ -133,16 +151,16 @@ _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _ring(axis_name: str, rows: Rows, keys: Array, ids: Array) -> Summary:
+def _ring(axis_name: str, rows: Rows, keys: Array, ids: Array) -> Running:
     return _summarize_ring(axis_name, rows, keys, ids)
 
 
-def _ring_forward(axis_name: str, rows: Rows, keys: Array, ids: Array) -> tuple[Summary, Any]:
-    summary = _summarize_ring(axis_name, rows, keys, ids)
-    return summary, (rows, keys, ids, summary.logsumexp)
+def _ring_forward(axis_name: str, rows: Rows, keys: Array, ids: Array) -> tuple[Running, Any]:
+    running = _summarize_ring(axis_name, rows, keys, ids)
+    return running, (rows, keys, ids, running.logsumexp)
 
 
-def _ring_backward(axis_name: str, saved: Any, g: Summary) -> tuple[Rows, Array, None]:
+def _ring_backward(axis_name: str, saved: Any, g: Running) -> tuple[Rows, Array, None]:
     rows, keys, ids, log_sum = saved
 
     def visit(carry: Any, _: None) -> tuple[Any, None]:
@@ -159,14 +177,14 @@ def _ring_backward(axis_name: str, saved: Any, g: Summary) -> tuple[Rows, Array,
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _summarize_ring(axis_name: str, rows: Rows, keys: Array, ids: Array) -> Summary:
+def _summarize_ring(axis_name: str, rows: Rows, keys: Array, ids: Array) -> Running:
     def visit(carry: Any, _: None) -> tuple[Any, None]:
-        summary, keys, ids = carry
-        summary = _merge(summary, _summarize_blocks(rows, keys, ids))
-        return (summary, *_pass_on((keys, ids), axis_name)), None
+        running, keys, ids = carry
+        running = _merge(running, _summarize_blocks(rows, keys, ids))
+        return (running, *_pass_on((keys, ids), axis_name)), None
 
-    (summary, _, _), _ = lax.scan(visit, (_empty(rows), keys, ids), None, collectives.axis_size(axis_name))
-    return summary
+    (running, _, _), _ = lax.scan(visit, (_empty(rows), keys, ids), None, collectives.axis_size(axis_name))
+    return running
 
 
 def _pass_on(x: Any, axis_name: str) -> Any:
@@ -175,12 +193,12 @@ def _pass_on(x: Any, axis_name: str) -> Any:
     return lax.ppermute(x, axis_name, [(i, (i + 1) % n) for i in range(n)])
 
 
-def _summarize_blocks(rows: Rows, keys: Array, ids: Array) -> Summary:
-    """The Summary of all queries and keys; the logits of one block are in memory at a time."""
+def _summarize_blocks(rows: Rows, keys: Array, ids: Array) -> Running:
+    """The Running of all queries and keys; the logits of one block are in memory at a time."""
 
-    def visit(summary: Summary, start: tuple[Array, Array]) -> tuple[Summary, None]:
+    def visit(running: Running, start: tuple[Array, Array]) -> tuple[Running, None]:
         logits, hardest = _logits(rows, *_block(keys, ids, *start, size))
-        return _merge(summary, Summary(jax.nn.logsumexp(logits, axis=-1), hardest)), None
+        return _merge(running, Running(jax.nn.logsumexp(logits, axis=-1), hardest)), None
 
     size = _block_size(len(rows.q), len(keys))
     return lax.scan(visit, _empty(rows), _starts(len(keys), size))[0]
@@ -222,11 +240,11 @@ def _block(keys: Array, ids: Array, start: Array, new: Array, size: int) -> tupl
     return lax.dynamic_slice_in_dim(keys, start, size), block_ids
 
 
-def _empty(rows: Rows) -> Summary:
-    """The Summary of no keys."""
+def _empty(rows: Rows) -> Running:
+    """The Running of no keys."""
     nothing = jnp.full_like(rows.q[:, 0], MASKED_LOGIT)
-    return Summary(nothing, nothing)
+    return Running(nothing, nothing)
 
 
-def _merge(a: Summary, b: Summary) -> Summary:
-    return Summary(jnp.logaddexp(a.logsumexp, b.logsumexp), jnp.maximum(a.hardest, b.hardest))
+def _merge(a: Running, b: Running) -> Running:
+    return Running(jnp.logaddexp(a.logsumexp, b.logsumexp), jnp.maximum(a.hardest, b.hardest))

@@ -75,7 +75,8 @@ def nt_xent_terms(z1: Array, z2: Array, *, temperature: float, axis_name: str | 
     among_all = summarize(
         z, z, itself, temperature=temperature, itself=itself, positive=other_view, axis_name=axis_name
     )
-    return ContrastiveOutput(jnp.tile(jnp.sum(z1 * z2, axis=-1) / temperature, 2), *among_all)
+    positive = jnp.tile(jnp.sum(z1 * z2, axis=-1) / temperature, 2)  # [2b]
+    return ContrastiveOutput(positive, among_all.logsumexp, among_all.hardest)
 
 
 def add_negatives(

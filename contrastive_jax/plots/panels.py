@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from contrastive_jax.evaluate.verdict import few
+from contrastive_jax.evaluate.verdict import LEAST_RANK, LEAST_STD, few
 
 History = Sequence[Mapping[str, float]]
 
@@ -18,6 +18,7 @@ class Panel:
       metrics: metric -> its name in the legend.
       percent: whether values are fractions and are shown in percent.
       low, high: the y axis includes these values; None: it ends where the curves do.
+      scale: what a good value is and what is a sign of collapse, in words; '': nothing to say.
     """
 
     title: str
@@ -25,12 +26,18 @@ class Panel:
     percent: bool = False
     low: float | None = None
     high: float | None = None
+    scale: str = ''
 
 
 # Panels of the first row are larger.
 LARGE = (
-    Panel('loss', {'loss': 'training loss'}),
-    Panel('accuracy of the features', {'eval/knn_top1': 'kNN', 'eval/probe_top1': 'linear probe'}, percent=True),
+    Panel('loss', {'loss': 'training loss'}, scale='it should fall; its level is comparable within one recipe only'),
+    Panel(
+        'accuracy of the features',
+        {'eval/knn_top1': 'kNN', 'eval/probe_top1': 'linear probe'},
+        percent=True,
+        scale='higher is better; it should rise above the dashed line of its color',
+    ),
 )
 SMALL = (
     Panel(
@@ -38,10 +45,19 @@ SMALL = (
         {'feature_std': 'training', 'feature_std_ab': 'training, color encoder', 'eval/feature_std': 'evaluation'},
         low=0.0,  # with a fixed scale, a collapse is visible
         high=1.0,
+        scale=f'good: near 1; below {LEAST_STD:g}: collapsed',
     ),
-    Panel('effective rank', {'eval/effective_rank': 'effective rank'}),
-    Panel('alignment (0 = views agree)', {'alignment': 'alignment'}),
-    Panel('uniformity (lower = more uniform)', {'eval/uniformity': 'uniformity'}),
+    Panel(
+        'effective rank',
+        {'eval/effective_rank': 'effective rank'},
+        scale=f'dimensions in use: more are better; below {LEAST_RANK:g}: collapsed',
+    ),
+    Panel(
+        'alignment (0 = views agree)', {'alignment': 'alignment'}, scale='lower is better, unless the features collapse'
+    ),
+    Panel(
+        'uniformity (lower = more uniform)', {'eval/uniformity': 'uniformity'}, scale='lower is better; 0: collapsed'
+    ),
     Panel(
         'entropy (0 = collapsed)',
         {
@@ -50,15 +66,21 @@ SMALL = (
             'cluster_entropy': 'cluster sizes',  # DeepCluster-v2
             'teacher_entropy': 'teacher output',  # DINO
         },
+        scale='0: all images in one cluster',
     ),
     Panel(
         'contrastive accuracy',
         {'contrastive_top1': 'top-1', 'contrastive_top1_ab': 'top-1, color encoder'},
         percent=True,
+        scale='how often the positive is first: it should rise',
     ),
-    Panel('similarity', {'positive_similarity': 'positives', 'negative_similarity': 'negatives'}),
+    Panel(
+        'similarity',
+        {'positive_similarity': 'positives', 'negative_similarity': 'negatives'},
+        scale='good: positives far above negatives; both at 1: collapsed',
+    ),
     Panel('learning rate', {'learning_rate': 'learning rate'}),
-    Panel('gradient norm', {'grad_norm': 'gradient norm'}),
+    Panel('gradient norm', {'grad_norm': 'gradient norm'}, scale='jumps: the learning rate may be too high'),
     Panel('images/s', {'images_per_second': 'images/s'}),
 )
 

@@ -2,11 +2,12 @@
 
     python -m contrastive_jax.report --workdir=runs/digits
 
-The page shows learning curves, augmented views, nearest neighbors, projections of the features, a confusion matrix, the
+The page says at its head whether the run went well and what to try next (docs/health.md).
+It shows learning curves, augmented views, nearest neighbors, projections of the features, a confusion matrix, the
 attention of a ViT, feature maps, the settings of the run, and the results of evaluations. Workdirs of evaluations are
-searched in the folder that contains the workdir of the run, and in --evaluations. The newest checkpoint is analyzed on
-the data of the run. Sections whose checkpoint or data is missing are left out. The run may still be training: its files
-are only read.
+searched in the folder that contains the workdir of the run, and in --evaluations. The newest checkpoint is analyzed
+on the data of the run. Sections whose checkpoint or data is missing are left out. The run may still be training: its
+files are only read.
 
 Exit codes: 0 the page was written, 2 an argument is wrong or the page cannot be written.
 """
@@ -40,7 +41,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f'--output {file} is a folder -> give a file, e.g. {file / FILE}')
     if not file.parent.is_dir():
         raise UserError(f'--output {file}: the folder {file.parent} does not exist -> create it, or give another file')
-    html, left_out = render(record)
+    html, left_out = render(record, lambda line: print(line, file=sys.stderr, flush=True))
     try:
         write_atomically(file, html.encode('utf-8', 'backslashreplace'))  # paths need not be UTF-8
     except OSError as error:

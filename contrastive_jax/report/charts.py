@@ -26,6 +26,7 @@ class Chart:
       lines: the curves, in the order of their colors.
       percent: whether values are fractions and are shown in percent.
       low, high: the y axis includes these values; None: it ends where the curves do.
+      scale: what a good value is and what is a sign of collapse, in words.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Chart:
     percent: bool = False
     low: float | None = None
     high: float | None = None
+    scale: str = ''
 
     def value(self, y: float) -> str:
         """A value as text."""
@@ -55,6 +57,9 @@ class Chart:
         ys = [*ys, *(y for y in (self.low, self.high) if y is not None)] or [0.0, 1.0]
         xs = [x for line in self.lines for x in line.x] or [0.0, 1.0]
         y_ticks = _ticks(ys, 4)
+        if self.percent:  # a fraction lies between 0 and 1, also where there is one value only
+            inside = [y for y in y_ticks if -1e-9 <= y <= 1 + 1e-9]
+            y_ticks = inside if len(inside) > 1 else [0.0, 1.0]
         axes = _Axes(min(xs), max(xs), min(y_ticks[0], *ys), max(y_ticks[-1], *ys))
         steps = EngFormatter(sep='')
         out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.description)}">']

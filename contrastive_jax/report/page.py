@@ -26,13 +26,17 @@ from contrastive_jax.workdir.inputs import check_inputs
 SHOWN = 6  # images whose attention and feature maps are shown
 
 
-def render(record: RunRecord) -> tuple[str, list[str]]:
+def render(record: RunRecord, say: Callable[[str], None] = lambda _: None) -> tuple[str, list[str]]:
     """Renders the page of a run.
+
+    Args:
+      record: what the run recorded.
+      say: is called with a line before each part that takes a while.
 
     Returns:
       The page as HTML, and one line for each section that was left out because something is missing or wrong.
     """
-    computed = ComputedSections(record)
+    computed = ComputedSections(record, say)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('contrastive_jax.report', ''),
         autoescape=True,
@@ -46,6 +50,8 @@ def render(record: RunRecord) -> tuple[str, list[str]]:
         evaluations=[(e, origin(e, record.newest, computed.inputs)) for e in record.evaluations],
         colors=charts.COLORS,
         summary=summary(record),
+        conclusions=sections.conclusions(record),
+        first=record.first,
         accuracies=sections.accuracies(record),
         large=sections.curve_charts(record, LARGE),
         small=sections.curve_charts(record, SMALL),
@@ -97,7 +103,8 @@ class ComputedSections:
       inputs: fingerprints of the data, by the names of `workdir.inputs`; those that are not known are missing.
     """
 
-    def __init__(self, record: RunRecord):
+    def __init__(self, record: RunRecord, say: Callable[[str], None] = lambda _: None):
+        self._say = say
         self.left_out: list[str] = list(record.left_out)
         self.inputs = dict(record.inputs)
         self.step = 0
@@ -145,6 +152,7 @@ class ComputedSections:
 
     def _try(self, section: str, compute: Callable[[], Any]) -> Any:
         """The result of `compute`; None, and a line with the reason, if it raises a UserError."""
+        self._say(f'{section.removeprefix("sections that need ")} ...')
         try:
             return compute()
         except UserError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.stored import complete
 from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate.verdict import first_weights
 from contrastive_jax.methods import find_method, method_or_none
 from contrastive_jax.plots.panels import last_finite, series
 from contrastive_jax.protocols.run import RESULTS_FOLDER
@@ -58,6 +60,7 @@ class RunRecord:
       left_out: one line for each evaluation of another run that was in this workdir before.
       inputs: fingerprints of its inputs, such as 'training images'; {} for runs of older versions.
       newest: the step of its newest checkpoint; None if there is none.
+      rollbacks: from run.json, one entry for each time that the run was taken back: 'to_step', 'at', 'changes'.
     """
 
     workdir: Path
@@ -69,6 +72,24 @@ class RunRecord:
     left_out: Sequence[str] = ()
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     newest: int | None = None
+    rollbacks: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def first(self) -> str:
+        """What its encoder had at step 0, see `evaluate.verdict.first_weights`."""
+        return first_weights(self.config.get('init', ''))
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The last finite value of each metric."""
+        names = {name for line in self.history for name in line}
+        found = {name: self.last(name) for name in sorted(names)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def dropped(self) -> int:
+        """The number of steps that changed nothing, since a value was not finite."""
+        return int(sum(x for x in self.values('dropped') if math.isfinite(x)))
 
     @property
     def method(self) -> str:
@@ -119,7 +140,8 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
             raise UserError(f'{other} is not a folder -> give a folder that contains workdirs of evaluations')
     recorded = about.read(folder)
     found = list(_evaluations(folder, [folder.parent, *(Path(other).expanduser() for other in evaluations)]))
-    run = run_record.read(folder).get('id', '')
+    known = run_record.read(folder)
+    run = known.get('id', '')
     others = [e for e in found if run and e.run and e.run != run]
     return RunRecord(
         folder,
@@ -131,6 +153,7 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
         [f'evaluation {e.folder} ({e.protocol}): it is of another run, which was in this workdir' for e in others],
         {name: fingerprint for name, (fingerprint, _) in inputs.read(folder).items()},
         newest_step(folder),
+        [entry for entry in known.get('rollbacks', []) if isinstance(entry, dict)],
     )
 
 

@@ -13,6 +13,7 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.online import evenly_spaced, labels_of, unit_rows
+from contrastive_jax.evaluate.verdict import few, verdict
 from contrastive_jax.plots import figures, pictures
 from contrastive_jax.plots.panels import Curve, Panel, curves_of
 from contrastive_jax.pretrained.encoder import Encoder
@@ -40,21 +41,40 @@ class Picture:
     alt: str
 
 
-def accuracies(record: RunRecord) -> list[dict[str, str]]:
-    """The last accuracies that the run measured, and those of the untrained encoder."""
-    found = []
+def conclusions(record: RunRecord) -> list[str]:
+    """Whether the run went well and what to do next, then what happened to it: rollbacks and dropped steps."""
+    evaluated = any(line['step'] > 0 and any(name.startswith('eval/') for name in line) for line in record.history)
+    found = verdict(record.latest, record.first) if evaluated else []  # at step 0 there is nothing to compare
+    if record.dropped:
+        steps = f'{record.dropped:,} step' + ('s' if record.dropped > 1 else '')
+        found.append(
+            f'{steps} changed nothing, since a value was not finite -> if there are many, lower optimizer.learning_rate'
+        )
+    for entry in record.rollbacks:
+        changes = ', '.join(map(str, entry.get('changes') or ())) or 'with the same config'
+        found.append(f'rolled back to step {entry.get("to_step")} at {entry.get("at")}: {changes}')
+    return found
+
+
+def accuracies(record: RunRecord) -> list[dict[str, Any]]:
+    """The last accuracies that the run measured, and what they are compared with, on the same images."""
+    found: list[dict[str, Any]] = []
+    last = record.latest
     for name, title in (('knn_top1', 'kNN'), ('probe_top1', 'linear probe')):
-        value, before = record.last(f'eval/{name}'), record.last(f'baseline/{name}')
+        value, same = last.get(f'eval/{name}'), last.get(few(f'eval/{name}'))
+        others = [('on the images of the values below', same), (record.first, last.get(f'baseline/{name}'))]
+        if name == 'knn_top1':
+            others.append(('raw pixels', last.get('baseline/pixels_knn_top1')))
         if value is not None:
-            untrained = '' if before is None else f'{before:.1%}'
-            found.append({'title': title, 'value': f'{value:.1%}', 'untrained': untrained})
+            texts = [f'{text}: {x:.1%}' for text, x in others if x is not None]
+            found.append({'title': title, 'value': f'{value:.1%}', 'others': texts})
     return found
 
 
 def curve_charts(record: RunRecord, panels: Sequence[Panel]) -> list[charts.Chart]:
     """A chart for each panel that has a measured metric."""
     found = [(panel, curves_of(panel, record.history)) for panel in panels]
-    return [charts.Chart(p.title, curves, p.percent, p.low, p.high) for p, curves in found if curves]
+    return [charts.Chart(p.title, curves, p.percent, p.low, p.high, p.scale) for p, curves in found if curves]
 
 
 def staleness(record: RunRecord, source: Source, devices: Devices) -> dict[str, Any] | None:

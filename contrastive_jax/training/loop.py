@@ -309,7 +309,8 @@ class Trainer:
         params = self.shapes.params
         if self.verbose:
             progress.say(parameter_overview.get_parameter_overview(params, include_stats=False))
-        counts = {name: parameter_overview.count_parameters(params[name]) for name in params}
+        # A part may be one array, such as SwAV's prototypes.
+        counts = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in params.items()}
         parts = ', '.join(f'{name} {count:,}' for name, count in counts.items())
         progress.say(f'parameters: {sum(counts.values()):,} ({parts})')
         if line := disk_line(self.shapes, start, run, self.keep_every, self.best, self.workdir):

@@ -72,3 +72,11 @@ def test_a_scatter_plot_keeps_proportions_and_escapes_names() -> None:
     assert root.get('aria-label') == 'a "map"'
     assert [t.text for t in root.iter('text')] == ['<b>&'] == [t.text for t in root.iter('title')]
     ElementTree.fromstring(scatter([], 'nothing'))
+
+
+def test_one_fraction_as_at_step_0_has_an_axis_between_0_and_100_percent() -> None:
+    for y in (0.0, 0.02, 0.786, 1.0):
+        root = ElementTree.fromstring(Chart('accuracy', [Curve('kNN', [0], [y])], percent=True).svg)
+        labels = [t.text or '' for t in root.iter('text') if t.get('class') == 'y']
+        assert len(labels) > 1 and all(0 <= float(label.rstrip('%')) <= 100 for label in labels)
+        assert [t.text for t in root.iter('text') if t.get('class') == 'x'] == ['0']

@@ -1,5 +1,6 @@
 """The command: a self-contained page with all possible sections, which names the sections that are left out."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,8 +15,10 @@ from PIL import Image
 from contrastive_jax.data import digits, sources
 from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import UserError
+from contrastive_jax.evaluate.verdict import verdict
+from contrastive_jax.plots.panels import SMALL
 from contrastive_jax.report import __main__ as command
-from contrastive_jax.report import charts
+from contrastive_jax.report import charts, sections
 from contrastive_jax.report.facts import duration
 from contrastive_jax.report.page import load_same_data
 from contrastive_jax.report.record import origin, read_record
@@ -190,6 +193,8 @@ def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     assert left_out == []
     assert found.sections == [name for name in SECTIONS if name != 'attention']
     assert 'MoCo on digits' in found.text and '87.5%' in found.text and 'untrained encoder: 50.0%' in found.text
+    assert all(line in found.text for line in sections.conclusions(read_record(str(given))))
+    assert found.raw.count('class="scroll wide"') >= 4 and 'near 1; below 0.1: collapsed' in found.text
     assert 'step 3 of 5' in found.text and '1,437 training images' in found.text and '1,234 (median)' in found.text
     for text in ('run_knn', '93.8%', 'probe', '77.7%', 'learning_rate 0.3'):
         assert text in found.text
@@ -206,6 +211,34 @@ def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     np.testing.assert_array_equal(counts.sum(1), np.bincount(open_source('digits', split='test').labels[shown]))
     accuracy = re.search(r'step 3 classifies ([\d.]+)% of 40 held-out images', found.text)
     assert accuracy and float(accuracy.group(1)) == pytest.approx(100 * np.trace(counts) / 40, abs=0.06)
+
+
+def test_the_head_says_whether_it_went_well_and_what_to_do_next(tmp_path: Path) -> None:
+    """The sentences of the verdict on the last values, then dropped steps and rollbacks; values of the same images."""
+    run = tmp_path / 'run'
+    untrained_workdirs.save(tiny_config(init='runs/other'), run)
+    write_log(run)
+    record = read_record(str(run))
+    assert sections.conclusions(dataclasses.replace(record, history=record.history[:1])) == [], 'at step 0'
+    writer = metrics.MetricWriter(run, 3)
+    writer.write(
+        3, {'baseline/pixels_knn_top1': 0.8, 'eval/knn_few_top1': 0.45, 'eval/effective_rank': 9.0, 'dropped': 2.0}
+    )
+    writer.close()
+    run_record.write(run, {'id': 'x', 'rollbacks': [{'to_step': 1, 'at': '2026-01-01', 'changes': ['seed: 0 -> 1']}]})
+    record = read_record(str(run))
+    good, pixels, before, dropped, rolled = sections.conclusions(record)
+    assert [good, pixels, before] == verdict(record.latest, 'given weights') and good.startswith('not collapsed')
+    assert pixels.startswith('worse than raw pixels (kNN 45.0%, raw pixels 80.0%) -> ')
+    assert before.startswith('no better than the given weights (50.0%)')
+    assert (
+        dropped.startswith('2 steps changed nothing') and rolled == 'rolled back to step 1 at 2026-01-01: seed: 0 -> 1'
+    )
+    knn, probe = sections.accuracies(record)
+    assert knn['value'] == '87.5%' and probe['others'] == []
+    assert knn['others'] == ['on the images of the values below: 45.0%', 'given weights: 50.0%', 'raw pixels: 80.0%']
+    scales = {chart.title: chart.scale for chart in sections.curve_charts(record, SMALL)}
+    assert 'below 0.1: collapsed' in scales['feature std (0 = collapsed)'] and 'below 2' in scales['effective rank']
 
 
 @pytest.mark.parametrize('name', ['cmc', 'cpc', 'dino'])

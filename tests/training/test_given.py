@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax import load_encoder, pretrained
-from contrastive_jax.configs import mocov2
+from contrastive_jax.configs import byol, mocov2, swav
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.training import given
@@ -56,6 +56,13 @@ def test_the_first_state_has_the_weights_in_both_networks(path: Path) -> None:
     assert line.endswith('new: projector, memory, optimizer, schedule')
     other = dataclasses.replace(run, policy=dataclasses.replace(run.policy, mean=(0.5, 0.5, 0.5)))
     assert given.describe(encoder, other)[1].startswith('warning: the weights expect rgb minus mean (0.485, ')
+
+
+def test_a_predictor_and_prototypes_are_new_and_said(path: Path) -> None:
+    for recipe, new in ((byol, {'projector', 'predictor'}), (swav, {'projector', 'prototypes'})):
+        run = build_run(recipe.get_config('tiny'), 64)
+        line = given.describe(given.read_weights(str(path), run, load_encoder), run)[0]
+        assert {*line.partition('; new: ')[2].split(', ')} == {*new, 'optimizer', 'schedule'}
 
 
 def test_a_restored_state_stays_and_the_weights_are_not_read() -> None:
