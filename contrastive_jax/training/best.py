@@ -114,7 +114,7 @@ def disk_line(shapes: PyTree, start: int, run: Run, every: int, best: BestBy | N
     kept += [f'the best by {best.metric} ({"highest" if best.mode == "max" else "lowest"})'] if best else []
     needed, free = (2 + more + (best is not None)) * size, shutil.disk_usage(workdir).free
     return (
-        f'a checkpoint takes up to {in_bytes(size)}; kept beside the newest two: {", and ".join(kept)}; in all up to '
+        f'a checkpoint holds {in_bytes(size)} of arrays; kept beside the newest two: {", and ".join(kept)}; together '
         f'{in_bytes(needed)}, with {in_bytes(free)} free'
         + (': too little -> raise keep_every_epochs, or make room' if needed > free else '')
     )
