@@ -173,7 +173,8 @@ def test_garbage_in_place_of_the_config(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
     assert str(error.value).startswith(f'{tmp_path}/config.json is not the JSON of a run (')
-    assert str(error.value).endswith('-> choose another workdir') and '\n' not in str(error.value)
+    assert str(error.value).endswith('-> restore it from a copy, or choose another workdir')
+    assert '\n' not in str(error.value)
     assert (tmp_path / 'config.json').read_bytes() == content, "it may be somebody else's"
 
 
