@@ -43,5 +43,5 @@ def test_an_input_that_is_new_is_noted_and_another_process_writes_nothing(tmp_pa
 @pytest.mark.parametrize('content', ['', '[]', '{"a": 1}', '{"a": []}'])
 def test_a_damaged_file(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(UserError, match=r'cannot be read .* -> choose another workdir'):
+    with pytest.raises(UserError, match=r'cannot be read .* -> restore it from a copy, or delete it'):
         check_inputs(tmp_path, DIGITS)
