@@ -202,7 +202,10 @@ def test_loss_and_gradient_on_more_devices(name, count):
             assert train_steps.relative_error(getattr(many.after, part), getattr(one.after, part)) < 1e-5, part
         assert many.metrics.keys() == one.metrics.keys()
         for metric in one.metrics:
-            np.testing.assert_allclose(many.metrics[metric], one.metrics[metric], rtol=1e-5, atol=1e-6, err_msg=metric)
+            # An image's own row may be among its negatives: then rounding decides which of the two logits is larger.
+            tie = metric == 'contrastive_top1' and name.startswith('dictionary:memory_bank')
+            atol = 1.01 / start(name)[0].batch_size if tie else 1e-6
+            np.testing.assert_allclose(many.metrics[metric], one.metrics[metric], rtol=1e-5, atol=atol, err_msg=metric)
 
 
 @pytest.mark.parametrize('name', train_steps.CONFIGS)
