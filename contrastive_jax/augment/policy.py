@@ -93,7 +93,7 @@ class Policy:
     blur: tuple[float, ...] = field((0.5, 0.5), least=0, most=1, min_items=1)
     blur_sigma: tuple[float, float] = field((0.1, 2.0), above=0)
     solarize: tuple[float, ...] = field((0.0, 0.0), least=0, most=1, min_items=1)
-    local_crops: int = field(0, least=0)
+    local_crops: int = field(0, least=0, most=256)
     local_size: int = field(96, least=1)
     local_scale: tuple[float, float] = field((0.05, 0.14), above=0, most=1)
     local_blur: float = field(0.5, least=0, most=1)

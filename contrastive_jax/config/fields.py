@@ -210,7 +210,7 @@ class Eval:
         choices=EVALUATORS,
         named=True,
     )
-    knn_k: int = field(200, 'Neighbors that vote; fewer if the data has fewer.', least=1)
+    knn_k: int = field(200, 'Neighbors that vote; fewer if the data has fewer.', least=1, most=2**31 - 1)
     knn_temperature: float = field(
         0.07, "Temperature of the votes: a neighbor's weight is exp(cosine / temperature).", least=MIN_TEMPERATURE
     )

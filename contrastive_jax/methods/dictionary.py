@@ -80,7 +80,7 @@ class MemoryBank(base.Method):
     """
 
     num_examples: int = field(0, least=0)
-    num_negatives: int = field(65536, least=1)
+    num_negatives: int = field(65536, least=1, most=2**30)
     momentum: float = field(0.5, least=0, most=1)
     temperature: float = field(0.07, above=0)
 

@@ -40,7 +40,7 @@ class InstDis(base.Method):
     """
 
     num_examples: int = field(0, least=0)
-    num_negatives: int = field(4096, least=0)
+    num_negatives: int = field(4096, least=0, most=2**30)
     objective: str = field('nce', choices=OBJECTIVES)
     momentum: float = field(0.5, least=0, most=1)
     temperature: float = field(0.07, above=0)

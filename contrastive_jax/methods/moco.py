@@ -35,7 +35,7 @@ class MoCo(base.Method):
       shuffle_bn: whether keys are encoded in shuffled order, so that the BN groups of queries and keys differ.
     """
 
-    queue_size: int = 65536  # its range depends on the batch size: see `check`
+    queue_size: int = field(65536, most=2**30)  # the rest of its range depends on the batch size: see `check`
     momentum: float = field(0.999, least=0, most=1)
     temperature: float = field(0.07, above=0)
     symmetric: bool = False

@@ -77,7 +77,7 @@ class SimCLRMemory(base.Method):
       temperature: T of the softmax.
     """
 
-    queue_size: int = 65536  # its range depends on the batch size: see `check`
+    queue_size: int = field(65536, most=2**30)  # the rest of its range depends on the batch size: see `check`
     momentum: float = field(0.999, least=0, most=1)
     temperature: float = field(0.1, above=0)
 

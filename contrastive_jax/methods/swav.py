@@ -51,7 +51,7 @@ class SwAV(base.Method):
     temperature: float = field(0.1, above=0)
     epsilon: float = field(0.05, above=0)
     iterations: int = field(3, least=1)
-    queue_size: int = 0  # its range depends on the batch size: see `check`
+    queue_size: int = field(0, most=2**30)  # the rest of its range depends on the batch size: see `check`
     queue_from_epoch: int = field(0, least=0)
     steps_per_epoch: int = field(0, least=0)
     total_steps: int = field(0, least=0)

@@ -128,6 +128,11 @@ def test_values_in_a_config_file() -> None:
         ('byol', 'predictor.hidden_dim', 10**15, 'use at most 16,777,216 values'),
         ('mocov2', 'steps', 10**30, 'it must be at least 0 and at most 2147483647'),
         ('mocov2', 'data.image_size', 10**9, 'it must be at least 1 and at most 16384'),
+        ('mocov2', 'method.queue_size', 256 * 10**15, 'it must be at most 1073741824'),
+        ('swav', 'method.queue_size', 256 * 10**15, 'it must be at most 1073741824'),
+        ('instdis', 'method.num_negatives', 10**12, 'it must be at least 0 and at most 1073741824'),
+        ('dino', 'augment.local_crops', 10**6, 'it must be at least 0 and at most 256'),
+        ('mocov2', 'eval.knn_k', 10**12, 'it must be at least 1 and at most 2147483647'),
     ],
 )
 def test_absurd_sizes_are_one_line_at_once(recipe: str, field: str, value: object, remedy: str) -> None:
