@@ -93,7 +93,7 @@ class Source(abc.ABC):
     @property
     def fingerprint(self) -> str:
         """A hash that changes when examples are added, removed or reordered; a resumed run compares it."""
-        return hashlib.sha256(f'{type(self).__name__} {len(self)} {self.classes}'.encode()).hexdigest()[:16]
+        return hashlib.sha256(f'{type(self).__name__} {len(self)} {self.classes}'.encode()).hexdigest()[:24]
 
 
 class ArraySource(Source):
@@ -214,7 +214,7 @@ class Subset(Source):
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._source.fingerprint.encode() + self._ids.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self._source.fingerprint.encode() + self._ids.tobytes()).hexdigest()[:24]
 
 
 def _rgb_images(images: np.ndarray, name: str) -> np.ndarray:

@@ -37,7 +37,8 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
             f'workdir {workdir} was begun with other inputs ({"; ".join(changed)}) -> choose another workdir, or give '
             'the same inputs'
         )
-    if write and given.keys() - before.keys():
+    # What is new, and what an older version noted in its own form.
+    if write and any(name not in before or before[name][0] != value[0] for name, value in given.items()):
         try:
             write_atomically(workdir / FILE, json.dumps({**before, **given}, indent=2).encode() + b'\n')
         except OSError as error:

@@ -159,7 +159,7 @@ def test_evaluations_of_other_steps_data_and_runs_are_told_apart(tmp_path: Path)
     for name, changes in {
         'now': {'run': id_of_run, 'fingerprints': same},
         'earlier': {'run': id_of_run, 'fingerprints': same, 'step': 2},
-        'transfer': {'run': id_of_run, 'fingerprints': {**same, 'held-out images': 'x'}},
+        'transfer': {'run': id_of_run, 'fingerprints': {**same, 'held-out images': 'x' * 24}},
         'replaced': {'run': 'f' * 16, 'fingerprints': same},
         'old': {},
     }.items():
@@ -174,7 +174,7 @@ def test_evaluations_of_other_steps_data_and_runs_are_told_apart(tmp_path: Path)
     }
     assert record.left_out == ['evaluation replaced (knn): it is of another run, which was in this workdir']
     assert len(load_same_data(record)[0]) == 1437
-    (run / 'inputs.json').write_text(json.dumps({'training images': ['other', '99 of digits']}))
+    (run / 'inputs.json').write_text(json.dumps({'training images': ['o' * 24, '99 of digits']}))
     with pytest.raises(UserError, match='99 of digits -> 1,437 of digits'):
         load_same_data(record)
 

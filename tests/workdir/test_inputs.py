@@ -30,6 +30,8 @@ def test_the_same_inputs_and_others(tmp_path: Path) -> None:
 def test_a_fingerprint_of_an_older_version_is_not_compared(tmp_path: Path) -> None:
     check_inputs(tmp_path, DIGITS)
     check_inputs(tmp_path, {'training images': ('longer', '1,437 of digits')})
+    with pytest.raises(UserError, match='with other content'):  # from then on it is
+        check_inputs(tmp_path, {'training images': ('othera', '1,437 of digits')})
 
 
 def test_an_input_that_is_new_is_noted_and_another_process_writes_nothing(tmp_path: Path) -> None:
