@@ -32,9 +32,11 @@ REST = (
     'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny',
     'swav:tiny,queue',
 )  # fmt: skip
-CASES = [(name, *devices) for name in METHODS for devices in DEVICES[1:]]
-CASES_FLOAT64 = [(name, *devices) for name in METHODS + RELATED for devices in FEW]
-CASES_FLOAT64 += [(name, 'pmap', 2) for name in REST]
+# Every number of devices in both modes for MoCo v2; test_contract.py has 2, 4 and 8 devices for all of them.
+CASES = [(COLOR, *devices) for devices in DEVICES[1:]]
+CASES += [(name, *devices) for name in METHODS[1:] for devices in (('jit', 2), ('jit', 8), ('pmap', 4))]
+CASES_FLOAT64 = [(name, *devices) for name in METHODS for devices in FEW]
+CASES_FLOAT64 += [(name, 'pmap', 2) for name in RELATED + REST]
 
 
 class Result(NamedTuple):
