@@ -32,7 +32,7 @@ REST = (
     'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny',
     'swav:tiny,queue',
 )  # fmt: skip
-# Every number of devices in both modes for MoCo v2; test_contract.py has 2, 4 and 8 devices for all of them.
+# Every number of devices in both modes for MoCo v2; test_contract.py compares 2 and 8 devices for every method.
 CASES = [(COLOR, *devices) for devices in DEVICES[1:]]
 CASES += [(name, *devices) for name in METHODS[1:] for devices in (('jit', 2), ('jit', 8), ('pmap', 4))]
 CASES_FLOAT64 = [(name, *devices) for name in METHODS for devices in FEW]
