@@ -25,10 +25,11 @@ HOLD = """
     with lock.Lock(workdir, beat_s=0.05, stale_s=0.5):
         print('held', flush=True)
         try:
-            for _ in range(6000):
+            for _ in range(1200):
                 lock.check(workdir)
                 (workdir / 'written').write_text(sys.argv[2])
-                time.sleep(0.01)
+                print('written', flush=True)
+                time.sleep(0.05)  # long beside a write: a test that stops the process stops it here
         except UserError as error:
             print(error, flush=True)
             sys.exit(error.exit_code)
@@ -41,6 +42,7 @@ def hold(workdir: Path, children: list[subprocess.Popen[str]], text: str = 'firs
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     children.append(child)
     assert child.stdout is not None and child.stdout.readline() == 'held\n'
+    assert child.stdout.readline() == 'written\n'
     return child
 
 
