@@ -100,7 +100,7 @@ def check_fields(config: ConfigDict) -> list[str]:
     """Finds what is wrong with each field by itself; the rules of several fields are for `check`.
 
     Args:
-      config: as for `check`; some of its fields may still be chosen by the data.
+      config: the config, as `check` takes it; some of its fields may still be chosen by the data.
     """
     rules, sections = Rules(config), sections_of(config)
     if _lacking(config) or not {'encoder', 'method'} <= sections.keys():  # names that do not exist
@@ -114,7 +114,7 @@ def check_init(config: ConfigDict) -> list[str]:
     """Finds that a recipe for given weights gets none. `check` does not: a recipe is right before a command names them.
 
     Args:
-      config: as for `check`.
+      config: the config, as `check` takes it.
     """
     if config.get('init') or not config.get('auto', {}).get('continues'):
         return []

@@ -236,7 +236,7 @@ def _source(folder: Folder, known: Sequence[str] | None, name: str, image_size: 
 
     Args:
       folder: the folder.
-      known: of an evaluation split: the names of the training classes, which are its first labels; classes that they
+      known: the names of the training classes, given for an evaluation split: its first labels; classes that they
         lack follow. (): the images have no labels. None: the class folders are the classes.
       name, image_size, place: see `FolderSource`.
     """

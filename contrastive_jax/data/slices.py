@@ -54,7 +54,7 @@ def rows(part: Part, shards: Sequence[int]) -> tuple[int, int]:
     """The rows [start, end) of a part of a split.
 
     Args:
-      part: as `parse_slices` returns it.
+      part: one slice, as `parse_slices` returns it.
       shards: the number of rows in each shard of the split.
     """
     n = sum(shards)

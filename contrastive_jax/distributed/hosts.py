@@ -197,8 +197,8 @@ def enable_compilation_cache() -> None:
     """Stores compiled programs in ~/.cache/contrastive_jax/xla, so that a second start need not compile them again.
 
     JAX's own environment variables take precedence, JAX_COMPILATION_CACHE_DIR and
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS. Without the second one, JAX stores only programs whose compilation took
-    a second or more; the many small ones of a start take a third of its time together.
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS. By its own default JAX stores only programs whose compilation took a
+    second or more, and compiles the many small ones of a start again.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/contrastive_jax/xla').expanduser()))

@@ -46,7 +46,7 @@ def weight_decay_of(config: ConfigDict, total_steps: int) -> schedules.Schedule 
     """The schedule of the weight decay, as a function of the step; None if it is constant.
 
     Args:
-      config: as for `build_optimizer`.
+      config: the config, as `build_optimizer` takes it.
       total_steps: the length of the training.
     """
     o = config.optimizer

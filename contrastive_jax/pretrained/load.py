@@ -42,8 +42,8 @@ def load(
         key encoder, DINO's teacher). None: 'online' of a run; of a published checkpoint, the one that its authors
         evaluate. A file with one network has no target.
       projector_layers: of a run: the number of first layers of the projector to load as well.
-      step: of a run: the checkpoint by its step, or 'best', the one that `config.keep_best` keeps; None: the newest.
-      form: of a published checkpoint: its format, a key of `forms.FORMS`; '': detected.
+      step: which checkpoint of a run: its step, or 'best', the one that `config.keep_best` keeps; None: the newest.
+      form: the format of a published checkpoint, a key of `forms.FORMS`; '': detected.
       encoder: of a published checkpoint: the section `encoder` of a config, such as {'name': 'vit_small',
         'num_heads': 6}, or the same as a text, 'vit_small,num_heads=6'; '': detected. Of a file of ours whose encoder
         is a class of your own: its name, 'package.module:Class', unless you have imported the module.
@@ -53,7 +53,7 @@ def load(
       section: of a file of another project with torchvision's or timm's names: the section of the state dict, such as
         'model_state_dict'; '': searched.
       prefix: of such a file: the prefix of the encoder's names, such as 'backbone.'; '': searched.
-      fields: of a published checkpoint: fields of its encoder that weights do not tell, beside those detected, such as
+      fields: fields of a published checkpoint's encoder that weights do not tell, beside those detected, such as
         {'stem_padding': 2, 'stem_pool': True}.
       say: is called with what was found and what is skipped, line by line.
 

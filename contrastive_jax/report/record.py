@@ -60,7 +60,7 @@ class RunRecord:
       left_out: one line for each evaluation of another run that was in this workdir before.
       inputs: fingerprints of its inputs, such as 'training images'; {} for runs of older versions.
       newest: the step of its newest checkpoint; None if there is none.
-      rollbacks: from run.json, one entry for each time that the run was taken back: 'to_step', 'at', 'changes'.
+      rollbacks: one entry of run.json for each time that the run was taken back: 'to_step', 'at', 'changes'.
     """
 
     workdir: Path

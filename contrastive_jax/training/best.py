@@ -34,7 +34,7 @@ class BestBy:
         """Finds the best checkpoint of a run that goes on, after a kill, a rollback or a change of the metric.
 
         Args:
-          checkpoints: of the run.
+          checkpoints: the checkpoints of the run.
           lines: the metrics of the run so far.
         """
         known, steps = checkpoints.kept.best, checkpoints.steps
@@ -59,7 +59,7 @@ class BestBy:
         """The line about an evaluation that did not measure the metric; '' if it did.
 
         Args:
-          step: of the evaluation.
+          step: the step of the evaluation.
           metrics: what was measured.
           at_start: whether every evaluator measures the untrained encoder.
 

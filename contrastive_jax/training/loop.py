@@ -340,7 +340,7 @@ class Trainer:
         """The number of dropped steps in a row at the end of what was done, and a line about dropped steps.
 
         Args:
-          sums: of the metrics since the last log; they tell whether any step was dropped.
+          sums: sums of the metrics since the last log; they tell whether any step was dropped.
           state: the newest state. It is only fetched if there is such a step.
           progress: prints the line.
 

@@ -19,10 +19,10 @@ def roll_back(trainer: Trainer, step: int, config: ConfigDict, defaults: Mapping
     the command goes on.
 
     Args:
-      trainer: of the run, with the new config.
+      trainer: the trainer of the run, with the new config.
       step: a step that has a checkpoint, or 0 to start anew.
       config: the new config; any field may differ, as long as the checkpoint fits.
-      defaults: as for `workdir.folder.open_workdir`.
+      defaults: values of missing fields, as `workdir.folder.open_workdir` takes them.
 
     Raises:
       UserError: there is no checkpoint of this step.

@@ -120,7 +120,7 @@ class Checkpoints:
           step: number of steps done.
           state: the state; it may be donated as soon as this returns.
           unlogged, plan: see `Restored`.
-          shapes: as for `restore`; without them the devices must divide every sharded axis.
+          shapes: the shapes that `restore` takes; without them the devices must divide every sharded axis.
 
         Raises:
           NumericalError: a value is not finite; nothing is written.
@@ -187,7 +187,7 @@ class Checkpoints:
 
         Args:
           step: a step that has a checkpoint, or 0 to start anew.
-          shapes: as for `restore`.
+          shapes: the shapes that `restore` takes.
 
         Raises:
           UserError: there is no checkpoint of this step.

@@ -32,7 +32,7 @@ class Lock:
 
     Args:
       workdir: the folder. It is made with its parents, and removed with them at the end if nothing was written to it.
-      beat_s, stale_s: as BEAT_S and STALE_S.
+      beat_s, stale_s: the times that BEAT_S and STALE_S describe, in seconds.
 
     Raises:
       BusyError: when it is entered, and another process writes to the workdir.
@@ -152,7 +152,7 @@ def _gone(holder: dict[str, Any], age: float, stale_s: float) -> str:
     Args:
       holder: the content of the lock; {} if it cannot be read.
       age: seconds since its last sign of life.
-      stale_s: as STALE_S.
+      stale_s: the time that STALE_S describes, in seconds.
     """
     stale = f'which has given no sign of life for {age:.0f} s' if age > stale_s else ''
     here = _this_process()

@@ -85,7 +85,7 @@ def open_trackers(
     """Opens the trackers of a run; after a rollback they begin a new run, since a service cannot forget steps.
 
     Args:
-      names: of NAMES.
+      names: names of trackers, each one of NAMES.
       workdir: the folder of the run.
       project: the name of the project or experiment.
       config: the config of the run, plain data.
@@ -130,7 +130,7 @@ class Sender:
     """A tracker that gives each value to a service once, in a thread of its own; a failure is one warning.
 
     Args:
-      name: of NAMES.
+      name: the name of a tracker, one of NAMES.
       service: the service.
       memory: what the service was given before.
       say: is called with the warning.
@@ -188,7 +188,7 @@ class Memory:
 
     Args:
       workdir: the folder of the run.
-      name: of the service.
+      name: the name of the service.
       rollbacks: how often the run was rolled back.
 
     Attributes:
