@@ -31,6 +31,11 @@ gc.freeze()
 gc.set_threshold(50_000, 20, 100)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names a case of bytes after its argument: compressed bytes hold the time, and all workers need the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _drop_programs() -> Iterator[None]:
     """Frees what a file has compiled: no other file needs it, and all together fill gigabytes."""
