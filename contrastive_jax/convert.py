@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contrastive_jax.augment.policy import MAX_CHANNELS
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.pretrained import export, forms, pixels
 from contrastive_jax.pretrained.encoder import WEIGHTS
@@ -45,6 +46,8 @@ def convert(given: argparse.Namespace) -> None:
     target, source = Path(given.OUT).expanduser(), Path(given.IN).expanduser()
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f'OUT {given.OUT} is the file IN, which would be lost -> choose another OUT')
+    if not 0 <= given.channels <= MAX_CHANNELS:
+        raise UserError(f'--channels {given.channels} is out of range -> it must be at most {MAX_CHANNELS}')
     export.names_for(target, given.names)  # a mistake is reported before IN is read
     encoder = load(
         given.IN,
@@ -59,6 +62,9 @@ def convert(given: argparse.Namespace) -> None:
         step=given.step,
         say=print,
     )
+    if given.channels:
+        encoder = encoder.with_channels(given.channels)
+        print(f'input: {encoder.source}')
     export.write(target, encoder, given.names, say=print)
     print(f'wrote {target}')
 
@@ -128,6 +134,13 @@ def main(argv: Sequence[str]) -> int:
         '--pixels',
         default='',
         help=f'the input normalization of IN; default: that of its format; one of {", ".join(pixels.NORMALIZATIONS)}',
+    )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        default=0,
+        help='the channels of OUT, if IN takes RGB: the first convolution gets its inputs in turn, times 3 / channels, '
+        'and for one channel their sum, as timm does; 0: as IN',
     )
     parser.add_argument(
         '--names', choices=export.NAMES, default='', help="whose parameter names OUT has; for .safetensors, 'ours'"

@@ -69,7 +69,8 @@ def write(path: str | Path, encoder: Encoder, wanted: str = '', say: Say = lambd
         if wanted == 'detectron2':
             state = detectron2_state(encoder, state)
             # Detectron2 builds no fc, so the first note on torchvision does not apply.
-            notes[0] = 'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB'
+            inputs = 'INPUT.FORMAT RGB' if encoder.channels == 3 else f'{encoder.channels} values in MODEL.PIXEL_MEAN'
+            notes[0] = f'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and {inputs}'
             write_atomically(path, lambda temporary: writers.write_detectron2(temporary, state, 'contrastive_jax'))
         elif path.suffix == '.safetensors':
             arrays = {name: np.ascontiguousarray(x) for name, x in state.items()}
@@ -92,9 +93,12 @@ def torch_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]]:
     name = encoder.architecture['name']
     if isinstance(module, ResNet):
         notes = _notes_on_resnet(name, module)
+        if encoder.channels != 3:
+            notes.append(f'the first convolution takes {encoder.channels} channels: change conv1; timm: in_chans')
     elif isinstance(module, VisionTransformer):
         notes = [
             f'timm: num_classes=0, num_heads={module.num_heads}, img_size={encoder.image_size}'
+            + (f', in_chans={encoder.channels}' if encoder.channels != 3 else '')
             + (", and MoCo v3's convolutional stem" if module.stem == 'conv' else '')
         ]
     else:
