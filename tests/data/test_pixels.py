@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrastive_jax.augment.policy import Policy
 from contrastive_jax.augment.styles import STYLES
 from contrastive_jax.data import channels, images, loader, sources
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.data.pixels import image_array
 from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.evaluate.pixels import _pixels
 
 RNG = np.random.default_rng(0)
 DEEP = RNG.integers(0, 65536, (6, 7, 5, 13), np.uint16)
@@ -114,6 +116,13 @@ def test_crops_of_many_channels_are_those_of_rgb_three_by_three(style: str) -> N
         np.testing.assert_allclose(np.int16(cut(image))[..., :3], cut(image[..., :3]), rtol=0, atol=rounding)
         assert cut(deep).dtype == np.uint16
         np.testing.assert_allclose(cut(deep) / 257, cut(np.uint8(deep // 257)), atol=1.6)
+
+
+def test_pixels_that_are_compared_are_in_the_unit_range() -> None:
+    source = sources.ArraySource(DEEP[:, :5], np.arange(6))
+    x, labels = _pixels(source, np.array([4, 1]), Policy(), 5)
+    np.testing.assert_allclose(x, DEEP[[4, 1], :5].reshape(2, -1) / 65535, rtol=1e-6)
+    assert labels.tolist() == [4, 1]
 
 
 def test_the_loader_keeps_depth_and_channels() -> None:

@@ -24,7 +24,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
     np.savez(path, images=rng.integers(0, 9000, (48, 8, 8, 13), np.uint16), labels=np.arange(48) % 2)
     given = tiny_config('mocov2', **{'data.source': 'npz', 'data.name': '', 'data.path': str(path), 'steps': 3})
     given.augment.update(jitter=(0.4, 0.4, 0.0, 0.0), jitter_probability=0.8, mean=(), std=())
-    given.auto.fields, given.eval.evaluators = ('data.channels',), ('knn',)
+    given.auto.fields, given.eval.evaluators = ('data.channels',), ()
     source, _ = load_data(given, derive_channels=True)
     return choose(given, measure(source, True), Machine('cpu', cores=2))[0]
 
@@ -32,7 +32,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
 def test_a_resumed_run_ends_with_the_same_bits(config: ConfigDict, tmp_path: Path) -> None:
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
     last = fit(config, whole, count=1)
-    assert isinstance(last, dict) and 0 <= last['baseline/pixels_knn_top1'] <= 1
+    assert isinstance(last, dict)
     assert isinstance(fit(config, parts, count=1, at=2), str)
     assert fit(config, parts, count=1) == last
     assert digest(saved(config, parts)) == digest(saved(config, whole))
