@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
@@ -53,6 +54,8 @@ class Encoder:
       architecture: the section `encoder` of a config, {'name': ..., and fields of the module}.
       source: where the encoder comes from, in words.
       step: the training step of the checkpoint; None if the encoder is from a file of weights.
+      workdir: the workdir of the run; None if the encoder is from a file of weights.
+      weights: which network of the run it is, a value of WEIGHTS; '' if the encoder is from a file of weights.
       run_config: the config of the run; None if the encoder is from a file of weights.
       projector: the projector that it was trained with; None if the encoder is from a file of weights.
       projector_layers: the number of first layers of the projector whose weights were loaded. They do not change the
@@ -69,6 +72,8 @@ class Encoder:
     architecture: dict[str, Any]
     source: str
     step: int | None = None
+    workdir: Path | None = None
+    weights: str = ''
     run_config: ConfigDict | None = None
     projector: nn.Module | None = None
     projector_layers: int = 0
@@ -95,11 +100,6 @@ class Encoder:
         return _features(self.variables, images, self.module, self.policy)
 
     @property
-    def channels(self) -> int:
-        """C, the number of channels of the images."""
-        return self.policy.channels
-
-    @property
     def variables(self) -> dict[str, PyTree]:
         """The variables of the module: {'params': ..., 'batch_stats': ...}, without 'batch_stats' if there are none."""
         return {'params': self.params, 'batch_stats': self.stats} if self.stats else {'params': self.params}
@@ -122,6 +122,18 @@ class Encoder:
     def num_parameters(self) -> int:
         """The number of trained values; BN statistics are not counted."""
         return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels of an image."""
+        return self.policy.channels
+
+    @property
+    def num_features(self) -> int:
+        """D, the number of features of an image."""
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), np.float32)
+        features: Any = jax.eval_shape(partial(self.module.apply, train=False), self.variables, images)
+        return int(features.shape[1])
 
     @property
     def network(self) -> Network:
