@@ -82,8 +82,8 @@ class Checkpoints:
             self.kept = Kept(workdir, keep, keep_every)
             self._manager = ocp.CheckpointManager(
                 folder,
-                # Given here, it also describes checkpoints of other processes. Trained values are nearly random bits, so
-                # compression would take a fifth of the time of a save and remove 7 % of the bytes.
+                # Given here, it also describes checkpoints of other processes. Trained values are nearly random bits:
+                # compression would take a fifth of the time of a save, and remove 7 % of the bytes.
                 item_handlers=ocp.PyTreeCheckpointHandler(use_compression=False),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self.kept,
