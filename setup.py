@@ -76,6 +76,8 @@ setup(
         'wandb': ['wandb>=0.19'],
         'mlflow': ['mlflow>=3.1'],
         'trackio': ['trackio>=0.10'],
+        # Compilers for described TPUs and NVIDIA cards, without the libraries that run programs: contrastive_jax.plan.
+        'plan': ['jax[tpu,cuda13-local]>=0.10; sys_platform == "linux"'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],
     },

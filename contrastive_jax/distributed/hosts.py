@@ -21,6 +21,7 @@ from contrastive_jax.errors import LostError, UserError, print_error
 
 CONNECT_S = 60  # seconds in which all processes have to come together
 HEARTBEAT_S = 30  # seconds after which jax ends all processes because one of them gives no sign of life
+PCI = Path('/sys/bus/pci/devices')
 COORDINATOR_STAYS_S = 2  # without process 0, jax ends the others before they have said why they end
 
 _connected = False  # whether this process is one of several
@@ -48,7 +49,9 @@ def connect(
     given = {'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
     managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-    on_tpu = importlib.util.find_spec('libtpu') is not None and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
+    # libtpu may be here without a TPU: it compiles for described ones.
+    on_tpu = importlib.util.find_spec('libtpu') is not None and has_tpu()
+    on_tpu &= os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
     if len(missing) == 3 and not managed and not on_tpu and 'JAX_COORDINATOR_ADDRESS' not in os.environ:
         return
     if 0 < len(missing) < 3:
@@ -82,6 +85,16 @@ def connect(
             'runs and that all hosts can reach its address'
         ) from error
     _connected = True
+
+
+def has_tpu(devices: Path = PCI) -> bool:
+    """Whether this host has a TPU: a PCI device of Google that is neither a disk (class 01) nor a network card (02)."""
+
+    def is_tpu(device: Path) -> bool:
+        vendor, kind = ((device / name).read_text(encoding='ascii').strip() for name in ('vendor', 'class'))
+        return vendor == '0x1ae0' and not kind.startswith(('0x01', '0x02'))
+
+    return any(is_tpu(file.parent) for file in devices.glob('*/vendor'))
 
 
 def parse_address(address: str) -> tuple[str, int]:
