@@ -67,6 +67,8 @@ setup(
         ],
         # Reading TFDS data sets prepared as array_record; preparing one also wants `pip install tensorflow`.
         'tfds': ['tensorflow-datasets>=4.9.7'],
+        # TIFF files with more than four bands, or with 16 bits for each of several, of which Pillow reads none.
+        'tiff': ['tifffile>=2024.8'],
         # Weights out as .onnx: an exporter from JAX that is kept up and needs no TensorFlow. It brings onnxruntime, and
         # holds orbax-checkpoint below 0.11.37.
         'onnx': ['jax2onnx>=0.17'],
