@@ -6,12 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data import digits, folder, npz, objects, tfds
+from contrastive_jax.data import array_records, digits, folder, huggingface, npz, objects, parquet, tfds, webdataset
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
 from contrastive_jax.rules import did_you_mean
 
-SOURCES = ('digits', 'npz', 'folder', 'tfds')
+SOURCES = ('digits', 'npz', 'folder', 'tfds', 'huggingface', 'parquet', 'webdataset', 'array_record')
+# What data.path is, for the kinds of data that cannot do without.
+PATHS = {
+    'npz': 'the .npz file',
+    'folder': 'the folder of images',
+    'huggingface': 'the folder that save_to_disk wrote',
+    'parquet': 'the Parquet files: a file, a folder or a pattern',
+    'webdataset': 'the tar files: a file, a folder or a pattern',
+    'array_record': 'the array_record files: a file, a folder or a pattern',
+}
+KEYED = {'huggingface': huggingface.load, 'parquet': parquet.load, 'webdataset': webdataset.load}
 
 
 def open_source(
@@ -21,24 +31,34 @@ def open_source(
     split: str = 'train',
     image_size: int = 224,
     value_range: float = 0,
+    image_key: str = '',
+    label_key: str = '',
 ) -> Source:
     """Opens one split of a data set. It reads only what is on this machine and never downloads.
 
     Args:
-      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets), or
-        'package.module:Class' for data of your own, see data/objects.py.
-      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. 'npz' and 'folder' have the name of the
-        file or folder.
-      path: the file or folder; for 'tfds' the data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets),
+        'huggingface' (saved by `datasets`), 'parquet', 'webdataset' (tar files) or 'array_record' (files of encoded
+        images), or 'package.module:Class' for data of your own, see data/objects.py.
+      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. Other data has the name of its file or
+        folder.
+      path: the file or folder, for files of records also a pattern, see data/files.py; for 'tfds' the data_dir, by
+        default $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: 'train', 'test', or another split of the data, or 'all'. 'test' and 'validation' replace each other, and a
         labeled one is preferred.
       image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
-      value_range: for image files, the largest value of gray images of more than 8 bits; 0: derived from a sample.
+      value_range: for encoded images, the largest value of gray images of more than 8 bits; 0: derived from a sample.
+      image_key, label_key: for 'huggingface' and 'parquet' the columns of images and labels; for 'webdataset' the
+        ending of the images, and the ending of the labels or their key in `.json` files; '': found.
 
     Raises:
       UserError: an unknown source, data set or split.
       DataError: the data is missing or damaged, or lacks the split.
     """
+    for field, key in (('data.image_key', image_key), ('data.label_key', label_key)):
+        if key and source not in KEYED:
+            given = f'{field} {key!r} is not used by data.source {source!r}, only by {", ".join(KEYED)}'
+            raise UserError(given, field=field, remedy='leave it out', value='')
     if ':' in source:
         return objects.load(source, path, split)
     if source not in SOURCES:
@@ -60,12 +80,15 @@ def open_source(
     if source == 'tfds':
         return tfds.load(name, path, split, image_size)
     if not path:
-        what = 'the .npz file' if source == 'npz' else 'the folder of images'
-        raise UserError(f"data.source '{source}' needs data.path -> set data.path to {what}")
+        raise UserError(f"data.source '{source}' needs data.path -> set data.path to {PATHS[source]}")
     location = Path(os.path.abspath(os.path.expanduser(path)))  # absolute, so that messages show the whole path
     # A recipe's data.name, such as 'cifar10', is that of a TFDS data set: the user's own data has the name of its file.
     if source == 'npz':
         return npz.load(location, split)
+    if source in KEYED:
+        return KEYED[source](location, split, image_size, value_range, image_key, label_key)
+    if source == 'array_record':
+        return array_records.load(location, split, image_size, value_range)
     return folder.load(location, split, image_size, value_range=value_range)
 
 

@@ -246,7 +246,8 @@ def describe_data(source: sources.Source, held_out: sources.Source | None) -> di
 def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
     """The training split, and the held-out one if there is one."""
     d = config.data
-    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, 'value_range': d.get('value_range', 0.0)}
+    given = {'value_range': d.get('value_range', 0.0), **{key: d.get(key, '') for key in ('image_key', 'label_key')}}
+    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, **given}
     source = open_source(d.source, split=d.split, **place)
     try:
         held_out = open_source(d.source, split=d.eval_split, **place)
