@@ -48,15 +48,13 @@ def assumptions(module: nn.Module) -> str:
     encoder = module.l if isinstance(module, Split) else module
     if not isinstance(encoder, ResNet):
         return 'nothing'
-    stem = encoder.stem
-    stride = encoder.stem_stride or (1 if stem == 'cifar' else 2)
-    padding = encoder.padding if encoder.padding != 'torch' else 1 if stem == 'cifar' or encoder.sk_ratio else 3
-    padding = padding if encoder.stem_padding is None else encoder.stem_padding
-    pool = (stem == 'imagenet') if encoder.stem_pool is None else encoder.stem_pool
-    hint = ' (solo-learn pads by 2)' if stem == 'cifar' and padding == 1 else ''
+    _, kernel_size, stride, padding = encoder.stem_convolutions()[0]
+    padding = kernel_size // 2 if padding == 'symmetric' else padding
+    padding = encoder.padding if encoder.padding != 'torch' and encoder.stem_padding is None else padding
+    hint = ' (solo-learn pads by 2)' if encoder.stem == 'cifar' and padding == 1 else ''
     return (
         f'the stem has stride {stride}, padding {padding}{hint}, {"a" if encoder.stem_relu else "no"} ReLU and '
-        f'{"a" if pool else "no"} max-pooling; ReLU, '
+        f'{"a" if encoder.stem_pools else "no"} max-pooling; ReLU, '
         f'stride in the 3x3 convolutions, average pooling, batch norm eps {encoder.bn_epsilon:g} -> otherwise '
         '--stem_stride, --stem_padding, --stem_pool, or encoder=NAME,bn_epsilon=...'
     )

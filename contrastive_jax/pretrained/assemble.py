@@ -11,6 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.network import build_encoder
+from contrastive_jax.pretrained import architecture as architectures
+from contrastive_jax.pretrained import names
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.pixels import IMAGENET
 
@@ -61,6 +63,29 @@ def shapes(architecture: Mapping[str, Any], image_size: int) -> dict[str, tuple[
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f'encoder {dict(architecture)} cannot be built: {" ".join(str(error).split())}') from error
     return {path: x.shape for path, x in flatten_dict(variables, sep='/').items()}
+
+
+def arrays_by_path(config: dict[str, Any], state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """The arrays of a state dict by our paths, and the size of the images.
+
+    Args:
+      config: the section `encoder` of a config.
+      state: arrays by torchvision's or timm's names; those that the encoder does not have are kept as they are.
+
+    Raises:
+      UserError: there is no such encoder, or positions that it does not have.
+    """
+    size = architectures.image_size(config, state)
+    ours = {theirs: path for path, theirs in names.torch_names(shapes(config, size)).items()}
+    state = dict(state)
+    if architectures.POSITION in state and architectures.POSITION not in ours:  # fixed, and not a parameter here
+        wrong = architectures.check_position(state.pop(architectures.POSITION))
+        if wrong:
+            raise UserError(
+                f'{wrong}; {config["name"]} has fixed sin-cos positions -> name the right ViT, such as '
+                'encoder=dino_small'
+            )
+    return {ours.get(name, name): names.from_torch(ours.get(name, name), x) for name, x in state.items()}, size
 
 
 def compare(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
@@ -52,6 +53,8 @@ class Encoder:
       architecture: the section `encoder` of a config, {'name': ..., and fields of the module}.
       source: where the encoder comes from, in words.
       step: the training step of the checkpoint; None if the encoder is from a file of weights.
+      workdir: the workdir of the run; None if the encoder is from a file of weights.
+      weights: which network of the run it is, a value of WEIGHTS; '' if the encoder is from a file of weights.
       run_config: the config of the run; None if the encoder is from a file of weights.
       projector: the projector that it was trained with; None if the encoder is from a file of weights.
       projector_layers: the number of first layers of the projector whose weights were loaded. They do not change the
@@ -68,6 +71,8 @@ class Encoder:
     architecture: dict[str, Any]
     source: str
     step: int | None = None
+    workdir: Path | None = None
+    weights: str = ''
     run_config: ConfigDict | None = None
     projector: nn.Module | None = None
     projector_layers: int = 0
@@ -113,6 +118,18 @@ class Encoder:
     def num_parameters(self) -> int:
         """The number of trained values; BN statistics are not counted."""
         return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels of an image."""
+        return len(self.policy.mean)
+
+    @property
+    def num_features(self) -> int:
+        """D, the number of features of an image."""
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), np.float32)
+        features: Any = jax.eval_shape(partial(self.module.apply, train=False), self.variables, images)
+        return int(features.shape[1])
 
     @property
     def network(self) -> Network:

@@ -6,6 +6,7 @@ from contrastive_jax.augment.policy import Policy
 
 FIELDS = ('color_space', 'mean', 'std', 'style', 'interpolation')  # of `Policy`; its other fields are augmentation
 IMAGENET = Policy()  # RGB in [0, 1], normalized with ImageNet's mean and std
+LEAST_CROPPED = 128  # the size from which images are cropped for evaluation; smaller data sets come in their size
 
 # The input normalizations of published encoders, by the name that the argument `pixels` takes: the color space, the
 # mean that is subtracted from each channel, and the standard deviation that the difference is divided by.
@@ -25,3 +26,13 @@ def fields(policy: Policy) -> dict[str, Any]:
 def describe(policy: Policy) -> str:
     """The input normalization in words, for messages."""
     return f'{policy.color_space}, minus mean {policy.mean}, divided by std {policy.std}'
+
+
+def short_side(size: int) -> int:
+    """The short side of an image before its central square of `size` pixels is cut out for evaluation."""
+    return round(size * 256 / 224) if size >= LEAST_CROPPED else size
+
+
+def crop_fraction(size: int) -> float:
+    """The part of the short side that this square has."""
+    return 224 / 256 if size >= LEAST_CROPPED else 1.0
