@@ -5,6 +5,9 @@
 - npz       `.npz` files
 - folder    folders of image files, with or without labels
 - tfds      data sets prepared by TensorFlow Datasets, read without TensorFlow
+- webdataset, parquet, huggingface, array_records   encoded images in files of records: tar files, Parquet files, data
+            sets saved by `datasets`, `array_record` files
+- encoded, files, parts   what these have in common: access to encoded images, files of a path, splits and labels
 - open      `open_source` opens any of these by name
 - images    decodes image files to RGB uint8; random and center crops on the host
 - sampler   the examples of each batch, a pure function of (seed, step)

@@ -141,7 +141,10 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
     else:
         raise UserError(f'{workdir} is a fine-tuning of {start}, which does not exist -> restore it')
     if config.data.source:
-        found.data.update({name: config.data[name] for name in ('source', 'name', 'path')})
+        with found.unlocked():  # data of older versions has no keys
+            found.data.update(
+                {name: config.data.get(name, '') for name in ('source', 'name', 'path', 'image_key', 'label_key')}
+            )
     if config.data.image_size:
         found.data.image_size = config.data.image_size
     return found
