@@ -40,6 +40,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contrastive_jax.augment.policy import MAX_CHANNELS
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.pretrained import export, forms, pixels
 from contrastive_jax.pretrained.encoder import WEIGHTS
@@ -52,6 +53,8 @@ def convert(given: argparse.Namespace) -> None:
     for file in export.files_of(target):
         if file.exists() and source.exists() and file.samefile(source):
             raise UserError(f'OUT {given.OUT} is the file IN, which would be lost -> choose another OUT')
+    if not 0 <= given.channels <= MAX_CHANNELS:
+        raise UserError(f'--channels {given.channels} is out of range -> it must be at most {MAX_CHANNELS}')
     export.names_for(target, given.names)  # a mistake is reported before IN is read
     encoder = load(
         given.IN,
@@ -66,6 +69,9 @@ def convert(given: argparse.Namespace) -> None:
         step=given.step,
         say=print,
     )
+    if given.channels:
+        encoder = encoder.with_channels(given.channels)
+        print(f'input: {encoder.source}')
     export.write(target, encoder, given.names, say=print)
     print(f'wrote {target}')
 
@@ -135,6 +141,13 @@ def main(argv: Sequence[str]) -> int:
         '--pixels',
         default='',
         help=f'the input normalization of IN; default: that of its format; one of {", ".join(pixels.NORMALIZATIONS)}',
+    )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        default=0,
+        help='the channels of OUT, if IN takes RGB: the first convolution gets its inputs in turn, times 3 / channels, '
+        'and for one channel their sum, as timm does; 0: as IN',
     )
     parser.add_argument(
         '--names',

@@ -80,13 +80,14 @@ class ArrayRecords(Records):
             )
 
 
-def load(path: Path, split: str, image_size: int, value_range: float = 0) -> RecordSource:
+def load(path: Path, split: str, image_size: int, value_range: float = 0, channels: int = 0) -> RecordSource:
     """Opens one split of `array_record` files.
 
     Args:
       path: a file, a folder, a pattern or a sequence in braces, see `files`.
       split: 'train', the evaluation split by any of its names, or 'all'.
       image_size, value_range: see `open_source`.
+      channels: 1 for gray; 0 or 3: RGB.
 
     Raises:
       UserError: `split` is not the name of a split.
@@ -106,6 +107,7 @@ def load(path: Path, split: str, image_size: int, value_range: float = 0) -> Rec
         path=path,
         image_size=image_size,
         value_range=value_range,
+        channels=channels,
         skipped=others + beside,
         evaluation='files named test-*',
     )

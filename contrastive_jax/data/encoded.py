@@ -53,6 +53,8 @@ class EncodedSource(Source):
         return self._labels
 
     def image(self, i: int) -> np.ndarray:
+        if self.channels == 1:
+            return images.decode(self.encoded(i), white=self.white, gray=self.dtype)
         return images.decode(self.encoded(i), min_side=images.DRAFT_FACTOR * self._image_size, white=self.white)
 
     def stored_size(self, i: int) -> tuple[int, int]:
@@ -64,18 +66,19 @@ class EncodedSource(Source):
         return source
 
 
-def conversion(train: EncodedSource, value_range: float) -> tuple[float, tuple[str, ...]]:
-    """How deep gray images become 8 bits, and what the conversion loses, judged from a sample of training images.
+def evenly(n: int, count: int = SAMPLED) -> list[int]:
+    """At most `count` of n indices, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, count)).astype(int).tolist()
+
+
+def look_at(train: EncodedSource) -> tuple[images.Look, tuple[str, ...]]:
+    """What a sample of training images says about their conversion, and what it loses, for the summary of the data.
 
     Args:
       train: the training images.
-      value_range: the largest value of gray images of more than 8 bits; 0: derived from the sample.
-
-    Returns:
-      `white` and `remarks` of a source.
     """
     sample = list[str | bytes]()
-    for i in np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(int).tolist():
+    for i in evenly(len(train)):
         try:
             sample.append(train.encoded(i))
         except ImageError:  # a damaged record, which the loader reports
@@ -90,7 +93,15 @@ def conversion(train: EncodedSource, value_range: float) -> tuple[float, tuple[s
             f'warning: of 16-bit colors only the upper 8 bits are read, and the images are dark (at most {seen.dark} '
             'of 255): store them as 8 bits'
         )
-    return value_range or seen.white, tuple(found)
+    if seen.frames:
+        found.append(
+            f'{seen.frames} of {len(sample)} sampled images have several frames or pages: the first one is read'
+        )
+    if seen.bands:
+        found.append(
+            f'TIFF files with {seen.bands} bands, not all of which are read: data.channels={seen.bands} does it'
+        )
+    return seen, tuple(found)
 
 
 class Records(abc.ABC):
@@ -123,7 +134,7 @@ class Records(abc.ABC):
     def fingerprint(self) -> str:
         """A hash of the layout and of evenly spaced images; it does not depend on where the files lie."""
         digest = hashlib.sha256(f'{len(self)} '.encode() + self.layout())
-        for i in np.linspace(0, len(self) - 1, min(len(self), self.sampled)).astype(int).tolist():
+        for i in evenly(len(self), self.sampled):
             try:
                 content = self.encoded(i)
                 digest.update(content if isinstance(content, bytes) else os.path.basename(content).encode())

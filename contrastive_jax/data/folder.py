@@ -21,9 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data.encoded import EncodedSource, conversion
+from contrastive_jax.data import bands
+from contrastive_jax.data.encoded import EncodedSource, evenly, look_at
 from contrastive_jax.data.files import other_source
 from contrastive_jax.data.hold_out import without_splits
+from contrastive_jax.data.sources import Source
 from contrastive_jax.data.splits import resolve_split, split_kind
 from contrastive_jax.data.tree import Folder, extensions
 from contrastive_jax.errors import DataError
@@ -82,6 +84,14 @@ class FolderSource(EncodedSource):
     def encoded(self, i: int) -> str:
         return self.file_name(i)
 
+    def image(self, i: int) -> np.ndarray:
+        if self.channels in (1, 3):
+            return super().image(i)
+        return bands.decode(self.file_name(i), self.channels, self.dtype, self.white)
+
+    def stored_size(self, i: int) -> tuple[int, int]:
+        return super().stored_size(i) if self.channels in (1, 3) else Source.stored_size(self, i)
+
     def file_name(self, i: int) -> str:
         return os.path.join(self.root, self._files[i])
 
@@ -112,7 +122,7 @@ class FolderSource(EncodedSource):
 
 
 def load(
-    path: Path, split: str = 'train', image_size: int = 224, name: str = '', value_range: float = 0
+    path: Path, split: str = 'train', image_size: int = 224, name: str = '', value_range: float = 0, channels: int = 3
 ) -> FolderSource:
     """Opens one split of an image folder in any of the layouts at the top of this file.
 
@@ -125,6 +135,7 @@ def load(
       name: the name in logs and messages; by default the name of the folder.
       value_range: the largest value of gray images of more than 8 bits; 0: derived from a sample of the training
         images, see `images.Look`.
+      channels: 3 for RGB, 1 for gray, or the bands of TIFF files; 0: as they are, see `bands.kind_of`.
 
     Raises:
       UserError: `split` is not the name of a split.
@@ -132,7 +143,12 @@ def load(
       MissingSplitError: the folder has no images for evaluation.
     """
     source, train = _open(path, split, image_size, name or path.name)
-    source.white, source.remarks = conversion(train, value_range)
+    seen, remarks = look_at(train)
+    sample = [train.file_name(i) for i in evenly(len(train))]
+    kind = bands.kind_of(sample, source.name, channels, value_range, seen.white > 0)
+    source.channels, source.dtype, others = kind
+    source.white = value_range or seen.white
+    source.remarks = remarks if source.channels in (1, 3) else others
     return source
 
 

@@ -56,7 +56,13 @@ class ArrowRecords(TableRecords):
 
 
 def load(
-    path: Path, split: str, image_size: int, value_range: float = 0, image_key: str = '', label_key: str = ''
+    path: Path,
+    split: str,
+    image_size: int,
+    value_range: float = 0,
+    channels: int = 0,
+    image_key: str = '',
+    label_key: str = '',
 ) -> RecordSource:
     """Opens one split of a data set on disk.
 
@@ -64,6 +70,7 @@ def load(
       path: the folder that `save_to_disk` wrote.
       split: 'train', the evaluation split by any of its names, another split of the data, or 'all'.
       image_size, value_range: see `open_source`.
+      channels: 1 for gray; 0 or 3: RGB.
       image_key, label_key: see `tables.find_columns`.
 
     Raises:
@@ -82,7 +89,13 @@ def load(
         raise DataError(f"'{path}' has neither {DICT} nor {STATE}{found} -> {SAVE}")
     parts = [_part(name, folder, image_key, label_key) for name, folder in folders.items()]
     return open_split(
-        parts, split, path=path, image_size=image_size, value_range=value_range, evaluation='a split test'
+        parts,
+        split,
+        path=path,
+        image_size=image_size,
+        value_range=value_range,
+        channels=channels,
+        evaluation='a split test',
     )
 
 

@@ -83,7 +83,13 @@ class ParquetRecords(TableRecords):
 
 
 def load(
-    path: Path, split: str, image_size: int, value_range: float = 0, image_key: str = '', label_key: str = ''
+    path: Path,
+    split: str,
+    image_size: int,
+    value_range: float = 0,
+    channels: int = 0,
+    image_key: str = '',
+    label_key: str = '',
 ) -> RecordSource:
     """Opens one split of Parquet files.
 
@@ -91,6 +97,7 @@ def load(
       path: a file, a folder, a pattern or a sequence in braces, see `files`.
       split: 'train', the evaluation split by any of its names, another split of the data, or 'all'.
       image_size, value_range: see `open_source`.
+      channels: 1 for gray; 0 or 3: RGB.
       image_key, label_key: see `tables.find_columns`.
 
     Raises:
@@ -107,6 +114,7 @@ def load(
         path=path,
         image_size=image_size,
         value_range=value_range,
+        channels=channels,
         skipped=others + beside,
         evaluation='files named test-*.parquet',
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data.encoded import Joined, Records, RecordSource, conversion
+from contrastive_jax.data.encoded import Joined, Records, RecordSource, look_at
 from contrastive_jax.data.hold_out import without_splits
 from contrastive_jax.data.labels import classes_of
 from contrastive_jax.data.sources import are_classes, class_labels
@@ -49,6 +49,7 @@ def open_split(
     path: Path,
     image_size: int,
     value_range: float,
+    channels: int,
     evaluation: str,
     skipped: Counter[str] | None = None,
 ) -> RecordSource:
@@ -59,6 +60,7 @@ def open_split(
       split: 'train', the evaluation split by any of its names, another name in `parts`, or 'all'.
       path: `data.path`.
       image_size, value_range: as in `open_source`.
+      channels: 1 for gray; 0 or 3: RGB.
       evaluation: what would be a split for evaluation, for messages: 'files test-*.tar'.
       skipped: number of files of no split that were left out, by reason; they count with the training images.
 
@@ -98,7 +100,9 @@ def open_split(
         like = parts.index(training[0]) if training else chosen[0]
         left_out = [part.skipped for part in some] + ([skipped] if skipped and like in chosen else [])
         made.skipped = dict(sum(left_out, Counter()))
-        made.white, losses = conversion(made if like in chosen else source([like]), value_range)
+        seen, losses = look_at(made if like in chosen else source([like]))
+        made.white, made.channels = value_range or seen.white, channels or 3
+        made.dtype = np.dtype(np.uint16 if seen.white and channels == 1 else np.uint8)
         made.remarks = (*losses, *dict.fromkeys(remark for part in some for remark in part.remarks))
         return made
 

@@ -188,7 +188,7 @@ class ResNet(nn.Module):
         """Encodes images.
 
         Args:
-          x: [B, H, W, 3], normalized images; other numbers of channels are possible.
+          x: [B, H, W, C], normalized images.
           train: whether batch norm uses the statistics of the batch; otherwise the running ones.
           axis_name: the mapped device axis; None: the whole batch is on one device.
 

@@ -14,6 +14,7 @@ from contrastive_jax.models.split import Split
 from contrastive_jax.models.vit import VITS, VisionTransformer, sincos_position
 
 POSITION = 'pos_embed'
+FIRST = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')  # convolutions of images
 SK_RATIO = 0.0625  # SimCLR v2's; no other published encoder has selective kernels
 CROP = {'imagenet': 224, 'cifar': 32}  # stem of a ResNet -> the usual image size; its weights do not record the size
 
@@ -58,6 +59,12 @@ def assumptions(module: nn.Module) -> str:
         f'stride in the 3x3 convolutions, average pooling, batch norm eps {encoder.bn_epsilon:g} -> otherwise '
         '--stem_stride, --stem_padding, --stem_pool, or encoder=NAME,bn_epsilon=...'
     )
+
+
+def channels(state: State) -> int:
+    """The number of channels of the images: the inputs of the first convolution; 3 if there is none of a known name."""
+    first = next((state[name] for name in FIRST if name in state), None)
+    return first.shape[1] if first is not None and first.ndim == 4 else 3
 
 
 def image_size(config: Mapping[str, Any], state: State) -> int:

@@ -38,7 +38,7 @@ def assemble(
     Raises:
       UserError: arrays are missing, unexpected, of another shape, or not finite.
     """
-    expected = shapes(architecture, image_size)
+    expected = shapes(architecture, image_size, policy.channels)
     differences = compare({path: x.shape for path, x in arrays.items()}, expected)
     if differences:
         raise UserError(f'{source} does not match the encoder {architecture["name"]}: {few(differences)}')
@@ -50,7 +50,7 @@ def assemble(
     return Encoder(module, variables['params'], stats, policy, image_size, architecture, source)
 
 
-def shapes(architecture: Mapping[str, Any], image_size: int) -> dict[str, tuple[int, ...]]:
+def shapes(architecture: Mapping[str, Any], image_size: int, channels: int = 3) -> dict[str, tuple[int, ...]]:
     """The shapes of all variables of an encoder, by path.
 
     Raises:
@@ -58,7 +58,7 @@ def shapes(architecture: Mapping[str, Any], image_size: int) -> dict[str, tuple[
     """
     try:
         module = build_encoder(architecture)
-        images = jax.ShapeDtypeStruct((2, image_size, image_size, 3), np.float32)
+        images = jax.ShapeDtypeStruct((2, image_size, image_size, channels), np.float32)
         variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), images)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f'encoder {dict(architecture)} cannot be built: {" ".join(str(error).split())}') from error

@@ -32,7 +32,7 @@ def load(
     """Loads an encoder with its weights. What it is loaded from is not changed.
 
         encoder = load('runs/digits')
-        h = encoder(images)  # uint8[n, H, W, 3], RGB -> float32[n, D]
+        h = encoder(images)  # uint8[n, H, W, C], C = 3 for RGB -> float32[n, D]
 
     Args:
       path: the workdir of a run, whose newest checkpoint is taken unless `step` names another; a file of weights: one

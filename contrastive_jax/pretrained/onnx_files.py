@@ -1,7 +1,7 @@
 """Writes an encoder as an ONNX file with jax2onnx, and compares its features with ours before the file is kept.
 
-The input is `images`, float32 [B, 3, H, W], RGB in [0, 1], as torchvision's ToTensor makes them, for any B; the output
-is `features`, float32 [B, D]. The input normalization is part of the file, so that it cannot be forgotten.
+The input is `images`, float32 [B, C, H, W] in [0, 1], mostly RGB as torchvision's ToTensor makes it, for any B; the
+output is `features`, float32 [B, D]. The input normalization is part of the file, so that it cannot be forgotten.
 """
 
 import importlib.util
@@ -67,8 +67,9 @@ def write(path: Path, encoder: Encoder) -> list[str]:
         reason = ' '.join(str(error).split())[:200]
         raise UserError(f'jax2onnx cannot write {name}: {type(error).__name__}: {reason}') from error
     normalization = pixels.describe(encoder.policy)
+    kind = f'float32 [B, {", ".join(map(str, shape))}], {"RGB " if encoder.channels == 3 else ""}in [0, 1]'
     about = {
-        'images': f'float32 [B, {", ".join(map(str, shape))}], RGB in [0, 1]; normalized in the file: {normalization}',
+        'images': f'{kind}; normalized in the file: {normalization}',
         'features': 'float32 [B, D]',
         'encoder': json.dumps(encoder.architecture),
         'source': encoder.source,

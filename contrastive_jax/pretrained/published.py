@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from contrastive_jax.augment.policy import MAX_CHANNELS
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import (
     architecture,
@@ -125,14 +126,20 @@ def load(
         described = given or hugging_face.vit_fields(beside, dialect_name) or _describe(state, about)
         config = {**about.fields, **dialect.fields, **described, **fields}
         arrays, image_size = arrays_by_path(config, state)
+        channels = 3 if about.halves else architecture.channels(state)  # CMC's halves take one and two of Lab
+        if channels > MAX_CHANNELS:
+            raise UserError(f'it takes {channels} channels -> encoders of at most {MAX_CHANNELS} are supported')
+        by_default = not normalization and (form in ('plain', 'other') or channels != 3)
+        normalization = normalization or ('unit' if channels != 3 else '')
+        how = pixels.normalization(normalization, channels) if normalization else {}
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    policy = dataclasses.replace(about.policy, **pixels.NORMALIZATIONS.get(normalization, {}))
+    policy = dataclasses.replace(about.policy, **how)
     found = assemble(config, arrays, image_size, str(path), policy)
     found = dataclasses.replace(found, source=f'{path}, {place.called}') if other else found
     say(f'encoder: {config}, {found.num_parameters:,} parameters')
     say(f'assumed, because weights do not tell: {architecture.assumptions(found.module)}')
-    assumed = ', the default: the weights do not record it' if form in ('plain', 'other') and not normalization else ''
+    assumed = ', the default: the weights do not record it' if by_default else ''
     say(f'input: {pixels.describe(policy)}{assumed}')
     return found
 

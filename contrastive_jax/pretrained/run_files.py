@@ -66,7 +66,7 @@ def load(
         image_size = config.data.image_size
 
         def init() -> PyTree:
-            images = jnp.zeros((2, image_size, image_size, 3), network.encoder.dtype)
+            images = jnp.zeros((2, image_size, image_size, policy.channels), network.encoder.dtype)
             return network.init(jax.random.key(0), images, projector_layers, train=False, method='projector_features')
 
         shapes = jax.eval_shape(init)
@@ -145,6 +145,7 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
             found.data.update(
                 {name: config.data.get(name, '') for name in ('source', 'name', 'path', 'image_key', 'label_key')}
             )
+            found.data.value_range = config.data.get('value_range', 0.0)
     if config.data.image_size:
         found.data.image_size = config.data.image_size
     return found

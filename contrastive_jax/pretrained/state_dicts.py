@@ -45,9 +45,12 @@ def torch_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]]:
     module, name = encoder.module, encoder.architecture['name']
     if isinstance(module, ResNet):
         notes = _notes_on_resnet(name, module)
+        if encoder.channels != 3:
+            notes.append(f'the first convolution takes {encoder.channels} channels: change conv1; timm: in_chans')
     elif isinstance(module, VisionTransformer):
         notes = [
             f'timm: num_classes=0, num_heads={module.num_heads}, img_size={encoder.image_size}'
+            + (f', in_chans={encoder.channels}' if encoder.channels != 3 else '')
             + (", and MoCo v3's convolutional stem" if module.stem == 'conv' else '')
         ]
     else:
@@ -65,7 +68,8 @@ def detectron2_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]
     if not isinstance(encoder.module, ResNet):
         raise UserError(f'{encoder.architecture["name"]} is not a ResNet, the only encoder that Detectron2 can load')
     # Detectron2 builds no fc, so the first note on torchvision does not apply.
-    notes[0] = 'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB'
+    inputs = 'INPUT.FORMAT RGB' if encoder.channels == 3 else f'{encoder.channels} values in MODEL.PIXEL_MEAN'
+    notes[0] = f'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and {inputs}'
     return {names.detectron2_name(name): x for name, x in state.items() if not name.endswith(names.COUNTER)}, notes
 
 

@@ -59,10 +59,10 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
             f'{", ".join(SOURCES)}'
         )
-    white = d.get('value_range', 0.0)  # is a field of runs only
+    white = d.get('value_range', 0.0)
     keys = d.get('image_key', ''), d.get('label_key', '')  # are not in configs of older versions
     given = [
-        open_source(d.source, d.name, d.path, split, encoder.image_size, white, *keys)
+        open_source(d.source, d.name, d.path, split, encoder.image_size, white, encoder.channels, *keys)
         for split in (config.data.split, config.data.eval_split)
     ]
     sources.check_apart(given[0], given[1], config.data.split, config.data.eval_split)

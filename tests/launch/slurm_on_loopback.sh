@@ -19,7 +19,8 @@ finish() {
 trap finish EXIT
 
 host="$(hostname -s)"
-mkdir "$folder"/{state,spool-n1,spool-n2,home}
+nodes=("$host" localhost) # both names lead to this machine, as jax needs it
+mkdir "$folder"/{state,spool-"$host",spool-localhost,home}
 cat >"$SLURM_CONF" <<END
 ClusterName=loopback
 SlurmctldHost=$host(127.0.0.1)
@@ -37,13 +38,13 @@ StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool-%n
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd-%n.pid
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=16821 CPUs=1 State=UNKNOWN
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=16822 CPUs=1 State=UNKNOWN
-PartitionName=all Nodes=n1,n2 Default=YES State=UP OverSubscribe=FORCE:4
+NodeName=$host NodeHostname=$host NodeAddr=127.0.0.1 Port=16821 CPUs=1 State=UNKNOWN
+NodeName=localhost NodeHostname=$host NodeAddr=127.0.0.1 Port=16822 CPUs=1 State=UNKNOWN
+PartitionName=all Nodes=$host,localhost Default=YES State=UP OverSubscribe=FORCE:4
 END
 slurmctld -D >"$folder/slurmctld.log" 2>&1 &
 daemons+=($!)
-for node in n1 n2; do
+for node in "${nodes[@]}"; do
   slurmd -D -N "$node" >"$folder/slurmd-$node.log" 2>&1 &
   daemons+=($!)
 done
@@ -141,14 +142,17 @@ await "$job" 'JobState=COMPLETED.*Restarts=1|Restarts=1.*JobState=COMPLETED' 240
 [ "$(cat "$home/signals.0" "$home/signals.1")" = $'USR1\nUSR1' ]
 
 if [ -n "${TRAIN:-}" ]; then
-  echo 'A training by two tasks, which jax.distributed finds under Slurm, with a time limit and a preemption in it.'
+  echo 'A training by two tasks, which jax.distributed finds under Slurm, with a signal in it.'
   home="$folder/home/train"
   mkdir "$home"
   job="$(HOME="$home" PYTHON="$python" sbatch --parsable --chdir="$home" --output="$home/log" --nodes=2 \
-    "$sbatch_file" --config=mocov2:tiny "--workdir=$home/run" --config.steps=40)"
-  until grep -q 'step' "$home/log" 2>/dev/null; do sleep 0.5; done
-  scancel --signal=USR1 "$job"
-  await "$job" 'JobState=COMPLETED.*Restarts=1|Restarts=1.*JobState=COMPLETED' 300
+    "$sbatch_file" --config=mocov2:tiny "--workdir=$home/run" --config.steps=2000 --connect_timeout=200)"
+  until grep -q 'step 1' "$home/log" 2>/dev/null; do sleep 0.5; done
+  scancel --signal=USR1 "$job" # as Slurm does before the time limit
+  await "$job" 'JobState=RUNNING.*Restarts=1|Restarts=1.*JobState=RUNNING' 300
+  until grep -q 'resum' "$home/log" 2>/dev/null; do sleep 0.5; done
+  scancel "$job"
+  await "$job" 'JobState=CANCELLED' 60
   cat "$home/log"
 fi
 echo 'as expected'
