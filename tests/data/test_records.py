@@ -12,6 +12,7 @@ from contrastive_jax.data import facts, images
 from contrastive_jax.data.loader import train_batches
 from contrastive_jax.data.open import SOURCES, open_source, summary
 from contrastive_jax.data.sources import Source, check_apart
+from contrastive_jax.errors import DataError, UserError
 from tests.data.record_files import CLASSES, WRITERS, Example, encoded, examples, write_folder
 
 SPLITS = {split: examples(split) for split in ('train', 'test')}
@@ -138,8 +139,6 @@ def test_a_damaged_image_is_replaced_as_in_a_folder(kind: str, tmp_path: Path) -
 
 
 def test_files_that_are_not_read(kind: str, tmp_path: Path) -> None:
-    from contrastive_jax.errors import DataError
-
     with pytest.raises(DataError, match=r'does not exist'):
         opened(kind, tmp_path / 'missing')
     (tmp_path / 'a.png').write_bytes(encoded(np.zeros((4, 4, 3), np.uint8)))
@@ -151,3 +150,19 @@ def test_files_that_are_not_read(kind: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"cannot read '.*{name}'|is empty") as raised:
             opened(kind, tmp_path)
         assert '\n' not in str(raised.value) and ' -> ' in str(raised.value)
+
+
+def test_gray_images_keep_one_channel(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 4096, (5, 6)).astype(np.uint16) for _ in range(3)]
+    given = [Example(f'{i}', encoded(x), i) for i, x in enumerate(pixels)]
+    WRITERS[kind](tmp_path / kind, {'train': given})
+    write_folder(tmp_path / 'folder', {'train': given})
+    for channels in (1, 0):
+        source, like = (
+            open_source(k, path=str(tmp_path / k), split='all', channels=channels) for k in (kind, 'folder')
+        )
+        assert (source.channels, source.dtype, source.white) == (like.channels, like.dtype, like.white)
+        np.testing.assert_array_equal(source.image(1), like.image(1))
+    with pytest.raises(UserError, match='and 4 channels are wanted -> use image files'):
+        open_source(kind, path=str(tmp_path / kind), channels=4)
