@@ -44,7 +44,7 @@ setup(
         'ml-collections>=1.0',  # configs and --config.field=value
         'numpy>=2.0',
         'optax>=0.2.8',  # optimizers
-        'orbax-checkpoint>=0.11.20,<1',  # asynchronous checkpoints that restore onto another device count
+        'orbax-checkpoint>=0.11.28,<1',  # asynchronous checkpoints that restore onto another device count
         'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
         'safetensors>=0.5',  # weights in and out, without code in the file
         'scikit-learn>=1.5',  # the embedded handwritten digits, and t-SNE

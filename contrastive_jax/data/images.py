@@ -175,7 +175,7 @@ def look(files: Sequence[str | bytes]) -> Look:
                 most, least = max(most, floor, float(x.max(initial=0))), min(least, float(x.min(initial=0)))
             elif deep:
                 colors.append(int(np.asarray(image.convert('RGB')).max()))
-            frames += getattr(image, 'n_frames', 1) > 1
+            frames += image.format != 'MPO' and getattr(image, 'n_frames', 1) > 1  # a photo with its preview is MPO
             stored = getattr(image, 'tag_v2', {}).get(_BANDS_TAG, 0)
             bands = max(bands, stored if stored > len(image.getbands()) else 0)
             if image.has_transparency_data:
