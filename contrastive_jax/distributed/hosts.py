@@ -14,20 +14,27 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax._src import distributed
 
-from contrastive_jax.errors import LostError, UserError, print_error
+from contrastive_jax.distributed import watchdog
+from contrastive_jax.errors import Interrupted, LostError, UserError, exit_code_of, print_error
 
 CONNECT_S = 60  # seconds in which all processes have to come together
-HEARTBEAT_S = 30  # seconds after which jax ends all processes because one of them gives no sign of life
-COORDINATOR_STAYS_S = 2  # without process 0, jax ends the others before they have said why they end
+HEARTBEAT_S = 30  # seconds after which all processes end because one of them gives no sign of life
 
-_connected = False  # whether this process is one of several
+LONGEST = 200  # characters of an error of jax in a message
+LOOK = 'look for the cause in its log; the same command on all hosts goes on from the last checkpoint'
 
 
 def connect(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout_s: float = CONNECT_S
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_s: float = CONNECT_S,
+    patience_s: float = watchdog.PATIENCE_S,
 ) -> None:
     """Connects the processes of a run. Call it before any other use of jax.
 
@@ -39,12 +46,13 @@ def connect(
       num_processes: number of processes.
       process_id: number of this process, from 0.
       timeout_s: seconds to wait for process 0, and then for all others.
+      patience_s: seconds that a process may wait for its data, see `watchdog`; below HEARTBEAT_S also that it may give
+        no sign of life.
 
     Raises:
       UserError: only some of the three are given, they have no legal values, the port is in use, or the coordinator
         cannot be reached.
     """
-    global _connected
     given = {'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
     managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
@@ -67,13 +75,13 @@ def connect(
         else:
             wait_for_coordinator(host, port, timeout_s)
     try:
-        with _ending_after(timeout_s, coordinator or 'the address from the environment'):
+        with _ending_after(timeout_s, coordinator or 'the address from the environment'), _hearing_of_losses():
             jax.distributed.initialize(
                 coordinator,
                 num_processes,
                 process_id,
                 initialization_timeout=int(timeout_s) + 60,  # the line of `_ending_after` comes first
-                heartbeat_timeout_seconds=HEARTBEAT_S,
+                heartbeat_timeout_seconds=int(max(min(HEARTBEAT_S, patience_s), 1)),
             )
     except Exception as error:
         where = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', 'address from the environment')
@@ -81,7 +89,7 @@ def connect(
             f'cannot connect the hosts (coordinator {where}): {" ".join(str(error).split())} -> check that process 0 '
             'runs and that all hosts can reach its address'
         ) from error
-    _connected = True
+    watchdog.begin(distributed.global_state.client, distributed.global_state.process_id, patience_s)
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -144,34 +152,48 @@ def wait_for_coordinator(host: str, port: int, timeout_s: float) -> None:
         time.sleep(0.2)
 
 
-def end_alone(run: Callable[[], int]) -> int:
-    """Runs a command, and ends this process at once if it fails while others are connected.
+def end_alone(run: Callable[[], int | None], verbose: bool | Callable[[], bool] = False) -> int:
+    """Runs a command as `errors.exit_code_of` does. If it fails while others are connected, all of them end.
 
-    Otherwise the process would wait for minutes until the others, which wait for it, end too, and lose its exit code.
+    This process ends at once: otherwise it would wait for minutes until the others, which wait for it, end too. They
+    end with its exit code and its line.
 
     Args:
-      run: the command; it prints its errors and returns its exit code.
+      run, verbose: as for `exit_code_of`.
 
     Returns:
-      The exit code, if this is the only process or all of them end.
+      The exit code, if this is the only process or all of them end by themselves.
     """
     try:
-        code = run()
-    except Exception as error:
-        if not _connected:
+        code = exit_code_of(lambda: _announcing(run), verbose)
+    except Exception:
+        if watchdog.of_all() is None:
             raise
         traceback.print_exc()
         code = 1
-        if lost := lost_process(error):
-            print_error(str(lost))
-            code = lost.exit_code
-    if _connected and code not in (0, 42):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if jax.process_index() == 0:
-            time.sleep(COORDINATOR_STAYS_S)
-        os._exit(code)
+    if (dog := watchdog.of_all()) is not None and code not in (0, Interrupted.exit_code):
+        dog.leave(code)
     return code
+
+
+def _announcing(run: Callable[[], int | None]) -> int | None:
+    """Runs a command; what it raises is told to the other processes, or is what one of them has told."""
+    try:
+        return run()
+    except Interrupted:
+        raise
+    except Exception as error:
+        if (dog := watchdog.of_all()) is None:
+            raise
+        dog.stop()  # from here on this thread speaks
+        lost = lost_process(error)
+        if lost is not None:
+            raise (dog.cause() or lost) from error
+        if isinstance(error, UserError):
+            dog.announce(error.exit_code, str(error))
+        else:
+            dog.announce(1, f'{type(error).__name__}: {error}')
+        raise
 
 
 def lost_process(error: Exception) -> LostError | None:
@@ -187,10 +209,7 @@ def lost_process(error: Exception) -> LostError | None:
     )
     if not isinstance(error, jax.errors.JaxRuntimeError) or not any(sign in text for sign in signs):
         return None
-    return LostError(
-        f'another process of this run has ended or cannot be reached ({text[:200]})',
-        remedy='look for the cause in its log; the same command on all hosts goes on from the last checkpoint',
-    )
+    return LostError(f'another process of this run has ended or cannot be reached ({text[:LONGEST]})', remedy=LOOK)
 
 
 def enable_compilation_cache() -> None:
@@ -214,6 +233,37 @@ def _resolve(host: str, port: int) -> None:
             f'the host {host!r} of coordinator_address is unknown: {error.strerror or error}',
             remedy='give the name or the address of the host of process 0',
         ) from error
+
+
+@contextlib.contextmanager
+def _hearing_of_losses() -> Iterator[None]:
+    """Gives jax's client, which is made in this context, a function for the loss of a process: it aborts otherwise.
+
+    jax has no option for it. Where a version does not take the function either, it aborts (exit code 134).
+    """
+    made_by = distributed._jax
+    make = made_by.get_distributed_runtime_client
+
+    def make_hearing(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return make(*args, **kwargs, missed_heartbeat_callback=_end_lost)
+        except TypeError:
+            return make(*args, **kwargs)
+
+    made_by.get_distributed_runtime_client = make_hearing
+    try:
+        yield
+    finally:
+        made_by.get_distributed_runtime_client = make
+
+
+def _end_lost(status: object) -> None:
+    error = LostError(
+        f'another process of this run has ended or cannot be reached ({" ".join(str(status).split())[:LONGEST]})',
+        remedy=LOOK,
+    )
+    watchdog.say_last(error)
+    os._exit(error.exit_code)
 
 
 @contextlib.contextmanager

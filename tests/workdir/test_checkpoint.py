@@ -18,8 +18,10 @@ from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.training.finite import Dropped
 from contrastive_jax.training.run import TrainState
-from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, read_part
+from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.checksum import checksum
+from contrastive_jax.workdir.described import FOLDER
+from contrastive_jax.workdir.reading import read_part
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

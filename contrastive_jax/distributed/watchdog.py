@@ -1,0 +1,276 @@
+"""Ends this process when it can go no further and does not notice it, and says why in its last line.
+
+A thread looks at what the main thread does, in *stages*. It ends the process with a line, and with the stacks of all
+threads if the process itself has stalled, when
+
+- another process of the run has failed: it leaves its exit code and its line in the store of jax's coordinator, and all
+  others end with them;
+- this process has waited for its data for longer than the patience, or no process has finished a step for so long;
+- a signal asked the run to stop, and the main thread does not come to heed it, since it waits for data or devices.
+
+What may take long without being wrong, such as compiling, evaluating and saving, is never limited. A batch or a step
+may always take a few times as long as the longest one before it.
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import json
+import math
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeVar
+
+from contrastive_jax.errors import LostError, UserError, print_error
+
+PATIENCE_S = 300.0  # seconds for a batch of data or for a step, on several processes
+STOP_S = 20.0  # seconds after a signal for a batch or a step; a scheduler often gives 30 to end
+LATER_S = 20.0  # seconds, see `Watchdog`
+TIMES = 5  # a batch or a step may always take so many times as long as the longest one before it
+POLL_S = 1.0  # seconds between two looks
+CAUSE_S = 5.0  # seconds to wait for the reason why another process has ended
+STAYS_S = 3.0  # without process 0, jax ends the others before they have said why they end
+
+# 'free' is not limited; 'data': this process alone waits; 'step': it waits for devices, and so for all processes.
+Kind = Literal['free', 'data', 'step']
+
+PREFIX = 'contrastive_jax/'
+ENDED = f'{PREFIX}ended'  # the first process that failed: its number, exit code and line
+
+T = TypeVar('T')
+
+last_words: list[Callable[[UserError], None]] = []  # called before a process ends that nothing else would notice
+
+_of_all: 'Watchdog | None' = None  # of this process, if it is one of several
+
+
+@dataclasses.dataclass
+class Stage:
+    """What the main thread does since a time of the monotonic clock."""
+
+    what: str
+    kind: Kind
+    since: float
+
+
+_stages = [Stage('starting', 'free', time.monotonic())]
+_longest: dict[Kind, float] = {}  # seconds
+
+
+@contextlib.contextmanager
+def stage(what: str, kind: Kind = 'free') -> Iterator[None]:
+    """Names what the main thread does inside this context. Contexts may be nested: the innermost one counts.
+
+    Args:
+      what: for messages, such as 'reading the batch of step 3'.
+      kind: how its time is limited, see `Kind`.
+    """
+    _stages.append(Stage(what, kind, time.monotonic()))
+    try:
+        yield
+    finally:
+        mark('')
+        _stages.pop()
+        _stages[-1].since = time.monotonic()
+
+
+def mark(what: str) -> None:
+    """Something has been done in the innermost stage, and the next thing begins."""
+    now, top = time.monotonic(), _stages[-1]
+    _longest[top.kind] = max(_longest.get(top.kind, 0.0), now - top.since)
+    top.what, top.since = what, now
+
+
+def reading(batches: Iterable[T], what: str, first: int = 1) -> Iterator[T]:
+    """The same batches, with a stage around the time in which each is waited for.
+
+    Args:
+      batches: what is read.
+      what: for messages, before the number of the batch.
+      first: the number of the first batch.
+    """
+    iterator, number = iter(batches), first
+    while True:
+        with stage(f'reading {what} {number}', 'data'):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
+        number += 1
+
+
+def begin(client: Any, process: int, patience_s: float) -> None:
+    """Lets a watchdog look from now on until the process ends, see `Watchdog`."""
+    global _of_all
+    _of_all = Watchdog(client, process, patience_s)
+
+
+def of_all() -> 'Watchdog | None':
+    """The watchdog of this process, if it is one of several."""
+    return _of_all
+
+
+class Watchdog:
+    """The thread that looks.
+
+    Args:
+      client: the client of jax's coordinator; None if this is the only process.
+      process: the number of this process.
+      patience_s: seconds for a batch or a step; infinite if this is the only process.
+      stop_s: seconds for a batch or a step after a signal.
+      later_s: so much longer those wait that wait for others: who is the cause speaks first.
+    """
+
+    def __init__(
+        self,
+        client: Any = None,
+        process: int = 0,
+        patience_s: float = PATIENCE_S,
+        stop_s: float = STOP_S,
+        later_s: float = LATER_S,
+    ):
+        self._client, self._process = client, process
+        self._patience_s, self._stop_s, self._later_s = patience_s, stop_s, later_s
+        self._asked: tuple[str, float] | None = None  # the first signal, and when it came
+        self._interrupts = 0
+        self._heeded: frozenset[int] = frozenset()
+        self._done = threading.Event()
+        self._signals, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._thread = threading.Thread(target=self._look, name='watchdog', daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def hearing(self, signals: Iterable[int]) -> Iterator[None]:
+        """Inside this context it gets these signals, also while the main thread computes. For the main thread."""
+        self._heeded = frozenset(signals)
+        before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def stop(self) -> None:
+        """Looks no longer."""
+        if not self._done.is_set():
+            self._done.set()
+            os.write(self._wake, b'\0')
+            self._thread.join()
+            os.close(self._wake)
+            os.close(self._signals)
+
+    def announce(self, code: int, line: str) -> None:
+        """Tells the other processes why this one ends. Only the first of all counts."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):  # the coordinator is gone, or another process has failed before
+                self._client.key_value_set(ENDED, json.dumps([self._process, code, line]))
+
+    def cause(self) -> UserError | None:
+        """The error with which another process has ended; None if it has left no word."""
+        end = time.monotonic() + CAUSE_S
+        while self._client is not None:
+            try:
+                found = dict(self._client.key_value_dir_get(PREFIX))
+            except Exception:  # the coordinator is gone
+                return None
+            if error := self._of_another(found):
+                return error
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.1)
+        return None
+
+    def leave(self, code: int) -> None:
+        """Ends the process without waiting for others. Process 0 stays until they have read why."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._client is not None and self._process == 0:
+            time.sleep(STAYS_S)
+        os._exit(code)
+
+    def _look(self) -> None:
+        while not self._done.is_set():
+            if select.select([self._signals], [], [], POLL_S)[0]:
+                self._note(os.read(self._signals, 100))
+            try:
+                others = self._exchange()
+            except Exception:  # the coordinator does not answer: jax itself notices it if it is gone
+                others = {}
+            if self._done.is_set():
+                return
+            if error := self._of_another(others):
+                self._end(error, stacks=False)
+            elif error := self._stalled(others):
+                self.announce(error.exit_code, str(error))
+                self._end(error, stacks=True)
+
+    def _note(self, numbers: bytes) -> None:
+        for number in self._heeded.intersection(numbers):
+            self._asked = self._asked or (signal.Signals(number).name, time.monotonic())
+        self._interrupts += numbers.count(signal.SIGINT) if signal.SIGINT in self._heeded else 0
+        if self._interrupts > 1 and not self._done.wait(POLL_S):  # the main thread computes, and does not hear it
+            os._exit(128 + signal.SIGINT)
+
+    def _exchange(self) -> dict[str, str]:
+        """Tells the other processes what this one does, and returns what they have told."""
+        if self._client is None:
+            return {}
+        now = _stages[-1]
+        told = json.dumps([now.what, self._limit(now) is not None])
+        self._client.key_value_set(f'{PREFIX}{self._process}', told, allow_overwrite=True)
+        return dict(self._client.key_value_dir_get(PREFIX))
+
+    def _of_another(self, found: dict[str, str]) -> UserError | None:
+        process, code, line = json.loads(found.get(ENDED, '[-1, 0, ""]'))
+        if process in (-1, self._process):
+            return None
+        error = UserError('\n'.join(f'process {process}: {part}' for part in line.splitlines()))
+        error.exit_code = code
+        return error
+
+    def _limit(self, now: Stage) -> float | None:
+        """How long a stage may take, in seconds; None: as long as it wants."""
+        if now.kind == 'free' or (now.kind == 'step' and now.kind not in _longest):  # the first step compiles
+            return None
+        least = min(self._stop_s if self._asked else math.inf, self._patience_s)
+        return max(least, TIMES * _longest.get(now.kind, 0.0))
+
+    def _stalled(self, others: dict[str, str]) -> LostError | None:
+        now = _stages[-1]
+        if (limit := self._limit(now)) is None:
+            return None
+        asked, came = self._asked or ('', 0.0)
+        took = time.monotonic() - max(now.since, came)
+        why = f'{asked} came, but this process does not get to save: ' if asked else ''
+        remedy = 'look at the stacks above; the same command on all hosts goes on from the last checkpoint'
+        if now.kind == 'data' and took > limit:
+            return LostError(f'{why}{now.what} has taken more than {limit:.0f} s', remedy=remedy)
+        told = {name.removeprefix(PREFIX): json.loads(x) for name, x in others.items() if name != ENDED}
+        busy = any(not limited for process, (_, limited) in told.items() if process != str(self._process))
+        if now.kind == 'step' and took > limit + (self._later_s if told else 0) and not busy:
+            doing = ', '.join(f'process {i}: {what}' for i, (what, _) in sorted(told.items()))
+            return LostError(
+                f'{why}{now.what} has not ended for {took:.0f} s' + (f' ({doing})' if doing else ''), remedy=remedy
+            )
+        return None
+
+    def _end(self, error: UserError, stacks: bool) -> None:
+        if stacks:
+            sys.stderr.flush()
+            faulthandler.dump_traceback(2)
+        say_last(error)
+        self.leave(error.exit_code)
+
+
+def say_last(error: UserError) -> None:
+    """Prints the last line of this process, after all others who have something to do before have done it."""
+    for say in last_words:
+        with contextlib.suppress(Exception):
+            say(error)
+    print_error(str(error))
