@@ -102,7 +102,7 @@ class Facts:
     def full(self) -> bool:
         from contrastive_jax.workdir import disk
 
-        return disk.room(self.folder).bytes < self.needed
+        return disk.room(self.folder).bytes < self.needed + disk.METADATA
 
     @property
     def command(self) -> str:

@@ -26,7 +26,7 @@ def check_room(shapes: PyTree, workdir: Path) -> None:
     Raises:
       DiskFullError: it does not fit.
     """
-    needed, found = checkpoint_bytes(shapes), disk.room(workdir)
+    needed, found = checkpoint_bytes(shapes) + disk.METADATA, disk.room(workdir)
     if found.bytes < needed or found.files < FILES:
         raise DiskFullError(
             f'the disk of workdir {workdir} is full: a checkpoint needs {in_bytes(needed)} and {FILES} files, and free '

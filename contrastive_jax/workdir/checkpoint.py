@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from contrastive_jax.distributed.agree import text_of_first, together
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
-from contrastive_jax.errors import CheckpointError, NumericalError, UserError
+from contrastive_jax.errors import BusyError, CheckpointError, NumericalError, UserError
 from contrastive_jax.optim.optimizers import is_below
 from contrastive_jax.workdir import lock, run_record
 from contrastive_jax.workdir.checksum import checksum, checksums, digest
@@ -230,6 +230,12 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
 
+    def _remove_unfinished(self, folder: Path) -> None:
+        """Deletes the checkpoint that could not be written."""
+        if jax.process_index() == 0:
+            for unfinished in folder.glob(UNFINISHED):
+                shutil.rmtree(unfinished, ignore_errors=True)
+
     def _check_shared(self) -> None:
         """Makes sure that this process sees the workdir of the first one: each writes its part of a checkpoint."""
         end = time.monotonic() + VISIBLE_S
@@ -297,11 +303,18 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            lock.check(self._workdir)  # a workdir that was deleted or taken over is the cause
             folder = Path(self._manager.directory)
-            if jax.process_index() == 0:  # what was written would fill the disk until the next start
-                for unfinished in folder.glob(UNFINISHED):
-                    shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                lock.check(self._workdir)  # a workdir that was deleted or taken over is the cause
+            except BusyError:
+                raise
+            except UserError:
+                self._remove_unfinished(folder)
+                with contextlib.suppress(OSError):  # Orbax has made them again; an error if they hold anything
+                    folder.rmdir()
+                    self._workdir.rmdir()
+                raise
+            self._remove_unfinished(folder)  # it would fill the disk until the next start
             found = sorted(int(x.name) for x in folder.glob('[0-9]*') if x.name.isdecimal())
             raise CheckpointError(
                 f'cannot write a checkpoint to {folder}: {brief(error)}; it needs {in_bytes(self._needed)}, and free '

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from contrastive_jax.errors import DiskFullError, UserError
 
+METADATA = 1_000_000  # bytes that a checkpoint needs beside its arrays, and a run for a few lines of metrics
+
 FULL = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
 
 

@@ -353,7 +353,9 @@ def test_a_disk_that_is_full(tmp_path, file_limit):
     run = Run(tmp_path)
     run.save(3)
     large = Run(tmp_path, width=20_000)
-    with pytest.raises(CheckpointError, match=r'cannot write a checkpoint to .* -> free some space') as caught:
+    with pytest.raises(
+        CheckpointError, match=r'cannot write a checkpoint to .*it needs .* and free are .* -> make room'
+    ) as caught:
         large.save(6)
     assert '\n' not in str(caught.value) and caught.value.exit_code == 5
     file_limit()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrastive_jax.errors import DiskFullError, UserError
+from contrastive_jax.plots import figures
 from contrastive_jax.workdir import disk, metrics
 from contrastive_jax.workdir.disk import cannot_write
 from contrastive_jax.workdir.lock import Lock
@@ -69,12 +70,11 @@ def test_a_workdir_that_is_deleted_while_a_checkpoint_is_written(tmp_path: Path)
         run = Run(workdir, width=20_000)
         run.save(3)
         state = run.devices.place(make_state(6, 20_000), SPECS)
-        with pytest.raises(UserError, match='was deleted while this run was using it -> nothing more is written'):
+        with pytest.raises(UserError, match='while this run was using it -> nothing more is written'):
             run.checkpoints.save(6, state)
-            shutil.rmtree(workdir)
+            workdir.rename(tmp_path / 'away')  # at once, while files are written
             run.checkpoints.wait()
             run.checkpoints.save(9, state)
-    assert not workdir.exists()
 
 
 def test_a_disk_without_room(tmp_path: Path) -> None:
@@ -107,3 +107,13 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r'cannot write to workdir .*: Read-only file system -> make it') as error:
             Lock(folder / 'run').__enter__()
         assert error.value.exit_code == 2
+
+
+def test_a_picture_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disks.mounted(tmp_path / 'disk', 1_000_000) as folder:
+        filler = small_disks.fill(folder)
+        with pytest.raises(DiskFullError, match=rf'cannot write {folder}/curves.png: No space left on device; free'):
+            figures.curves([{'step': 1, 'loss': 1.0}], folder / 'curves.png')
+        assert [x.name for x in folder.iterdir()] == ['filler']
+        small_disks.make_room(filler)
+        figures.curves([{'step': 1, 'loss': 1.0}], folder / 'curves.png')
