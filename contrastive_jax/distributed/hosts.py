@@ -14,19 +14,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax._src import distributed
 
 from contrastive_jax.distributed import watchdog
+from contrastive_jax.distributed.messages import LOOK
 from contrastive_jax.errors import Interrupted, LostError, UserError, exit_code_of, print_error
 
 CONNECT_S = 60  # seconds in which all processes have to come together
-HEARTBEAT_S = 30  # seconds after which all processes end because one of them gives no sign of life
+HEARTBEAT_S = 100  # seconds of silence after which jax ends a process by a signal; the watchdog does it before
 
 LONGEST = 200  # characters of an error of jax in a message
-LOOK = 'look for the cause in its log; the same command on all hosts goes on from the last checkpoint'
 
 
 def connect(
@@ -46,8 +45,7 @@ def connect(
       num_processes: number of processes.
       process_id: number of this process, from 0.
       timeout_s: seconds to wait for process 0, and then for all others.
-      patience_s: seconds that a process may wait for its data, see `watchdog`; below HEARTBEAT_S also that it may give
-        no sign of life.
+      patience_s: seconds that a process may wait for its data, see `watchdog`.
 
     Raises:
       UserError: only some of the three are given, they have no legal values, the port is in use, or the coordinator
@@ -75,13 +73,13 @@ def connect(
         else:
             wait_for_coordinator(host, port, timeout_s)
     try:
-        with _ending_after(timeout_s, coordinator or 'the address from the environment'), _hearing_of_losses():
+        with _ending_after(timeout_s, coordinator or 'the address from the environment'):
             jax.distributed.initialize(
                 coordinator,
                 num_processes,
                 process_id,
                 initialization_timeout=int(timeout_s) + 60,  # the line of `_ending_after` comes first
-                heartbeat_timeout_seconds=int(max(min(HEARTBEAT_S, patience_s), 1)),
+                heartbeat_timeout_seconds=HEARTBEAT_S,
             )
     except Exception as error:
         where = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', 'address from the environment')
@@ -171,28 +169,28 @@ def end_alone(run: Callable[[], int | None], verbose: bool | Callable[[], bool] 
             raise
         traceback.print_exc()
         code = 1
-    if (dog := watchdog.of_all()) is not None and code not in (0, Interrupted.exit_code):
-        dog.leave(code)
+    if (dog := watchdog.of_all()) is not None:
+        if code not in (0, Interrupted.exit_code):
+            dog.leave(code)
+        if dog.messages is not None:
+            dog.messages.stop()
     return code
 
 
 def _announcing(run: Callable[[], int | None]) -> int | None:
     """Runs a command; what it raises is told to the other processes, or is what one of them has told."""
     try:
-        return run()
-    except Interrupted:
-        raise
+        try:
+            return run()
+        finally:
+            if (dog := watchdog.of_all()) is not None:
+                dog.stop()  # from here on this thread speaks
     except Exception as error:
-        if (dog := watchdog.of_all()) is None:
+        if dog is None or dog.messages is None or isinstance(error, Interrupted):
             raise
-        dog.stop()  # from here on this thread speaks
-        lost = lost_process(error)
-        if lost is not None:
-            raise (dog.cause() or lost) from error
-        if isinstance(error, UserError):
-            dog.announce(error.exit_code, str(error))
-        else:
-            dog.announce(1, f'{type(error).__name__}: {error}')
+        if lost := lost_process(error):
+            raise (dog.messages.cause() or lost) from error
+        dog.messages.announce(error)
         raise
 
 
@@ -233,37 +231,6 @@ def _resolve(host: str, port: int) -> None:
             f'the host {host!r} of coordinator_address is unknown: {error.strerror or error}',
             remedy='give the name or the address of the host of process 0',
         ) from error
-
-
-@contextlib.contextmanager
-def _hearing_of_losses() -> Iterator[None]:
-    """Gives jax's client, which is made in this context, a function for the loss of a process: it aborts otherwise.
-
-    jax has no option for it. Where a version does not take the function either, it aborts (exit code 134).
-    """
-    made_by = distributed._jax
-    make = made_by.get_distributed_runtime_client
-
-    def make_hearing(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return make(*args, **kwargs, missed_heartbeat_callback=_end_lost)
-        except TypeError:
-            return make(*args, **kwargs)
-
-    made_by.get_distributed_runtime_client = make_hearing
-    try:
-        yield
-    finally:
-        made_by.get_distributed_runtime_client = make
-
-
-def _end_lost(status: object) -> None:
-    error = LostError(
-        f'another process of this run has ended or cannot be reached ({" ".join(str(status).split())[:LONGEST]})',
-        remedy=LOOK,
-    )
-    watchdog.say_last(error)
-    os._exit(error.exit_code)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,7 @@
 A thread looks at what the main thread does, in *stages*. It ends the process with a line, and with the stacks of all
 threads if the process itself has stalled, when
 
-- another process of the run has failed: it leaves its exit code and its line in the store of jax's coordinator, and all
-  others end with them;
+- another process of the run has failed: all end with its exit code and line; or it gives no sign of life;
 - this process has waited for its data for longer than the patience, or no process has finished a step for so long;
 - a signal asked the run to stop, and the main thread does not come to heed it, since it waits for data or devices.
 
@@ -15,7 +14,6 @@ may always take a few times as long as the longest one before it.
 import contextlib
 import dataclasses
 import faulthandler
-import json
 import math
 import os
 import select
@@ -26,21 +24,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
+from contrastive_jax.distributed.messages import Messages
 from contrastive_jax.errors import LostError, UserError, print_error
 
 PATIENCE_S = 300.0  # seconds for a batch of data or for a step, on several processes
+LOST_S = 40.0  # seconds without a sign of life after which a process counts as lost
 STOP_S = 20.0  # seconds after a signal for a batch or a step; a scheduler often gives 30 to end
 LATER_S = 20.0  # seconds, see `Watchdog`
 TIMES = 5  # a batch or a step may always take so many times as long as the longest one before it
 POLL_S = 1.0  # seconds between two looks
-CAUSE_S = 5.0  # seconds to wait for the reason why another process has ended
 STAYS_S = 3.0  # without process 0, jax ends the others before they have said why they end
 
 # 'free' is not limited; 'data': this process alone waits; 'step': it waits for devices, and so for all processes.
 Kind = Literal['free', 'data', 'step']
-
-PREFIX = 'contrastive_jax/'
-ENDED = f'{PREFIX}ended'  # the first process that failed: its number, exit code and line
 
 T = TypeVar('T')
 
@@ -106,9 +102,16 @@ def reading(batches: Iterable[T], what: str, first: int = 1) -> Iterator[T]:
 
 
 def begin(client: Any, process: int, patience_s: float) -> None:
-    """Lets a watchdog look from now on until the process ends, see `Watchdog`."""
+    """Lets a watchdog look from now on until the process ends.
+
+    Args:
+      client: jax's client of the coordinator.
+      process: the number of this process.
+      patience_s: as for `Watchdog`; below LOST_S, also the time after which a silent process counts as lost.
+    """
     global _of_all
-    _of_all = Watchdog(client, process, patience_s)
+    _of_all = Watchdog(patience_s)
+    _of_all.messages = Messages(client, process, _of_all.doing, min(LOST_S, patience_s))
 
 
 def of_all() -> 'Watchdog | None':
@@ -120,22 +123,16 @@ class Watchdog:
     """The thread that looks.
 
     Args:
-      client: the client of jax's coordinator; None if this is the only process.
-      process: the number of this process.
-      patience_s: seconds for a batch or a step; infinite if this is the only process.
+      patience_s: seconds for a batch or a step.
       stop_s: seconds for a batch or a step after a signal.
       later_s: so much longer those wait that wait for others: who is the cause speaks first.
+
+    Attributes:
+      messages: to and from other processes; None if there are none.
     """
 
-    def __init__(
-        self,
-        client: Any = None,
-        process: int = 0,
-        patience_s: float = PATIENCE_S,
-        stop_s: float = STOP_S,
-        later_s: float = LATER_S,
-    ):
-        self._client, self._process = client, process
+    def __init__(self, patience_s: float, stop_s: float = STOP_S, later_s: float = LATER_S):
+        self.messages: Messages | None = None
         self._patience_s, self._stop_s, self._later_s = patience_s, stop_s, later_s
         self._asked: tuple[str, float] | None = None  # the first signal, and when it came
         self._interrupts = 0
@@ -165,32 +162,16 @@ class Watchdog:
             os.close(self._wake)
             os.close(self._signals)
 
-    def announce(self, code: int, line: str) -> None:
-        """Tells the other processes why this one ends. Only the first of all counts."""
-        if self._client is not None:
-            with contextlib.suppress(Exception):  # the coordinator is gone, or another process has failed before
-                self._client.key_value_set(ENDED, json.dumps([self._process, code, line]))
-
-    def cause(self) -> UserError | None:
-        """The error with which another process has ended; None if it has left no word."""
-        end = time.monotonic() + CAUSE_S
-        while self._client is not None:
-            try:
-                found = dict(self._client.key_value_dir_get(PREFIX))
-            except Exception:  # the coordinator is gone
-                return None
-            if error := self._of_another(found):
-                return error
-            if time.monotonic() > end:
-                return None
-            time.sleep(0.1)
-        return None
+    def doing(self) -> tuple[str, bool]:
+        """What the main thread does, and whether it may take any time."""
+        now = _stages[-1]
+        return now.what, self._limit(now) is None
 
     def leave(self, code: int) -> None:
         """Ends the process without waiting for others. Process 0 stays until they have read why."""
         sys.stdout.flush()
         sys.stderr.flush()
-        if self._client is not None and self._process == 0:
+        if self.messages is not None and self.messages.process == 0:
             time.sleep(STAYS_S)
         os._exit(code)
 
@@ -198,16 +179,11 @@ class Watchdog:
         while not self._done.is_set():
             if select.select([self._signals], [], [], POLL_S)[0]:
                 self._note(os.read(self._signals, 100))
-            try:
-                others = self._exchange()
-            except Exception:  # the coordinator does not answer: jax itself notices it if it is gone
-                others = {}
             if self._done.is_set():
                 return
-            if error := self._of_another(others):
+            if self.messages is not None and (error := self.messages.failure()):
                 self._end(error, stacks=False)
-            elif error := self._stalled(others):
-                self.announce(error.exit_code, str(error))
+            elif error := self._stalled():
                 self._end(error, stacks=True)
 
     def _note(self, numbers: bytes) -> None:
@@ -217,31 +193,14 @@ class Watchdog:
         if self._interrupts > 1 and not self._done.wait(POLL_S):  # the main thread computes, and does not hear it
             os._exit(128 + signal.SIGINT)
 
-    def _exchange(self) -> dict[str, str]:
-        """Tells the other processes what this one does, and returns what they have told."""
-        if self._client is None:
-            return {}
-        now = _stages[-1]
-        told = json.dumps([now.what, self._limit(now) is not None])
-        self._client.key_value_set(f'{PREFIX}{self._process}', told, allow_overwrite=True)
-        return dict(self._client.key_value_dir_get(PREFIX))
-
-    def _of_another(self, found: dict[str, str]) -> UserError | None:
-        process, code, line = json.loads(found.get(ENDED, '[-1, 0, ""]'))
-        if process in (-1, self._process):
-            return None
-        error = UserError('\n'.join(f'process {process}: {part}' for part in line.splitlines()))
-        error.exit_code = code
-        return error
-
     def _limit(self, now: Stage) -> float | None:
-        """How long a stage may take, in seconds; None: as long as it wants."""
+        """How long a stage may take, in seconds; None: any time."""
         if now.kind == 'free' or (now.kind == 'step' and now.kind not in _longest):  # the first step compiles
             return None
         least = min(self._stop_s if self._asked else math.inf, self._patience_s)
         return max(least, TIMES * _longest.get(now.kind, 0.0))
 
-    def _stalled(self, others: dict[str, str]) -> LostError | None:
+    def _stalled(self) -> LostError | None:
         now = _stages[-1]
         if (limit := self._limit(now)) is None:
             return None
@@ -251,26 +210,23 @@ class Watchdog:
         remedy = 'look at the stacks above; the same command on all hosts goes on from the last checkpoint'
         if now.kind == 'data' and took > limit:
             return LostError(f'{why}{now.what} has taken more than {limit:.0f} s', remedy=remedy)
-        told = {name.removeprefix(PREFIX): json.loads(x) for name, x in others.items() if name != ENDED}
-        busy = any(not limited for process, (_, limited) in told.items() if process != str(self._process))
-        if now.kind == 'step' and took > limit + (self._later_s if told else 0) and not busy:
-            doing = ', '.join(f'process {i}: {what}' for i, (what, _) in sorted(told.items()))
+        others = self.messages.others() if self.messages else {}
+        busy = any(any_time for _, any_time, beat in others.values() if beat >= 0)
+        if now.kind == 'step' and took > limit + (self._later_s if self.messages else 0) and not busy:
+            doing = ', '.join(f'process {i}: {what}' for i, (what, *_) in others.items())
             return LostError(
                 f'{why}{now.what} has not ended for {took:.0f} s' + (f' ({doing})' if doing else ''), remedy=remedy
             )
         return None
 
     def _end(self, error: UserError, stacks: bool) -> None:
+        if self.messages is not None:
+            self.messages.announce(error)
         if stacks:
             sys.stderr.flush()
             faulthandler.dump_traceback(2)
-        say_last(error)
+        for say in last_words:
+            with contextlib.suppress(Exception):
+                say(error)
+        print_error(str(error))
         self.leave(error.exit_code)
-
-
-def say_last(error: UserError) -> None:
-    """Prints the last line of this process, after all others who have something to do before have done it."""
-    for say in last_words:
-        with contextlib.suppress(Exception):
-            say(error)
-    print_error(str(error))

@@ -13,6 +13,7 @@ from contrastive_jax.distributed.watchdog import Watchdog
 HEAD = """
 import math, os, signal, time
 from contrastive_jax.distributed import watchdog
+from contrastive_jax.distributed.messages import Messages
 from contrastive_jax.distributed.watchdog import Watchdog, mark, stage
 """
 
@@ -71,7 +72,8 @@ class Store(dict):
     def key_value_dir_get(self, prefix):
         return list(self.items())
 store = Store()
-Watchdog(store, 1, patience_s=0.2, later_s=0.2)
+dog = Watchdog(patience_s=0.2, later_s=1.5)
+dog.messages = Messages(store, 1, dog.doing, 3.0)
 """
 
 
@@ -86,12 +88,12 @@ def test_what_may_take_long() -> None:
             mark('training step 2')
             time.sleep(1.3)
         watchdog._longest.clear()
-        store['contrastive_jax/0'] = '["saving step 3", false]'
+        store['contrastive_jax/0'] = '["saving step 3", true, 7]'
         with stage('training', 'step'):
             mark('training step 3')
             mark('training step 4')
-            time.sleep(1.3)
-        assert store['contrastive_jax/1'] == '["training step 4", true]', store
+            time.sleep(3.5)
+        assert store['contrastive_jax/1'].startswith('["training step 4", false, '), store
     """,
         STORE,
     )
@@ -101,7 +103,7 @@ def test_what_may_take_long() -> None:
 def test_a_step_that_no_process_finishes() -> None:
     code, lines, _ = run(
         """
-        store['contrastive_jax/0'] = '["training step 4", true]'
+        store['contrastive_jax/0'] = '["training step 5", false, 7]'
         with stage('training', 'step'):
             mark('training step 4')
             time.sleep(50)
@@ -110,21 +112,43 @@ def test_a_step_that_no_process_finishes() -> None:
     )
     assert code == 142
     assert 'error: training step 4 has not ended for ' in lines[-1]
-    assert '(process 0: training step 4, process 1: training step 4) -> look at' in lines[-1]
+    assert ' s (process 0: training step 5) -> look at' in lines[-1]
 
 
 def test_what_another_process_has_said() -> None:
-    code, lines, _ = run("""
-        class Store:
-            def key_value_set(self, key, value, allow_overwrite=False):
-                pass
-            def key_value_dir_get(self, prefix):
-                return [('contrastive_jax/ended', '[1, 3, "no data -> repair it"]')]
-        with stage('waiting'):
-            Watchdog(Store(), 2, 9)
-            time.sleep(50)
-    """)
-    assert (code, lines) == (3, ['contrastive_jax: error: process 1: no data -> repair it'])
+    code, lines, _ = run(
+        """
+        store['contrastive_jax/ended'] = '[0, 3, "no data -> repair it"]'
+        time.sleep(50)
+    """,
+        STORE,
+    )
+    assert (code, lines) == (3, ['contrastive_jax: error: process 0: no data -> repair it'])
+
+
+@pytest.mark.parametrize('beat', [7, -1])
+def test_a_process_without_a_sign_of_life(beat: int) -> None:
+    """Unless it has said that it is done."""
+    code, lines, _ = run(
+        f"""
+        store['contrastive_jax/0'] = '["training step 5", true, {beat}]'
+        time.sleep(50 if {beat} > 0 else 5)
+    """,
+        STORE,
+    )
+    assert code == (142 if beat > 0 else 0)
+    assert beat < 0 or 'process 0 has given no sign of life for' in lines[-1]
+
+
+def test_a_coordinator_that_does_not_answer() -> None:
+    code, lines, _ = run(
+        """
+        store.key_value_dir_get = lambda prefix: time.sleep(50)
+        time.sleep(50)
+    """,
+        STORE,
+    )
+    assert code == 142 and 'process 0, which all others talk to, has not answered for' in lines[-1]
 
 
 def test_a_stop(recwarn: pytest.WarningsRecorder) -> None:

@@ -45,11 +45,11 @@ def last_lines(pair: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 def test_a_process_that_stalls_in_its_data(pair, tmp_path):
     """Both end, with the stacks of the one that stalls; started again, they end as one process does."""
-    two = pair(5, **{'data.path': 'stall:40'})
+    two = pair(20, **{'data.path': 'stall:40'})
     (code0, _, err0), (code1, _, err1) = map(ended, two)
     assert (code0, code1) == (142, 142), err0 + err1
     line = err1.splitlines()[-1]
-    assert line.startswith('contrastive_jax: error: reading the batch of step 5 has taken more than 5 s -> look at')
+    assert line.startswith('contrastive_jax: error: reading the batch of step 5 has taken more than 20 s -> look at')
     assert err0.splitlines()[-1] == line.replace('error: ', 'error: process 1: ')
     assert 'most recent call first' in err1 and 'faulty_data.py' in err1 and 'most recent call first' not in err0
     assert [code for code, *_ in map(ended, pair())] == [0, 0]
@@ -78,11 +78,11 @@ def test_a_process_that_is_killed(pair, tmp_path):
 
 
 def test_the_first_process_is_stopped(pair, tmp_path):
-    """jax alone would abort the other one."""
-    two = pair(10, steps=100_000)
+    """jax alone would abort the other one, after a longer time."""
+    two = pair(20, steps=100_000)
     complete_runs.wait_for_step(tmp_path / 'run', 3, *two)
     two[0].send_signal(signal.SIGSTOP)
     began = time.monotonic()
     code, _, err = ended(two[1])
     assert code == 142 and time.monotonic() - began < SOON_S, err
-    assert err.splitlines()[-1].startswith('contrastive_jax: error: another process of this run has ended'), err
+    assert 'error: process 0, which all others talk to, has not answered for ' in err.splitlines()[-1], err
