@@ -73,8 +73,11 @@ class Store(dict):
         return list(self.items())
 store = Store()
 dog = Watchdog(patience_s=0.2, later_s=1.5)
-dog.messages = Messages(store, 1, dog.doing, 3.0)
+dog.messages = Messages(store, 1, dog.doing, 30.0)
 """
+
+
+IMPATIENT = STORE.replace('30.0', '3.0')
 
 
 def test_what_may_take_long() -> None:
@@ -134,7 +137,7 @@ def test_a_process_without_a_sign_of_life(beat: int) -> None:
         store['contrastive_jax/0'] = '["training step 5", true, {beat}]'
         time.sleep(50 if {beat} > 0 else 5)
     """,
-        STORE,
+        IMPATIENT,
     )
     assert code == (142 if beat > 0 else 0)
     assert beat < 0 or 'process 0 has given no sign of life for' in lines[-1]
@@ -146,7 +149,7 @@ def test_a_coordinator_that_does_not_answer() -> None:
         store.key_value_dir_get = lambda prefix: time.sleep(50)
         time.sleep(50)
     """,
-        STORE,
+        IMPATIENT,
     )
     assert code == 142 and 'process 0, which all others talk to, has not answered for' in lines[-1]
 
