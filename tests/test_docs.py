@@ -39,7 +39,8 @@ WITH_CODE = tuple(page for page in DOCS if page != 'docs/extending.md')
 # Configs that together have every field.
 ANY_OF_THESE = ('mocov2:tiny', 'eval/knn', 'eval/finetune', 'eval/distill')
 
-PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'launch/tpu.sh', 'export', 'ssh-add')
+LAUNCHERS = ('launch/tpu.sh', 'launch/gpu.sh', 'launch/gke/jobset.sh', 'launch/gke/xpk.sh', 'sbatch', 'sky')
+PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'export', 'ssh-add', 'docker', *LAUNCHERS)
 
 
 @functools.cache
@@ -146,6 +147,8 @@ def test_the_classifier_has_the_weights_of_the_run(run_page: Callable[[str], dic
     np.testing.assert_allclose(names['logits'], expected, atol=1e-5)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_array_equal(names['same'](names['images']), names['h'])
+    largest = np.abs(names['h']).max()
+    np.testing.assert_allclose(names['features'], names['h'], rtol=1e-5, atol=1e-6 * largest)  # of the .jaxexport file
 
 
 def test_evaluation_in_python(run_page: Callable[[str], dict[str, Any]]) -> None:
@@ -229,13 +232,22 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
     return (f'{module}.__main__' if is_package else module), words[3:]
 
 
+def passed_on(words: list[str]) -> list[str]:
+    """The arguments for the training in the command of a launcher."""
+    if words[0] == 'sky':
+        return shlex.split(words[-1].removeprefix('ARGUMENTS=$(launch/encoded.sh encode ').removesuffix(')'))
+    before = 'launch/slurm.sbatch' if words[0] == 'sbatch' else '--'
+    after = words[words.index(before) + 1 :] if before in words else []
+    return after[: after.index('|')] if '|' in after else after
+
+
 @pytest.mark.parametrize('page', [page for page in (*DOCS, *OTHERS) if (ROOT / page).exists()])
 def test_commands_are_right(page: str) -> None:
     """Modules, options, recipes, variants and fields exist; nothing is run."""
     for words in [*commands(page), *inline_commands(page)]:
         assert words[0] in PROGRAMS, words
-        if words[:3] == ['launch/tpu.sh', 'run', '--']:
-            words = ['python', '-m', 'contrastive_jax.main', *words[3:]]
+        if words[0] in LAUNCHERS and (arguments := passed_on(words)):
+            words = ['python', '-m', 'contrastive_jax.main', *arguments]
         if words[0] == 'pip':
             for extra in re.findall(r'\.\[(\w+)\]', ' '.join(words)):
                 assert f"'{extra}': [" in text('setup.py'), words
