@@ -23,7 +23,7 @@ from contrastive_jax.distributed.messages import LOOK
 from contrastive_jax.errors import Interrupted, LostError, UserError, exit_code_of, print_error
 
 CONNECT_S = 60  # seconds in which all processes have to come together
-HEARTBEAT_S = 100  # seconds of silence after which jax ends a process by a signal; the watchdog does it before
+HEARTBEAT_S = 45  # seconds of silence after which jax ends a process by a signal; the watchdog does it before
 
 LONGEST = 200  # characters of an error of jax in a message
 

@@ -28,7 +28,7 @@ from contrastive_jax.distributed.messages import Messages
 from contrastive_jax.errors import LostError, UserError, print_error
 
 PATIENCE_S = 300.0  # seconds for a batch of data or for a step, on several processes
-LOST_S = 50.0  # seconds without a sign of life after which a process counts as lost
+LOST_S = 25.0  # seconds without a sign of life after which a process counts as lost
 STOP_S = 20.0  # seconds after a signal for a batch or a step; a scheduler often gives 30 to end
 LATER_S = 20.0  # seconds, see `Watchdog`
 TIMES = 5  # a batch or a step may always take so many times as long as the longest one before it
