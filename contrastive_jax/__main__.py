@@ -23,6 +23,7 @@ COMMANDS = {
     'convert': ('contrastive_jax.convert', 'convert weights: published checkpoints in, PyTorch and ONNX out'),
     'compare': ('contrastive_jax.compare', 'train several configs and compare them in a table and a picture'),
     'reproduce': ('contrastive_jax.reproduce.__main__', 'train and evaluate what a reference number was measured on'),
+    'plan': ('contrastive_jax.plan.__main__', 'say what a run will cost on devices that need not be here'),
     'configs': ('', 'list the recipes and their variants'),
 }
 

@@ -19,7 +19,7 @@ EXIT_CODES = {
     5: ('the disk is full, or no checkpoint can be read or written', 'no: when there is room'),
     6: ('another run uses the workdir', 'no'),
     130: ('a second Ctrl-C ended the run at once', 'yes, it goes on from the last checkpoint'),
-    134: ('jax has lost process 0', 'yes, on all hosts; it goes on from the last checkpoint'),
+    134: ('jax has lost another process of the run', 'yes, on all hosts; it goes on from the last checkpoint'),
     BROKEN_PIPE: ('the output was closed, as by `... | head`', 'yes'),
     142: (
         'another process of the run was lost, or this one has stalled',

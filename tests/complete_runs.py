@@ -126,7 +126,9 @@ def fit(
     devices = SharedDevices.of(config.parallel, count)
     assert check(config, count) == []
     source, held_out = load_data(config)
-    key = config.to_json(), len(source), method
+    same = config.copy_and_resolve_references()
+    same.data.update(source='', path='')  # of the data, a run and its programs depend on the number of images alone
+    key = same.to_json(), len(source), method
     run = build_run(config, len(source))
     run = RUNS.setdefault(key, run if method is None else dataclasses.replace(run, method=method))
     path = open_workdir(str(workdir), config, may_differ=rollback is not None)

@@ -23,7 +23,8 @@ from contrastive_jax.distributed.messages import LOOK
 from contrastive_jax.errors import Interrupted, LostError, UserError, exit_code_of, print_error
 
 CONNECT_S = 60  # seconds in which all processes have to come together
-HEARTBEAT_S = 45  # seconds of silence after which jax ends a process by a signal; the watchdog does it before
+HEARTBEAT_S = 45  # seconds of silence after which jax ends a process by a signal
+PCI = Path('/sys/bus/pci/devices')
 
 LONGEST = 200  # characters of an error of jax in a message
 
@@ -54,7 +55,9 @@ def connect(
     given = {'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
     managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-    on_tpu = importlib.util.find_spec('libtpu') is not None and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
+    # libtpu may be here without a TPU: it compiles for described ones.
+    on_tpu = importlib.util.find_spec('libtpu') is not None and has_tpu()
+    on_tpu &= os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
     if len(missing) == 3 and not managed and not on_tpu and 'JAX_COORDINATOR_ADDRESS' not in os.environ:
         return
     if 0 < len(missing) < 3:
@@ -88,6 +91,16 @@ def connect(
             'runs and that all hosts can reach its address'
         ) from error
     watchdog.begin(distributed.global_state.client, distributed.global_state.process_id, patience_s)
+
+
+def has_tpu(devices: Path = PCI) -> bool:
+    """Whether this host has a TPU: a PCI device of Google that is neither a disk (class 01) nor a network card (02)."""
+
+    def is_tpu(device: Path) -> bool:
+        vendor, kind = ((device / name).read_text(encoding='ascii').strip() for name in ('vendor', 'class'))
+        return vendor == '0x1ae0' and not kind.startswith(('0x01', '0x02'))
+
+    return any(is_tpu(file.parent) for file in devices.glob('*/vendor'))
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -141,8 +141,11 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
     else:
         raise UserError(f'{workdir} is a fine-tuning of {start}, which does not exist -> restore it')
     if config.data.source:
-        found.data.update({name: config.data[name] for name in ('source', 'name', 'path')})
-        found.data.value_range = config.data.get('value_range', 0.0)
+        with found.unlocked():  # data of older versions has no keys
+            found.data.update(
+                {name: config.data.get(name, '') for name in ('source', 'name', 'path', 'image_key', 'label_key')}
+            )
+            found.data.value_range = config.data.get('value_range', 0.0)
     if config.data.image_size:
         found.data.image_size = config.data.image_size
     return found

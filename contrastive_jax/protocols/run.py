@@ -118,9 +118,9 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
         value=near,
     )
     if not config.data.source:
-        for name in ('name', 'path', 'value_range'):
+        for name in ('name', 'path', 'value_range', 'image_key', 'label_key'):
             rules.rule(
-                not config.data[name],
+                not config.data.get(name),
                 f'data.{name} is given without data.source',
                 field=f'data.{name}',
                 remedy='give both',

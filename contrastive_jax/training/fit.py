@@ -259,7 +259,8 @@ def load_data(config: ConfigDict, *, derive_channels: bool = False) -> tuple[sou
       derive_channels: whether the number of channels is that of the training images; otherwise the config gives it.
     """
     d = config.data
-    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, 'value_range': d.get('value_range', 0.0)}
+    given = {'value_range': d.get('value_range', 0.0), **{key: d.get(key, '') for key in ('image_key', 'label_key')}}
+    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, **given}
     source = open_source(d.source, split=d.split, channels=0 if derive_channels else d.get('channels', 3), **place)
     try:
         held_out = open_source(d.source, split=d.eval_split, channels=source.channels, **place)

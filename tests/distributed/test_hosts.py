@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -20,6 +21,17 @@ def test_all_three_arguments_are_needed(
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **__: pytest.fail('it would have connected'))
     with pytest.raises(UserError, match='-> give all of coordinator_address, num_processes, process_id, or none'):
         connect(*given)
+
+
+def test_a_tpu_is_known_by_its_hardware(tmp_path: Path) -> None:
+    """A VM of Google has a network card of the same vendor, and libtpu may be installed to plan runs."""
+    for name, vendor, kind in (('0', '0x1ae0', '0x020000'), ('1', '0x1ae0', '0x010802'), ('2', '0x8086', '0x120000')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'vendor').write_text(f'{vendor}\n')
+        (tmp_path / name / 'class').write_text(f'{kind}\n')
+    assert not hosts.has_tpu(tmp_path) and not hosts.has_tpu(tmp_path / 'none')
+    (tmp_path / '2' / 'vendor').write_text('0x1ae0\n')
+    assert hosts.has_tpu(tmp_path)
 
 
 def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:

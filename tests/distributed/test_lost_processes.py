@@ -1,9 +1,8 @@
-"""Two real processes, one of which fails, stalls or is stopped: both end soon, and the last lines say why.
+"""Two real processes, one of which fails or stalls: both end soon, and the last lines say why.
 
 They train nothing: what is about training is in tests/training/test_processes.py.
 """
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,14 +73,3 @@ def test_one_waits_for_its_data(pair):
     assert lines1[-1].startswith('contrastive_jax: error: reading the batch of step 4 has taken more than 25 s -> look')
     assert lines0 == [lines1[-1].replace('error: ', 'error: process 1: ')]
     assert any('in batches' in line for line in lines1), 'its stacks'
-
-
-def test_one_is_stopped(pair):
-    """jax alone would abort the other one, after a longer time."""
-    two = pair('waits')
-    for child in two:
-        while child.stdout.readline() != 'at 2\n':
-            assert child.poll() is None
-    two[1].send_signal(signal.SIGSTOP)
-    code, lines = ended(two[0])
-    assert code == 142 and 'error: process 1 has given no sign of life for ' in lines[-1]
