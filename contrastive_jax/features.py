@@ -35,7 +35,7 @@ from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect, end_alone
 from contrastive_jax.distributed.stopping import heeding
-from contrastive_jax.errors import UserError, exit_code_of
+from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.neighbors import check_count, nearest_others
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
@@ -219,7 +219,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int, help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--process_id', type=int, help='on several hosts, as in contrastive_jax.main')
-    return end_alone(lambda: exit_code_of(lambda: run(parser.parse_args(argv))))
+    return end_alone(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -21,8 +21,8 @@ from contrastive_jax.errors import CheckpointError, MissingPartError, UserError
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.pretrained import hugging_face, tensorflow_files
 from contrastive_jax.pretrained.encoder import Encoder
-from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
+from contrastive_jax.workdir.reading import read_part
 
 # weights -> where the state of a run has the parameters of that network, and its BN statistics.
 PLACES = {

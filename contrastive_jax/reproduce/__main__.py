@@ -29,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache, end_alone
-from contrastive_jax.errors import UserError, exit_code_of
+from contrastive_jax.errors import UserError
 from contrastive_jax.reproduce.references import EXPERIMENTS, Experiment
 from contrastive_jax.reproduce.results import append_result
 from contrastive_jax.reproduce.run_experiment import run_experiment
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--num_processes', type=int, help='the number of hosts, with --coordinator_address')
     parser.add_argument('--process_id', type=int, help='the number of this host, with --coordinator_address')
     command = shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv])
-    return end_alone(lambda: exit_code_of(lambda: run(parser.parse_args(argv), command)))
+    return end_alone(lambda: run(parser.parse_args(argv), command))
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.data import sampler
 from contrastive_jax.data.loader import train_batches
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed import watchdog
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.training.run import Run, TrainState
@@ -138,7 +139,8 @@ class StreamFeed:
                 process_count=jax.process_count(),
             )
         metrics: Metrics = []
-        for batch in itertools.islice(self._batches, stop - start):
+        batches = itertools.islice(self._batches, stop - start)
+        for batch in watchdog.reading(batches, 'the batch of step', start + 1):
             state, sums = self._call(state, self._devices.place_rows(batch))
             metrics.append(sums)
         self._next = stop

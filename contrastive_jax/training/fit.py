@@ -40,7 +40,7 @@ from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
@@ -110,6 +110,7 @@ def fit(
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
+        check_same({'the number of steps': run.total_steps})
         known = defaults_of(config)
         begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
         weights = None if not config.get('init') else cache(partial(_weights, config, run, load))

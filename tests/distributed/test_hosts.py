@@ -40,7 +40,8 @@ def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *given, **_: calls.append(given))
-    monkeypatch.setattr(hosts, '_connected', False)
+    begun: list[object] = []
+    monkeypatch.setattr(hosts.watchdog, 'begin', lambda *given: begun.append(given[1:]))
     connect(None, None, None)
     assert calls == [], 'one host needs no connection'
     address = f'localhost:{free_port()}'
@@ -48,7 +49,7 @@ def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(address, 2, 0)]
     monkeypatch.setenv('SLURM_NTASKS', '2')
     connect(None, None, None)
-    assert calls[1:] == [(None, None, None)]
+    assert calls[1:] == [(None, None, None)] and begun == [(0, 300.0)] * 2
 
     def fail(*given: object, **_: object) -> None:
         raise RuntimeError('DEADLINE_EXCEEDED:\n  timed out')

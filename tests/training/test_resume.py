@@ -18,7 +18,7 @@ from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.fit import load_data
 from contrastive_jax.training.run import differing_plan
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
 from tests.data.record_files import write_tar
