@@ -1,7 +1,6 @@
 """The pictures of a run: reads images and labels from its data and lets `figures` draw them."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.images import ImageError, center_crop
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.devices import quick_options
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbors, evenly_spaced, labels_of
 from contrastive_jax.plots import figures
@@ -57,14 +57,22 @@ def augmented(
       DataError: none of the images can be read.
     """
     images = few_images(source, rows, image_size)
-    keys = jax.random.split(jax.random.key(seed), (DRAWS, len(images)))
+    # One program for all views, which runs once: operation by operation, compilation would take several times as long.
+    draw = jax.jit(_draw, static_argnames=('policy', 'image_size'), compiler_options=quick_options())
+    views = jax.device_get(draw(policy, jax.random.key(seed), images, image_size))
     return images, {
-        f'{view_name(policy, view)}, draw {draw + 1}': to_pixels(
-            tiled(policy(keys[draw], jnp.asarray(images), view, image_size)), policy
-        )
+        f'{view_name(policy, view)}, draw {draw + 1}': x[draw * len(images) : (draw + 1) * len(images)]
         for draw in range(DRAWS)
-        for view in range(min(policy.num_views, MAX_VIEWS))
+        for view, x in enumerate(views)
     }
+
+
+def _draw(policy: Policy, key: Array, images: np.ndarray, image_size: int) -> list[Array]:
+    """The first `MAX_VIEWS` views of images uint8[n, H, W, 3], draw after draw: float[DRAWS n, h, w, 3]."""
+    keys = jax.random.split(key, (DRAWS, len(images))).reshape(-1)
+    repeated = jnp.concatenate([images] * DRAWS)
+    views = range(min(policy.num_views, MAX_VIEWS))
+    return [policy.to_rgb(tiled(policy(keys, repeated, view, image_size))) for view in views]
 
 
 def view_name(policy: Policy, view: int) -> str:
@@ -122,11 +130,6 @@ def tiled(views: Array) -> Array:
         return views
     n, R, C, p = views.shape[:4]
     return jnp.swapaxes(views, 2, 3).reshape(n, R * p, C * p, 3)
-
-
-def to_pixels(views: Any, policy: Policy) -> np.ndarray:
-    """Inverts the normalization of views [..., 3]: float[..., 3] in [0, 1]."""
-    return np.asarray(policy.to_rgb(views))
 
 
 def _read(source: Source, i: int, image_size: int) -> np.ndarray:
