@@ -25,11 +25,16 @@ setup(
     ],
     # A wheel holds configs/ as a package; in a checkout contrastive_jax/configs/__init__.py leads to it.
     package_dir={'contrastive_jax.configs': 'configs'},
-    package_data={'contrastive_jax': ['py.typed'], 'contrastive_jax.report': ['page.html']},
+    package_data={
+        'contrastive_jax': ['py.typed'],
+        'contrastive_jax.pretrained': ['torch_code/*.py.txt'],
+        'contrastive_jax.report': ['page.html'],
+    },
     entry_points={'console_scripts': ['contrastive-jax = contrastive_jax.__main__:main']},
     install_requires=[
         'absl-py>=2.1',  # flags and logging; what ml_collections' config flags are built on
         'clu>=0.0.12',  # parameter overview (its metric writers need TensorFlow, so those are not used)
+        'flatbuffers>=24.3',  # jax.export writes and reads its files with it, and jax does not bring it
         'flax>=0.12',  # Linen modules, struct dataclasses
         'grain>=0.2.12',  # host input pipeline for data that does not fit on the device, without TensorFlow
         'jax>=0.10',
@@ -39,7 +44,7 @@ setup(
         'ml-collections>=1.0',  # configs and --config.field=value
         'numpy>=2.0',
         'optax>=0.2.8',  # optimizers
-        'orbax-checkpoint>=0.11.20,<1',  # asynchronous checkpoints that restore onto another device count
+        'orbax-checkpoint>=0.11.28,<1',  # asynchronous checkpoints that restore onto another device count
         'pillow>=11.3',  # JPEG, PNG and WebP decoding, and antialiased resizing on the host
         'safetensors>=0.5',  # weights in and out, without code in the file
         'scikit-learn>=1.5',  # the embedded handwritten digits, and t-SNE
@@ -62,6 +67,8 @@ setup(
         ],
         # Reading TFDS data sets prepared as array_record; preparing one also wants `pip install tensorflow`.
         'tfds': ['tensorflow-datasets>=4.9.7'],
+        # TIFF files with more than four bands, or with 16 bits for each of several, of which Pillow reads none.
+        'tiff': ['tifffile>=2024.8'],
         # Weights out as .onnx: an exporter from JAX that is kept up and needs no TensorFlow. It brings onnxruntime, and
         # holds orbax-checkpoint below 0.11.37.
         'onnx': ['jax2onnx>=0.17'],

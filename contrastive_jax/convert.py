@@ -7,14 +7,19 @@ IN is one of:
   - a checkpoint of MoCo v1-v3, SimSiam, SwAV, DeepCluster-v2, DINO, InstDis or CMC, or a state dict of torchvision or
     timm, as .pth, .safetensors or .npz; a .pkl file of BYOL; or model.ckpt-NUMBER.index of SimCLR, which needs
     TensorFlow installed;
-  - a file of ours, or the workdir of a run.
+  - a file of ours, the workdir of a run, or a folder with config.json and model.safetensors.
 
-The suffix of OUT decides the format:
+The ending of OUT decides the format:
   - .safetensors: a file of ours;
   - .pth or .pt: a state dict under torchvision's or timm's names, for load_state_dict(strict=True) of a model without
     classifier;
+  - .py: a PyTorch module that needs torch alone, with its weights in a file beside it: for every network of ours, also
+    those that torchvision and timm do not have; it includes the input normalization;
   - .pkl: a ResNet for Detectron2;
-  - .onnx: maps float32 images [B, 3, H, W], RGB in [0, 1], to features [B, D]; it includes the input normalization.
+  - .onnx: maps float32 images [B, 3, H, W], RGB in [0, 1], to features [B, D]; it includes the input normalization;
+  - .jaxexport: the same for uint8 images [B, H, W, 3], for jax.export.deserialize, on CPUs, CUDA GPUs and TPUs;
+  - / or none: a folder in the layout of the Hugging Face Hub, with a model card, for timm's create_model or, with
+    --names=transformers, for AutoModel of transformers.
 
 The format of IN is detected. Every parameter must map to the encoder or belong to a known head or queue; what is
 skipped and what is assumed is listed. No code in a pickle runs. PyTorch is not needed.
@@ -29,11 +34,13 @@ Exit codes: 0 written, 2 a mistake in the arguments or the file, 5 no checkpoint
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contrastive_jax.augment.policy import MAX_CHANNELS
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.pretrained import export, forms, pixels
 from contrastive_jax.pretrained.encoder import WEIGHTS
@@ -42,9 +49,12 @@ from contrastive_jax.pretrained.load import load
 
 def convert(given: argparse.Namespace) -> None:
     """Reads the encoder, writes it, and prints what was found and skipped."""
-    target, source = Path(given.OUT).expanduser(), Path(given.IN).expanduser()
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f'OUT {given.OUT} is the file IN, which would be lost -> choose another OUT')
+    target, source = os.path.expanduser(given.OUT), Path(given.IN).expanduser()
+    for file in export.files_of(target):
+        if file.exists() and source.exists() and file.samefile(source):
+            raise UserError(f'OUT {given.OUT} is the file IN, which would be lost -> choose another OUT')
+    if not 0 <= given.channels <= MAX_CHANNELS:
+        raise UserError(f'--channels {given.channels} is out of range -> it must be at most {MAX_CHANNELS}')
     export.names_for(target, given.names)  # a mistake is reported before IN is read
     encoder = load(
         given.IN,
@@ -59,6 +69,9 @@ def convert(given: argparse.Namespace) -> None:
         step=given.step,
         say=print,
     )
+    if given.channels:
+        encoder = encoder.with_channels(given.channels)
+        print(f'input: {encoder.source}')
     export.write(target, encoder, given.names, say=print)
     print(f'wrote {target}')
 
@@ -75,7 +88,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('contrastive_jax.convert', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('IN', help='the file, or the workdir of a run')
-    parser.add_argument('OUT', help='.safetensors, .pth, .pt, .pkl or .onnx')
+    parser.add_argument('OUT', help=f'its ending is one of {" ".join(export.SUFFIXES)}')
     parser.add_argument(
         '--weights',
         choices=WEIGHTS,
@@ -130,7 +143,17 @@ def options() -> argparse.ArgumentParser:
         help=f'the input normalization of IN; default: that of its format; one of {", ".join(pixels.NORMALIZATIONS)}',
     )
     parser.add_argument(
-        '--names', choices=export.NAMES, default='', help="whose parameter names OUT has; for .safetensors, 'ours'"
+        '--channels',
+        type=int,
+        default=0,
+        help='the channels of OUT, if IN takes RGB: the first convolution gets its inputs in turn, times 3 / channels, '
+        'and for one channel their sum, as timm does; 0: as IN',
+    )
+    parser.add_argument(
+        '--names',
+        choices=export.NAMES,
+        default='',
+        help="whose parameter names OUT has; default: for .safetensors ours, and for a folder timm's",
     )
     return parser
 

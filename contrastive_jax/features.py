@@ -105,14 +105,14 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
     d = encoder.config.data
     source, name, path, white = d.source, d.name, d.path, d.get('value_range', 0.0)
     if given.source or given.name or given.path:
-        source, name, path, white = given.source or source, given.name, given.path, 0.0
+        source, name, path, white = given.source or source, given.name, given.path, given.value_range
     if not source:
         raise UserError(
             f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
             f'{", ".join(SOURCES)}'
         )
     given.split = given.split or ('train' if ':' in source else 'all')
-    return open_source(source, name, path, given.split, encoder.image_size, white)
+    return open_source(source, name, path, given.split, encoder.image_size, white, encoder.channels)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -120,7 +120,7 @@ def run(given: argparse.Namespace) -> None:
     file = Path(given.file).expanduser().absolute()
     if file.suffix != '.npz':
         raise UserError(f'{given.file} is not an .npz file -> e.g. features.npz')
-    for flag, least in (('batch_size', 1), ('image_size', 0), ('neighbours', 0)):
+    for flag, least in (('batch_size', 1), ('image_size', 0), ('neighbours', 0), ('value_range', 0)):
         if (value := getattr(given, flag)) < least:
             raise UserError(f'--{flag} {value} is out of range -> it must be at least {least}')
     if given.projector_layers and (given.last_blocks != 1 or given.average_pool):
@@ -185,6 +185,12 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument('--name', default='', help='the name of the TFDS data set (data.name)')
     parser.add_argument(
         '--path', default='', help='the .npz file, the image folder, or the data_dir of TFDS (data.path)'
+    )
+    parser.add_argument(
+        '--value_range',
+        type=float,
+        default=0.0,
+        help='for such data: the value that is white in images of more than 8 bits (data.value_range)',
     )
     parser.add_argument(
         '--last_blocks', type=int, default=1, help='for a ViT: concatenate the class tokens of this many last blocks'

@@ -106,6 +106,8 @@ def test_the_classifier_has_the_weights_of_the_run(run_page: Callable[[str], dic
     np.testing.assert_allclose(names['logits'], expected, atol=1e-5)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_array_equal(names['same'](names['images']), names['h'])
+    largest = np.abs(names['h']).max()
+    np.testing.assert_allclose(names['features'], names['h'], rtol=1e-5, atol=1e-6 * largest)  # of the .jaxexport file
 
 
 def test_evaluation_in_python(run_page: Callable[[str], dict[str, Any]]) -> None:

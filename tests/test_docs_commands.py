@@ -33,7 +33,8 @@ ANY_OF_THESE = ('mocov2:tiny', 'eval/knn', 'eval/finetune', 'eval/distill')
 
 OWN_RECIPE = 'docs/extending.md'  # the recipe is on the page; tests/test_extending.py has its commands
 
-PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'launch/tpu.sh', 'export', 'ssh-add')
+LAUNCHERS = ('launch/tpu.sh', 'launch/gpu.sh', 'launch/gke/jobset.sh', 'launch/gke/xpk.sh', 'sbatch', 'sky')
+PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'export', 'ssh-add', 'docker', *LAUNCHERS)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,15 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
     module = words[2]
     is_package = (ROOT / module.replace('.', '/')).is_dir()
     return (f'{module}.__main__' if is_package else module), words[3:]
+
+
+def passed_on(words: list[str]) -> list[str]:
+    """The arguments for the training in the command of a launcher."""
+    if words[0] == 'sky':
+        return shlex.split(words[-1].removeprefix('ARGUMENTS=$(launch/encoded.sh encode ').removesuffix(')'))
+    before = 'launch/slurm.sbatch' if words[0] == 'sbatch' else '--'
+    after = words[words.index(before) + 1 :] if before in words else []
+    return after[: after.index('|')] if '|' in after else after
 
 
 @functools.cache
@@ -120,8 +130,8 @@ def test_commands_are_read_by_their_parsers(page: str) -> None:
     """Nothing is trained."""
     for words in commands(page):
         assert words[0] in PROGRAMS, words
-        if words[:3] == ['launch/tpu.sh', 'run', '--']:
-            words = ['python', '-m', 'contrastive_jax.main', *words[3:]]
+        if words[0] in LAUNCHERS and (arguments := passed_on(words)):
+            words = ['python', '-m', 'contrastive_jax.main', *arguments]
         if words[0] == 'pip':
             for extra in re.findall(r'\.\[(\w+)\]', ' '.join(words)):
                 assert f"'{extra}': [" in text('setup.py'), words

@@ -129,9 +129,15 @@ def test_commands_of_the_page(
     images = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
     ours, again = (load_encoder(path)(images) for path in (trained, 'stripes.safetensors'))
     np.testing.assert_array_equal(ours, again)
+    assert convert.main([str(trained), 'stripes.jaxexport']) == 0
     capsys.readouterr()
-    assert convert.main([str(trained), 'stripes.pth']) == 2
-    assert 'has no counterpart in torchvision or timm' in capsys.readouterr().err
+    for out, line in (
+        ('stripes.pth', 'has no counterpart in torchvision or timm -> write a .jaxexport file'),
+        ('stripes.py', 'is a class of your own, which has no code for PyTorch here -> write a .jaxexport file'),
+        ('stripes/', 'timm has no my_parts:ConvNet -> write a .jaxexport file'),
+    ):
+        assert convert.main([str(trained), out]) == 2
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

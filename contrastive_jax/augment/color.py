@@ -21,12 +21,12 @@ ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]
 
 
 def brightness(x: Array, setting: ArrayLike, style: Style = PIL) -> Array:
-    """Multiplies by the setting, or adds it in some styles; clipped to [0, 1]. x is [..., H, W, 3], setting [...]."""
+    """Multiplies by the setting, or adds it in some styles; clipped to [0, 1]. x is [..., H, W, C], setting [...]."""
     return planes.join(planes.brightness(planes.split(x), _per_image(setting, x), style))
 
 
 def contrast(x: Array, factor: ArrayLike, style: Style = PIL) -> Array:
-    """Scales the distance from a mean by the factor; clipped to [0, 1]. x is [..., H, W, 3], factor [...]."""
+    """Scales the distance from a mean by the factor; clipped to [0, 1]. x is [..., H, W, C], factor [...]."""
     return planes.join(planes.contrast(planes.split(x), _per_image(factor, x), style))
 
 
@@ -52,7 +52,7 @@ def solarize(x: Array, threshold: ArrayLike = 0.5) -> Array:
     For values between the levels, x and 1 - x are equal at 0.5, so the result is continuous.
 
     Args:
-      x: [..., H, W, 3], images in [0, 1]; any shape if the threshold is a scalar.
+      x: [..., H, W, C], images in [0, 1]; any shape if the threshold is a scalar.
       threshold: [...] or a scalar.
     """
     limit = jnp.asarray(threshold, x.dtype)
@@ -60,7 +60,7 @@ def solarize(x: Array, threshold: ArrayLike = 0.5) -> Array:
 
 
 def normalize(x: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """(x - mean) / std for each channel. x is [..., 3]."""
+    """(x - mean) / std for each channel. x is [..., C]."""
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 
@@ -88,14 +88,14 @@ def color_jitter(x: Array, factors: ArrayLike, order: ArrayLike, style: Style = 
     """Applies brightness, contrast, saturation and hue in a separate order for each image; clips to [0, 1] after each.
 
     Args:
-      x: [..., H, W, 3] in [0, 1].
+      x: [..., H, W, C] in [0, 1]; with another C than 3, brightness and contrast alone are applied.
       factors: [..., 4], the settings of brightness, contrast and saturation, and the rotation of the hue in turns. With
         `style.neutral` the output equals the input bit for bit.
       order: int [..., 4], a permutation: the index in `factors` of the operation at each place.
       style: selects the library whose operations are computed.
 
     Returns:
-      [..., H, W, 3] in [0, 1].
+      [..., H, W, C] in [0, 1].
     """
     return planes.join(planes.jitter(planes.split(x), jnp.asarray(factors), jnp.asarray(order), style))
 

@@ -22,7 +22,7 @@ Padding = Literal['edge', 'reflect', 'zero']
 
 
 def hflip(x: Array) -> Array:
-    """Flips [..., H, W, 3] left to right."""
+    """Flips [..., H, W, C] left to right."""
     return x[..., ::-1, :]
 
 
@@ -65,7 +65,7 @@ def resized_crop(
     """Crops each image to its box and resizes the crop; pixels outside the box have no influence.
 
     Args:
-      x: [..., H, W, 3], uint8 or float.
+      x: [..., H, W, C], uint8, uint16 or float.
       box: int [..., 4] or [4]: top, left, height, width; it must be inside the image.
       size: the height and width of the result, in pixels.
       interpolation: 'bilinear' or 'bicubic'. Bicubic results may exceed the range of the pixels.
@@ -76,7 +76,7 @@ def resized_crop(
         weight, as in TensorFlow.
 
     Returns:
-      [..., *size, 3], float32, or the dtype of x if that is wider.
+      [..., *size, C], float32, or the dtype of x if that is wider.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     top, left, height, width = jnp.moveaxis(jnp.asarray(box), -1, 0)
@@ -97,13 +97,13 @@ def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: Pa
     PIL's `GaussianBlur(radius=sigma)`, which the FAIR repositories use, approximates it with three box blurs.
 
     Args:
-      x: float [..., H, W, 3].
+      x: float [..., H, W, C].
       sigma: [...], standard deviations in pixels, above 0.
       kernel_size: the number of taps, odd; the default covers 4 sigma for the papers' largest sigma, 2.
       padding: the pixels outside the image: 'edge' (PIL), 'reflect' (torchvision) or 'zero' (TensorFlow).
 
     Returns:
-      [..., H, W, 3].
+      [..., H, W, C].
     """
     rows = _blur_weights(x.shape[-3], jnp.asarray(sigma, x.dtype), kernel_size, padding)
     square = x.shape[-3] == x.shape[-2]
@@ -114,7 +114,7 @@ def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: Pa
 def _separable(
     x: Array, rows: Array, columns: Array, whole_levels: bool = False, precision: lax.Precision | None = None
 ) -> Array:
-    """Applies rows [..., h, H] and columns [..., w, W] to x [..., H, W, 3]; returns [..., h, w, 3].
+    """Applies rows [..., h, H] and columns [..., w, W] to x [..., H, W, C]; returns [..., h, w, C].
 
     The columns come first, as in PIL (but Pillow 13 reverses the order for some boxes that are reduced in height).
     """
@@ -124,7 +124,7 @@ def _separable(
         # sums, so that a difference in the last bit of a float does not become a difference of a gray level.
         return jnp.clip(jnp.floor(y + (0.5 + 2**-12)), 0, 255) if whole_levels else y
 
-    # In the layout [..., H, 3, W] both steps are batched matrix products, (H 3) x W and H x (3 w), without transposes.
+    # In the layout [..., H, C, W] both steps are batched matrix products, (H C) x W and H x (C w), without transposes.
     y = jnp.swapaxes(x, -1, -2)
     y = finish(jnp.einsum('...hcw,...jw->...hcj', y, columns, precision=precision))
     y = finish(jnp.einsum('...ih,...hcj->...icj', rows, y, precision=precision))

@@ -80,16 +80,16 @@ class Patches:
 
         Args:
           keys: [b], one key for each example; an example's patches depend on its key, not on its position in the batch.
-          images: float [b, H, W, 3] in [0, 1].
+          images: float [b, H, W, C] in [0, 1].
 
         Returns:
-          [b, R, C, size, size, 3] in [0, 1].
+          [b, R, C, size, size, channels] in [0, 1].
         """
         x = cut_patches(images, self.size, self.stride)
         shape, numbers = x.shape, jnp.arange(x.shape[1] * x.shape[2])
         keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers))(keys).reshape(-1)
         draws, (factors, order) = jax.tree.map(lax.optimization_barrier, jax.vmap(self._draw)(keys))
-        x = x.reshape(-1, *shape[3:])  # [n, p, p, 3]
+        x = x.reshape(-1, *shape[3:])  # [n, p, p, C]
         if 0 < self.crop < self.size:
             x = _crop(x, draws.top, draws.left, self.crop)
         x = sometimes(self.flip, draws.flip, geometry.hflip, x)
@@ -130,13 +130,13 @@ def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array) -> Array
     """Rotates and shears each patch about its center, with bilinear interpolation; pixels from outside are mid-gray.
 
     Args:
-      x: [n, p, p, 3] in [0, 1].
+      x: [n, p, p, C] in [0, 1].
       angle: [n], in radians.
       shear_down: [n], the shift in rows for each column.
       shear_right: [n], the shift in columns for each row.
 
     Returns:
-      [n, p, p, 3] in [0, 1].
+      [n, p, p, C] in [0, 1].
     """
     cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle)
     rotate = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)  # [n, 2, 2]
@@ -158,12 +158,12 @@ def keep_channel(x: Array, number: Array) -> Array:
 
 
 def _crop(x: Array, top: Array, left: Array, size: int) -> Array:
-    """Moves a square of each patch [n, p, p, 3], chosen by numbers [n] in [0, 1), to the middle of a black patch."""
+    """Moves a square of each patch [n, p, p, C], chosen by numbers [n] in [0, 1), to the middle of a black patch."""
     room = x.shape[1] - size
     first, second = room // 2, room - room // 2
 
     def cut(x: Array, top: Array, left: Array) -> Array:
-        return lax.dynamic_slice(x, (top, left, 0), (size, size, 3))
+        return lax.dynamic_slice(x, (top, left, 0), (size, size, x.shape[-1]))
 
     top, left = ((u * (room + 1)).astype(jnp.int32) for u in (top, left))
     return jnp.pad(jax.vmap(cut)(x, top, left), ((0, 0), (first, second), (first, second), (0, 0)))

@@ -1,4 +1,7 @@
-"""Color arithmetic on images as three planes, red, green and blue, each [..., H, W]; `color` is built on it.
+"""Color arithmetic on images as planes, one for each channel, each [..., H, W]; `color` is built on it.
+
+Gray values, hue and saturation are those of RGB and need three planes. Brightness and contrast work with any number of
+channels: with another number than three, contrast uses the mean of each channel, since there is no gray value.
 
 On planes every operation is elementwise, so XLA fuses a chain of operations into one pass over memory. With channels on
 an axis, each gray value would combine three elements, and XLA would compute the previous operations again for each of
@@ -15,23 +18,24 @@ from jax.typing import ArrayLike
 
 from contrastive_jax.augment.styles import PIL, Style
 
-Planes = tuple[Array, Array, Array]
+Planes = tuple[Array, ...]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def split(x: Array) -> Planes:
-    """Splits [..., H, W, 3] into planes."""
-    return x[..., 0], x[..., 1], x[..., 2]
+    """Splits [..., H, W, C] into planes."""
+    return tuple(x[..., i] for i in range(x.shape[-1]))
 
 
 def join(planes: Planes) -> Array:
-    """Joins planes to [..., H, W, 3]."""
+    """Joins planes to [..., H, W, C]."""
     return jnp.stack(planes, axis=-1)
 
 
 def weighted(weights: Sequence[float], planes: Sequence[Array]) -> Array:
     """The weighted sum of three planes, [..., H, W]."""
+    assert len(planes) == 3, f'{len(planes)} channels are not RGB'  # config.choose_channels keeps such operations away
     return weights[0] * planes[0] + weights[1] * planes[1] + weights[2] * planes[2]
 
 
@@ -41,7 +45,7 @@ def gray(planes: Planes, style: Style = PIL) -> Array:
 
 
 def grayscale(planes: Planes, style: Style = PIL) -> Planes:
-    """Replaces all three planes by the gray value of each pixel."""
+    """Replaces red, green and blue by the gray value of each pixel."""
     level = gray(planes, style)
     return level, level, level
 
@@ -52,11 +56,11 @@ def brightness(planes: Planes, setting: Array, style: Style = PIL) -> Planes:
 
 
 def contrast(planes: Planes, factor: Array, style: Style = PIL) -> Planes:
-    """Blends with the mean gray of the image or, in some styles, each channel with its mean; factor [..., 1, 1]."""
-    if not style.by_channel:
+    """Blends with the mean gray of RGB or, in some styles and for other channels, each with its mean; [..., 1, 1]."""
+    if len(planes) == 3 and not style.by_channel:
         return blend(planes, gray(planes, style).mean(axis=(-2, -1), keepdims=True), factor)
-    red, green, blue = ((1 - factor) * plane.mean(axis=(-2, -1), keepdims=True) for plane in planes)
-    return _clipped(planes, factor, (red, green, blue))
+    shifts = ((1 - factor) * plane.mean(axis=(-2, -1), keepdims=True) for plane in planes)
+    return _clipped(planes, factor, tuple(shifts))
 
 
 def saturation(planes: Planes, factor: Array, style: Style = PIL) -> Planes:
@@ -96,17 +100,33 @@ def rotate_hue(planes: Planes, delta: Array, saturate: ArrayLike = 1.0) -> Plane
 def jitter(planes: Planes, factors: Array, order: Array, style: Style = PIL) -> Planes:
     """Brightness, contrast, saturation and hue in a separate order for each image; see `color.color_jitter`.
 
+    With another number of planes than three, only brightness and contrast are applied.
+
     With vmap, a switch on the order would compute all four operations at each of the four places, with a mean of the
     image each time. Instead there are three stages: pointwise operations, then contrast, whose mean needs a separate
     pass over the image, then pointwise operations again. An operation has its setting in the stage that the order
     demands, and elsewhere the neutral setting, which does not change a bit.
     """
-    plan = _plan(factors.astype(planes[0].dtype), order, style)
+    factors = factors.astype(planes[0].dtype)
+    if len(planes) != 3:
+        factors, order = lax.optimization_barrier((factors, order))
+        return _brightness_and_contrast(planes, factors, order, style)
+    plan = _plan(factors, order, style)
     # The barrier keeps the plan, which is computed once for each image, out of the loops over pixels.
     before, mix, after = jax.tree.map(lambda v: v[..., None, None], lax.optimization_barrier(plan))
     planes = _run(planes, before, style)
     planes = contrast(planes, mix, style)
     return _run(planes, after, style)
+
+
+def _brightness_and_contrast(planes: Planes, factors: Array, order: Array, style: Style) -> Planes:
+    at = jnp.argsort(order, axis=-1)  # the place of each operation in the order
+    bright_first = at[..., BRIGHTNESS] < at[..., CONTRAST]
+    setting, factor = factors[..., BRIGHTNESS], factors[..., CONTRAST, None, None]
+    early, late = (
+        jnp.where(here, setting, style.neutral[BRIGHTNESS])[..., None, None] for here in (bright_first, ~bright_first)
+    )
+    return brightness(contrast(brightness(planes, early, style), factor, style), late, style)
 
 
 class _Blend(NamedTuple):
@@ -189,6 +209,5 @@ def _rotated(planes: Planes, delta: Array, saturate: ArrayLike = 1.0) -> Planes:
 
 
 def _clipped(planes: Planes, factor: ArrayLike, shift: ArrayLike | Planes) -> Planes:
-    shifts = shift if isinstance(shift, tuple) else (shift, shift, shift)
-    red, green, blue = (jnp.clip(factor * plane + s, 0, 1) for plane, s in zip(planes, shifts, strict=True))
-    return red, green, blue
+    shifts = shift if isinstance(shift, tuple) else (shift,) * len(planes)
+    return tuple(jnp.clip(factor * plane + s, 0, 1) for plane, s in zip(planes, shifts, strict=True))

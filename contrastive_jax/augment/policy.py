@@ -23,6 +23,9 @@ from contrastive_jax.augment.styles import STYLES, Style
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.rules import field, field_problems, import_named
 
+MAX_CHANNELS = 16
+SHOWN_STD = 2.5  # pictures of other channels than RGB go from mean - SHOWN_STD * std to mean + SHOWN_STD * std
+
 _CROP, _DISTORT, _PATCHES, _EXTRA = 0, 1, 2**20, 2**21  # the steps that make a view; each has its own random key
 
 
@@ -41,7 +44,7 @@ class _Draws(NamedTuple):
 class Policy:
     """The augmentation of one recipe; its fields are the config section `config.augment`.
 
-    A view is `distort(crop(image))`. The two are separate because the host may cut the crops, as uint8. All randomness
+    A view is `distort(crop(image))`. The two are separate because the host may cut the crops. All randomness
     comes from the key of the example and the number of the view, so it does not depend on the position in the batch or
     on the devices. The number of a local view may be traced, so that one program makes all local views.
 
@@ -59,9 +62,10 @@ class Policy:
       crop_ratio: the smallest and largest width / height of a crop.
       interpolation: the interpolation of crops, 'bilinear' or 'bicubic'.
       flip: the probability of a horizontal flip.
-      jitter: the strengths of brightness, contrast, saturation and hue (in turns, at most 0.5).
+      jitter: the strengths of brightness, contrast, saturation and hue (in turns, at most 0.5). Saturation and hue are
+        those of RGB; with other channels they must be 0.
       jitter_probability: the probability that these four are applied, in random order; otherwise none is.
-      grayscale: the probability of a gray view.
+      grayscale: the probability of a gray view, of RGB.
       grayscale_first: whether grayscale comes before the jitter, as in MoCo v1 and InstDis, instead of after it.
       blur: the probability of a Gaussian blur, for each global view; its length is the number of global views.
       blur_sigma: the smallest and largest standard deviation of the blur, in pixels.
@@ -73,12 +77,13 @@ class Policy:
       patches: the patches of views and their augmentation (CPC); None: views are not cut.
       extra: a function of the user's own, 'package.module:name', that changes each view after blur and solarization and
         before patches and normalization; '': none. It is called as `extra(keys, images, view)`, with a key for each
-        example [b], images float[b, s, s, 3] (RGB in [0, 1]) and the number of the view, inside the compiled step, and
-        returns images of the same shape and dtype.
+        example [b], images float[b, s, s, C] (in [0, 1], mostly RGB) and the number of the view, inside the compiled
+        step, and returns images of the same shape and dtype.
       color_space: the color space of the views, 'rgb', 'lab' or 'ycbcr'. All operations work on RGB; the result is
         converted.
-      mean, std: the mean and standard deviation of the channels, for the final normalization. The range of RGB is
-        [0, 1], of L [0, 100], of a and b about [-110, 100], of Y, Cb and Cr [16, 240].
+      mean, std: the mean and standard deviation of each channel, for the final normalization; their number is that of
+        the channels. The range of RGB and of other channels is [0, 1], of L [0, 100], of a and b about [-110, 100], of
+        Y, Cb and Cr [16, 240]. In the config of a new run (): estimated from the training images.
     """
 
     style: str = field('pil', choices=tuple(STYLES))
@@ -100,8 +105,8 @@ class Policy:
     patches: Patches | None = None
     extra: str = ''
     color_space: str = field('rgb', choices=tuple(spaces.SPACES))
-    mean: tuple[float, float, float] = field((0.485, 0.456, 0.406), least=-128, most=255)
-    std: tuple[float, float, float] = field((0.229, 0.224, 0.225), above=0, most=255)
+    mean: tuple[float, ...] = field((0.485, 0.456, 0.406), least=-128, most=255)
+    std: tuple[float, ...] = field((0.229, 0.224, 0.225), above=0, most=255)
 
     def __post_init__(self) -> None:
         for name in (each.name for each in dataclasses.fields(self)):
@@ -109,6 +114,11 @@ class Policy:
                 object.__setattr__(self, name, tuple(value))  # configs may hold lists, which are not hashable
         if isinstance(self.patches, Mapping):
             object.__setattr__(self, 'patches', Patches(**self.patches))
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels of the images."""
+        return len(self.mean)
 
     @property
     def global_views(self) -> int:
@@ -136,13 +146,13 @@ class Policy:
 
         Args:
           keys: [b], one key for each example, the same for all views of a step.
-          images: uint8 [b, H, W, 3].
+          images: uint8 or uint16 [b, H, W, C].
           view: the number of the view; a traced number must be that of a local view.
           size: the height and width of a global view, in pixels.
           dtype: the dtype of the result.
 
         Returns:
-          Normalized images [b, s, s, 3], where s is the size of the view, or their patches [b, R, C, p, p, 3].
+          Normalized images [b, s, s, C], where s is the size of the view, or their patches [b, R, S, p, p, C].
         """
         return self.distort(keys, self.crop(keys, images, view, size), view, dtype)
 
@@ -153,8 +163,8 @@ class Policy:
           keys, images, view, size: as in `__call__`.
 
         Returns:
-          float32 [b, s, s, 3] in [0, 255]. In PIL's style they are integers, rounded where PIL rounds, as the uint8
-          crops of the loader on the host.
+          float32 [b, s, s, C] in [0, 255]. In PIL's style, those of uint8 images are integers, rounded where PIL
+          rounds, as the crops of the loader on the host. Those of uint16 images are not rounded.
         """
         height, width = images.shape[1:3]
         size, scale = (self.local_size, self.local_scale) if self._is_local(view) else (size, self.crop_scale)
@@ -168,10 +178,11 @@ class Policy:
 
         boxes = _barrier(jax.vmap(box)(_view_keys(keys, view, _CROP)))
         resize = partial(geometry.resized_crop, images, boxes, (size, size), self.interpolation)
+        unit = _white(images) / 255
         if style.pillow_crops:
-            return resize(whole_levels=True)
+            return resize(whole_levels=True) if unit == 1 else jnp.clip(resize() / unit, 0, 255)
         # BYOL clips the overshoot of bicubic here; SimCLR itself clips it only after the first operation of its jitter.
-        return jnp.clip(resize(antialias=False, clamp=False), 0, 255)
+        return jnp.clip(resize(antialias=False, clamp=False) / unit, 0, 255)
 
     def distort(self, keys: Array, crops: Array, view: int | Array, dtype: DTypeLike = jnp.float32) -> Array:
         """Applies flip, color operations, blur, solarization, patches and normalization to crops.
@@ -181,27 +192,27 @@ class Policy:
 
         Args:
           keys, view, dtype: as in `__call__`.
-          crops: [b, s, s, 3] in [0, 255], uint8 or float.
+          crops: [b, s, s, C], uint8, uint16, or float in [0, 255].
 
         Returns:
-          Normalized images [b, s, s, 3], or their patches [b, R, C, p, p, 3].
+          Normalized images [b, s, s, C], or their patches [b, R, S, p, p, C].
         """
         style = self._style
         draws, (factors, order) = _barrier(jax.vmap(self._draw)(_view_keys(keys, view, _DISTORT)))
-        # The papers flip last. A flip commutes with all other operations, and here the pixels may still be uint8.
+        # The papers flip last. A flip commutes with all other operations, and here the pixels may be whole levels.
         x = sometimes(self.flip, draws.flip, geometry.hflip, crops)
-        x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 255
-        rgb, grayscale = planes.split(x), partial(planes.grayscale, style=style)
+        x = _in_unit_range(x, dtype)
+        channels, grayscale = planes.split(x), partial(planes.grayscale, style=style)
         if self.grayscale_first:
-            rgb = sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
+            channels = sometimes(self.grayscale, draws.grayscale, grayscale, channels)
         if self.jitter_probability > 0 and any(self.jitter):
             # Selects factors, not images: with neutral factors the jitter is the identity.
             neutral = jnp.array(style.neutral, factors.dtype)
             factors = jnp.where((draws.jitter < self.jitter_probability)[:, None], factors, neutral)
-            rgb = planes.jitter(rgb, factors, order, style)
+            channels = planes.jitter(channels, factors, order, style)
         if not self.grayscale_first:
-            rgb = sometimes(self.grayscale, draws.grayscale, grayscale, rgb)
-        x = planes.join(rgb)
+            channels = sometimes(self.grayscale, draws.grayscale, grayscale, channels)
+        x = planes.join(channels)
         low, high = self.blur_sigma
         sigma = low + (high - low) * draws.sigma
         radius = crops.shape[1] // 20 if style.zero_padded_blur else math.ceil(4 * high)
@@ -232,18 +243,36 @@ class Policy:
         """Normalizes images for evaluation, without augmentation.
 
         Args:
-          images: [..., 3] in [0, 255], uint8 or float.
+          images: [..., C], uint8, uint16, or float in [0, 255].
           dtype: the dtype of the result.
 
         Returns:
-          [..., 3], in the color space of the views.
+          [..., C], in the color space of the views.
         """
-        return self._finish(images.astype(jnp.promote_types(dtype, jnp.float32)) / 255, dtype)
+        return self._finish(_in_unit_range(images, dtype), dtype)
+
+    def denormalize(self, views: Array) -> Array:
+        """Undoes the normalization and the color space of views [..., C]; returns [..., C] in [0, 1]."""
+        x = jnp.asarray(views, jnp.float32) * jnp.asarray(self.std) + jnp.asarray(self.mean)
+        return spaces.to_rgb(x, self.color_space) if self.channels == 3 else jnp.clip(x, 0, 1)
 
     def to_rgb(self, views: Array) -> Array:
-        """Undoes the normalization and the color space of views [..., 3], for display; returns RGB in [0, 1]."""
-        x = jnp.asarray(views, jnp.float32) * jnp.asarray(self.std) + jnp.asarray(self.mean)
-        return spaces.to_rgb(x, self.color_space)
+        """Views [..., C] as RGB in [0, 1], for display.
+
+        RGB loses its normalization. Of more channels than three the first three are shown as red, green and blue, of
+        fewer the first one as gray, each from its mean - SHOWN_STD * std to its mean + SHOWN_STD * std.
+        """
+        if self.channels == 3:
+            return self.denormalize(views)
+        shown = views[..., :3] if self.channels > 3 else jnp.repeat(views[..., :1], 3, axis=-1)
+        return jnp.clip(0.5 + jnp.asarray(shown, jnp.float32) / (2 * SHOWN_STD), 0, 1)
+
+    @property
+    def shown_channels(self) -> str:
+        """What `to_rgb` shows of images that are not RGB, in words; '' for RGB."""
+        if self.channels == 3:
+            return ''
+        return f'channels 1 to 3 of {self.channels}' if self.channels > 3 else f'channel 1 of {self.channels}'
 
     def problems(self) -> list[Problem]:
         """One line for each illegal value; empty if all values are legal."""
@@ -274,9 +303,15 @@ class Policy:
         if self.color_space != 'rgb':  # deviations below 1 are most likely those of RGB
             least, white, smallest, units = -128, 255, 1, f'in units of {self.color_space!r}, where channels exceed 100'
         if right('mean') and not all(least <= m <= white for m in self.mean):
-            add('mean', f'give three means {units}')
+            add('mean', f'give means {units}')
         if right('std') and not all(smallest <= s <= white for s in self.std):
-            add('std', f'give three standard deviations above 0, {units}')
+            add('std', f'give standard deviations above 0, {units}')
+        if right('mean', 'std') and len(self.mean) != len(self.std):
+            add('std', f'give as many as augment.mean has, which is {self.mean!r}')
+        if right('mean') and not 1 <= self.channels <= MAX_CHANNELS:
+            add('mean', f'give one value for each of 1 to {MAX_CHANNELS} channels')
+        if right('mean', 'color_space') and self.color_space != 'rgb' and self.channels != 3:
+            add('color_space', f"it is computed from RGB, and augment.mean has {self.channels} channels: use 'rgb'")
         patches = self.patches.problems() if isinstance(self.patches, Patches) else []
         return found + self._extra_problems() + patches
 
@@ -304,7 +339,7 @@ class Policy:
         return STYLES[self.style]
 
     def _finish(self, x: Array, dtype: DTypeLike) -> Array:
-        """Converts RGB in [0, 1] to the input of a network."""
+        """Converts pixels in [0, 1] to the input of a network."""
         return color.normalize(spaces.from_rgb(x, self.color_space), self.mean, self.std).astype(dtype)
 
     def _draw(self, key: Array) -> tuple[_Draws, tuple[Array, Array]]:
@@ -312,6 +347,16 @@ class Policy:
         jitter, rest = jax.random.split(key)
         numbers = jax.random.uniform(rest, (len(_Draws._fields),), jnp.float32)
         return _Draws(*numbers), color.draw_jitter(jitter, self.jitter, self._style)
+
+
+def _white(images: Array) -> int:
+    """The level that is white: 65535 of uint16 images, 255 of uint8 images and of floats."""
+    return 65535 if images.dtype == jnp.uint16 else 255
+
+
+def _in_unit_range(images: Array, dtype: DTypeLike) -> Array:
+    """Pixels in [0, 1], in `dtype` or float32, whichever is wider."""
+    return images.astype(jnp.promote_types(dtype, jnp.float32)) / _white(images)
 
 
 def _view_keys(keys: Array, view: int | Array, part: int) -> Array:

@@ -35,7 +35,7 @@ def resident_batch(
 
     Args:
       key: the key of the step, the same on all devices.
-      images: uint8 [n, H, W, 3], all images of the data.
+      images: uint8 or uint16 [n, H, W, C], all images of the data.
       labels: int32 [n].
       order: int32 [B], the examples of the global batch.
       policy: the augmentation.
@@ -72,7 +72,7 @@ def streamed_batch(
 
     Args:
       key: the key of the step, the same on all devices.
-      crops: one uint8 [b, s, s, 3] for each view.
+      crops: one uint8 or uint16 [b, s, s, C] for each view.
       index: int32 [b], the indices of the examples.
       label: int32 [b].
       policy, shuffles, dtype, axis_name: as in `resident_batch`.
@@ -89,7 +89,9 @@ def streamed_batch(
         return jnp.stack(crops[policy.global_views :])[view - policy.global_views]
 
     def from_all(view: int | Array, position: Array, keys: Array) -> Array:
-        gathered = collectives.all_gather(own(view, position, keys), axis_name)  # uint8, so a quarter of the bytes
+        gathered = collectives.all_gather(
+            own(view, position, keys), axis_name
+        )  # whole levels, so fewer bytes than floats
         return gathered[position]
 
     views = _views(key, position, own, from_all, b * collectives.axis_size(axis_name), policy, shuffles, dtype)

@@ -15,6 +15,7 @@ from contrastive_jax.config.batch import check_chunks, check_groups, check_group
 from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
+from contrastive_jax.config.plan import is_estimated
 from contrastive_jax.config.sizes import check_sizes
 from contrastive_jax.config.trackers import check_trackers
 from contrastive_jax.errors import Problem, UserError
@@ -317,6 +318,7 @@ def _policy(c: ConfigDict, unusable: list[str], rules: Rules) -> None:
     wrong = {path.split('.')[1] for path in unusable if path.startswith('augment.')}
     if 'blur' in wrong:
         wrong.add('solarize')  # is compared with it
+    wrong |= {name for name in ('mean', 'std') if is_estimated(c, f'augment.{name}')}
     policy = Policy(**{name: value for name, value in c.augment.to_dict().items() if name not in wrong})
     reported = {line.field for line in rules.found if isinstance(line, Problem)}
     rules.found += [problem for problem in policy.problems() if problem.field not in reported]
@@ -361,7 +363,8 @@ def _variables(c: ConfigDict, devices: int, rules: Rules) -> None:
     wrong = bool(rules.found)
     try:
         built = method(build_network(c), **fields)
-        params, state = _shapes(_Exactly(built), c.batch_size, c.data.image_size, len(c.augment.blur))
+        shape = (c.batch_size, c.data.image_size, c.data.image_size, c.data.get('channels', 3))
+        params, state = _shapes(_Exactly(built), shape, len(c.augment.blur))
     except Exception as error:  # modules check their own fields, and a user's module may raise anything
         if not wrong:  # otherwise what is wrong elsewhere may be the reason
             reason = ' '.join(str(error).split())
@@ -389,9 +392,9 @@ class _Exactly:
 
 
 @lru_cache(maxsize=16)  # a command checks its config several times, and a network takes seconds to trace
-def _shapes(key: _Exactly, batch_size: int, image_size: int, views: int) -> Any:
-    """The shapes of parameters and state of a method."""
-    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+def _shapes(key: _Exactly, shape: tuple[int, ...], views: int) -> Any:
+    """The shapes of parameters and state of a method for views of a shape [B, H, W, C]."""
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
     return jax.eval_shape(lambda *x: key.method.init(jax.random.key(0), {'views': x}), *(images,) * views)
 
 

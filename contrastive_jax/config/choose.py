@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config import choose_network
 from contrastive_jax.config.batch import check_chunks, check_groups, divisors
-from contrastive_jax.config.fields import CADENCES
+from contrastive_jax.config.choose_channels import channels
+from contrastive_jax.config.fields import CADENCES, OF_CHANNELS
 from contrastive_jax.config.plan import Choice, Plan, get
 from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.distributed.machine import Machine
@@ -25,7 +26,7 @@ FIELDS = (
     'optimizer.learning_rate', 'optimizer.freeze_steps',
     'schedule.warmup_epochs', 'schedule.warmup_start', 'schedule.final', 'schedule.milestones',
     'eval.knn_k', 'eval.batch_size', 'eval.max_train', 'eval.max_test',
-    *CADENCES,
+    *CADENCES, *OF_CHANNELS,
 )  # fmt: skip
 
 STEPS_PER_EPOCH = 8  # at least so many, as long as the batch keeps SMALLEST_BATCH
@@ -59,6 +60,7 @@ def choose(config: ConfigDict, data: DataFacts, machine: Machine) -> tuple[Confi
     if not config.get('auto'):  # a config of the user's own
         return config, []
     plan = Plan(config, data, machine)
+    channels(plan)
     if config.auto.reference_batch:  # a variant that fits the whole recipe to the data, such as `folder`
         choose_network.image_and_encoder(plan)
         batch(plan)

@@ -10,7 +10,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.patches import Patches
-from contrastive_jax.augment.policy import Policy
+from contrastive_jax.augment.policy import MAX_CHANNELS, Policy
 from contrastive_jax.data.open import SOURCES
 from contrastive_jax.evaluate.knn import MIN_TEMPERATURE
 from contrastive_jax.methods import method_or_none
@@ -37,6 +37,13 @@ class Training:
         '',
         'Weights that the encoder starts from: the workdir of a run, a file of weights, or a published checkpoint; '
         "'': new ones.",
+    )
+    init_channels: str = field(
+        '',
+        "What `init` does with weights for RGB where the data has other channels: 'repeat' gives the first convolution "
+        "their inputs in turn, times 3 / channels, and for one channel their sum, as timm does; '': they are refused.",
+        choices=('repeat',),
+        empty=True,
     )
     batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
     epochs: float = field(
@@ -121,8 +128,16 @@ class Data:
     image_size: int = field(224, 'Height and width of a view, in pixels.', least=1, most=1 << 14)
     value_range: float = field(
         0.0,
-        'Largest value of gray image files of more than 8 bits, such as 4095; 0: derived from a sample of the images.',
+        'The value that is white in images of more than 8 bits, such as 4095. 0: of gray image files, derived from a '
+        'sample of the images; 65535 for uint16 arrays; arrays of other numbers need it.',
         least=0,
+    )
+    channels: int = field(
+        3,
+        'Channels of the images, mostly 3, RGB. It is derived from the data unless it is given; 1 keeps gray images '
+        'gray, which otherwise become RGB.',
+        least=1,
+        most=MAX_CHANNELS,
     )
     on_device: bool = field(True, 'Keep data that is in memory on the device, and run many steps in one call.')
     workers: int = field(
@@ -221,6 +236,12 @@ class Eval:
     batch_size: int = field(512, 'Images at a time, over all devices.', least=1)
 
 
+# What follows from the number of channels: saturation, hue and gray are those of RGB (config/choose_channels.py).
+OF_CHANNELS = (
+    'data.channels', 'augment.mean', 'augment.std', 'augment.jitter', 'augment.grayscale',
+    'augment.patches.jitter', 'augment.patches.grayscale', 'augment.patches.color_drop',
+)  # fmt: skip
+
 # How often a run does what it does besides training.
 CADENCES = ('log_every_steps', 'eval_every_steps', 'checkpoint_every_steps', 'checkpoint_every_minutes')
 
@@ -230,13 +251,16 @@ class Auto:
     """The section `auto`: what is chosen by the data and the machine (config/choose.py, docs/own-data.md)."""
 
     fields: tuple[str, ...] = field(
-        CADENCES,
+        (*CADENCES, *OF_CHANNELS),
         'Fields that are chosen when a run begins; one that the command line sets is taken out. (): none. In the '
         'config of a run: those that were chosen.',
         example=('data.image_size', 'batch_size'),
     )
     reference_batch: int = field(
-        0, "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate.", least=0
+        0,
+        "The recipe's batch size, from which the choices start; 0: only how often to log and to evaluate, and what "
+        'other channels than RGB need.',
+        least=0,
     )
     continues: bool = field(
         False, 'Whether the recipe is for weights that exist, which `init` must give: the variant `continue`.'

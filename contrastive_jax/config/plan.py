@@ -11,6 +11,8 @@ from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.distributed.machine import Machine
 from contrastive_jax.rules import defaults
 
+ESTIMATED = ('augment.mean', 'augment.std')  # () asks for an estimate from the data
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -46,8 +48,8 @@ class Plan:
         self.choices: list[Choice] = []
 
     def is_free(self, field: str) -> bool:
-        """Whether a field may be chosen: the recipe says so, and no override has set it."""
-        return field in self.config.auto.fields
+        """Whether a field may be chosen: the recipe says so, and no override has set it; or it is to be estimated."""
+        return field in self.config.auto.fields or is_estimated(self.config, field)
 
     def set(self, field: str, value: Any, reason: str) -> None:
         """Chooses a field if it is free."""
@@ -67,6 +69,11 @@ def get(config: ConfigDict, field: str) -> Any:
     return holder
 
 
+def is_estimated(config: ConfigDict, field: str) -> bool:
+    """Whether a field is empty, which asks for an estimate from the data."""
+    return field in ESTIMATED and get(config, field) in ((), [])
+
+
 def put(config: ConfigDict, field: str, value: Any) -> None:
     """Sets a field by its path, also in a locked config, and also one that its section does not list yet."""
     section, _, name = field.rpartition('.')
@@ -82,7 +89,7 @@ def keep(config: ConfigDict, stored: ConfigDict) -> None:
       config: the config of the command, which is changed in place.
       stored: the config of the run; an older one may lack the section `auto`.
     """
-    for field in config.auto.fields:
+    for field in (*config.auto.fields, *(name for name in ESTIMATED if is_estimated(config, name))):
         if (value := get(stored, field)) is not None:
             put(config, field, tuple(value) if isinstance(value, list | tuple) else value)
     known = stored.get('auto') or defaults(Auto)

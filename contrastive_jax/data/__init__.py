@@ -4,9 +4,12 @@
 - digits    scikit-learn's handwritten digits, the embedded data set
 - npz       `.npz` files
 - folder    folders of image files, with or without labels
+- bands     image files with other channels than RGB: gray ones, and TIFF files with many bands
 - tfds      data sets prepared by TensorFlow Datasets, read without TensorFlow
+- pixels    images in memory of any depth and number of channels, as uint8 or uint16
+- channels  mean and standard deviation of each channel of a sample
 - open      `open_source` opens any of these by name
-- images    decodes image files to RGB uint8; random and center crops on the host
+- images    decodes image files; random and center crops on the host
 - sampler   the examples of each batch, a pure function of (seed, step)
-- loader    Grain pipeline: decodes each image once, cuts all its crops, yields uint8 batches
+- loader    Grain pipeline: decodes each image once, cuts all its crops, yields batches
 """

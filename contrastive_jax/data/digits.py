@@ -8,8 +8,13 @@ from contrastive_jax.data.splits import resolve_split
 NUM_TRAIN = 1437  # the first 80 % of the 1,797 images, in scikit-learn's order
 
 
-def load(split: str = 'train') -> ArraySource:
-    """1,797 gray images of 8x8 pixels; the first 1,437 are 'train', the last 360 are 'test'."""
+def load(split: str = 'train', channels: int = 0) -> ArraySource:
+    """1,797 gray images of 8x8 pixels; the first 1,437 are 'train', the last 360 are 'test'.
+
+    Args:
+      split: 'train', the evaluation split by any of its names, or 'all'.
+      channels: see `ArraySource`.
+    """
     from sklearn.datasets import load_digits  # imported here because it takes a second, and no other source needs it
 
     data = load_digits()
@@ -17,4 +22,5 @@ def load(split: str = 'train') -> ArraySource:
     if split != 'all':
         split = resolve_split(split, ('train', 'test'), 'digits')
     rows = {'train': slice(None, NUM_TRAIN), 'test': slice(NUM_TRAIN, None), 'all': slice(None)}[split]
-    return ArraySource(images[rows], data.target[rows], name='digits', classes=tuple('0123456789'))
+    classes = tuple('0123456789')
+    return ArraySource(images[rows], data.target[rows], name='digits', classes=classes, channels=channels)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data import images
+from contrastive_jax.data import bands, images
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.splits import resolve_split, split_kind
 from contrastive_jax.data.tree import Folder, extensions
@@ -90,10 +90,12 @@ class FolderSource(Source):
         return len(self._files)
 
     def image(self, i: int) -> np.ndarray:
+        if self.channels != 3:
+            return bands.decode(self.file_name(i), self.channels, self.dtype, self.white)
         return images.decode(self.file_name(i), min_side=images.DRAFT_FACTOR * self._image_size, white=self.white)
 
     def stored_size(self, i: int) -> tuple[int, int]:
-        return images.stored_size(self.file_name(i))
+        return images.stored_size(self.file_name(i)) if self.channels in (1, 3) else super().stored_size(i)
 
     def for_image_size(self, image_size: int) -> 'FolderSource':
         source = copy.copy(self)
@@ -130,7 +132,7 @@ class FolderSource(Source):
 
 
 def load(
-    path: Path, split: str = 'train', image_size: int = 224, name: str = '', value_range: float = 0
+    path: Path, split: str = 'train', image_size: int = 224, name: str = '', value_range: float = 0, channels: int = 3
 ) -> FolderSource:
     """Opens one split of an image folder in any of the layouts at the top of this file.
 
@@ -143,6 +145,7 @@ def load(
       name: the name in logs and messages; by default the name of the folder.
       value_range: the largest value of gray images of more than 8 bits; 0: derived from a sample of the training
         images, see `images.Look`.
+      channels: 3 for RGB, 1 for gray, or the bands of TIFF files; 0: as they are, see `bands.kind_of`.
 
     Raises:
       UserError: `split` is not the name of a split.
@@ -152,7 +155,10 @@ def load(
     source, train = _open(path, split, image_size, name or path.name)
     sample = [train.file_name(int(i)) for i in np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(int)]
     seen = images.look(sample)
-    source.white, source.remarks = value_range or seen.white, _remarks(seen, len(sample))
+    kind = bands.kind_of(sample, source.name, channels, value_range, seen.white > 0)
+    source.channels, source.dtype, remarks = kind
+    source.white = value_range or seen.white
+    source.remarks = _remarks(seen, len(sample)) if source.channels in (1, 3) else remarks
     return source
 
 
@@ -167,6 +173,12 @@ def _remarks(seen: images.Look, count: int) -> tuple[str, ...]:
         found.append(
             f'warning: of 16-bit colors only the upper 8 bits are read, and the images are dark (at most {seen.dark} '
             'of 255): store them as 8 bits'
+        )
+    if seen.frames:
+        found.append(f'{seen.frames} of {count} sampled images have several frames or pages: the first one is read')
+    if seen.bands:
+        found.append(
+            f'TIFF files with {seen.bands} bands, not all of which are read: data.channels={seen.bands} does it'
         )
     return tuple(found)
 

@@ -20,6 +20,8 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -56,6 +58,7 @@ INTERPOLATIONS = {
 
 # The transposition that undoes each value of the EXIF tag 'orientation', 0x0112.
 _ORIENTATION_TAG = 0x0112
+_BANDS_TAG = 0x0115  # SamplesPerPixel of a TIFF file
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,7 +74,9 @@ class ImageError(Exception):
     """One image cannot be read; the message gives the reason. The loader replaces the image and counts it."""
 
 
-def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float = 0) -> np.ndarray:
+def decode(
+    file: str | os.PathLike | bytes, *, min_side: int = 0, white: float = 0, gray: np.dtype[Any] | None = None
+) -> np.ndarray:
     """Decodes an image file by the rules at the top of this file.
 
     Args:
@@ -81,9 +86,10 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float =
       white: the value that becomes 255 in gray images of more than 8 bits, see `Look`; larger values are clipped,
         and negative ones become 0.
         0: 65535 for integers, 1 for floats; an image with larger values is scaled by its maximum.
+      gray: the type of a gray image instead of RGB, uint8 or uint16; colors become gray as in Pillow.
 
     Returns:
-      uint8 [H, W, 3], RGB, read-only.
+      uint8 [H, W, 3], RGB, read-only; or [H, W, 1] of the type `gray`.
 
     Raises:
       ImageError: the file cannot be read, is not an image, is damaged, or has more than MAX_PIXELS pixels.
@@ -95,7 +101,8 @@ def decode(file: str | os.PathLike | bytes, *, min_side: int = 0, white: float =
             if min_side:
                 image.draft(None, (min_side, min_side))
             image.load()
-            return np.asarray(_rgb(_upright(image), white))
+            upright = _upright(image)
+            return np.asarray(_rgb(upright, white)) if gray is None else _one_channel(upright, white, gray)
     except ImageError:
         raise
     except Exception as error:  # damaged files raise many types: OSError, SyntaxError, struct.error, ...
@@ -134,12 +141,16 @@ class Look:
       transparent: number of images with transparent pixels, whose colors are kept as stored.
       dark: the largest value, after decoding, of the images with 16 bits for each color if none of them needs all of
         these bits; 0: there are none. Only the upper 8 bits are read.
+      frames: number of images with several frames or pages, of which the first one is read.
+      bands: the number of bands of TIFF files of which Pillow reads fewer; 0: there are none.
     """
 
     white: float = 0.0
     least: float = 0.0
     transparent: int = 0
     dark: int = 0
+    frames: int = 0
+    bands: int = 0
 
 
 def look(files: Sequence[str]) -> Look:
@@ -148,7 +159,7 @@ def look(files: Sequence[str]) -> Look:
     12-bit cameras, X-rays and microscopes write files of 16 bits whose values end at 4095: read as 16 bits they are
     nearly black.
     """
-    most, least, transparent, colors = 0.0, 0.0, 0, list[int]()
+    most, least, transparent, colors, frames, bands = 0.0, 0.0, 0, list[int](), 0, 0
     for file in files:
         with contextlib.suppress(Exception), Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -160,25 +171,37 @@ def look(files: Sequence[str]) -> Look:
                 most, least = max(most, floor, float(x.max(initial=0))), min(least, float(x.min(initial=0)))
             elif deep:
                 colors.append(int(np.asarray(image.convert('RGB')).max()))
+            frames += image.format != 'MPO' and getattr(image, 'n_frames', 1) > 1  # a photo with its preview is MPO
+            stored = getattr(image, 'tag_v2', {}).get(_BANDS_TAG, 0)
+            bands = max(bands, stored if stored > len(image.getbands()) else 0)
             if image.has_transparency_data:
                 transparent += int(np.asarray(image.convert('RGBA'))[..., 3].min()) < 255
     white = next((float(white) for white in (1, *WHITES) if most <= white), most) if most else 0.0
     brightest = max(colors, default=0)
-    return Look(white, least, transparent, brightest if brightest < 64 else 0)
+    return Look(white, least, transparent, brightest if brightest < 64 else 0, frames, bands)
 
 
 def _rgb(image: Image.Image, white: float) -> Image.Image:
     if image.mode in DEEP_MODES:
-        return _gray(np.asarray(image, np.float64), white, 1 if image.mode == 'F' else 65535)
+        return Image.fromarray(_scaled(image, white, np.dtype(np.uint8))).convert('RGB')
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _gray(x: np.ndarray, white: float, default: float) -> Image.Image:
-    """Gray values 0..white as an RGB image, see `decode`."""
+def _one_channel(image: Image.Image, white: float, dtype: np.dtype[Any]) -> np.ndarray:
+    """A gray image [H, W, 1] of a type, see `decode`."""
+    if image.mode in DEEP_MODES:
+        return _scaled(image, white, dtype)[..., None]
+    levels = np.asarray(image.convert('L')).astype(dtype)
+    return (levels * (np.iinfo(dtype).max // 255))[..., None]
+
+
+def _scaled(image: Image.Image, white: float, dtype: np.dtype[Any]) -> np.ndarray:
+    """Gray values 0..white of an image in one of DEEP_MODES as all levels of a type, see `decode`."""
+    x, default, top = np.asarray(image, np.float64), 1 if image.mode == 'F' else 65535, np.iinfo(dtype).max
     if not np.isfinite(x).all():
         raise ImageError('pixels that are not finite')
-    x = np.maximum(x, 0) * (255 / (white or max(default, x.max())))
-    return Image.fromarray(np.rint(np.minimum(x, 255)).astype(np.uint8)).convert('RGB')
+    x = np.maximum(x, 0) * (top / (white or max(default, x.max())))
+    return np.rint(np.minimum(x, top)).astype(dtype)
 
 
 def crop_box(
@@ -218,7 +241,7 @@ def random_resized_crop(
     """Cuts a random box from an image and resizes it to a square.
 
     Args:
-      image: uint8 [H, W, 3], or a Pillow RGB image (cheaper if several crops are cut from one image).
+      image: uint8 or uint16 [H, W, C], or a Pillow RGB image (cheaper if several crops are cut from one image).
       rng: the source of randomness.
       size: height and width of the result, in pixels.
       scale, ratio: see `crop_box`.
@@ -226,31 +249,53 @@ def random_resized_crop(
       style: decides whether to antialias, as Pillow does (`resize`), or not, as TensorFlow does (`interpolate`).
 
     Returns:
-      uint8 [size, size, 3].
+      [size, size, C], of the type of the image.
     """
-    image = _pillow(image)
     # Crop first, as torchvision does: with Pillow's resize(box=...) the filter would use pixels outside the box.
-    crop = image.crop(crop_box(rng, image.height, image.width, scale, ratio, style))
+    crop = _cut(image, crop_box(rng, *_size(image), scale, ratio, style))
     return (resize if style.pillow_crops else interpolate)(crop, size, interpolation)
 
 
-def resize(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear') -> np.ndarray:
-    """Resizes the whole image to uint8 [size, size, 3], antialiased; the aspect ratio is not kept."""
-    return np.asarray(_pillow(image).resize((size, size), INTERPOLATIONS[interpolation]))
+def resize(
+    image: np.ndarray | Image.Image,
+    size: int,
+    interpolation: str = 'bilinear',
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resizes a box of the image to a square, antialiased; the aspect ratio is not kept.
+
+    Args:
+      image: as in `random_resized_crop`.
+      size: height and width of the result, in pixels.
+      interpolation: a key of INTERPOLATIONS.
+      box: left, top, right, bottom; the filter also uses pixels outside. None: the whole image.
+
+    Returns:
+      [size, size, C], of the type of the image. Levels of 16 bits are rounded once, those of 8 bits as Pillow does.
+    """
+    how = partial(Image.Image.resize, size=(size, size), resample=INTERPOLATIONS[interpolation], box=box)
+    if isinstance(image, Image.Image):
+        return np.asarray(how(image))
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return np.asarray(how(Image.fromarray(image)))
+    bands = image if image.dtype == np.uint8 else image.astype(np.float32)  # Pillow has no images of so many channels
+    x = np.stack([np.asarray(how(Image.fromarray(np.ascontiguousarray(bands[..., i])))) for i in range(bands.shape[2])])
+    return _levels(np.moveaxis(x, 0, -1), image.dtype)
 
 
 def interpolate(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bicubic') -> np.ndarray:
-    """Resizes the whole image to uint8 [size, size, 3] without antialiasing, as TensorFlow's `resize` does by default.
+    """Resizes the whole image to [size, size, C] without antialiasing, as TensorFlow's `resize` does by default.
 
     At any scale, each output pixel depends on the 4x4 pixels around its center for 'bicubic', on 2x2 for 'bilinear'.
-    Unlike TensorFlow, the result is rounded and clipped to uint8.
+    Unlike TensorFlow, the result is rounded and clipped to the type of the image.
     """
+    dtype = image.dtype if isinstance(image, np.ndarray) else np.dtype(np.uint8)
     x = np.asarray(image, np.float32)
     for _ in range(2):  # the rows, then the columns
         at, weights = _taps(len(x), size, interpolation)
         mixed = weights[:, None] @ x.reshape(len(x), -1)[at]
         x = mixed.reshape(size, *x.shape[1:]).swapaxes(0, 1)
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    return _levels(x, dtype)
 
 
 def center_crop(
@@ -261,32 +306,31 @@ def center_crop(
     SimCLR's and BYOL's styles crop first, a square of 224 / 256 of the short side, and resize without antialiasing.
 
     Args:
-      image: uint8 [H, W, 3], or a Pillow RGB image.
+      image: uint8 or uint16 [H, W, C], or a Pillow RGB image.
       size: height and width of the result, in pixels.
       interpolation: as in `random_resized_crop`.
       style: as in `random_resized_crop`.
 
     Returns:
-      uint8 [size, size, 3].
+      [size, size, C], of the type of the image.
     """
-    image = _pillow(image)
+    of_height, of_width = _size(image)
     if not style.pillow_crops:
-        side = round(min(image.width, image.height) * 224 / 256)
-        left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
-        return interpolate(image.crop((left, top, left + side, top + side)), size, interpolation)
+        side = round(min(of_width, of_height) * 224 / 256)
+        left, top = (of_width - side + 1) // 2, (of_height - side + 1) // 2
+        return interpolate(_cut(image, (left, top, left + side, top + side)), size, interpolation)
     short = round(size * 256 / 224)
     # torchvision's Resize rounds the long side down.
-    factor = short / min(image.width, image.height)
-    width = short if image.width <= image.height else math.floor(image.width * factor)
-    height = short if image.height <= image.width else math.floor(image.height * factor)
+    factor = short / min(of_width, of_height)
+    width = short if of_width <= of_height else math.floor(of_width * factor)
+    height = short if of_height <= of_width else math.floor(of_height * factor)
     left, top = round((width - size) / 2), round((height - size) / 2)
     # Only the central square is resized, because a panorama would become a very large image first. With resize(box=...)
     # the filter uses pixels outside the box, so the result is the same.
-    inverse_x, inverse_y = image.width / width, image.height / height
-    right = min((left + size) * inverse_x, image.width)  # rounding could exceed the width
-    bottom = min((top + size) * inverse_y, image.height)
-    box = (left * inverse_x, top * inverse_y, right, bottom)
-    return np.asarray(image.resize((size, size), INTERPOLATIONS[interpolation], box=box))
+    inverse_x, inverse_y = of_width / width, of_height / height
+    right = min((left + size) * inverse_x, of_width)  # rounding could exceed the width
+    bottom = min((top + size) * inverse_y, of_height)
+    return resize(image, size, interpolation, (left * inverse_x, top * inverse_y, right, bottom))
 
 
 def _taps(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -300,5 +344,17 @@ def _taps(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.nd
     return np.clip(at, 0, length - 1), weights.astype(np.float32)
 
 
-def _pillow(image: np.ndarray | Image.Image) -> Image.Image:
-    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+def _size(image: np.ndarray | Image.Image) -> tuple[int, int]:
+    """Height and width."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
+
+
+def _cut(image: np.ndarray | Image.Image, box: tuple[int, int, int, int]) -> np.ndarray | Image.Image:
+    """A box (left, top, right, bottom) of an image."""
+    left, top, right, bottom = box
+    return image.crop(box) if isinstance(image, Image.Image) else image[top:bottom, left:right]
+
+
+def _levels(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Rounds and clips to the levels of a type."""
+    return np.clip(np.rint(x), 0, np.iinfo(dtype).max).astype(dtype)

@@ -2,7 +2,8 @@
 
 Element k of a process's stream is one position in training, (step, row of the global batch). Its image and its crops
 depend only on (seed, step, row), so training can start at any step at no cost, and a resumed run, or a run on another
-number of hosts, gets identical crops. The crops are uint8; all other augmentation runs on the device.
+number of hosts, gets identical crops. The crops have the type of the images, uint8 or uint16; all other augmentation
+runs on the device.
 """
 
 import dataclasses
@@ -93,7 +94,7 @@ class TrainExample(Example):
         )
         return {'crops': crops, 'index': index, 'label': label, 'bad': bad}
 
-    def readable(self, index: int) -> tuple[int, Image.Image, int, tuple[Bad, ...]]:
+    def readable(self, index: int) -> tuple[int, np.ndarray | Image.Image, int, tuple[Bad, ...]]:
         """Reads this example or, if its image is damaged, the next readable one by index, the same in every run."""
         bad: list[Bad] = []
         for shift in range(min(MAX_BAD_IN_A_ROW + 1, len(self.source))):
@@ -103,7 +104,8 @@ class TrainExample(Example):
             except images.ImageError as error:
                 bad.append(Bad(i, self.source.file_name(i), str(error)))
             else:
-                return i, Image.fromarray(picture), label, tuple(bad)
+                rgb = picture.dtype == np.uint8 and picture.shape[2] == 3
+                return i, Image.fromarray(picture) if rgb else picture, label, tuple(bad)
         raise DataError(
             f'{len(bad)} images in a row cannot be read, from {bad[0].file} ({bad[0].reason}) to {bad[-1].file} -> '
             'check the files and their permissions'
@@ -133,7 +135,7 @@ class EvalExample(Example):
                 return {'image': self.view(picture), 'index': index, 'label': label, 'bad': bad}
             except images.ImageError as error:
                 bad = (Bad(index, self.source.file_name(index), str(error)),)
-        empty = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        empty = np.zeros((self.image_size, self.image_size, self.source.channels), self.source.dtype)
         return {'image': empty, 'index': -1, 'label': -1, 'bad': bad}
 
     def view(self, picture: np.ndarray) -> np.ndarray:
@@ -186,7 +188,8 @@ def train_batches(
       process_index, process_count: the process takes the rows [index * b, (index + 1) * b), b = batch_size / count.
 
     Yields:
-      {'crops': (uint8 [b, size, size, 3], ...) one per view, 'index': int32 [b], 'label': int32 [b], -1 if unknown}.
+      {'crops': (uint8 or uint16 [b, size, size, C], ...) one per view, 'index': int32 [b], 'label': int32 [b]}, where
+      -1 is an unknown label.
 
     Raises:
       UserError: batch_size is not divisible by process_count, or larger than the data.
@@ -242,7 +245,7 @@ def eval_batches(
       process_index, process_count: as in `train_batches`.
 
     Yields:
-      {'image': uint8 [b, size, size, 3], 'index': int32 [b], 'label': int32 [b]}.
+      {'image': uint8 or uint16 [b, size, size, C], 'index': int32 [b], 'label': int32 [b]}.
 
     Raises:
       UserError: batch_size is not divisible by process_count.

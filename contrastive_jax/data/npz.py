@@ -1,4 +1,4 @@
-"""Images and labels in an `.npz` file, as `np.savez` writes it.
+"""Images and labels in an `.npz` file, as `np.savez` writes it; or images alone in an `.npy` file.
 
 An array is known by its name, in any case, made of a split and of what it holds, in any order. One of the characters
 '_', '-', '.', '/' or ' ' may be between them:
@@ -15,6 +15,8 @@ split, 10 % of each class are held out as 'test', as in an image folder.
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +36,15 @@ _WHAT = '|'.join((*IMAGES, *LABELS))
 _NAME = re.compile(f'(?:(?P<split>{_SPLIT})[_./ -]?)?(?P<what>{_WHAT})|(?P<what2>{_WHAT})[_./ -]?(?P<split2>{_SPLIT})')
 
 
-def load(path: Path, split: str = 'train', name: str = '') -> ArraySource:
-    """Reads one split of an `.npz` file. Pickled objects are refused, so no code in the file can run.
+def load(path: Path, split: str = 'train', name: str = '', channels: int = 0, value_range: float = 0) -> ArraySource:
+    """Reads one split of an `.npz` or `.npy` file. Pickled objects are refused, so no code in the file can run.
 
     Args:
       path: the file; the top of this module says how its arrays may be named. Labels are optional: integers, or names
         of classes (strings).
       split: 'train', the evaluation split by any of its names, or 'all'.
       name: the name in logs and messages; by default the name of the file.
+      channels, value_range: see `ArraySource`.
 
     Raises:
       UserError: `split` is not the name of a split.
@@ -56,10 +59,11 @@ def load(path: Path, split: str = 'train', name: str = '') -> ArraySource:
         )
     try:
         file = np.load(path, allow_pickle=False)
+        made = partial(ArraySource, name=name or path.stem, channels=channels, value_range=value_range)
         if isinstance(file, np.ndarray):
-            raise DataError(f"'{path}' has one array without a name -> save it as np.savez(path, images=x, labels=y)")
+            return _read({'images': file}, path, split, made)
         with file:
-            return _read(file, path, split, name or path.stem)
+            return _read(file, path, split, made)
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason, remedy = ' '.join(str(error).split()), 'write it again with np.savez, as uint8 arrays'
         if 'allow_pickle' in reason:
@@ -68,10 +72,10 @@ def load(path: Path, split: str = 'train', name: str = '') -> ArraySource:
         raise DataError(f"cannot read '{path}': {reason} -> {remedy}") from error
 
 
-def _read(file: np.lib.npyio.NpzFile, path: Path, split: str, name: str) -> ArraySource:
-    images, labels, others = _roles(file.files)
+def _read(file: Mapping[str, np.ndarray], path: Path, split: str, make: Callable[..., ArraySource]) -> ArraySource:
+    images, labels, others = _roles(list(file))
     if not images:
-        held = ', '.join(file.files) or 'nothing'
+        held = ', '.join(file) or 'nothing'
         raise DataError(f"'{path}' has no images: it holds {held} -> name the arrays {EXAMPLES}")
     if lone := sorted(labels.keys() - images.keys()):
         raise DataError(
@@ -88,21 +92,27 @@ def _read(file: np.lib.npyio.NpzFile, path: Path, split: str, name: str) -> Arra
     numbered, classes = _labels(arrays)
 
     def source(kind: str, place: str = '') -> ArraySource:
-        made = ArraySource(file[images[kind]], numbered.get(kind), name=name, classes=classes)
+        made = make(file[images[kind]], numbered.get(kind), classes=classes)
         made.place, made.skipped = place or f'{images[kind]}{f", {labels[kind]}" if kind in labels else ""}', skipped
+        return made
+
+    def of_rows(first: ArraySource, rows: np.ndarray, labels: np.ndarray | None, place: str) -> ArraySource:
+        made = ArraySource(rows, labels, name=first.name, classes=classes, channels=first.channels)
+        made.place, made.skipped, made.remarks = place, skipped, first.remarks
         return made
 
     if split == 'all':
         parts = [source(kind) for kind in images]
+        if len({(part.dtype, part.channels) for part in parts}) > 1:
+            kinds = ', '.join(f'{part.dtype} with {part.channels} channels' for part in parts)
+            raise DataError(f"the splits of '{path}' differ: {kinds} -> store them alike, or choose one split")
         known = all(part.labels is not None for part in parts)
-        together = ArraySource(
+        return of_rows(
+            parts[0],
             np.concatenate([part.array for part in parts]),
             np.concatenate([part.labels for part in parts]) if known else None,
-            name=name,
-            classes=classes,
+            ', '.join(part.place for part in parts),
         )
-        together.place, together.skipped = ', '.join(part.place for part in parts), skipped
-        return together
     if 'train' not in images or len(images) > 1:
         return source(resolve_split(split, tuple(images), f"'{path}'", lambda kind: kind in labels))
     everything = source('train')
@@ -116,9 +126,8 @@ def _read(file: np.lib.npyio.NpzFile, path: Path, split: str, name: str) -> Arra
             f"'{path}' has no class with two images, one of which could be held out -> add the arrays test_images and "
             'test_labels'
         )
-    part = ArraySource(everything.array[rows == chosen], everything.labels[rows == chosen], name=name, classes=classes)
-    part.place, part.skipped = f'{everything.place}{", 10 % of each class" if chosen else ""}', skipped
-    return part
+    place = f'{everything.place}{", 10 % of each class" if chosen else ""}'
+    return of_rows(everything, everything.array[rows == chosen], everything.labels[rows == chosen], place)
 
 
 def _roles(names: list[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:

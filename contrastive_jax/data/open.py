@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.data import digits, folder, npz, objects, tfds
+from contrastive_jax.data.pixels import WHITE
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
 from contrastive_jax.rules import did_you_mean
@@ -21,6 +22,7 @@ def open_source(
     split: str = 'train',
     image_size: int = 224,
     value_range: float = 0,
+    channels: int = 0,
 ) -> Source:
     """Opens one split of a data set. It reads only what is on this machine and never downloads.
 
@@ -33,14 +35,16 @@ def open_source(
       split: 'train', 'test', or another split of the data, or 'all'. 'test' and 'validation' replace each other, and a
         labeled one is preferred.
       image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
-      value_range: for image files, the largest value of gray images of more than 8 bits; 0: derived from a sample.
+      value_range: the value that is white in images of more than 8 bits. 0: of gray image files, derived from a sample;
+        65535 for uint16 arrays; other arrays need it.
+      channels: C, the number of channels that is wanted; 0: that of the data, and 3 for gray images.
 
     Raises:
       UserError: an unknown source, data set or split.
-      DataError: the data is missing or damaged, or lacks the split.
+      DataError: the data is missing or damaged, lacks the split, or has another number of channels.
     """
     if ':' in source:
-        return objects.load(source, path, split)
+        return objects.load(source, path, split, channels, value_range)
     if source not in SOURCES:
         raise UserError(
             f'data.source {source!r} is unknown{did_you_mean(source, SOURCES)} -> choose from {", ".join(SOURCES)}'
@@ -51,13 +55,17 @@ def open_source(
                 f"data.source 'digits' has no data set {name!r} -> set data.name to 'digits', or data.source to one of "
                 f'{", ".join(SOURCES[1:])}'
             )
-        return digits.load(split)
+        return digits.load(split, channels)
     if '://' in path:
         raise UserError(
             f"data.path '{path}' is not a local path -> mount the bucket (gcsfuse) and set data.path to the mounted "
             'folder'
         )
     if source == 'tfds':
+        if channels not in (0, 3):
+            raise UserError(
+                f'TFDS data sets are read as RGB, and {channels} channels are wanted -> use another data.source'
+            )
         return tfds.load(name, path, split, image_size)
     if not path:
         what = 'the .npz file' if source == 'npz' else 'the folder of images'
@@ -65,8 +73,8 @@ def open_source(
     location = Path(os.path.abspath(os.path.expanduser(path)))  # absolute, so that messages show the whole path
     # A recipe's data.name, such as 'cifar10', is that of a TFDS data set: the user's own data has the name of its file.
     if source == 'npz':
-        return npz.load(location, split)
-    return folder.load(location, split, image_size, value_range=value_range)
+        return npz.load(location, split, channels=channels, value_range=value_range)
+    return folder.load(location, split, image_size, value_range=value_range, channels=channels)
 
 
 def summary(train: Source, held_out: Source | None) -> str:
@@ -88,8 +96,10 @@ def summary(train: Source, held_out: Source | None) -> str:
             skipped.update(held_out.skipped)
     if skipped:
         parts.append('skipped: ' + ', '.join(f'{count:,} {reason}' for reason, count in sorted(skipped.items())))
-    if train.white:
-        parts.append(f'gray values 0 to {train.white:g} become 0 to 255')
+    if train.channels != 3 or train.dtype != np.uint8:
+        parts.append(f'{train.channels} channel{"" if train.channels == 1 else "s"} of {8 * train.dtype.itemsize} bits')
+    if train.white and train.channels in (1, 3):
+        parts.append(f'gray values 0 to {train.white:g} become 0 to {WHITE[train.dtype]}')
     return ', '.join([*parts, *train.remarks]) + folder.remedy(skipped)
 
 

@@ -6,9 +6,11 @@ import hashlib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from contrastive_jax.data.pixels import image_array
 from contrastive_jax.errors import DataError, UserError
 
 
@@ -34,8 +36,10 @@ class Source(abc.ABC):
       remarks: what else the summary of the data says about the conversion of its images.
       rows_of: the rows [start, end) of stored splits that the examples are, such as ('cifar10/3.0.2/train', 0, 45000);
         empty if it is unknown.
-      array: all images as one uint8 array [n, H, W, 3] if they are in memory, so that they can be kept on the device;
-        None if they are decoded one by one.
+      channels: C, the number of channels of each image; 3 is RGB.
+      dtype: the type of the levels of all images: uint8, where 255 is white, or uint16, where 65535 is.
+      array: all images as one array [n, H, W, C] of `dtype` if they are in memory, so that they can be kept on the
+        device; None if they are decoded one by one.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Source(abc.ABC):
     white: float = 0
     remarks: Sequence[str] = ()
     rows_of: Sequence[tuple[str, int, int]] = ()
+    channels: int = 3
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
     array: np.ndarray | None = None
 
     @property
@@ -58,7 +64,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def image(self, i: int) -> np.ndarray:
-        """Image i, uint8 [H, W, 3], RGB. Raises ImageError if it cannot be read."""
+        """Image i, [H, W, C] of `dtype`. Raises ImageError if it cannot be read."""
 
     def stored_size(self, i: int) -> tuple[int, int]:
         """Height and width of image i as it is stored, in pixels; `image` may return a smaller one.
@@ -100,12 +106,12 @@ class ArraySource(Source):
     """Images in memory.
 
     Args:
-      images: uint8 [n, H, W, 3], RGB; gray images [n, H, W, 1] or [n, H, W] are repeated to three equal channels.
-        Other dtypes are refused: the range of floats, [0, 1], [-1, 1] or [0, 255], is not known, and a wrong guess
-        would train without an error.
+      images: [n, H, W, C] or, if they are gray, [n, H, W]; dtypes and channels are those of `pixels.image_array`.
       labels: one class for each image in any form that `class_labels` reads, -1 where unknown; or None.
       name: the name in logs and messages.
       classes: the names of the classes, indexed by label.
+      channels: the number of channels that is wanted; 0: that of the images, 3 for gray images.
+      value_range: the value that becomes white in images of other dtypes than uint8; 0: unknown.
 
     Raises:
       DataError: images or labels have another dtype or shape.
@@ -120,10 +126,13 @@ class ArraySource(Source):
         *,
         name: str = 'array',
         classes: tuple[str, ...] | None = None,
+        channels: int = 0,
+        value_range: float = 0,
     ):
         self.name = name
         self.classes = classes
-        self.array = _rgb_images(np.asarray(images), name)
+        self.array, self.remarks = image_array(np.asarray(images), name, channels, value_range)
+        self.channels, self.dtype = self.array.shape[3], self.array.dtype
         self._labels = None if labels is None else class_labels(np.asarray(labels), len(self.array), name)
 
     @property
@@ -188,6 +197,7 @@ class Subset(Source):
     def __init__(self, source: Source, ids: np.ndarray):
         self.name, self.classes = source.name, source.classes
         self._source, self._ids = source, ids
+        self.channels, self.dtype = source.channels, source.dtype
         self.array = None if source.array is None else source.array[ids]
 
     @property
@@ -215,20 +225,6 @@ class Subset(Source):
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(self._source.fingerprint.encode() + self._ids.tobytes()).hexdigest()[:24]
-
-
-def _rgb_images(images: np.ndarray, name: str) -> np.ndarray:
-    given = f'{name}: images are {images.dtype}{list(images.shape)}'
-    if images.dtype != np.uint8:
-        hint = '(255 * x).round().astype("uint8") for values in [0, 1]'
-        raise DataError(f'{given}, not uint8 in 0..255 -> store them as uint8, e.g. {hint}')
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        raise DataError(f'{given}, channels first -> store them as [n, H, W, 3]: x.transpose(0, 2, 3, 1)')
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise DataError(f'{given} -> give [n, H, W, 3] (RGB) or [n, H, W] (gray), with n, H, W >= 1')
-    return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
 
 
 def class_labels(labels: np.ndarray, n: int, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.loader import eval_batches
+from contrastive_jax.data.pixels import WHITE
 from contrastive_jax.data.sources import Source
 from contrastive_jax.evaluate.knn import knn_accuracy
 
@@ -45,7 +46,7 @@ def _pixels(source: Source, ids: np.ndarray, policy: Policy, size: int) -> tuple
     )
     parts = [
         (
-            batch['image'][rows].reshape(rows.sum(), -1).astype(np.float32) / 255,
+            batch['image'][rows].reshape(rows.sum(), -1).astype(np.float32) / WHITE[batch['image'].dtype],
             batch['label'][rows],
         )
         for batch in batches

@@ -58,7 +58,7 @@ from contrastive_jax.rules import Rules
 
 # One device's part of a batch, as a method gets it: b local examples of the B in the global batch.
 #
-#   views     tuple of augmented images [b, H, W, 3], or grids of patches [b, R, C, p, p, 3]; global views first
+#   views     tuple of augmented images [b, H, W, channels], or grids of patches [b, R, C, p, p, channels]; global first
 #   index     int32[b], the index of each example in the data set
 #   label     int32[b], the class of each example, -1 without labels
 #
@@ -149,7 +149,7 @@ class Method(abc.ABC):
 
         Args:
           rng: a typed key.
-          batch: 'views' of a global batch [B, H, W, 3]; only the shapes matter.
+          batch: 'views' of a global batch [B, H, W, C]; only the shapes matter.
 
         Returns:
           Trained parameters {'encoder': ..., ...}, and the state. They must not share buffers, because both are donated

@@ -133,7 +133,7 @@ class CPCEncoder(nn.Module):
         """Encodes each patch separately.
 
         Args:
-          x: normalized images [B, H, W, 3], or their patches [B, R, C, p, p, 3].
+          x: normalized images [B, H, W, channels], or their patches [B, R, C, p, p, channels].
           train: has no effect, because the encoder behaves the same in training and evaluation.
           axis_name: has no effect, because nothing is shared between examples.
 

@@ -3,7 +3,7 @@
 An encoder is any Linen module that keeps the contract below. `encoder.name` is a key of ENCODERS or, for a module of
 the user's own, 'package.module:Class'.
 
-- `encoder(x, train=..., axis_name=None)` maps normalized images x [B, H, W, 3] to features h [B, D], one vector for
+- `encoder(x, train=..., axis_name=None)` maps normalized images x [B, H, W, C] to features h [B, D], one vector for
   each image, in float32 or a wider type. With `train=False` the features of an image do not depend on other images.
 - `encoder.dtype`, a field with a default or a property, is the dtype of the computation and of x. Parameters are
   float32.
@@ -68,7 +68,7 @@ class Network(nn.Module):
     chunks: int = 1
 
     def encode(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Maps images [B, H, W, 3] to representations h [B, D].
+        """Maps images [B, H, W, C] to representations h [B, D].
 
         Raises:
           UserError: the encoder does not return one vector for each image.
@@ -88,12 +88,12 @@ class Network(nn.Module):
         return self.projector.projector_features(h, layers, train=train, axis_name=axis_name) if layers else h
 
     def project(self, x: Array, *, train: bool, axis_name: str | None = None) -> tuple[Array, Array]:
-        """Maps images [B, H, W, 3] to h [B, D] and projections z [B, dim]; neither is L2-normalized."""
+        """Maps images [B, H, W, C] to h [B, D] and projections z [B, dim]; neither is L2-normalized."""
         h = self.encode(x, train=train, axis_name=axis_name)
         return h, self.projector(h, train=train, axis_name=axis_name)
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> tuple[Array, Array, Array]:
-        """Maps images [B, H, W, 3] to h [B, D], z [B, dim] and predictions p [B, dim]; without a predictor, p is z."""
+        """Maps images [B, H, W, C] to h [B, D], z [B, dim] and predictions p [B, dim]; without a predictor, p is z."""
         h, z = self.project(x, train=train, axis_name=axis_name)
         return h, z, z if self.predictor is None else self.predictor(z, train=train, axis_name=axis_name)
 
@@ -112,7 +112,7 @@ class Projection(Network):
         return self.encoder.dtype
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:  # type: ignore[override]
-        """Maps images [B, H, W, 3] to features [B, D]."""
+        """Maps images [B, H, W, C] to features [B, D]."""
         return self.projector_features(x, self.layers, train=train, axis_name=axis_name)
 
 

@@ -188,7 +188,7 @@ class ResNet(nn.Module):
         """Encodes images.
 
         Args:
-          x: [B, H, W, 3], normalized images; other numbers of channels are possible.
+          x: [B, H, W, C], normalized images.
           train: whether batch norm uses the statistics of the batch; otherwise the running ones.
           axis_name: the mapped device axis; None: the whole batch is on one device.
 
@@ -218,18 +218,12 @@ class ResNet(nn.Module):
         width = self.width * self.width_multiplier
 
         padding, pool_padding = PADDINGS[self.padding]
-
-        stem = self.stem_width or width
-        first = [(stem, 7, 2)] if self.stem == 'imagenet' else [(stem, 3, 1)]  # channels, kernel size, stride
-        if self.stem == 'imagenet' and self.sk_ratio > 0:
-            first = [(stem // 2, 3, 2), (stem // 2, 3, 1), (stem, 3, 1)]
-        for i, (channels, kernel_size, stride) in enumerate(first, start=1):
-            edge = padding if i > 1 or self.stem_padding is None else self.stem_padding
-            stride = stride if i > 1 or self.stem_stride is None else self.stem_stride
+        stem = self.stem_convolutions()
+        for i, (channels, kernel_size, stride, edge) in enumerate(stem, start=1):
             x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=edge)(x)
             x = norm(name=f'bn{i}')(x, train=train, axis_name=axis_name)
-            x = nn.relu(x) if self.stem_relu or i < len(first) else x
-        if self.stem == 'imagenet' if self.stem_pool is None else self.stem_pool:
+            x = nn.relu(x) if self.stem_relu or i < len(stem) else x
+        if self.stem_pools:
             x = max_pool(x, pool_padding)
 
         for stage, size in enumerate(self.stage_sizes):
@@ -247,6 +241,23 @@ class ResNet(nn.Module):
                 )(x, train, axis_name)
             self.sow('intermediates', f'layer{stage + 1}', x)
         return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
+
+    def stem_convolutions(self) -> list[tuple[int, int, int, str | int]]:
+        """The convolutions before the first stage: output channels, kernel size, stride and padding (see `conv`)."""
+        stem = self.stem_width or self.width * self.width_multiplier
+        first = [(stem, 7, 2)] if self.stem == 'imagenet' else [(stem, 3, 1)]
+        if self.stem == 'imagenet' and self.sk_ratio > 0:
+            first = [(stem // 2, 3, 2), (stem // 2, 3, 1), (stem, 3, 1)]
+        layers: list[tuple[int, int, int, str | int]] = [(*layer, PADDINGS[self.padding][0]) for layer in first]
+        channels, kernel_size, stride, padding = layers[0]
+        stride = stride if self.stem_stride is None else self.stem_stride
+        layers[0] = (channels, kernel_size, stride, padding if self.stem_padding is None else self.stem_padding)
+        return layers
+
+    @property
+    def stem_pools(self) -> bool:
+        """Whether max-pooling follows the stem."""
+        return self.stem == 'imagenet' if self.stem_pool is None else self.stem_pool
 
 
 def conv(

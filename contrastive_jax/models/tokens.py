@@ -23,7 +23,7 @@ class Tokens(VisionTransformer):
     average_pool: bool = False
 
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Maps images [B, H, W, 3] to features [B, n D], or [B, (n + 1) D] with `average_pool`."""
+        """Maps images [B, H, W, C] to features [B, n D], or [B, (n + 1) D] with `average_pool`."""
         queries = None if self.average_pool else 1
         layers, _ = self.blocks(x, self.last_blocks, queries=queries, train=train, axis_name=axis_name)
         features = [tokens[:, 0] for tokens in layers]

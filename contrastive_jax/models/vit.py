@@ -313,7 +313,7 @@ class VisionTransformer(nn.Module):
         """Encodes images.
 
         Args:
-          x: [B, H, W, 3], normalized images; H and W are multiples of the patch size.
+          x: [B, H, W, C], normalized images; H and W are multiples of the patch size.
           train: whether the batch norm of a convolutional stem uses the statistics of the batch; otherwise the running
             ones.
           axis_name: the mapped device axis; None: the whole batch is on one device.
@@ -343,7 +343,7 @@ class VisionTransformer(nn.Module):
         """Applies the whole network, for `__call__` and the other methods.
 
         Args:
-          x: [B, H, W, 3], normalized images.
+          x: [B, H, W, C], normalized images.
           count: the number of last blocks whose tokens are returned.
           queries: the number of tokens, from the first, that the last block computes; None: all.
           train, axis_name: as in `__call__`.

@@ -119,17 +119,19 @@ def _panel(axes: Axes, panel: Panel, found: Sequence[Curve], first: str) -> None
         axes.text(0.5, 0.5, 'nothing measured yet', transform=axes.transAxes, ha='center', color=GRAY)
 
 
-def contact_sheet(originals: np.ndarray, views: Mapping[str, np.ndarray], path: Path) -> None:
+def contact_sheet(originals: np.ndarray, views: Mapping[str, np.ndarray], path: Path, note: str = '') -> None:
     """Draws augmented views: one row for each image, with the original and then its views.
 
     Args:
-      originals: uint8[n, H, W, 3].
-      views: title -> [n, h, w, 3], one column each: float in [0, 1] (clipped) or uint8. Sizes may differ.
+      originals: [n, H, W, 3], float in [0, 1] (clipped) or uint8.
+      views: title -> [n, h, w, 3], one column each, likewise. Sizes may differ.
       path: the PNG to write.
+      note: a line about the first column, such as the channels that are shown.
     """
     columns = [('original', originals), *views.items()]
     with mpl.rc_context(STYLE):
         titles = [f'{title}\n{images.shape[2]} × {images.shape[1]}' for title, images in columns]
+        titles[0] += f'\n{note}' if note else ''
         sheet = _Sheet(len(originals), len(columns), titles)
         for j, (_, images) in enumerate(columns):
             for i in range(len(originals)):
@@ -144,6 +146,7 @@ def nearest_neighbors(
     query_labels: np.ndarray,
     neighbor_labels: np.ndarray,
     names: Sequence[str] | None = None,
+    note: str = '',
 ) -> None:
     """Draws queries and, to the right of each, its nearest neighbors, the nearest first.
 
@@ -151,16 +154,17 @@ def nearest_neighbors(
     and a cross. There is no frame if one of the two labels is -1, which means unknown.
 
     Args:
-      queries: uint8[m, h, w, 3].
-      neighbors: uint8[m, k, h, w, 3].
+      queries: [m, h, w, 3], float in [0, 1] (clipped) or uint8.
+      neighbors: [m, k, h, w, 3], likewise.
       path: the PNG to write.
       query_labels: int[m].
       neighbor_labels: int[m, k].
       names: names of the classes; None: their numbers are used.
+      note: a line about the first column, such as the channels that are shown.
     """
     m, k = neighbors.shape[:2]
     with mpl.rc_context(STYLE):
-        titles = ['query', 'nearest', *(str(j) for j in range(2, k + 1))]
+        titles = [f'query\n{note}' if note else 'query', 'nearest', *(str(j) for j in range(2, k + 1))]
         sheet = _Sheet(m, k + 1, titles, captions=True)
         for i in range(m):
             sheet.show(i, 0, queries[i])

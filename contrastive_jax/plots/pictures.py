@@ -1,12 +1,12 @@
 """The pictures of a run: reads images and labels from its data and lets `figures` draw them."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.images import ImageError, center_crop
@@ -35,7 +35,7 @@ def contact_sheet(source: Source, policy: Policy, image_size: int, seed: int, pa
       DataError: none of the images can be read.
     """
     images, views = augmented(source, policy, image_size, seed)
-    figures.contact_sheet(images, views, path)
+    figures.contact_sheet(images, views, path, policy.shown_channels)
 
 
 def augmented(
@@ -51,7 +51,7 @@ def augmented(
       rows: the largest number of images.
 
     Returns:
-      The images uint8[n, H, W, 3], and title -> views float[n, h, w, 3] in [0, 1].
+      The images [n, H, W, 3] as `shown` makes them, and title -> views float[n, h, w, 3] in [0, 1].
 
     Raises:
       DataError: none of the images can be read.
@@ -60,7 +60,7 @@ def augmented(
     # One program for all views, which runs once: operation by operation, compilation would take several times as long.
     draw = jax.jit(_draw, static_argnames=('policy', 'image_size'), compiler_options=quick_options())
     views = jax.device_get(draw(policy, jax.random.key(seed), images, image_size))
-    return images, {
+    return shown(images, policy), {
         f'{view_name(policy, view)}, draw {draw + 1}': x[draw * len(images) : (draw + 1) * len(images)]
         for draw in range(DRAWS)
         for view, x in enumerate(views)
@@ -82,7 +82,7 @@ def view_name(policy: Policy, view: int) -> str:
 
 
 def few_images(source: Source, count: int, image_size: int) -> np.ndarray:
-    """Reads at most `count` evenly spaced images of a source, without those that cannot be read: uint8[n, H, W, 3].
+    """Reads at most `count` evenly spaced images of a source, without those that cannot be read: [n, H, W, C].
 
     Raises:
       DataError: none of them can be read.
@@ -98,38 +98,52 @@ def few_images(source: Source, count: int, image_size: int) -> np.ndarray:
     return np.stack(images)
 
 
-def neighbors(train: Source, test: Source, found: Neighbors, config: ConfigDict, path: Path) -> None:
+def neighbors(train: Source, test: Source, found: Neighbors, policy: Policy, image_size: int, path: Path) -> None:
     """Draws held-out images and the training images whose features are nearest.
 
     Args:
       train: training images.
       test: held-out images.
       found: positions of the images in both.
-      config: the config of the run; gives the size of images.
+      policy: the augmentation of the run; gives the scale of channels that are not RGB.
+      image_size: height and width to which images from files are cropped, in pixels.
       path: the PNG to write.
     """
     figures.nearest_neighbors(
-        read_images(test, found.queries, config.data.image_size),
-        read_images(train, found.nearest, config.data.image_size),
+        shown(read_images(test, found.queries, image_size), policy),
+        shown(read_images(train, found.nearest, image_size), policy),
         path,
         labels_of(test, found.queries),
         labels_of(train, found.nearest),
         train.classes,
+        policy.shown_channels,
     )
 
 
 def read_images(source: Source, ids: np.ndarray, image_size: int) -> np.ndarray:
-    """Reads the images uint8[..., H, W, 3] at positions int[...] of a source."""
+    """Reads the images [..., H, W, C] at positions int[...] of a source."""
     flat = [_read(source, int(i), image_size) for i in ids.ravel()]
     return np.stack(flat).reshape(*ids.shape, *flat[0].shape)
 
 
 def tiled(views: Array) -> Array:
-    """Puts patches [n, R, C, p, p, 3] side by side, [n, R p, C p, 3]; views without patches are returned unchanged."""
+    """Puts patches [n, R, S, p, p, C] side by side, [n, R p, S p, C]; views without patches are returned unchanged."""
     if views.ndim == 4:
         return views
-    n, R, C, p = views.shape[:4]
-    return jnp.swapaxes(views, 2, 3).reshape(n, R * p, C * p, 3)
+    n, R, S, p = views.shape[:4]
+    return jnp.swapaxes(views, 2, 3).reshape(n, R * p, S * p, views.shape[-1])
+
+
+def shown(images: np.ndarray, policy: Policy) -> np.ndarray:
+    """Images [..., C] of a source as [..., 3] for display: uint8 RGB as they are, others by `Policy.to_rgb`."""
+    if images.dtype == np.uint8 and policy.channels == 3:
+        return images
+    return to_pixels(policy.normalize(jnp.asarray(images)), policy)
+
+
+def to_pixels(views: Any, policy: Policy) -> np.ndarray:
+    """Views [..., C] for display: float[..., 3] in [0, 1], see `Policy.to_rgb`."""
+    return np.asarray(policy.to_rgb(views))
 
 
 def _read(source: Source, i: int, image_size: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from contrastive_jax.models.split import Split
 from contrastive_jax.models.vit import VITS, VisionTransformer, sincos_position
 
 POSITION = 'pos_embed'
+FIRST = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')  # convolutions of images
 SK_RATIO = 0.0625  # SimCLR v2's; no other published encoder has selective kernels
 CROP = {'imagenet': 224, 'cifar': 32}  # stem of a ResNet -> the usual image size; its weights do not record the size
 
@@ -48,18 +49,22 @@ def assumptions(module: nn.Module) -> str:
     encoder = module.l if isinstance(module, Split) else module
     if not isinstance(encoder, ResNet):
         return 'nothing'
-    stem = encoder.stem
-    stride = encoder.stem_stride or (1 if stem == 'cifar' else 2)
-    padding = encoder.padding if encoder.padding != 'torch' else 1 if stem == 'cifar' or encoder.sk_ratio else 3
-    padding = padding if encoder.stem_padding is None else encoder.stem_padding
-    pool = (stem == 'imagenet') if encoder.stem_pool is None else encoder.stem_pool
-    hint = ' (solo-learn pads by 2)' if stem == 'cifar' and padding == 1 else ''
+    _, kernel_size, stride, padding = encoder.stem_convolutions()[0]
+    padding = kernel_size // 2 if padding == 'symmetric' else padding
+    padding = encoder.padding if encoder.padding != 'torch' and encoder.stem_padding is None else padding
+    hint = ' (solo-learn pads by 2)' if encoder.stem == 'cifar' and padding == 1 else ''
     return (
         f'the stem has stride {stride}, padding {padding}{hint}, {"a" if encoder.stem_relu else "no"} ReLU and '
-        f'{"a" if pool else "no"} max-pooling; ReLU, '
+        f'{"a" if encoder.stem_pools else "no"} max-pooling; ReLU, '
         f'stride in the 3x3 convolutions, average pooling, batch norm eps {encoder.bn_epsilon:g} -> otherwise '
         '--stem_stride, --stem_padding, --stem_pool, or encoder=NAME,bn_epsilon=...'
     )
+
+
+def channels(state: State) -> int:
+    """The number of channels of the images: the inputs of the first convolution; 3 if there is none of a known name."""
+    first = next((state[name] for name in FIRST if name in state), None)
+    return first.shape[1] if first is not None and first.ndim == 4 else 3
 
 
 def image_size(config: Mapping[str, Any], state: State) -> int:

@@ -5,18 +5,20 @@ import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.base import base_config, head_config
+from contrastive_jax.data.pixels import WHITE
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.network import Network, Projection
@@ -35,7 +37,7 @@ class Encoder:
     """A trained encoder with frozen weights. `encoder(images)` computes features in evaluation mode:
 
         encoder = contrastive_jax.load_encoder('runs/digits')
-        h = encoder(images)  # uint8[n, H, W, 3], RGB -> float32[n, D]
+        h = encoder(images)  # uint8[n, H, W, C], C = 3 for RGB -> float32[n, D]
 
     In a Flax program of your own, use its Linen module and variables:
 
@@ -43,7 +45,7 @@ class Encoder:
         h = encoder.module.apply(encoder.variables, x, train=False)
 
     Attributes:
-      module: the Linen module; it maps normalized images [B, H, W, 3] to features [B, D].
+      module: the Linen module; it maps normalized images [B, H, W, C] to features [B, D].
       params: the parameters of the module, numpy arrays.
       stats: the BN statistics of the module, numpy arrays; {} without batch norm.
       policy: how images are resized and their pixels normalized. Of a file of weights, its other fields, the
@@ -52,6 +54,8 @@ class Encoder:
       architecture: the section `encoder` of a config, {'name': ..., and fields of the module}.
       source: where the encoder comes from, in words.
       step: the training step of the checkpoint; None if the encoder is from a file of weights.
+      workdir: the workdir of the run; None if the encoder is from a file of weights.
+      weights: which network of the run it is, a value of WEIGHTS; '' if the encoder is from a file of weights.
       run_config: the config of the run; None if the encoder is from a file of weights.
       projector: the projector that it was trained with; None if the encoder is from a file of weights.
       projector_layers: the number of first layers of the projector whose weights were loaded. They do not change the
@@ -68,6 +72,8 @@ class Encoder:
     architecture: dict[str, Any]
     source: str
     step: int | None = None
+    workdir: Path | None = None
+    weights: str = ''
     run_config: ConfigDict | None = None
     projector: nn.Module | None = None
     projector_layers: int = 0
@@ -78,7 +84,8 @@ class Encoder:
         """Computes features.
 
         Args:
-          images: uint8[n, H, W, 3], RGB; they are normalized here.
+          images: uint8 or uint16[n, H, W, C], with the number of channels that it was trained with, mostly RGB; they
+            are normalized here.
 
         Returns:
           float32[n, D].
@@ -86,8 +93,10 @@ class Encoder:
         Raises:
           UserError: images of another dtype or shape.
         """
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise UserError(f'images are {images.dtype}{list(images.shape)} -> give uint8[n, H, W, 3], RGB in 0..255')
+        C, given = self.channels, f'images are {images.dtype}{list(images.shape)}'
+        if images.ndim != 4 or images.shape[3] != C or images.dtype not in WHITE:
+            kind = 'RGB in 0..255, or uint16' if C == 3 else f'with the {C} channels of its training, or uint16'
+            raise UserError(f'{given} -> give uint8[n, H, W, {C}], {kind}')
         return _features(self.variables, images, self.module, self.policy)
 
     @property
@@ -115,6 +124,18 @@ class Encoder:
         return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
 
     @property
+    def channels(self) -> int:
+        """C, the number of channels of an image."""
+        return self.policy.channels
+
+    @property
+    def num_features(self) -> int:
+        """D, the number of features of an image."""
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), np.float32)
+        features: Any = jax.eval_shape(partial(self.module.apply, train=False), self.variables, images)
+        return int(features.shape[1])
+
+    @property
     def network(self) -> Network:
         """The module and the projector as one network."""
         return Network(self.module, cast(nn.Module, self.projector))  # None is legal while no projection is computed
@@ -127,7 +148,7 @@ class Encoder:
         config = base_config('moco')  # a file does not name the method; nothing reads the section
         config.encoder, config.projector = ConfigDict(self.architecture), head_config(1, 1, 1)
         config.augment = ConfigDict(dataclasses.asdict(self.policy))
-        config.data.source, config.data.image_size = '', self.image_size
+        config.data.source, config.data.image_size, config.data.channels = '', self.image_size, self.channels
         return config
 
     def with_tokens(self, last_blocks: int, average_pool: bool = False) -> 'Encoder':
@@ -172,7 +193,7 @@ class Encoder:
         """
         if size == self.image_size:
             return self
-        images = jax.ShapeDtypeStruct((2, size, size, 3), np.float32)
+        images = jax.ShapeDtypeStruct((2, size, size, self.channels), np.float32)
         try:
             jax.eval_shape(partial(self.module.apply, train=False), self.variables, images)
         except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -182,6 +203,48 @@ class Encoder:
             side = size // self.module.patch_size
             params = {**params, 'pos_embed': np.asarray(resize_positions(params['pos_embed'][0], side, side))[None]}
         return dataclasses.replace(self, image_size=size, params=params)
+
+    def with_channels(self, channels: int) -> 'Encoder':
+        """The same encoder for images of another number of channels C, by timm's rule for `in_chans`.
+
+        The three inputs of the first convolution are repeated, 1, 2, 3, 1, 2, ..., and multiplied by 3 / C; for one
+        channel they are summed. Mean and standard deviation of the pixels are repeated, or averaged for one channel.
+
+        Args:
+          channels: C.
+
+        Raises:
+          UserError: the encoder does not take RGB, or has more than one array that depends on C.
+        """
+        if channels == self.channels:
+            return self
+        name = self.architecture['name']
+        if self.channels != 3 or self.policy.color_space != 'rgb':
+            raise UserError(
+                f'{name} takes {self.channels} channels in {self.policy.color_space}, and only encoders of RGB are '
+                'adapted -> give weights for RGB'
+            )
+        shapes = [flatten_dict(self._shapes(C), sep='/') for C in (3, channels)]
+        paths = [path for path, x in shapes[0].items() if x.shape != shapes[1][path].shape]
+        if len(paths) != 1:
+            count = f'{len(paths)} arrays that depend on the number of channels'
+            raise UserError(f'{name} has {count}, not one -> choose another encoder')
+        flat = flatten_dict(self.variables, sep='/')
+        kernel, wanted = np.asarray(flat[paths[0]]), shapes[1][paths[0]].shape
+        axis = next(i for i, n in enumerate(wanted) if n != kernel.shape[i])
+        if channels == 1:
+            kernel, how = kernel.sum(axis=axis, keepdims=True), lambda x: (float(np.mean(x)),)
+        else:
+            kernel = kernel.take(np.arange(channels) % 3, axis=axis) * np.float32(3 / channels)
+            how = lambda x: tuple(x[i % 3] for i in range(channels))  # noqa: E731
+        variables = unflatten_dict({**flat, paths[0]: kernel}, sep='/')
+        policy = dataclasses.replace(self.policy, mean=how(self.policy.mean), std=how(self.policy.std))
+        source = f'{self.source}, its first convolution repeated for {channels} channels'
+        return dataclasses.replace(self, params=variables['params'], policy=policy, source=source)
+
+    def _shapes(self, channels: int) -> PyTree:
+        images = jax.ShapeDtypeStruct((2, self.image_size, self.image_size, channels), np.float32)
+        return jax.eval_shape(partial(self.module.init, train=False), jax.random.key(0), images)
 
     def check_savable(self) -> None:
         """Raises UserError if `with_tokens` or `projected` changed the features, which a file cannot describe."""

@@ -1,138 +1,136 @@
-"""Writes an encoder for use elsewhere: a file of ours, torchvision's or timm's names, Detectron2, ONNX."""
+"""Writes an encoder for use elsewhere. The ending of what is written decides the format."""
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.models.resnet import ResNet
-from contrastive_jax.models.vit import VisionTransformer, sincos_position
-from contrastive_jax.pretrained import architecture, encoder_file, names, onnx_files, pixels, writers
+from contrastive_jax.pretrained import (
+    encoder_file,
+    hub_folder,
+    jax_export,
+    onnx_files,
+    pixels,
+    state_dicts,
+    torch_module,
+    writers,
+)
 from contrastive_jax.pretrained.encoder import Encoder, Say
 from contrastive_jax.workdir.atomic import write_atomically
 
-NAMES = ('ours', 'torch', 'detectron2')
+FOLDER = '/'  # the ending of a folder
+# The ending -> whose names the arrays may get, a key of WRITERS; the first one is the usual one.
 SUFFIXES = {
     '.safetensors': ('ours', 'torch'),
     '.pth': ('torch',),
     '.pt': ('torch',),
+    '.py': ('module',),
     '.pkl': ('detectron2',),
     '.onnx': ('onnx',),
+    '.jaxexport': ('jax',),
+    FOLDER: hub_folder.LIBRARIES,
 }
-EPSILON = 1e-5  # of torch's batch norm
+NAMES = ('ours', 'torch', 'detectron2', *hub_folder.LIBRARIES)  # that a user may choose from
 
 
-def names_for(path: Path, wanted: str = '') -> str:
-    """Whose names the arrays get in a file with this suffix.
+def names_for(path: str | Path, wanted: str = '') -> str:
+    """Whose names the arrays get in what is written.
 
     Args:
-      path: the file to be written.
-      wanted: a value of NAMES; '': the usual one for the suffix.
+      path: the file or the folder to be written.
+      wanted: a value of NAMES; '': the usual one for the ending.
 
     Raises:
-      UserError: an unknown suffix, or one of files that cannot have these names; jax2onnx is needed and not installed.
+      UserError: an unknown ending, or one of files that cannot have these names; a library that is needed and not
+        installed; a name of a file, or a folder, that cannot be used.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f'{path} ends in {path.suffix or "nothing"} -> choose from {", ".join(SUFFIXES)}')
-    legal = SUFFIXES[path.suffix]
+    suffix, path = ending(path), Path(path)
+    if suffix not in SUFFIXES:
+        raise UserError(f'{path} ends in {suffix} -> choose from {", ".join(SUFFIXES)}, the last for a folder')
+    legal = SUFFIXES[suffix]
     if wanted and wanted not in legal:
-        raise UserError(f'names {wanted!r} cannot be written to {path.suffix} files -> choose from {", ".join(legal)}')
-    if legal == ('onnx',):
-        onnx_files.check_installed()
-    return wanted or legal[0]
+        files = 'a folder' if suffix == FOLDER else f'{suffix} files'
+        raise UserError(f'names {wanted!r} cannot be written to {files} -> choose from {", ".join(legal)}')
+    chosen = wanted or legal[0]
+    if chosen in CHECKS:
+        CHECKS[chosen](path)
+    return chosen
 
 
-def write(path: str | Path, encoder: Encoder, wanted: str = '', say: Say = lambda _: None) -> None:
-    """Writes a file, whose suffix decides the format: all of it or, if something fails, nothing.
+def ending(path: str | Path) -> str:
+    """The suffix of a file, or FOLDER: a path that has no suffix, ends in a slash, or is a folder."""
+    is_folder = str(path).endswith((os.sep, '/')) or not Path(path).suffix or Path(path).is_dir()
+    return FOLDER if is_folder else Path(path).suffix
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that are written for a path, or the folder."""
+    path = Path(path)
+    return [path, torch_module.weights_of(path)] if ending(path) == '.py' else [path]
+
+
+def write(path: str | Path, encoder: Encoder, names: str = '', say: Say = lambda _: None) -> None:
+    """Writes a file, or a folder: all of it or, if something fails, nothing.
 
     Args:
-      path: a file with a suffix of SUFFIXES.
+      path: what is written; its ending is a key of SUFFIXES, and a path without suffix is a folder.
       encoder: as it was loaded, or for another image size.
-      wanted: whose names the arrays get, see `names_for`.
-      say: is called with what a user of the file must know, line by line.
+      names: whose names the arrays get, a value of NAMES; '': the usual one for the ending.
+      say: is called with what a user of the result must know, line by line.
 
     Raises:
-      UserError: the file cannot be written, or there is no such network in that library.
+      UserError: it cannot be written, or there is no such network in that library.
     """
-    path = Path(path).expanduser()
-    wanted = names_for(path, wanted)
-    if wanted == 'ours':
-        encoder_file.save(path, encoder)
-        return
+    path = os.path.expanduser(path)
+    chosen, target = names_for(path, names), Path(path)
     encoder.check_savable()
     try:
-        if wanted == 'onnx':
-            write_atomically(path, lambda temporary: onnx_files.write(temporary, encoder, say))
-            return
-        state, notes = torch_state(encoder)
-        if wanted == 'detectron2':
-            state = detectron2_state(encoder, state)
-            # Detectron2 builds no fc, so the first note on torchvision does not apply.
-            notes[0] = 'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB'
-            write_atomically(path, lambda temporary: writers.write_detectron2(temporary, state, 'contrastive_jax'))
-        elif path.suffix == '.safetensors':
-            arrays = {name: np.ascontiguousarray(x) for name, x in state.items()}
-            write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata={'format': 'pt'}))
-        else:
-            write_atomically(path, lambda temporary: writers.write_torch(temporary, state))
+        notes = WRITERS[chosen](target, encoder)
     except OSError as error:
-        raise UserError(f'cannot write {path}: {error.strerror} -> choose another file') from error
-    for note in [*notes, f'input: {pixels.describe(encoder.policy)}']:
+        other = 'folder' if chosen in hub_folder.LIBRARIES else 'file'
+        raise UserError(f'cannot write {path}: {error.strerror} -> choose another {other}') from error
+    for note in notes:
         say(f'note: {note}')
 
 
-def torch_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A state dict under torchvision's or timm's names, and what a user of it must know.
+def _ours(path: Path, encoder: Encoder) -> list[str]:
+    encoder_file.save(path, encoder)
+    return []
 
-    Raises:
-      UserError: torchvision and timm have no such network.
-    """
-    module, flat = encoder.module, encoder.flat
-    name = encoder.architecture['name']
-    if isinstance(module, ResNet):
-        notes = _notes_on_resnet(name, module)
-    elif isinstance(module, VisionTransformer):
-        notes = [
-            f'timm: num_classes=0, num_heads={module.num_heads}, img_size={encoder.image_size}'
-            + (", and MoCo v3's convolutional stem" if module.stem == 'conv' else '')
-        ]
+
+def _torch(path: Path, encoder: Encoder) -> list[str]:
+    state, notes = state_dicts.torch_state(encoder)
+    if path.suffix == '.safetensors':
+        arrays = {name: np.asarray(x, order='C') for name, x in state.items()}
+        write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata={'format': 'pt'}))
     else:
-        raise UserError(f'{name} has no counterpart in torchvision or timm -> write a .safetensors file of ours')
-    state = {}
-    for path, theirs in names.torch_names(flat).items():
-        state[theirs] = names.to_torch(path, flat[path])
-        if theirs.endswith('running_var'):
-            state[theirs.replace('running_var', names.COUNTER)] = np.array(0, np.int64)
-    if isinstance(module, VisionTransformer) and module.position == 'sincos':
-        side = encoder.image_size // module.patch_size
-        state[architecture.POSITION] = sincos_position(side, side, module.width)[None].astype(np.float32)
-    return state, notes
+        write_atomically(path, lambda temporary: writers.write_torch(temporary, state))
+    return [*notes, f'input: {pixels.describe(encoder.policy)}']
 
 
-def detectron2_state(encoder: Encoder, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays under Detectron2's names.
-
-    Raises:
-      UserError: the encoder is not a ResNet.
-    """
-    if not isinstance(encoder.module, ResNet):
-        raise UserError(f'{encoder.architecture["name"]} is not a ResNet, the only encoder that Detectron2 can load')
-    return {names.detectron2_name(name): x for name, x in state.items() if not name.endswith(names.COUNTER)}
+def _detectron2(path: Path, encoder: Encoder) -> list[str]:
+    state, notes = state_dicts.detectron2_state(encoder)
+    write_atomically(path, lambda temporary: writers.write_detectron2(temporary, state, 'contrastive_jax'))
+    return [*notes, f'input: {pixels.describe(encoder.policy)}']
 
 
-def _notes_on_resnet(name: str, module: ResNet) -> list[str]:
-    """What a user of torchvision must know.
-
-    Raises:
-      UserError: torchvision has no such ResNet, so its features would differ.
-    """
-    if module.padding != 'torch' or module.sk_ratio:
-        what = 'selective kernels' if module.sk_ratio else f'padding {module.padding!r}'
-        raise UserError(f"{name} has {what}, unlike torchvision's ResNets -> write a .safetensors file of ours")
-    notes = ['torchvision: set model.fc = torch.nn.Identity()']
-    if module.stem == 'cifar':
-        notes.append('the stem is a 3x3 convolution of stride 1 without max-pool: change conv1 and maxpool accordingly')
-    if module.bn_epsilon != EPSILON:
-        notes.append(f'the batch norms have eps={module.bn_epsilon:g}: set it in every BatchNorm2d')
-    return notes
+# Whose names the arrays get -> the function that writes them and returns what a user must know.
+WRITERS: dict[str, Callable[[Path, Encoder], list[str]]] = {
+    'ours': _ours,
+    'torch': _torch,
+    'module': torch_module.write,
+    'detectron2': _detectron2,
+    'onnx': onnx_files.write,
+    'jax': jax_export.write,
+    **{library: partial(hub_folder.write, library=library) for library in hub_folder.LIBRARIES},
+}
+# What is checked before an encoder is read.
+CHECKS: dict[str, Callable[[Path], None]] = {
+    'onnx': onnx_files.check_installed,
+    'module': torch_module.check_name,
+    **dict.fromkeys(hub_folder.LIBRARIES, hub_folder.check_free),
+}

@@ -1,11 +1,12 @@
-"""What the file `config.json` says that timm and transformers save in the folder of the weights."""
+"""Folders of timm and transformers: the weights, and what the file `config.json` beside them says."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 2**20
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+MAX_BYTES = 2**20  # of a config
 # The fields of a ViT's config in transformers -> ours.
 VIT_FIELDS = {
     'hidden_size': 'width', 'num_hidden_layers': 'depth', 'num_attention_heads': 'num_heads',
@@ -13,9 +14,15 @@ VIT_FIELDS = {
 }  # fmt: skip
 
 
+def weights_in(path: Path) -> Path | None:
+    """The file of weights in a folder of timm or transformers; None if the path is no such folder."""
+    file = path / WEIGHTS
+    return file if file.is_file() and config_beside(file) else None
+
+
 def config_beside(path: Path) -> dict[str, Any]:
     """The content of `config.json` in the folder of a file; {} if there is none."""
-    file = path.parent / 'config.json'
+    file = path.parent / CONFIG
     try:
         if not file.is_file() or file.stat().st_size > MAX_BYTES:
             return {}

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import encoder_file, files, published, run_files, tensorflow_files
+from contrastive_jax.pretrained import encoder_file, files, hugging_face, published, run_files, tensorflow_files
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder, Say
 from contrastive_jax.rules import did_you_mean
 from contrastive_jax.workdir.kept import parse_step
@@ -32,12 +32,12 @@ def load(
     """Loads an encoder with its weights. What it is loaded from is not changed.
 
         encoder = load('runs/digits')
-        h = encoder(images)  # uint8[n, H, W, 3], RGB -> float32[n, D]
+        h = encoder(images)  # uint8[n, H, W, C], C = 3 for RGB -> float32[n, D]
 
     Args:
-      path: the workdir of a run, whose newest checkpoint is taken unless `step` names another; or a file of weights:
-        one that `save` wrote, or a published checkpoint. The workdir of a fine-tuning or a distillation gives the
-        encoder that it trained.
+      path: the workdir of a run, whose newest checkpoint is taken unless `step` names another; a file of weights: one
+        that `save` wrote, or a published checkpoint; or a folder of timm or transformers, with `config.json` and
+        `model.safetensors`. The workdir of a fine-tuning or a distillation gives the encoder that it trained.
       weights: which network: 'online', the one that was trained, or 'target', its moving average (BYOL's target, MoCo's
         key encoder, DINO's teacher). None: 'online' of a run; of a published checkpoint, the one that its authors
         evaluate. A file with one network has no target.
@@ -84,6 +84,7 @@ def load(
             f'{path} is a file of weights, which holds no projector -> give the workdir of a run, or projector_layers 0'
         )
     else:
+        path = hugging_face.weights_in(path) or path
         source = files.read(path)
         if not encoder_file.is_ours(source):
             return published.load(

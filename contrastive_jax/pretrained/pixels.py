@@ -3,9 +3,11 @@
 from typing import Any
 
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.errors import UserError
 
 FIELDS = ('color_space', 'mean', 'std', 'style', 'interpolation')  # of `Policy`; its other fields are augmentation
 IMAGENET = Policy()  # RGB in [0, 1], normalized with ImageNet's mean and std
+LEAST_CROPPED = 128  # the size from which images are cropped for evaluation; smaller data sets come in their size
 
 # The input normalizations of published encoders, by the name that the argument `pixels` takes: the color space, the
 # mean that is subtracted from each channel, and the standard deviation that the difference is divided by.
@@ -17,6 +19,24 @@ NORMALIZATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def normalization(name: str, channels: int) -> dict[str, Any]:
+    """The fields of a normalization for a number of channels.
+
+    Args:
+      name: a key of NORMALIZATIONS.
+      channels: the number of channels of the encoder.
+
+    Raises:
+      UserError: the normalization is of RGB, and the encoder takes another number of channels.
+    """
+    found = NORMALIZATIONS[name]
+    if channels == 3:
+        return found
+    if len({*found['mean']}) > 1 or found['color_space'] != 'rgb':  # its channels differ
+        raise UserError(f'pixels {name!r} is of RGB, and the encoder takes {channels} channels -> choose unit or half')
+    return {**found, 'mean': found['mean'][:1] * channels, 'std': found['std'][:1] * channels}
+
+
 def fields(policy: Policy) -> dict[str, Any]:
     """The values of FIELDS."""
     return {field: getattr(policy, field) for field in FIELDS}
@@ -24,4 +44,15 @@ def fields(policy: Policy) -> dict[str, Any]:
 
 def describe(policy: Policy) -> str:
     """The input normalization in words, for messages."""
-    return f'{policy.color_space}, minus mean {policy.mean}, divided by std {policy.std}'
+    what = policy.color_space if policy.channels == 3 else f'{policy.channels} channels'
+    return f'{what}, minus mean {policy.mean}, divided by std {policy.std}'
+
+
+def short_side(size: int) -> int:
+    """The short side of an image before its central square of `size` pixels is cut out for evaluation."""
+    return round(size * 256 / 224) if size >= LEAST_CROPPED else size
+
+
+def crop_fraction(size: int) -> float:
+    """The part of the short side that this square has."""
+    return 224 / 256 if size >= LEAST_CROPPED else 1.0

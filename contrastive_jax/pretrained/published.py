@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from contrastive_jax.augment.policy import MAX_CHANNELS
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import (
     architecture,
     files,
     hugging_face,
-    names,
     pixels,
     relatives,
 )
-from contrastive_jax.pretrained.assemble import assemble, few, shapes
+from contrastive_jax.pretrained.assemble import arrays_by_path, assemble, few
 from contrastive_jax.pretrained.dialects import DIALECTS
 from contrastive_jax.pretrained.discover import dialect_of, discover, pair, section_of, sections
 from contrastive_jax.pretrained.encoder import Encoder, Say
@@ -125,15 +125,21 @@ def load(
         given = parse_encoder(encoder) if isinstance(encoder, str) and encoder else encoder
         described = given or hugging_face.vit_fields(beside, dialect_name) or _describe(state, about)
         config = {**about.fields, **dialect.fields, **described, **fields}
-        arrays, image_size = _arrays_by_path(config, state)
+        arrays, image_size = arrays_by_path(config, state)
+        channels = 3 if about.halves else architecture.channels(state)  # CMC's halves take one and two of Lab
+        if channels > MAX_CHANNELS:
+            raise UserError(f'it takes {channels} channels -> encoders of at most {MAX_CHANNELS} are supported')
+        by_default = not normalization and (form in ('plain', 'other') or channels != 3)
+        normalization = normalization or ('unit' if channels != 3 else '')
+        how = pixels.normalization(normalization, channels) if normalization else {}
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    policy = dataclasses.replace(about.policy, **pixels.NORMALIZATIONS.get(normalization, {}))
+    policy = dataclasses.replace(about.policy, **how)
     found = assemble(config, arrays, image_size, str(path), policy)
     found = dataclasses.replace(found, source=f'{path}, {place.called}') if other else found
     say(f'encoder: {config}, {found.num_parameters:,} parameters')
     say(f'assumed, because weights do not tell: {architecture.assumptions(found.module)}')
-    assumed = ', the default: the weights do not record it' if form in ('plain', 'other') and not normalization else ''
+    assumed = ', the default: the weights do not record it' if by_default else ''
     say(f'input: {pixels.describe(policy)}{assumed}')
     return found
 
@@ -270,21 +276,6 @@ def _describe(state: Mapping[str, np.ndarray], about: Form) -> dict[str, Any]:
     half = {name.removeprefix('l_to_ab.'): x for name, x in state.items() if name.startswith('l_to_ab.')}
     config = architecture.describe(half, '')
     return {**config, 'name': f'split_{config["name"]}'}
-
-
-def _arrays_by_path(config: dict[str, Any], state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
-    """The arrays by our paths, and the size of the images. Names that the encoder does not have are unchanged."""
-    size = architecture.image_size(config, state)
-    ours = {theirs: path for path, theirs in names.torch_names(shapes(config, size)).items()}
-    state = dict(state)
-    if architecture.POSITION in state and architecture.POSITION not in ours:  # fixed, and not a parameter here
-        wrong = architecture.check_position(state.pop(architecture.POSITION))
-        if wrong:
-            raise UserError(
-                f'{wrong}; {config["name"]} has fixed sin-cos positions -> name the right ViT, such as '
-                'encoder=dino_small'
-            )
-    return {ours.get(name, name): names.from_torch(ours.get(name, name), x) for name, x in state.items()}, size
 
 
 def parse_encoder(text: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from contrastive_jax.config.stored import complete
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import CheckpointError, MissingPartError, UserError
 from contrastive_jax.models.heads import MLP
-from contrastive_jax.pretrained import tensorflow_files
+from contrastive_jax.pretrained import hugging_face, tensorflow_files
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
@@ -36,8 +36,8 @@ LoadConfig = Callable[[Path], ConfigDict]
 
 
 def is_workdir(path: Path) -> bool:
-    """Whether the path is a folder, but not that of a TensorFlow checkpoint."""
-    return path.is_dir() and not tensorflow_files.find(path)
+    """Whether the path is a folder, but not one of a TensorFlow checkpoint, or of timm or transformers."""
+    return path.is_dir() and not tensorflow_files.find(path) and not hugging_face.weights_in(path)
 
 
 def load(
@@ -66,7 +66,7 @@ def load(
         image_size = config.data.image_size
 
         def init() -> PyTree:
-            images = jnp.zeros((2, image_size, image_size, 3), network.encoder.dtype)
+            images = jnp.zeros((2, image_size, image_size, policy.channels), network.encoder.dtype)
             return network.init(jax.random.key(0), images, projector_layers, train=False, method='projector_features')
 
         shapes = jax.eval_shape(init)
@@ -107,6 +107,8 @@ def load(
         architecture=config.encoder.to_dict(),
         source=f'{workdir}, step {step}, {weights}',
         step=step,
+        workdir=workdir,
+        weights=weights,
         run_config=config,
         projector=network.projector,
         projector_layers=projector_layers,
@@ -134,12 +136,13 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
         start = Path(json.loads(results.read_text(encoding='utf-8'))['init'])
     if is_workdir(start):
         found = _config_of_encoder(start.absolute(), 'online', config_of_file)
-    elif start.is_file() or tensorflow_files.find(start):
+    elif start.exists() or tensorflow_files.find(start):
         found = config_of_file(start)
     else:
         raise UserError(f'{workdir} is a fine-tuning of {start}, which does not exist -> restore it')
     if config.data.source:
         found.data.update({name: config.data[name] for name in ('source', 'name', 'path')})
+        found.data.value_range = config.data.get('value_range', 0.0)
     if config.data.image_size:
         found.data.image_size = config.data.image_size
     return found

@@ -59,9 +59,9 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             f'init {config.init} is a file of weights, which does not record its data -> set data.source to '
             f'{", ".join(SOURCES)}'
         )
-    white = d.get('value_range', 0.0)  # is a field of runs only
+    white = d.get('value_range', 0.0)
     given = [
-        open_source(d.source, d.name, d.path, split, encoder.image_size, white)
+        open_source(d.source, d.name, d.path, split, encoder.image_size, white, encoder.channels)
         for split in (config.data.split, config.data.eval_split)
     ]
     sources.check_apart(given[0], given[1], config.data.split, config.data.eval_split)

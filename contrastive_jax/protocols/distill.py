@@ -86,10 +86,10 @@ class Distill(base.Method):
         return loss, (state, {'teacher_agreement': agreement})
 
     def for_teacher(self, x: Array) -> Array:
-        """The student's views [b, H, W, 3] with the normalization of the teacher."""
+        """The student's views [b, H, W, C] with the normalization of the teacher."""
         if pixels(self.policy) == pixels(self.teacher_policy):
             return x
-        return self.teacher_policy.normalize(255 * self.policy.to_rgb(x), self.teacher.network.encoder.dtype)
+        return self.teacher_policy.normalize(255 * self.policy.denormalize(x), self.teacher.network.encoder.dtype)
 
 
 def pixels(policy: Policy) -> tuple[Any, ...]:
@@ -134,7 +134,7 @@ def load_teacher(folder: str, image_size: int = 0) -> Teacher:
     encoder = load_encoder(about['init'], weights, config.finetune.projector_layers)
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     method: Any = finetune.build(config, encoder, about['eval/finetune_images'], about['classes']).method
-    images = jnp.zeros((2, encoder.image_size, encoder.image_size, 3))
+    images = jnp.zeros((2, encoder.image_size, encoder.image_size, encoder.channels))
     params, state = jax.eval_shape(method.init, jax.random.key(0), {'views': (images,)})
     wanted = {'params': params, 'method': {'batch_stats': {'online': state.batch_stats['online']}}}
     _, part = read_part(path, wanted, ('params', 'method/batch_stats/online'))
@@ -186,7 +186,8 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
     student = FineTune(network, classes, config.distill.init_std, layers)
     method = Distill(network, student, teacher.method, policy, teacher.policy, config.distill.temperature)
 
-    images, rules = jnp.zeros((2, encoder.image_size, encoder.image_size, 3)), Rules(config)
+    images = jnp.zeros((2, encoder.image_size, encoder.image_size, encoder.channels))
+    rules = Rules(config)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), {'views': (images,)})
     check_paths(params, config, rules)
     if rules.found:
@@ -207,7 +208,8 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
     """The same network and projector layers with new initial weights."""
-    images, layers = jnp.zeros((2, encoder.image_size, encoder.image_size, 3)), encoder.projector_layers
+    images = jnp.zeros((2, encoder.image_size, encoder.image_size, encoder.channels))
+    layers = encoder.projector_layers
     init = lambda: encoder.network.init(jax.random.key(seed), images, layers, train=False, method='projector_features')  # noqa: E731
     made = jax.device_get(jax.jit(init)())
     params, stats = made['params'], made.get('batch_stats', {})
@@ -332,6 +334,11 @@ def run(
     interrupt: Asked,
 ) -> dict[str, float]:
     teacher = load_teacher(config.teacher, encoder.image_size)
+    if teacher.policy.channels != encoder.channels:
+        raise UserError(
+            f'the teacher takes {teacher.policy.channels} channels and the student {encoder.channels} -> give a '
+            'teacher and a student for the same images'
+        )
     given, test = sources.Subset(data.train, data.train_ids), sources.Subset(data.test, data.test_ids)
     student = untrained(encoder, config.seed) if config.distill.scratch else encoder
     run = build(config, student, teacher, len(given))

@@ -45,4 +45,10 @@ class Data:
     eval_split: str = field(
         'test', "The split that is classified; 'test' and 'validation' replace each other, a labeled one first."
     )
+    value_range: float = field(
+        0.0,
+        'The value that is white in images of more than 8 bits, as in a run. It is for data that is given here: the '
+        'data of the run keeps its own.',
+        least=0,
+    )
     image_size: int = field(0, 'Height and width of the images, in pixels; 0: as in the run.', least=0)

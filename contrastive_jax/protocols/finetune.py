@@ -86,12 +86,12 @@ class FineTune(base.Method):
     def forward(
         self, params: PyTree, stats: PyTree, x: Array, axis_name: str | None, key: Array | None = None
     ) -> tuple[Array, PyTree]:
-        """In training mode: logits [b, C] of normalized images [b, H, W, 3], and the new BN statistics.
+        """In training mode: logits [b, C] of normalized images [b, H, W, channels], and the new BN statistics.
 
         Args:
           params: parameters of the form that `init` returns.
           stats: BN statistics.
-          x: float[b, H, W, 3], the images.
+          x: float[b, H, W, channels], the images.
           axis_name: the mapped device axis.
           key: random key for an encoder with stochastic depth; None: no branch is dropped.
         """
@@ -101,7 +101,7 @@ class FineTune(base.Method):
         return classify(params['classifier'], h.astype(jnp.float32)), stats
 
     def logits(self, params: PyTree, stats: PyTree, x: Array) -> Array:
-        """In evaluation mode: logits [b, C] of normalized images [b, H, W, 3]."""
+        """In evaluation mode: logits [b, C] of normalized images [b, H, W, channels]."""
         variables = {'params': _below(params), 'batch_stats': stats}
         h: Any = self.network.apply(variables, x, self.projector_layers, train=False, method='projector_features')
         return classify(params['classifier'], h.astype(jnp.float32))

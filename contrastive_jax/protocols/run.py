@@ -117,7 +117,7 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
         value=near,
     )
     if not config.data.source:
-        for name in ('name', 'path'):
+        for name in ('name', 'path', 'value_range'):
             rules.rule(
                 not config.data[name],
                 f'data.{name} is given without data.source',

@@ -179,7 +179,7 @@ def empty(module: nn.Module, images: Array, *args: Any, **how: Any) -> tuple[PyT
 
     Args:
       module: the encoder.
-      images: float[b, H, W, 3]; only the shape of two of them matters.
+      images: float[b, H, W, channels]; only the shape of two of them matters.
       *args, **how: further arguments of the call.
     """
     rng, few = jax.random.key(0), images[:2]

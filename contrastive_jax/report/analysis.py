@@ -132,7 +132,7 @@ def confusion(found: Features) -> np.ndarray:
 
 
 def preprocess(encoder: Encoder, source: Source, ids: np.ndarray) -> np.ndarray:
-    """Reads images and resizes them as in evaluation: uint8[n, S, S, 3], the input of the encoder."""
+    """Reads images and resizes them as in evaluation: uint8 or uint16[n, S, S, C], the input of the encoder."""
     batches = eval_batches(
         source,
         indices=ids,
@@ -149,7 +149,7 @@ def attention(encoder: Encoder, images: np.ndarray) -> np.ndarray | None:
 
     Args:
       encoder: the encoder of the run.
-      images: uint8[n, S, S, 3].
+      images: uint8 or uint16[n, S, S, C].
 
     Returns:
       float32[n, heads, rows, columns]; None if the encoder is not a ViT. A map and the attention of the class token to
@@ -171,7 +171,7 @@ def feature_maps(encoder: Encoder, images: np.ndarray) -> tuple[np.ndarray, str]
 
     Args:
       encoder: the encoder of the run.
-      images: uint8[n, S, S, 3].
+      images: uint8 or uint16[n, S, S, C].
 
     Returns:
       float32[n, rows, columns, D], and a text that says what a cell is; None if all maps are too small, or if the
@@ -213,7 +213,7 @@ def pca_colors(grid: np.ndarray) -> np.ndarray:
 
 
 def _apply(encoder: Encoder, images: np.ndarray, method: str, *args: Any, **options: Any) -> Any:
-    """Calls a method of the encoder on images uint8[n, S, S, 3], compiled."""
+    """Calls a method of the encoder on images [n, S, S, C], compiled."""
     module, policy = encoder.module, encoder.policy
 
     def apply(variables: Any, images: Array) -> Any:

@@ -66,6 +66,7 @@ def render(record: RunRecord, say: Callable[[str], None] = lambda _: None) -> tu
         config=json.dumps(json.loads(record.config.to_json()), indent=2, sort_keys=True),
         left_out=computed.left_out,
         step=computed.step,
+        shown=computed.shown,
         images=computed.images,
         now=datetime.datetime.now().astimezone().isoformat(' ', 'minutes'),
     )
@@ -98,6 +99,7 @@ class ComputedSections:
     Attributes:
       left_out: one line for each section that is missing, with the reason, unless a reader does not expect it.
       step: the step of the checkpoint; 0 if there is none.
+      shown: which channels the pictures show; '' for RGB.
       images: 'held-out images', or 'training images' if the data has no held-out images.
       data_name: the name of the data.
       inputs: fingerprints of the data, by the names of `workdir.inputs`; those that are not known are missing.
@@ -107,7 +109,7 @@ class ComputedSections:
         self._say = say
         self.left_out: list[str] = list(record.left_out)
         self.inputs = {name: fingerprint for name, (fingerprint, _) in record.inputs.items()}
-        self.step = 0
+        self.step, self.shown = 0, ''
         self.images = 'held-out images'
         self.staleness = self.views = self.neighbors = self.projections = self.confusion = None
         self.attention = self.feature_maps = None
@@ -120,7 +122,7 @@ class ComputedSections:
         if data:
             self.views = self._try('augmented views', lambda: sections.augmented_views(record.config, data[0]))
         if encoder:
-            self.step = encoder.step
+            self.step, self.shown = encoder.step, encoder.policy.shown_channels
         if data and encoder:
             devices = find_devices('jit')
             self.staleness = self._try('staleness', lambda: sections.staleness(record, data[0], devices))
@@ -140,7 +142,7 @@ class ComputedSections:
         else:
             self.confusion = self._try('confusion matrix', lambda: sections.confusion(found))
         size = encoder.image_size
-        self.neighbors = self._try('nearest neighbors', lambda: sections.neighbors(found, size))
+        self.neighbors = self._try('nearest neighbors', lambda: sections.neighbors(found, encoder.policy, size))
         self.projections = self._try('projections of the features', lambda: sections.projections(found))
         ids = found.test_ids[evenly_spaced(len(found.test_ids), SHOWN)]
         given = analysis.preprocess(encoder, found.test_source, ids)

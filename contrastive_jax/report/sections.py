@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.config.check import check_examples
 from contrastive_jax.data.sources import Source
@@ -117,17 +118,18 @@ def augmented_views(config: ConfigDict, source: Source) -> dict[str, Any]:
     return {'titles': titles, 'rows': rows}
 
 
-def neighbors(found: analysis.Features, size: int) -> list[dict[str, Any]]:
+def neighbors(found: analysis.Features, policy: Policy, size: int) -> list[dict[str, Any]]:
     """A few images and their nearest training images, with the names of their classes.
 
     Args:
       found: the features.
+      policy: prepares the images of the encoder; gives the scale of channels that are not RGB.
       size: height and width in pixels to which images from files are cropped.
     """
     near, name_of = found.neighbors, class_names(found)
 
     def cell(source: Source, i: int, label: int, query_label: int = -1) -> dict[str, Any]:
-        (image,) = pictures.read_images(source, np.array([i]), size)
+        (image,) = pictures.shown(pictures.read_images(source, np.array([i]), size), policy)
         name = name_of(label)
         mark = '' if min(label, query_label) < 0 else 'right' if label == query_label else 'wrong'
         return {
@@ -232,12 +234,12 @@ def confusion(found: analysis.Features) -> dict[str, Any]:
 
 
 def attention(encoder: Encoder, given: np.ndarray) -> dict[str, Any] | None:
-    """The attention maps of each head of a ViT on images uint8[n, S, S, 3]; None if the encoder is not a ViT."""
+    """The attention maps of each head of a ViT on images [n, S, S, C]; None if the encoder is not a ViT."""
     maps = analysis.attention(encoder, given)
     if maps is None:
         return None
     rows = []
-    for i, (image, heads) in enumerate(zip(given, maps, strict=True), 1):
+    for i, (image, heads) in enumerate(zip(pictures.shown(given, encoder.policy), maps, strict=True), 1):
         shown = [images.heat_map(a / max(float(a.max()), 1e-12), MAP_SIDE) for a in heads]
         pictures_of_heads = [Picture(images.data_uri(x), f'image {i}, head {j}') for j, x in enumerate(shown, 1)]
         rows.append([Picture(images.data_uri(image), f'image {i}'), *pictures_of_heads])
@@ -245,13 +247,14 @@ def attention(encoder: Encoder, given: np.ndarray) -> dict[str, Any] | None:
 
 
 def feature_maps(encoder: Encoder, given: np.ndarray) -> dict[str, Any] | None:
-    """The spatial features of images uint8[n, S, S, 3] as colors; None if the encoder has no suitable feature map."""
+    """The spatial features of images [n, S, S, C] as colors; None if the encoder has no suitable feature map."""
     found = analysis.feature_maps(encoder, given)
     if found is None:
         return None
     grid, what = found
     pairs = []
-    for i, (image, colors) in enumerate(zip(given, analysis.pca_colors(grid), strict=True), 1):
+    pairs_of = zip(pictures.shown(given, encoder.policy), analysis.pca_colors(grid), strict=True)
+    for i, (image, colors) in enumerate(pairs_of, 1):
         colors = images.enlarge(colors, MAP_SIDE)
         pairs.append(
             (Picture(images.data_uri(image), f'image {i}'), Picture(images.data_uri(colors), f'features of image {i}'))

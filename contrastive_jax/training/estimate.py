@@ -74,8 +74,8 @@ def _forward(encoder: Any, run: Run, size: int) -> float:
     def apply(variables: Any, images: Any) -> Any:
         return encoder.apply(variables, run.policy.normalize(images, run.dtype), train=False)
 
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    x = jax.ShapeDtypeStruct((1, size, size, 3), run.dtype)
+    shape = (1, size, size, run.policy.channels)
+    images, x = jax.ShapeDtypeStruct(shape, jnp.uint8), jax.ShapeDtypeStruct(shape, run.dtype)
     variables = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), x)
     cost = jax.jit(apply).lower(variables, images).cost_analysis()
     return float((cost or {}).get('flops', 0.0))

@@ -252,8 +252,8 @@ class Pictures(Evaluator):
         figures.curves(read(workdir), workdir / 'curves.png', first_weights(context.config.get('init', '')))
         assert self._found is not None
         drawn['neighbours'] = workdir / 'neighbours.png'
-        features = context.features
-        neighbors(features.train, features.test, self._found, context.config, drawn['neighbours'])
+        features, run = context.features, context.run
+        neighbors(features.train, features.test, self._found, run.policy, run.image_size, drawn['neighbours'])
         return drawn
 
 

@@ -175,7 +175,7 @@ def run_steps(
 
     Args:
       state: before the first of them.
-      data: {'images': uint8[n, H, W, 3], 'labels': int32[n]}.
+      data: {'images': uint8 or uint16[n, H, W, C], 'labels': int32[n]}.
       orders: int32[S, B], the examples of each step.
       steps: number of steps to run, from 1 to S.
       run: what is constant in the run.

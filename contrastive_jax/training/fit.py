@@ -17,6 +17,7 @@ from contrastive_jax.config.advice import advice
 from contrastive_jax.config.best import mode_of
 from contrastive_jax.config.check import check, check_examples, check_fields, check_init
 from contrastive_jax.config.choose import choose
+from contrastive_jax.config.choose_channels import check_channels, needs_estimate
 from contrastive_jax.config.plan import Choice, describe, keep
 from contrastive_jax.config.stored import defaults_of
 from contrastive_jax.data import facts, sources
@@ -88,10 +89,12 @@ def fit(
         if first:
             print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
         began = time.monotonic()
-        source, held_out = together(lambda: load_data(config))
+        derived = not resumed and 'data.channels' in config.get('auto', {}).get('fields', ())
+        source, held_out = together(lambda: load_data(config, derive_channels=derived))
         check_same(facts_of(source, held_out))
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        measured, choices = facts.measure(source), list[Choice]()
+        estimate_channels = not resumed and needs_estimate(config, source.channels)
+        measured, choices = together(lambda: facts.measure(source, estimate_channels)), list[Choice]()
         if resumed:  # other data is refused before sizes that do not fit it
             together(lambda: check_inputs(path, inputs, write=False))
         else:
@@ -99,14 +102,17 @@ def fit(
             check_same({'the choices by data and machine': checksum_of(config)})
             source = source.for_image_size(config.data.image_size)
             held_out = None if held_out is None else held_out.for_image_size(config.data.image_size)
-        if problems := check(config, devices.count, jax.process_count()) if fits else []:
+        if problems := check_channels(config, measured):
+            raise UserError.of(problems)
+        changed = fits or measured.channels != 3
+        if problems := check(config, devices.count, jax.process_count()) if changed else []:
             raise UserError.of(problems)
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
         known = defaults_of(config)
         begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
-        weights = None if not config.get('init') else cache(partial(_weights, config.init, run, load))
+        weights = None if not config.get('init') else cache(partial(_weights, config, run, load))
         if weights and not begun:
             encoder = together(weights)
             check_same({'the checksum of the weights of init': encoder.fingerprint})
@@ -161,11 +167,12 @@ def checksum_of(config: ConfigDict) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _weights(path: str, run: Run, load: given.Load | None) -> 'Encoder':
+def _weights(config: ConfigDict, run: Run, load: given.Load | None) -> 'Encoder':
     """The weights of `config.init`."""
     if load is None:
-        raise UserError(f'init {path!r} is set', field='init', remedy='call fit with load=contrastive_jax.load_encoder')
-    return given.read_weights(path, run, load)
+        remedy = 'call fit with load=contrastive_jax.load_encoder'
+        raise UserError(f'init {config.init!r} is set', field='init', remedy=remedy)
+    return given.read_weights(config.init, run, load, config.get('init_channels') == 'repeat')
 
 
 def facts_of(source: sources.Source, held_out: sources.Source | None) -> dict[str, object]:
@@ -243,13 +250,18 @@ def describe_data(source: sources.Source, held_out: sources.Source | None) -> di
     return known if held_out is None else {**known, 'held_out_images': len(held_out)}
 
 
-def load_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
-    """The training split, and the held-out one if there is one."""
+def load_data(config: ConfigDict, *, derive_channels: bool = False) -> tuple[sources.Source, sources.Source | None]:
+    """The training split, and the held-out one if there is one.
+
+    Args:
+      config: the config of the run.
+      derive_channels: whether the number of channels is that of the training images; otherwise the config gives it.
+    """
     d = config.data
     place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, 'value_range': d.get('value_range', 0.0)}
-    source = open_source(d.source, split=d.split, **place)
+    source = open_source(d.source, split=d.split, channels=0 if derive_channels else d.get('channels', 3), **place)
     try:
-        held_out = open_source(d.source, split=d.eval_split, **place)
+        held_out = open_source(d.source, split=d.eval_split, channels=source.channels, **place)
     except MissingSplitError:  # pretraining needs no labels and no held-out images
         return source, None
     sources.check_apart(source, held_out, d.split, d.eval_split)

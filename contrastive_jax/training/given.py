@@ -32,13 +32,14 @@ OF_TRAINING = ('dtype', 'remat', 'zero_init_residual', 'bn_group_size', 'bn_mome
 SHOWN = 5  # differences in a message
 
 
-def read_weights(path: str, run: Run, load: Load) -> 'Encoder':
+def read_weights(path: str, run: Run, load: Load, repeat_channels: bool = False) -> 'Encoder':
     """Loads the weights that a run starts from, for the run's image size.
 
     Args:
       path: `config.init`.
       run: what is constant in the run.
       load: `contrastive_jax.load_encoder`.
+      repeat_channels: whether the first convolution of weights for RGB is repeated for the run's channels.
 
     Raises:
       UserError: the path cannot be read, or holds another encoder than the run's.
@@ -46,6 +47,8 @@ def read_weights(path: str, run: Run, load: Load) -> 'Encoder':
     encoder = load(path)
     if isinstance(encoder.projector, MLP) and isinstance(run.method.network.projector, MLP):
         encoder = load(path, None, encoder.projector.num_layers)
+    if repeat_channels and encoder.channels != run.policy.channels:
+        encoder = dataclasses.replace(encoder.with_channels(run.policy.channels), policy=run.policy)
     encoder = encoder.at_size(run.image_size)
     if fields := _fields_that_differ(encoder.module, run.method.network.encoder):
         name, theirs, ours = fields[0]
@@ -59,11 +62,17 @@ def read_weights(path: str, run: Run, load: Load) -> 'Encoder':
     shapes = jax.eval_shape(partial(init_state, run))
     wanted = {'params': shapes.params['encoder'], 'stats': shapes.method.batch_stats['online'].get('encoder', {})}
     if differ := _differences({'params': encoder.params, 'stats': encoder.stats}, wanted):
+        theirs, ours = encoder.channels, run.policy.channels
+        remedy = f'change the section encoder to {encoder.architecture}, or give other weights'
+        if theirs != ours:
+            remedy = (
+                f'they take {theirs} channels, the run has {ours}: set init_channels to repeat, or give other weights'
+            )
         rest = f', and {len(differ) - SHOWN} more' if len(differ) > SHOWN else ''
         raise UserError(
             f'init {path} does not fit the encoder of the config: {", ".join(differ[:SHOWN])}{rest}',
             field='init',
-            remedy=f'change the section encoder to {encoder.architecture}, or give other weights',
+            remedy=remedy,
         )
     heads = {'params': encoder.projector_params, 'stats': encoder.projector_stats}
     ours = {

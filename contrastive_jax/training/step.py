@@ -21,7 +21,7 @@ def init_state(run: Run) -> TrainState:
     """The state at step 0, in the global layout. Call it under jit."""
     key = jax.random.fold_in(jax.random.key(run.seed), 0)
     sizes = run.policy.view_sizes(run.image_size)
-    views = tuple(jnp.zeros((run.batch_size, s, s, 3), run.dtype) for s in sizes)
+    views = tuple(jnp.zeros((run.batch_size, s, s, run.policy.channels), run.dtype) for s in sizes)
     params, method_state = run.method.init(key, {'views': views})
     return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method_state, Dropped.none())
 
@@ -35,8 +35,9 @@ def train_step(
 
     Args:
       state: replicated, but for the memory, of which each device has its part.
-      batch: either {'images': uint8[n, H, W, 3], 'labels': int32[n], 'order': int32[B]}, the data of a device that
-        holds it all, or {'crops': (uint8[b, s, s, 3], ...), 'index': int32[b], 'label': int32[b]} from the host.
+      batch: either {'images': uint8[n, H, W, C], 'labels': int32[n], 'order': int32[B]}, the data of a device that
+        holds it all, or {'crops': (uint8[b, s, s, C], ...), 'index': int32[b], 'label': int32[b]} from the host.
+        uint8 may be uint16.
       run: what is constant in the run.
       axis_name: the mapped device axis; None when the whole batch is here.
 

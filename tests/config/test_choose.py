@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config.advice import advice
 from contrastive_jax.config.check import check, check_examples, check_fields
-from contrastive_jax.config.choose import CADENCES, choose
+from contrastive_jax.config.choose import CADENCES, OF_CHANNELS, choose
 from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.find import list_configs, variants_of
 from contrastive_jax.config.overrides import flat, override
@@ -141,7 +141,7 @@ def test_a_resume_keeps_what_was_chosen() -> None:
     del older['auto'], older['checkpoint_every_minutes']
     again = folder('mocov2').unlock()
     keep(again, older)
-    assert again.method.queue_size == 65536 and again.auto.fields == CADENCES
+    assert again.method.queue_size == 65536 and again.auto.fields == (*CADENCES, *OF_CHANNELS)
 
 
 def test_the_printed_lines_name_value_and_reason() -> None:

@@ -1,7 +1,7 @@
 """The python3 of a fake worker (see fake_gcloud.py): venv and pip in no time, and a training that notes what it got.
 
 $HOME/python_version gives another version than this one's; $HOME/training is what the training does: 'wait' for SIGTERM
-and exit 42, be 'stubborn' against it, or exit with that code.
+and exit 42, be 'stubborn' against it, or exit with that code; several words are for several runs.
 """
 
 import json
@@ -30,16 +30,21 @@ def train(arguments: list[str]) -> int:
     )
     print(f'training on {os.environ["FAKE_WORKER"]}', flush=True)
     what = (HOME / 'training').read_text() if (HOME / 'training').exists() else '0'
+    if ' ' in what:  # one word for each run
+        what, rest = what.split(' ', 1)
+        (HOME / 'training').write_text(rest)
     if what.isdigit():
         return int(what)
 
-    def terminate(*_: object) -> None:
-        note('signals.jsonl', signal='SIGTERM')
+    def terminate(number: int, _: object) -> None:
+        note('signals.jsonl', signal=signal.Signals(number).name)
         if what == 'wait':
+            time.sleep(0.2)  # a second signal would be noted too
             print('saved', flush=True)
             sys.exit(42)
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, terminate)
     (HOME / 'listening').touch()
     end = time.monotonic() + 30  # nothing outlives the tests for long
     while time.monotonic() < end:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LAUNCH = HERE.parents[1] / 'launch'
-WORKERS = 4
+WORKERS = 2  # one whose login shell is bash, one with sh
 # What a worker may use besides the fake python3 and curl; nothing else is on its PATH.
-WORKER_TOOLS = 'bash sh base64 comm cp date grep gzip mkdir mv nohup rm setsid sleep sort tail tar tr xargs'
+WORKER_TOOLS = 'bash sh base64 comm cp date flock grep gzip mkdir mv nohup rm setsid sleep sort tail tar tr xargs'
+TOOLS = f'{WORKER_TOOLS} dirname mktemp sed'  # and those of tpu.sh itself
 SETTINGS = {
     'TPU_NAME': 'pod',
     'ZONE': 'us-east5-b',
@@ -23,6 +24,14 @@ SETTINGS = {
     'ACCELERATOR_TYPE': 'v6e-16',
     'RUNTIME_VERSION': 'v2-alpha-tpuv6e',
 }
+WHERE = ('--zone=us-east5-b', '--project=my-project')
+# Arguments that some shell or file format on the way could change.
+AWKWARD: list[str | bytes] = [
+    '--config=configs/moco.py:tiny', '', ' ', 'two words', "it's", '"double"', '\'"\'', '$HOME `id` $(id) ${x:-y}',
+    'a;b|c&d>e<f', '*', '?[a-z]*', 'line\nbreak\n', '\n', 'tab\t', 'naïve Ünïcödé 画像 🧪', '--', '-x', '--dry-run',
+    '--help', '\\', 'back\\slash\\n', '!history', '~', '#hash', '{a,b}', '%s %d', '=x', ' trailing ', b'\xff\xfe raw',
+    'x' * 40_000, '',
+]  # fmt: skip
 
 
 class Pod:
@@ -32,7 +41,7 @@ class Pod:
         self.folder, self.tree, self.here = folder, folder / 'tree with spaces', folder / 'here'
         for made in (self.tree, self.here, folder / 'bin', folder / 'fake', *(self.home(n) for n in range(WORKERS))):
             made.mkdir()
-        for tool in WORKER_TOOLS.split():
+        for tool in TOOLS.split():
             (folder / 'bin' / tool).symlink_to(str(shutil.which(tool)))
         python = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS'
         self.script('bin/python3', f'{python} {shlex.quote(str(HERE / "fake_python.py"))} "$@"\n')
@@ -52,7 +61,12 @@ class Pod:
         (self.folder / name).chmod(0o755)
 
     def set(self, **pod: object) -> None:
-        (self.folder / 'pod.json').write_text(json.dumps({'workers': WORKERS, 'state': '', 'type': 'v6e-16'} | pod))
+        """A pod that launch/tpu.sh has made, as fake_gcloud.py finds it, but for `pod`."""
+        made = {'workers': WORKERS, 'state': '', 'type': 'v6e-16', 'label': 'launch', 'request': '', 'error': ''}
+        (self.folder / 'pod.json').write_text(json.dumps(made | pod))
+
+    def get(self) -> dict:
+        return json.loads((self.folder / 'pod.json').read_text())
 
     def git(self, *words: str) -> None:
         subprocess.run(['git', '-C', str(self.tree), *words], env=self.environment, check=True)
@@ -81,12 +95,12 @@ class Pod:
         return lines[0]
 
     def calls(self) -> list[list[str]]:
-        """The calls of gcloud since the last time, without their first words `gcloud compute tpus tpu-vm`."""
+        """The calls of gcloud since the last time, without their first words `gcloud compute tpus` and `tpu-vm`."""
         file = self.folder / 'calls.jsonl'
         calls = self.notes(file)
         file.unlink(missing_ok=True)
-        assert all(call[:4] == ['gcloud', 'compute', 'tpus', 'tpu-vm'] for call in calls)
-        return [call[4:] for call in calls]
+        assert all(call[:3] == ['gcloud', 'compute', 'tpus'] for call in calls)
+        return [call[4:] if call[3] == 'tpu-vm' else call[3:] for call in calls]
 
     @staticmethod
     def notes(file: Path) -> list:

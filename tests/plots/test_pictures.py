@@ -78,8 +78,8 @@ def test_what_the_contact_sheet_shows(run: Run, folder: sources.Source, calls: l
     digits = open_source('digits')
     pictures.contact_sheet(digits, run.policy, run.image_size, run.seed, Path('x.png'))
     pictures.contact_sheet(folder, run.policy, run.image_size, run.seed, Path('y.png'))
-    (images, views, path), (few, few_views, _) = calls
-    assert path == Path('x.png') and images.shape == (8, 8, 8, 3)
+    (images, views, path, note), (few, few_views, *_) = calls
+    assert path == Path('x.png') and note == '' and images.shape == (8, 8, 8, 3)
     np.testing.assert_array_equal(images[[0, -1]], digits.array[[0, -1]])
     assert list(views) == [f'view {view}, draw {draw}' for draw in (1, 2) for view in (1, 2)]
     views, few_views = list(views.values()), list(few_views.values())
@@ -115,22 +115,24 @@ def test_patches_are_shown_side_by_side(rng: np.random.Generator) -> None:
     assert pictures.tiled(images) is images
 
 
-def test_neighbors(tmp_path: Path, config: ConfigDict, folder: sources.Source) -> None:
+def test_neighbors(tmp_path: Path, run: Run, folder: sources.Source) -> None:
     digits, test = open_source('digits'), open_source('digits', split='test')
     rng = np.random.default_rng(0)
     found = Neighbors(rng.permutation(360)[:8], rng.integers(0, 1437, (8, 8)))
-    pictures.neighbors(digits, test, found, config, tmp_path / 'neighbors.png')
+    pictures.neighbors(digits, test, found, run.policy, 8, tmp_path / 'neighbors.png')
     assert size_of(tmp_path / 'neighbors.png') == pytest.approx(grid_size(8, 9, 1, figures.CAPTION_HEIGHT), abs=1)
-    pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), config, tmp_path / 'few.png')
+    pictures.neighbors(
+        folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), run.policy, 8, tmp_path / 'few.png'
+    )
     assert size_of(tmp_path / 'few.png') == pytest.approx(grid_size(1, 3, 1, figures.CAPTION_HEIGHT), abs=1)
 
 
-def test_what_neighbors_show(config: ConfigDict, folder: sources.Source, calls: list[tuple]) -> None:
+def test_what_neighbors_show(run: Run, folder: sources.Source, calls: list[tuple]) -> None:
     digits, test = open_source('digits'), open_source('digits', split='test')
     found = Neighbors(np.array([3, 359]), np.array([[5, 0, 1436], [1, 2, 3]]))
-    pictures.neighbors(digits, test, found, config, Path('x.png'))
-    pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), config, Path('y.png'))
-    (queries, near, _, query_labels, near_labels, names), (flat, flat_near, _, *labels, _) = calls
+    pictures.neighbors(digits, test, found, run.policy, 8, Path('x.png'))
+    pictures.neighbors(folder, folder, Neighbors(np.array([0]), np.array([[2, 1]])), run.policy, 8, Path('y.png'))
+    (queries, near, _, query_labels, near_labels, names, _), (flat, flat_near, _, *labels, _, _) = calls
     for i, query in enumerate(found.queries):
         np.testing.assert_array_equal(queries[i], test.array[query])
         assert query_labels[i] == test.labels[query]

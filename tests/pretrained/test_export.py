@@ -24,7 +24,7 @@ from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.vit import sincos_position
-from contrastive_jax.pretrained import export, files, names
+from contrastive_jax.pretrained import export, files, names, state_dicts
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
@@ -86,7 +86,7 @@ def test_round_trip_under_torch_s_names(tmp_path: Path, name: str, file: str) ->
 
 def test_names_and_layouts_of_torchvision() -> None:
     made = random_encoder(ARCHITECTURES['bottleneck'])
-    state, notes = export.torch_state(made)
+    state, notes = state_dicts.torch_state(made)
     block = {'conv1.weight': (8, 32, 1, 1), 'conv2.weight': (8, 8, 3, 3), 'conv3.weight': (32, 8, 1, 1)}
     block |= {f'bn1.{leaf}': (8,) for leaf in ('weight', 'bias', 'running_mean', 'running_var')}
     block['bn1.num_batches_tracked'] = ()
@@ -106,7 +106,7 @@ def test_names_and_layouts_of_torchvision() -> None:
 
 def test_names_and_layouts_of_timm() -> None:
     made = random_encoder(ARCHITECTURES['mocov3'])
-    state, notes = export.torch_state(made)
+    state, notes = state_dicts.torch_state(made)
     params = made.variables['params']
     assert state['patch_embed.proj.weight'][3, 2, 5, 7] == params['patch_embed']['proj']['kernel'][5, 7, 2, 3]
     qkv = state['blocks.1.attn.qkv.weight']
@@ -116,7 +116,7 @@ def test_names_and_layouts_of_timm() -> None:
     assert {'cls_token', 'norm.weight', 'norm.bias', 'blocks.0.norm2.bias', 'blocks.0.attn.proj.bias'} < set(state)
     np.testing.assert_array_equal(state['pos_embed'][0], sincos_position(4, 4, 48).astype(np.float32))
     assert notes == ['timm: num_classes=0, num_heads=3, img_size=32']
-    dino, _ = export.torch_state(random_encoder(ARCHITECTURES['dino']))
+    dino, _ = state_dicts.torch_state(random_encoder(ARCHITECTURES['dino']))
     assert set(dino) == set(state)
 
 
@@ -165,14 +165,14 @@ def test_detectron2(tmp_path: Path) -> None:
 def test_what_torchvision_does_not_have(config: dict[str, Any], line: str, tmp_path: Path) -> None:
     made = random_encoder(config)
     with pytest.raises(UserError, match=line):
-        export.torch_state(made)
+        state_dicts.torch_state(made)
     pretrained.save(tmp_path / 'x.safetensors', made)
     assert_same(pretrained.load(tmp_path / 'x.safetensors'), made)
 
 
 def test_notes() -> None:
-    _, notes = export.torch_state(random_encoder({**ARCHITECTURES['cifar'], 'bn_epsilon': 1e-3}))
-    assert any('3x3 convolution of stride 1 without max-pool' in note for note in notes)
+    _, notes = state_dicts.torch_state(random_encoder({**ARCHITECTURES['cifar'], 'bn_epsilon': 1e-3}))
+    assert any('a 3x3 convolution of stride 1 in its stem, no max-pool' in note for note in notes)
     assert any('eps=0.001' in note for note in notes)
 
 
@@ -228,7 +228,7 @@ def test_a_file_does_not_decide_which_code_runs(tmp_path: Path, monkeypatch: pyt
 
 def test_bfloat16_and_float16_become_float32(tmp_path: Path) -> None:
     made = random_encoder(ARCHITECTURES['resnet'])
-    state, _ = export.torch_state(made)
+    state, _ = state_dicts.torch_state(made)
     for dtype in (jnp.bfloat16, np.float16, np.float64):
         half = {name: x.astype(dtype) if x.ndim else x for name, x in state.items()}
         for file in ('x.safetensors', 'x.npz'):
@@ -273,7 +273,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (['nothing.pth', 'x.safetensors'], 'nothing.pth does not exist -> give the workdir of a run, or a file'),
         (['in.pth', 'x.h5'], r'x.h5 ends in .h5 -> choose from .safetensors, .pth'),
-        (['in.pth', 'x'], 'ends in nothing'),
+        (['in.pth', 'x/', '--names=ours'], "names 'ours' cannot be written to a folder -> choose from timm, transf"),
+        (['in.pth', 'my-net.py'], 'my-net.py cannot be imported by Python -> name it with letters, digits and _ only'),
+        (['in.pth', 'torch.py'], 'torch.py would hide the module torch of Python or torch -> choose another name'),
         (['in.pth', 'x.tar', '--names=torch'], 'ends in .tar'),
         (['in.pth', 'x.pth', '--names=ours'], "names 'ours' cannot be written to .pth files -> choose from torch"),
         (['in.pth', 'missing/x.pth'], 'cannot write .*missing/x.pth: No such file'),
@@ -310,6 +312,8 @@ def test_the_encoder_of_a_run(tmp_path: Path, name: str) -> None:
     pixels = build_policy(get_config(name)).normalize(images)
     np.testing.assert_array_equal(made.policy.normalize(images), pixels)
     assert run(tmp_path / 'run', tmp_path / 'x.pth') == (2 if name == 'cmc' else 0)
+    of_run = pretrained.load(tmp_path / 'run')
+    assert (of_run.workdir, of_run.weights, of_run.step) == (tmp_path / 'run', 'online', 3)
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

@@ -13,8 +13,7 @@ from contrastive_jax import pretrained
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
 from contrastive_jax.pretrained import export, onnx_files, pixels
-from contrastive_jax.pretrained.assemble import assemble, shapes
-from contrastive_jax.pretrained.encoder import Encoder
+from tests.pretrained.encoders import random_encoder
 
 ENCODERS: dict[str, dict[str, Any]] = {
     'resnet': {'name': 'resnet_tiny', 'width': 8, 'stem': 'imagenet'},
@@ -25,13 +24,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     'dino': {'name': 'dino_small', 'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8},
     'cmc': {'name': 'split_resnet_tiny', 'width': 4},
 }
-
-
-def random_encoder(architecture: dict[str, Any], policy: Policy = pixels.IMAGENET, size: int = 32) -> Encoder:
-    rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=shape) / 4 for name, shape in shapes(architecture, size).items()}
-    arrays |= {name: np.abs(x) + 0.5 for name, x in arrays.items() if name.endswith(('var', 'scale'))}
-    return assemble(architecture, arrays, size, 'seed 0', policy)
 
 
 @pytest.mark.parametrize('name', ENCODERS)
@@ -80,4 +72,4 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('jax2onnx')
     monkeypatch.setattr(onnx_files, 'MAX_BYTES', 1000)
     with pytest.raises(UserError, match='more than the 2 GiB'):
-        onnx_files.write(tmp_path / 'x', random_encoder(ENCODERS['resnet']), print)
+        onnx_files.write(tmp_path / 'x', random_encoder(ENCODERS['resnet']))

@@ -580,5 +580,5 @@ def test_images_of_the_run_keep_its_value_range(tmp_path):
             Image.fromarray(np.full((8, 8), gray, np.uint16)).save(tmp_path / split / name / f'{i}.png')
     config = protocol_config('knn')
     of_run = ConfigDict({'data': {'source': 'folder', 'name': '', 'path': str(tmp_path), 'value_range': 4095.0}})
-    data = base.load_data(config, types.SimpleNamespace(config=of_run, image_size=8))
+    data = base.load_data(config, types.SimpleNamespace(config=of_run, image_size=8, channels=3))
     assert data.train.image(0).mean() == data.test.image(0).mean() == 127
