@@ -146,7 +146,7 @@ def test_commands_in_the_text_exist(page: str) -> None:
         assert importlib.util.find_spec(module), words
         if module == 'contrastive_jax.__main__' or arguments == ['--helpfull']:
             assert printed(module, *arguments)  # the overview, the recipes, the fields
-        elif module == 'contrastive_jax.main' and arguments:
+        elif module == 'contrastive_jax.main' and any(word.startswith('--config=') for word in arguments):
             parse(module, arguments)
         elif module.startswith('contrastive_jax.'):
             assert {word.split('=')[0] for word in arguments if word.startswith('--')} <= options(module), words
