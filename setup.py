@@ -67,6 +67,9 @@ setup(
         ],
         # Reading TFDS data sets prepared as array_record; preparing one also wants `pip install tensorflow`.
         'tfds': ['tensorflow-datasets>=4.9.7'],
+        # Parquet files, and data sets saved by `datasets`, whose Arrow files pyarrow reads alone: `datasets` would add
+        # pandas and a client of its hub for nothing that is used. It takes 165 MB, so not everybody installs it.
+        'arrow': ['pyarrow>=18'],
         # TIFF files with more than four bands, or with 16 bits for each of several, of which Pillow reads none.
         'tiff': ['tifffile>=2024.8'],
         # Weights out as .onnx: an exporter from JAX that is kept up and needs no TensorFlow. It brings onnxruntime, and
@@ -76,6 +79,8 @@ setup(
         'wandb': ['wandb>=0.19'],
         'mlflow': ['mlflow>=3.1'],
         'trackio': ['trackio>=0.10'],
+        # Compilers for described TPUs and NVIDIA cards, without the libraries that run programs: contrastive_jax.plan.
+        'plan': ['jax[tpu,cuda13-local]>=0.10; sys_platform == "linux"'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],
     },

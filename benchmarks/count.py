@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import flops, programs
+from benchmarks import programs
+from contrastive_jax.plan import flops
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.run import TrainState
 from contrastive_jax.training.step import init_state

@@ -19,12 +19,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import flops, programs
+from benchmarks import programs
 from benchmarks.measure import Spread, Timed, interleave
 from benchmarks.programs import Program
 from contrastive_jax.config.check import check
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import MoCo, MoCoV3
+from contrastive_jax.plan import flops
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_state

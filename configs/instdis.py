@@ -86,7 +86,7 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """Cross-entropy over all images, as for CIFAR-10. NCE collapsed here, where an epoch has only 11 steps."""
+    """Cross-entropy over all images, as for CIFAR-10. Why not NCE: docs/results.md, "NCE on few images"."""
     variants.digits(c)
     c.augment.blur = c.augment.solarize = (0.0,)
     c.projector = head_config(1, 128, 64, bias=True)

@@ -18,10 +18,12 @@ from contrastive_jax.rules import did_you_mean
 COMMANDS = {
     'train': ('contrastive_jax.main', 'train a config, or evaluate an encoder by a config of eval/'),
     'report': ('contrastive_jax.report.__main__', 'write a page about a run that opens from disk'),
+    'doctor': ('contrastive_jax.doctor', 'say how a run is and what to do next, without changing anything'),
     'features': ('contrastive_jax.features', 'write the features of a data set to an .npz file'),
     'convert': ('contrastive_jax.convert', 'convert weights: published checkpoints in, PyTorch and ONNX out'),
     'compare': ('contrastive_jax.compare', 'train several configs and compare them in a table and a picture'),
     'reproduce': ('contrastive_jax.reproduce.__main__', 'train and evaluate what a reference number was measured on'),
+    'plan': ('contrastive_jax.plan.__main__', 'say what a run will cost on devices that need not be here'),
     'configs': ('', 'list the recipes and their variants'),
 }
 

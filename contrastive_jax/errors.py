@@ -1,19 +1,4 @@
-"""Errors that the user can correct: one readable line each, an exit code, and no traceback.
-
-Exit codes, and which of them are worth a start of the same command:
-
-    0    finished                                                       no
-    42   a signal; everything is saved (`Interrupted`)                  yes
-    1    an unexpected error, with a traceback                          a few times
-    2    a mistake in config, flags or workdir (`UserError`)            no
-    3    a problem of the data (`DataError`)                            no
-    4    too many steps in a row were not finite (`NumericalError`)     no
-    5    no checkpoint can be read or written (`CheckpointError`)       no
-    6    another run uses the workdir (`BusyError`)                     no
-    130  a second Ctrl-C: ended at once                                 yes, from the last checkpoint
-    134  jax has lost another process of the run (SIGABRT)              yes, from the last checkpoint
-    142  another process of the run was lost (`LostError`)              yes, from the last checkpoint
-"""
+"""Errors that the user can correct: one readable line each, an exit code, and no traceback."""
 
 import io
 import os
@@ -22,6 +7,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 BROKEN_PIPE = 141  # the exit code of a command whose output was closed: 128 + SIGPIPE, as of other programs
+
+# Exit codes: what each means, and whether the same command is worth another start.
+EXIT_CODES = {
+    0: ('finished', 'no'),
+    42: ('interrupted and saved', 'yes'),
+    1: ('an unexpected error, with a traceback', 'a few times'),
+    2: ('a mistake in the config, the flags or the workdir', 'no'),
+    3: ('a problem with the data', 'no'),
+    4: ('too many steps in a row were not finite', 'no: with other fields'),
+    5: ('the disk is full, or no checkpoint can be read or written', 'no: when there is room'),
+    6: ('another run uses the workdir', 'no'),
+    130: ('a second Ctrl-C ended the run at once', 'yes, it goes on from the last checkpoint'),
+    134: ('jax has lost another process of the run', 'yes, on all hosts; it goes on from the last checkpoint'),
+    BROKEN_PIPE: ('the output was closed, as by `... | head`', 'yes'),
+    142: (
+        'another process of the run was lost, or this one has stalled',
+        'yes, on all hosts; it goes on from the last checkpoint',
+    ),
+}
 
 
 class Problem(str):
@@ -100,6 +104,12 @@ class MissingSplitError(DataError):
 
 class CheckpointError(UserError):
     """There is no usable checkpoint where one is needed, or a checkpoint cannot be written."""
+
+    exit_code = 5
+
+
+class DiskFullError(UserError):
+    """The disk of the workdir is full, or a quota is reached."""
 
     exit_code = 5
 

@@ -35,7 +35,7 @@ from contrastive_jax.data.open import SOURCES, open_source
 from contrastive_jax.distributed.devices import REPLICATED, Devices, find_devices
 from contrastive_jax.distributed.hosts import connect, end_alone
 from contrastive_jax.distributed.stopping import heeding
-from contrastive_jax.errors import UserError, exit_code_of
+from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.neighbors import check_count, nearest_others
 from contrastive_jax.pretrained.encoder import WEIGHTS, Encoder
@@ -104,15 +104,17 @@ def open_data(encoder: Encoder, given: argparse.Namespace) -> sources.Source:
     """Opens the data that the command line names or, if it names none, the data of the run."""
     d = encoder.config.data
     source, name, path, white = d.source, d.name, d.path, d.get('value_range', 0.0)
+    keys = d.get('image_key', ''), d.get('label_key', '')
     if given.source or given.name or given.path:
         source, name, path, white = given.source or source, given.name, given.path, given.value_range
+        keys = given.image_key, given.label_key
     if not source:
         raise UserError(
             f'{given.workdir} is a file of weights, which does not record its data -> choose --source from '
             f'{", ".join(SOURCES)}'
         )
     given.split = given.split or ('train' if ':' in source else 'all')
-    return open_source(source, name, path, given.split, encoder.image_size, white, encoder.channels)
+    return open_source(source, name, path, given.split, encoder.image_size, white, encoder.channels, *keys)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -184,8 +186,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument('--source', choices=SOURCES, default='', help='the kind of data (data.source)')
     parser.add_argument('--name', default='', help='the name of the TFDS data set (data.name)')
     parser.add_argument(
-        '--path', default='', help='the .npz file, the image folder, or the data_dir of TFDS (data.path)'
+        '--path', default='', help='the file or folder, a pattern of files, or the data_dir of TFDS (data.path)'
     )
+    parser.add_argument('--image_key', default='', help='with --path: where the images are (data.image_key)')
+    parser.add_argument('--label_key', default='', help='with --path: where the labels are (data.label_key)')
     parser.add_argument(
         '--value_range',
         type=float,
@@ -220,7 +224,7 @@ def options() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Parses the arguments and runs; returns the exit code."""
-    return end_alone(lambda: exit_code_of(lambda: run(options().parse_args(argv))))
+    return end_alone(lambda: run(options().parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.config import command_line
 from contrastive_jax.distributed.hosts import CONNECT_S, connect, enable_compilation_cache, end_alone
-from contrastive_jax.errors import UserError, exit_code_of
+from contrastive_jax.distributed.watchdog import PATIENCE_S
+from contrastive_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -24,6 +25,12 @@ flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; Cloud 
 flags.DEFINE_integer('num_processes', None, 'Number of hosts, with --coordinator_address.')
 flags.DEFINE_integer('process_id', None, 'Number of this host, with --coordinator_address.')
 flags.DEFINE_float('connect_timeout', CONNECT_S, 'Seconds in which all hosts have to come together.', 1)
+flags.DEFINE_float(
+    'stall_timeout',
+    PATIENCE_S,
+    'Seconds that a host may wait for a batch, and all hosts for a step, before they end.',
+    1,
+)
 flags.DEFINE_integer(
     'rollback', None, 'Take the run back to the checkpoint of this step first; fields may change then.'
 )
@@ -34,12 +41,13 @@ flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors th
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
     if command_line.wants_help(argv):
-        hosts = 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout'
+        hosts = 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout', 'stall_timeout'
         names = 'workdir', *hosts, 'rollback', 'verbose', 'verbose_errors'
         command_line.print_help(argv, __doc__ or '', names, lambda: _describe_fields(argv))
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
-    connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout)
+    address, count, number = FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id
+    connect(address, count, number, FLAGS.connect_timeout, FLAGS.stall_timeout)
     enable_compilation_cache()
     from contrastive_jax.training.fit import fit  # after the hosts are connected: jax finds its devices once
 
@@ -121,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = ['contrastive_jax.main', *(sys.argv[1:] if argv is None else argv)]
     verbose = lambda: FLAGS.is_parsed() and FLAGS.verbose_errors  # noqa: E731
-    return end_alone(lambda: exit_code_of(lambda: run(given), verbose=verbose))
+    return end_alone(lambda: run(given), verbose)
 
 
 if __name__ == '__main__':

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ def fit(
     devices = SharedDevices.of(config.parallel, count)
     assert check(config, count) == []
     source, held_out = load_data(config)
-    key = config.to_json(), len(source), method
+    same = config.copy_and_resolve_references()
+    same.data.update(source='', path='')  # of the data, a run and its programs depend on the number of images alone
+    key = same.to_json(), len(source), method
     run = build_run(config, len(source))
     run = RUNS.setdefault(key, run if method is None else dataclasses.replace(run, method=method))
     path = open_workdir(str(workdir), config, may_differ=rollback is not None)
@@ -209,6 +212,30 @@ def start(
         child = subprocess.Popen([*command, *args], cwd=REPOSITORY, env=env, stdout=out, stderr=err, text=True)
     child.streams = streams  # type: ignore[attr-defined]
     return child
+
+
+def start_together(
+    name: str, workdir: Path, compiled: Path, *fields: Mapping[str, object], flags: Sequence[str] = ()
+) -> list[subprocess.Popen[str]]:
+    """Starts the command in one process for each of `fields`, which connect over the loopback interface."""
+    address = free_address()
+    return [
+        start(
+            name,
+            workdir,
+            compiled,
+            *(f'--config.{field}={value}' for field, value in given.items()),
+            *(f'--coordinator_address={address}', f'--num_processes={len(fields)}', f'--process_id={i}'),
+            *flags,
+        )
+        for i, given in enumerate(fields)
+    ]
+
+
+def free_address() -> str:
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        return f'localhost:{s.getsockname()[1]}'
 
 
 def ended(child: subprocess.Popen[str]) -> tuple[int, str, str]:

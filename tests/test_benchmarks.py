@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import count, flops, measure, programs, step
+from benchmarks import count, measure, programs, step
 from contrastive_jax.methods import ema
 from contrastive_jax.models import network
+from contrastive_jax.plan import flops
 from contrastive_jax.training.step import init_state
 
 

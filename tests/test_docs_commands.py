@@ -112,8 +112,9 @@ def parse(module: str, arguments: list[str]) -> None:
         command_line.parse([module, *arguments], train._check, train._sections)
         return
     given, rest = importlib.import_module(module).options().parse_known_args(arguments)
-    assert module == 'contrastive_jax.compare' or not rest, rest
-    for name in getattr(given, 'config', None) or ():
+    configs = getattr(given, 'config', None) or []
+    assert not rest or hasattr(given, 'config'), rest
+    for name in [configs] if isinstance(configs, str) else configs:
         assert not override(load(name), rest, sections), rest
     if module == 'contrastive_jax.reproduce.__main__' and given.name:
         experiments = re.findall(r'^\w+', printed(module, '--list'), re.MULTILINE)

@@ -245,6 +245,7 @@ def test_results_are_appended_to_the_file(tmp_path: Path) -> None:
         (['mocov2_cifar10', '--data=HERE/nothing.npz'], 3, "nothing.npz' does not exist"),
         (['mocov2_cifar10', '--data=HERE/few.npz'], 3, 'has 40 training and 8 held-out images, cifar10 has 50000 and'),
         (['mocov1_imagenet', '--data=HERE/nothing'], None, 'imagenet2012'),
+        (['mocov2_digits', '--seed=-1'], 2, 'seed -1 is out of range'),
         (['mocov2_digits', '--results=HERE'], 2, 'is a folder -> give a file'),
         (['mocov2_digits', '--workdir=gs://bucket/runs'], 2, 'is not local -> mount the bucket'),
     ],
@@ -261,6 +262,16 @@ def test_an_error_is_one_line(
         err.count('\n') == 1 and err.startswith('contrastive_jax: error: ') and said in err and '--config.' not in err
     )
     assert out.count('\n') <= 1 and not (tmp_path / 'runs').exists()
+
+
+def test_a_seed_changes_the_config_and_the_folder(tmp_path: Path) -> None:
+    experiment = EXPERIMENTS['mocov2_digits']
+    assert command.with_seed(experiment, 'mocov2_digits', 0) == (experiment, 'mocov2_digits')
+    changed, folder = command.with_seed(experiment, 'mocov2_digits', 2)
+    config, _ = run_experiment.load_configs(changed, tmp_path, '')
+    assert (config.seed, folder) == (2, 'mocov2_digits_seed2')
+    config.seed = 0
+    assert config == run_experiment.load_configs(experiment, tmp_path, '')[0]
 
 
 def test_an_incomplete_file_is_named(tmp_path: Path) -> None:

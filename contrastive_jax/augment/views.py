@@ -16,7 +16,9 @@ from jax.typing import DTypeLike
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.distributed import collectives
 
-Crop = Callable[[int | Array, Array, Array], Array]
+# The crops of a view, from its number and the positions and keys of the examples. If the examples are not those of this
+# device, the permutation of the global batch that they follow comes last.
+Crop = Callable[[int | Array, Array, Array, Array | None], Array]
 
 
 def resident_batch(
@@ -50,10 +52,10 @@ def resident_batch(
     position = collectives.positions(order.shape[0] // collectives.axis_size(axis_name), axis_name)
     index = order[position]
 
-    def crop(view: int | Array, position: Array, keys: Array) -> Array:
+    def crop(view: int | Array, position: Array, keys: Array, shuffle: Array | None) -> Array:
         return policy.crop(keys, images[order[position]], view, size)
 
-    views = _views(key, position, crop, crop, order.shape[0], policy, shuffles, dtype)
+    views = _views(key, position, crop, order.shape[0], policy, shuffles, dtype)
     return {'index': index, 'label': labels[index], **views}
 
 
@@ -83,18 +85,15 @@ def streamed_batch(
     b = index.shape[0]
     position = collectives.positions(b, axis_name)
 
-    def own(view: int | Array, position: Array, keys: Array) -> Array:
+    def crop(view: int | Array, position: Array, keys: Array, shuffle: Array | None) -> Array:
         if isinstance(view, int):
-            return crops[view]
-        return jnp.stack(crops[policy.global_views :])[view - policy.global_views]
+            local = crops[view]
+        else:
+            local = jnp.stack(crops[policy.global_views :])[view - policy.global_views]
+        # Still whole levels, so fewer bytes than the views.
+        return local if shuffle is None else collectives.permuted_rows(local, shuffle, axis_name)
 
-    def from_all(view: int | Array, position: Array, keys: Array) -> Array:
-        gathered = collectives.all_gather(
-            own(view, position, keys), axis_name
-        )  # whole levels, so fewer bytes than floats
-        return gathered[position]
-
-    views = _views(key, position, own, from_all, b * collectives.axis_size(axis_name), policy, shuffles, dtype)
+    views = _views(key, position, crop, b * collectives.axis_size(axis_name), policy, shuffles, dtype)
     return {'index': index, 'label': label, **views}
 
 
@@ -102,7 +101,6 @@ def _views(
     key: Array,
     position: Array,
     crop: Crop,
-    crop_elsewhere: Crop,
     batch_size: int,
     policy: Policy,
     shuffles: bool,
@@ -110,11 +108,11 @@ def _views(
 ) -> dict[str, Any]:
     key_views, key_shuffle = jax.random.split(key)
 
-    def distorted(position: Array, crop: Crop) -> tuple[Array, ...]:
+    def distorted(position: Array, shuffle: Array | None) -> tuple[Array, ...]:
         keys = collectives.example_keys(key_views, position)
 
         def make(view: int | Array) -> Array:
-            return policy.distort(keys, crop(view, position, keys), view, dtype)
+            return policy.distort(keys, crop(view, position, keys, shuffle), view, dtype)
 
         views = [make(view) for view in range(policy.global_views)]
         if policy.local_crops:  # they differ only in their keys, so one program makes all of them
@@ -122,11 +120,11 @@ def _views(
         return tuple(views)
 
     if not shuffles:
-        return {'views': distorted(position, crop)}
+        return {'views': distorted(position, None)}
     # XLA removes the views that the method does not use, with their collectives.
     shuffle = jax.random.permutation(key_shuffle, jnp.arange(batch_size, dtype=jnp.int32))
     return {
-        'views': distorted(position, crop),
+        'views': distorted(position, None),
         'shuffle': shuffle,
-        'shuffled': distorted(shuffle[position], crop_elsewhere),
+        'shuffled': distorted(shuffle[position], shuffle),
     }

@@ -14,6 +14,7 @@ from contrastive_jax.config.choose_channels import channels
 from contrastive_jax.config.fields import CADENCES, OF_CHANNELS
 from contrastive_jax.config.plan import Choice, Plan, get
 from contrastive_jax.data.facts import DataFacts
+from contrastive_jax.data.open import PATHS
 from contrastive_jax.distributed.machine import Machine
 from contrastive_jax.methods import method_or_none
 from contrastive_jax.rules import Rules
@@ -43,7 +44,6 @@ CPU_EPOCHS = 10.0  # and it has at least so many epochs
 EVALUATIONS = 10
 CHECKPOINT_MINUTES = 10.0
 CONTINUED = 0.25  # of the length of a training from new weights, for one from weights that exist
-USER_DATA = ('folder', 'npz')
 
 
 def choose(config: ConfigDict, data: DataFacts, machine: Machine) -> tuple[ConfigDict, list[Choice]]:
@@ -70,7 +70,7 @@ def choose(config: ConfigDict, data: DataFacts, machine: Machine) -> tuple[Confi
         phases(plan)
         learning_rate(plan)
         evaluation(plan)
-    if config.data.source in USER_DATA or ':' in config.data.source:
+    if config.data.source in PATHS or ':' in config.data.source:
         cadences(plan)
     plan.config.lock()
     return plan.config, plan.choices

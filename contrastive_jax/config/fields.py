@@ -114,13 +114,22 @@ class Data:
 
     source: str = field(
         'tfds',
-        "Kind of the data: 'digits' (embedded in scikit-learn), 'npz' (a file), 'folder' (of images), 'tfds', or a "
-        "class of your own, 'package.module:Class' (data/objects.py).",
+        "Kind of the data: 'digits' (embedded in scikit-learn), 'npz' (a file), 'folder' (of images), 'tfds', "
+        "'huggingface' (saved by datasets), 'parquet', 'webdataset' (tar files), 'array_record', or a class of your "
+        "own, 'package.module:Class' (data/objects.py).",
         choices=SOURCES,
         named=True,
     )
     name: str = field('', 'Name of the TFDS data set.')
-    path: str = field('', "The .npz file, the folder of images, or TFDS's data_dir.")
+    path: str = field('', "The file or folder of the data, or a pattern of files; TFDS's data_dir.")
+    image_key: str = field(
+        '', 'Column of the images in huggingface and parquet data, their ending in webdataset data; empty: found.'
+    )
+    label_key: str = field(
+        '',
+        'Column of the labels in huggingface and parquet data; in webdataset data the ending of the labels, or their '
+        'key in .json files; empty: found.',
+    )
     split: str = field('train', 'The split that is trained on.')
     eval_split: str = field(
         'test', "The split that is evaluated on; 'test' and 'validation' replace each other, a labeled one first."

@@ -13,7 +13,6 @@ by the bytes of their names, so their order, and with it the labels, is the same
 """
 
 import collections
-import copy
 import hashlib
 import os
 import unicodedata
@@ -22,17 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data import bands, images
+from contrastive_jax.data import bands
+from contrastive_jax.data.encoded import EncodedSource, evenly, look_at
+from contrastive_jax.data.files import other_source
+from contrastive_jax.data.hold_out import without_splits
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.splits import resolve_split, split_kind
 from contrastive_jax.data.tree import Folder, extensions
-from contrastive_jax.errors import DataError, MissingSplitError
+from contrastive_jax.errors import DataError
 
 LOOSE, BESIDE = 'images outside of the class folders', 'images beside the splits'
 
 # Names of a lone subfolder of an evaluation split that is no class.
 GENERIC = ('images', 'image', 'imgs', 'img', 'data', 'all', 'unknown', 'unlabeled', 'unlabelled', 'jpegimages')
-SAMPLED = 16  # files that tell the range of values of deep images
 # Images in formats that are not decoded here.
 CONVERTIBLE = (
     '.heic', '.heif', '.hif', '.jxl', '.jxr', '.cr2', '.cr3', '.nef', '.arw', '.dng', '.orf', '.rw2', '.raf', '.raw',
@@ -41,7 +42,7 @@ CONVERTIBLE = (
 FINGERPRINT_FILES, FINGERPRINT_BYTES = 4096, 1024  # evenly spaced files, and the bytes of each part that is hashed
 
 
-class FolderSource(Source):
+class FolderSource(EncodedSource):
     """Image files in a folder, decoded one by one.
 
     Args:
@@ -58,7 +59,6 @@ class FolderSource(Source):
     """
 
     root: Path
-    skipped: dict[str, int]
 
     def __init__(
         self,
@@ -74,33 +74,23 @@ class FolderSource(Source):
         white: float = 0,
         remarks: Sequence[str] = (),
     ):
-        self.name = name
-        self.classes = classes
-        self.root = root
+        super().__init__(labels, classes, name=name, root=root, image_size=image_size)
         self.place, self.skipped, self.white, self.remarks = place, skipped or {}, white, remarks
         self._files = files
-        self._labels = labels
-        self._image_size = image_size
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        return self._labels
 
     def __len__(self) -> int:
         return len(self._files)
 
+    def encoded(self, i: int) -> str:
+        return self.file_name(i)
+
     def image(self, i: int) -> np.ndarray:
-        if self.channels != 3:
-            return bands.decode(self.file_name(i), self.channels, self.dtype, self.white)
-        return images.decode(self.file_name(i), min_side=images.DRAFT_FACTOR * self._image_size, white=self.white)
+        if self.channels in (1, 3):
+            return super().image(i)
+        return bands.decode(self.file_name(i), self.channels, self.dtype, self.white)
 
     def stored_size(self, i: int) -> tuple[int, int]:
-        return images.stored_size(self.file_name(i)) if self.channels in (1, 3) else super().stored_size(i)
-
-    def for_image_size(self, image_size: int) -> 'FolderSource':
-        source = copy.copy(self)
-        source._image_size = image_size
-        return source
+        return super().stored_size(i) if self.channels in (1, 3) else Source.stored_size(self, i)
 
     def file_name(self, i: int) -> str:
         return os.path.join(self.root, self._files[i])
@@ -153,34 +143,13 @@ def load(
       MissingSplitError: the folder has no images for evaluation.
     """
     source, train = _open(path, split, image_size, name or path.name)
-    sample = [train.file_name(int(i)) for i in np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(int)]
-    seen = images.look(sample)
+    seen, remarks = look_at(train)
+    sample = [train.file_name(i) for i in evenly(len(train))]
     kind = bands.kind_of(sample, source.name, channels, value_range, seen.white > 0)
-    source.channels, source.dtype, remarks = kind
+    source.channels, source.dtype, others = kind
     source.white = value_range or seen.white
-    source.remarks = _remarks(seen, len(sample)) if source.channels in (1, 3) else remarks
+    source.remarks = remarks if source.channels in (1, 3) else others
     return source
-
-
-def _remarks(seen: images.Look, count: int) -> tuple[str, ...]:
-    """What the conversion to 8-bit RGB loses, judged from a sample of images."""
-    found = []
-    if seen.least < 0:
-        found.append(f'negative gray values (down to {seen.least:g}) become 0')
-    if seen.transparent:
-        found.append(f'{seen.transparent} of {count} sampled images are transparent: alpha is dropped')
-    if seen.dark:
-        found.append(
-            f'warning: of 16-bit colors only the upper 8 bits are read, and the images are dark (at most {seen.dark} '
-            'of 255): store them as 8 bits'
-        )
-    if seen.frames:
-        found.append(f'{seen.frames} of {count} sampled images have several frames or pages: the first one is read')
-    if seen.bands:
-        found.append(
-            f'TIFF files with {seen.bands} bands, not all of which are read: data.channels={seen.bands} does it'
-        )
-    return tuple(found)
 
 
 def _open(path: Path, split: str, image_size: int, name: str) -> tuple[FolderSource, FolderSource]:
@@ -256,7 +225,7 @@ def _source(folder: Folder, known: Sequence[str] | None, name: str, image_size: 
     if not folder.count:
         raise DataError(
             f"no images in '{folder.path}': it has {sum(skipped.values())} other files{_by_reason(skipped)}, none ends "
-            f'in {extensions()} -> set data.path to the folder with the images{remedy(skipped)}'
+            f'in {extensions()}{other_source(skipped)} -> set data.path to the folder with the images{remedy(skipped)}'
         )
     files, labels, classes = list[str](), None, None
     if known == () or (len(present) < 2 and not known):  # with one folder all labels would be equal
@@ -318,28 +287,8 @@ def _together(path: Path, parts: list[FolderSource], splits: list[str]) -> Folde
 def _hold_out(everything: FolderSource, split: str) -> FolderSource:
     """The training or the held-out part of data that has no folder for evaluation."""
     where = f"'{everything.root}'"
-    if everything.labels is None:
-        resolve_split(split, ('train',), f'{where} (unlabeled, without a folder for evaluation)')
-        return everything
-    split = resolve_split(split, ('train', 'test'), where)
-    held = held_out(everything.labels)
-    if split == 'test' and not held.any():
-        raise MissingSplitError(
-            f'{where} has no class with two images, one of which could be held out -> add images, or a folder test/'
-        )
-    place = f'{everything.place} 10 % of each class'.strip() if split == 'test' else everything.place
-    return everything.rows(np.flatnonzero(held == (split == 'test')), place)
-
-
-def held_out(labels: np.ndarray) -> np.ndarray:
-    """Marks 10 % of each class with at least two images, at least one image, evenly spaced: bool [n]."""
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels[labels >= 0]):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            count = max(1, round(len(rows) / 10))
-            held[rows[((np.arange(count) + 0.5) * len(rows) / count).astype(int)]] = True
-    return held
+    rows, part = without_splits(everything.labels, len(everything), split, where, 'a folder test/')
+    return everything.rows(rows, f'{everything.place} {part}'.strip())
 
 
 def _sample(file: str) -> bytes:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from contrastive_jax.augment.styles import PIL, Style
 from contrastive_jax.models.interpolation import cubic, triangle
@@ -95,7 +95,7 @@ def decode(
       ImageError: the file cannot be read, is not an image, is damaged, or has more than MAX_PIXELS pixels.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+        with _opened(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f'{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}')
             if min_side:
@@ -117,10 +117,14 @@ def stored_size(file: str | os.PathLike | bytes) -> tuple[int, int]:
       ImageError: the file cannot be read or is not an image.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+        with _opened(file) as image:
             return image.height, image.width
     except Exception as error:  # as in `decode`
         raise ImageError(f'{type(error).__name__}: {error}') from error
+
+
+def _opened(file: str | os.PathLike | bytes) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -153,15 +157,15 @@ class Look:
     bands: int = 0
 
 
-def look(files: Sequence[str]) -> Look:
-    """Looks at a sample of image files; those that cannot be read do not count.
+def look(files: Sequence[str | bytes]) -> Look:
+    """Looks at a sample of image files, given by path or by content; those that cannot be read do not count.
 
     12-bit cameras, X-rays and microscopes write files of 16 bits whose values end at 4095: read as 16 bits they are
     nearly black.
     """
     most, least, transparent, colors, frames, bands = 0.0, 0.0, 0, list[int](), 0, 0
     for file in files:
-        with contextlib.suppress(Exception), Image.open(file, formats=FORMATS) as image:
+        with contextlib.suppress(Exception), _opened(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 continue
             deep = any(';16' in str(tile[3]) for tile in image.tile)  # as of the file, before it is loaded

@@ -1,4 +1,4 @@
-"""Labels that are ids or have gaps, as class numbers 0, 1, 2, ...: memory depends on their number, not their size."""
+"""Labels that are names or ids, or have gaps, as class numbers: memory depends on their number, not their size."""
 
 import numpy as np
 
@@ -54,3 +54,32 @@ def number_classes(train: Source, held_out: Source | None) -> tuple[Source, Sour
         return _Renumbered(source, np.where(source.labels >= 0, index, -1).astype(np.int32), names)
 
     return numbered(train), None if held_out is None else numbered(held_out)
+
+
+def classes_of(splits: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """Labels as integers, numbered alike in all splits, and the names of the classes where they are names or large ids.
+
+    Args:
+      splits: the labels of each split: names, or numbers in any form of `sources.class_labels`.
+
+    Returns:
+      Labels by split, and the names of the classes; None if the labels are numbers that fit into a label.
+    """
+    if _large_ids(splits):
+        known = np.unique(np.concatenate([labels[labels >= 0].astype(np.uint64) for labels in splits.values()]))
+        numbers = {kind: np.searchsorted(known, labels.astype(np.uint64)) for kind, labels in splits.items()}
+        found = {kind: np.where(labels < 0, -1, numbers[kind]) for kind, labels in splits.items()}
+        return found, tuple(map(str, known.tolist()))
+    if not any(labels.dtype.kind in 'US' for labels in splits.values()):
+        return splits, None
+    names = {kind: labels.astype(str).reshape(len(labels), -1)[:, 0] for kind, labels in splits.items()}
+    classes = np.unique(np.concatenate(list(names.values())))
+    return {kind: np.searchsorted(classes, labels) for kind, labels in names.items()}, tuple(map(str, classes))
+
+
+def _large_ids(splits: dict[str, np.ndarray]) -> bool:
+    """Whether labels are ids, or -1 for unknown, that do not fit into the 32 bits of a label."""
+    arrays = [labels for labels in splits.values() if labels.size]
+    if any(labels.dtype.kind not in 'iu' or int(labels.min()) < -1 for labels in arrays):
+        return False
+    return any(int(labels.max()) > np.iinfo(np.int32).max for labels in arrays)

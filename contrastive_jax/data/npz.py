@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data.folder import held_out
+from contrastive_jax.data.hold_out import without_splits
+from contrastive_jax.data.labels import classes_of
 from contrastive_jax.data.sources import ArraySource, are_classes
 from contrastive_jax.data.splits import NAMES, resolve_split
-from contrastive_jax.errors import DataError, MissingSplitError
+from contrastive_jax.errors import DataError
 from contrastive_jax.rules import did_you_mean
 
 IMAGES = ('images', 'image', 'imgs', 'img', 'x', 'data')
@@ -89,7 +90,7 @@ def _read(file: Mapping[str, np.ndarray], path: Path, split: str, make: Callable
             f'array {key} ({x.dtype}{list(x.shape)}, not one class for each image)': 1 for key, x in wrong.items()
         }
         labels, arrays = {}, {}
-    numbered, classes = _labels(arrays)
+    numbered, classes = classes_of(arrays)
 
     def source(kind: str, place: str = '') -> ArraySource:
         made = make(file[images[kind]], numbered.get(kind), classes=classes)
@@ -116,18 +117,12 @@ def _read(file: Mapping[str, np.ndarray], path: Path, split: str, make: Callable
     if 'train' not in images or len(images) > 1:
         return source(resolve_split(split, tuple(images), f"'{path}'", lambda kind: kind in labels))
     everything = source('train')
-    if everything.labels is None:
-        resolve_split(split, ('train',), f"'{path}' (without labels and without images for evaluation)")
+    evaluation = 'the arrays test_images and test_labels'
+    rows, added = without_splits(everything.labels, len(everything), split, f"'{path}'", evaluation)
+    if len(rows) == len(everything):
         return everything
-    chosen = resolve_split(split, ('train', 'test'), f"'{path}'") == 'test'
-    rows = held_out(everything.labels)
-    if chosen and not rows.any():
-        raise MissingSplitError(
-            f"'{path}' has no class with two images, one of which could be held out -> add the arrays test_images and "
-            'test_labels'
-        )
-    place = f'{everything.place}{", 10 % of each class" if chosen else ""}'
-    return of_rows(everything, everything.array[rows == chosen], everything.labels[rows == chosen], place)
+    some = None if everything.labels is None else everything.labels[rows]
+    return of_rows(everything, everything.array[rows], some, f'{everything.place}{", " * bool(added)}{added}')
 
 
 def _roles(names: list[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
@@ -149,25 +144,3 @@ def _roles(names: list[str]) -> tuple[dict[str, str], dict[str, str], list[str]]
             raise DataError(f'the arrays {role[kind]} and {name} have the same role -> leave one of them out')
         role[kind] = name
     return images, labels, others
-
-
-def _labels(splits: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """Labels as integers, and the names of the classes where labels are names, numbered alike in all splits."""
-    if _large_ids(splits):
-        known = np.unique(np.concatenate([labels[labels >= 0].astype(np.uint64) for labels in splits.values()]))
-        numbers = {kind: np.searchsorted(known, labels.astype(np.uint64)) for kind, labels in splits.items()}
-        found = {kind: np.where(labels < 0, -1, numbers[kind]) for kind, labels in splits.items()}
-        return found, tuple(map(str, known.tolist()))
-    if not any(labels.dtype.kind in 'US' for labels in splits.values()):
-        return splits, None
-    names = {kind: labels.astype(str).reshape(len(labels), -1)[:, 0] for kind, labels in splits.items()}
-    classes = np.unique(np.concatenate(list(names.values())))
-    return {kind: np.searchsorted(classes, labels) for kind, labels in names.items()}, tuple(map(str, classes))
-
-
-def _large_ids(splits: dict[str, np.ndarray]) -> bool:
-    """Whether labels are ids, or -1 for unknown, that do not fit into the 32 bits of a label."""
-    arrays = [labels for labels in splits.values() if labels.size]
-    if any(labels.dtype.kind not in 'iu' or int(labels.min()) < -1 for labels in arrays):
-        return False
-    return any(int(labels.max()) > np.iinfo(np.int32).max for labels in arrays)

@@ -6,13 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data import digits, folder, npz, objects, tfds
+from contrastive_jax.data import array_records, digits, folder, huggingface, npz, objects, parquet, tfds, webdataset
 from contrastive_jax.data.pixels import WHITE
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
 from contrastive_jax.rules import did_you_mean
 
-SOURCES = ('digits', 'npz', 'folder', 'tfds')
+SOURCES = ('digits', 'npz', 'folder', 'tfds', 'huggingface', 'parquet', 'webdataset', 'array_record')
+# What data.path is, for the kinds of data that cannot do without.
+PATHS = {
+    'npz': 'the .npz file',
+    'folder': 'the folder of images',
+    'huggingface': 'the folder that save_to_disk wrote',
+    'parquet': 'the Parquet files: a file, a folder or a pattern',
+    'webdataset': 'the tar files: a file, a folder or a pattern',
+    'array_record': 'the array_record files: a file, a folder or a pattern',
+}
+KEYED = {'huggingface': huggingface.load, 'parquet': parquet.load, 'webdataset': webdataset.load}
 
 
 def open_source(
@@ -23,26 +33,36 @@ def open_source(
     image_size: int = 224,
     value_range: float = 0,
     channels: int = 0,
+    image_key: str = '',
+    label_key: str = '',
 ) -> Source:
     """Opens one split of a data set. It reads only what is on this machine and never downloads.
 
     Args:
-      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets), or
-        'package.module:Class' for data of your own, see data/objects.py.
-      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. 'npz' and 'folder' have the name of the
-        file or folder.
-      path: the file or folder; for 'tfds' the data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      source: 'digits' (embedded), 'npz' (a file), 'folder' (image files), 'tfds' (prepared by TensorFlow Datasets),
+        'huggingface' (saved by `datasets`), 'parquet', 'webdataset' (tar files) or 'array_record' (files of encoded
+        images), or 'package.module:Class' for data of your own, see data/objects.py.
+      name: for 'tfds' the data set, e.g. 'cifar10' or 'imagenet_resized/64x64'. Other data has the name of its file or
+        folder.
+      path: the file or folder, for files of records also a pattern, see data/files.py; for 'tfds' the data_dir, by
+        default $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: 'train', 'test', or another split of the data, or 'all'. 'test' and 'validation' replace each other, and a
         labeled one is preferred.
       image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
-      value_range: the value that is white in images of more than 8 bits. 0: of gray image files, derived from a sample;
-        65535 for uint16 arrays; other arrays need it.
+      value_range: the value that is white in images of more than 8 bits. 0: of gray encoded images, derived from a
+        sample; 65535 for uint16 arrays; other arrays need it.
       channels: C, the number of channels that is wanted; 0: that of the data, and 3 for gray images.
+      image_key, label_key: for 'huggingface' and 'parquet' the columns of images and labels; for 'webdataset' the
+        ending of the images, and the ending of the labels or their key in `.json` files; '': found.
 
     Raises:
       UserError: an unknown source, data set or split.
       DataError: the data is missing or damaged, lacks the split, or has another number of channels.
     """
+    for field, key in (('data.image_key', image_key), ('data.label_key', label_key)):
+        if key and source not in KEYED:
+            given = f'{field} {key!r} is not used by data.source {source!r}, only by {", ".join(KEYED)}'
+            raise UserError(given, field=field, remedy='leave it out', value='')
     if ':' in source:
         return objects.load(source, path, split, channels, value_range)
     if source not in SOURCES:
@@ -68,13 +88,20 @@ def open_source(
             )
         return tfds.load(name, path, split, image_size)
     if not path:
-        what = 'the .npz file' if source == 'npz' else 'the folder of images'
-        raise UserError(f"data.source '{source}' needs data.path -> set data.path to {what}")
+        raise UserError(f"data.source '{source}' needs data.path -> set data.path to {PATHS[source]}")
     location = Path(os.path.abspath(os.path.expanduser(path)))  # absolute, so that messages show the whole path
     # A recipe's data.name, such as 'cifar10', is that of a TFDS data set: the user's own data has the name of its file.
     if source == 'npz':
         return npz.load(location, split, channels=channels, value_range=value_range)
-    return folder.load(location, split, image_size, value_range=value_range, channels=channels)
+    if source == 'folder':
+        return folder.load(location, split, image_size, value_range=value_range, channels=channels)
+    if channels not in (0, 1, 3):
+        raise UserError(
+            f'data.source {source!r} is read as RGB or gray, and {channels} channels are wanted -> use image files'
+        )
+    if source in KEYED:
+        return KEYED[source](location, split, image_size, value_range, channels, image_key, label_key)
+    return array_records.load(location, split, image_size, value_range, channels)
 
 
 def summary(train: Source, held_out: Source | None) -> str:

@@ -1,6 +1,7 @@
 """The interface of a data source, arrays in memory, and subsets."""
 
 import abc
+import copy
 import functools
 import hashlib
 import types
@@ -29,7 +30,7 @@ class Source(abc.ABC):
     Attributes:
       name: the name in logs and messages.
       classes: the names of the classes, indexed by label; None if unknown.
-      root: the folder that image files lie in; None if there is none.
+      root: the folder or file that encoded images lie in; None if there is none.
       place: the part of the data that the examples come from, such as 'train/', for the summary of the data.
       skipped: number of files that were left out, by reason or extension.
       white: the value that became 255 in gray images of more than 8 bits; 0: there are none.
@@ -221,6 +222,11 @@ class Subset(Source):
 
     def file_name(self, i: int) -> str:
         return self._source.file_name(int(self._ids[i]))
+
+    def for_image_size(self, image_size: int) -> 'Subset':
+        subset = copy.copy(self)
+        subset._source = self._source.for_image_size(image_size)
+        return subset
 
     @property
     def fingerprint(self) -> str:

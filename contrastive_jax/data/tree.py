@@ -128,6 +128,31 @@ class Folder:
         return Files(sorted(found, key=os.fsencode), skipped)
 
 
+def all_files(path: Path) -> tuple[list[str], collections.Counter[str]]:
+    """All regular files below a folder that are not hidden, relative to it and sorted by their bytes.
+
+    Links are followed; a folder that several lead to is read once. Broken links and special files are counted.
+    """
+    found, skipped = list[str](), collections.Counter[str]()
+    pending, seen = [''], set[str]()
+    while pending:
+        relative = pending.pop()
+        folder = os.path.join(path, relative)
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
+        for entry in _entries(folder):
+            inner = os.path.join(relative, entry.name)
+            kind = _kind(entry)
+            if kind == 'folder':
+                pending.insert(0 if entry.is_symlink() else len(pending), inner)
+            elif kind == 'file':
+                found.append(inner)
+            else:
+                skipped[kind] += 1
+    return sorted(found, key=os.fsencode), skipped
+
+
 def _subfolders(path: Path) -> list[str]:
     """The names of the subfolders that are not hidden, sorted by their bytes."""
     if not path.is_dir():

@@ -16,18 +16,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+from jax._src import distributed
 
-from contrastive_jax.errors import LostError, UserError, print_error
+from contrastive_jax.distributed import watchdog
+from contrastive_jax.distributed.messages import LOOK
+from contrastive_jax.errors import Interrupted, LostError, UserError, exit_code_of, print_error
 
 CONNECT_S = 60  # seconds in which all processes have to come together
-HEARTBEAT_S = 30  # seconds after which jax ends all processes because one of them gives no sign of life
-COORDINATOR_STAYS_S = 2  # without process 0, jax ends the others before they have said why they end
+HEARTBEAT_S = 45  # seconds of silence after which jax ends a process by a signal
+PCI = Path('/sys/bus/pci/devices')
 
-_connected = False  # whether this process is one of several
+LONGEST = 200  # characters of an error of jax in a message
 
 
 def connect(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout_s: float = CONNECT_S
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_s: float = CONNECT_S,
+    patience_s: float = watchdog.PATIENCE_S,
 ) -> None:
     """Connects the processes of a run. Call it before any other use of jax.
 
@@ -39,16 +46,18 @@ def connect(
       num_processes: number of processes.
       process_id: number of this process, from 0.
       timeout_s: seconds to wait for process 0, and then for all others.
+      patience_s: seconds that a process may wait for its data, see `watchdog`.
 
     Raises:
       UserError: only some of the three are given, they have no legal values, the port is in use, or the coordinator
         cannot be reached.
     """
-    global _connected
     given = {'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
     managed = int(os.environ.get('SLURM_NTASKS', 1)) > 1 or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-    on_tpu = importlib.util.find_spec('libtpu') is not None and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
+    # libtpu may be here without a TPU: it compiles for described ones.
+    on_tpu = importlib.util.find_spec('libtpu') is not None and has_tpu()
+    on_tpu &= os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
     if len(missing) == 3 and not managed and not on_tpu and 'JAX_COORDINATOR_ADDRESS' not in os.environ:
         return
     if 0 < len(missing) < 3:
@@ -81,7 +90,17 @@ def connect(
             f'cannot connect the hosts (coordinator {where}): {" ".join(str(error).split())} -> check that process 0 '
             'runs and that all hosts can reach its address'
         ) from error
-    _connected = True
+    watchdog.begin(distributed.global_state.client, distributed.global_state.process_id, patience_s)
+
+
+def has_tpu(devices: Path = PCI) -> bool:
+    """Whether this host has a TPU: a PCI device of Google that is neither a disk (class 01) nor a network card (02)."""
+
+    def is_tpu(device: Path) -> bool:
+        vendor, kind = ((device / name).read_text(encoding='ascii').strip() for name in ('vendor', 'class'))
+        return vendor == '0x1ae0' and not kind.startswith(('0x01', '0x02'))
+
+    return any(is_tpu(file.parent) for file in devices.glob('*/vendor'))
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -144,34 +163,48 @@ def wait_for_coordinator(host: str, port: int, timeout_s: float) -> None:
         time.sleep(0.2)
 
 
-def end_alone(run: Callable[[], int]) -> int:
-    """Runs a command, and ends this process at once if it fails while others are connected.
+def end_alone(run: Callable[[], int | None], verbose: bool | Callable[[], bool] = False) -> int:
+    """Runs a command as `errors.exit_code_of` does. If it fails while others are connected, all of them end.
 
-    Otherwise the process would wait for minutes until the others, which wait for it, end too, and lose its exit code.
+    This process ends at once: otherwise it would wait for minutes until the others, which wait for it, end too. They
+    end with its exit code and its line.
 
     Args:
-      run: the command; it prints its errors and returns its exit code.
+      run, verbose: as for `exit_code_of`.
 
     Returns:
-      The exit code, if this is the only process or all of them end.
+      The exit code, if this is the only process or all of them end by themselves.
     """
     try:
-        code = run()
-    except Exception as error:
-        if not _connected:
+        code = exit_code_of(lambda: _announcing(run), verbose)
+    except Exception:
+        if watchdog.of_all() is None:
             raise
         traceback.print_exc()
         code = 1
-        if lost := lost_process(error):
-            print_error(str(lost))
-            code = lost.exit_code
-    if _connected and code not in (0, 42):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if jax.process_index() == 0:
-            time.sleep(COORDINATOR_STAYS_S)
-        os._exit(code)
+    if (dog := watchdog.of_all()) is not None:
+        if code not in (0, Interrupted.exit_code):
+            dog.leave(code)
+        if dog.messages is not None:
+            dog.messages.stop()
     return code
+
+
+def _announcing(run: Callable[[], int | None]) -> int | None:
+    """Runs a command; what it raises is told to the other processes, or is what one of them has told."""
+    try:
+        try:
+            return run()
+        finally:
+            if (dog := watchdog.of_all()) is not None:
+                dog.stop()  # from here on this thread speaks
+    except Exception as error:
+        if dog is None or dog.messages is None or isinstance(error, Interrupted):
+            raise
+        if lost := lost_process(error):
+            raise (dog.messages.cause() or lost) from error
+        dog.messages.announce(error)
+        raise
 
 
 def lost_process(error: Exception) -> LostError | None:
@@ -187,10 +220,7 @@ def lost_process(error: Exception) -> LostError | None:
     )
     if not isinstance(error, jax.errors.JaxRuntimeError) or not any(sign in text for sign in signs):
         return None
-    return LostError(
-        f'another process of this run has ended or cannot be reached ({text[:200]})',
-        remedy='look for the cause in its log; the same command on all hosts goes on from the last checkpoint',
-    )
+    return LostError(f'another process of this run has ended or cannot be reached ({text[:LONGEST]})', remedy=LOOK)
 
 
 def enable_compilation_cache() -> None:

@@ -9,7 +9,7 @@ from jax import Array
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
-from contrastive_jax.distributed import collectives, stopping
+from contrastive_jax.distributed import collectives, stopping, watchdog
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.models.network import Network
@@ -68,7 +68,7 @@ class FeatureExtractor:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        for batch in batches:
+        for batch in watchdog.reading(batches, 'images to evaluate, batch'):
             stopping.check()
             rows = self._devices.place_rows({'image': batch['image'], 'index': batch['index']})
             before, ahead = ahead, self._encode(params, stats, rows['image'], rows['index'])

@@ -22,6 +22,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from contrastive_jax.evaluate.verdict import UNTRAINED
 from contrastive_jax.plots.panels import LARGE, SMALL, Curve, History, Panel, curves_of
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 Path = str | os.PathLike[str]
 
@@ -262,4 +263,7 @@ def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format='png', dpi=DPI, facecolor='white')
-    write_atomically(path, png.getvalue())
+    try:
+        write_atomically(path, png.getvalue())
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -21,8 +21,8 @@ from contrastive_jax.errors import CheckpointError, MissingPartError, UserError
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.pretrained import hugging_face, tensorflow_files
 from contrastive_jax.pretrained.encoder import Encoder
-from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
+from contrastive_jax.workdir.reading import read_part
 
 # weights -> where the state of a run has the parameters of that network, and its BN statistics.
 PLACES = {
@@ -141,8 +141,11 @@ def _config_of_encoder(workdir: Path, weights: str, config_of_file: LoadConfig) 
     else:
         raise UserError(f'{workdir} is a fine-tuning of {start}, which does not exist -> restore it')
     if config.data.source:
-        found.data.update({name: config.data[name] for name in ('source', 'name', 'path')})
-        found.data.value_range = config.data.get('value_range', 0.0)
+        with found.unlocked():  # data of older versions has no keys
+            found.data.update(
+                {name: config.data.get(name, '') for name in ('source', 'name', 'path', 'image_key', 'label_key')}
+            )
+            found.data.value_range = config.data.get('value_range', 0.0)
     if config.data.image_size:
         found.data.image_size = config.data.image_size
     return found

@@ -60,8 +60,9 @@ def load_data(config: ConfigDict, encoder: Encoder, labeled: bool = True) -> Dat
             f'{", ".join(SOURCES)}'
         )
     white = d.get('value_range', 0.0)
+    keys = d.get('image_key', ''), d.get('label_key', '')  # are not in configs of older versions
     given = [
-        open_source(d.source, d.name, d.path, split, encoder.image_size, white, encoder.channels)
+        open_source(d.source, d.name, d.path, split, encoder.image_size, white, encoder.channels, *keys)
         for split in (config.data.split, config.data.eval_split)
     ]
     sources.check_apart(given[0], given[1], config.data.split, config.data.eval_split)

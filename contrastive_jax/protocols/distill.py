@@ -33,8 +33,8 @@ from contrastive_jax.protocols.base import Asked, Data, Protocol
 from contrastive_jax.protocols.finetune import FineTune
 from contrastive_jax.rules import Rules, field
 from contrastive_jax.training.run import Run, TrainState
-from contrastive_jax.workdir.checkpoint import read_part
 from contrastive_jax.workdir.folder import read_config
+from contrastive_jax.workdir.reading import read_part
 
 TUNED = Path('eval/finetune.json')  # a fine-tuning writes it at its end
 

@@ -33,14 +33,16 @@ class Data:
 
     source: str = field(
         '',
-        "Kind of the data: 'digits', 'npz', 'folder', 'tfds', or a class of your own, 'package.module:Class' "
-        '(data/objects.py); empty: the data of the run.',
+        "Kind of the data: 'digits', 'npz', 'folder', 'tfds', 'huggingface', 'parquet', 'webdataset', 'array_record', "
+        "or a class of your own, 'package.module:Class' (data/objects.py); empty: the data of the run.",
         choices=SOURCES,
         named=True,
         empty=True,
     )
     name: str = field('', 'Name of the TFDS data set.')
-    path: str = field('', "The .npz file, the folder of images, or TFDS's data_dir.")
+    path: str = field('', "The file or folder of the data, or a pattern of files; TFDS's data_dir.")
+    image_key: str = field('', 'Column or ending of the images, as in a run; empty: found.')
+    label_key: str = field('', 'Column, ending or key of the labels, as in a run; empty: found.')
     split: str = field('train', 'The split whose images the classifier is made from.')
     eval_split: str = field(
         'test', "The split that is classified; 'test' and 'validation' replace each other, a labeled one first."

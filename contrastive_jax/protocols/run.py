@@ -24,6 +24,7 @@ from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 from contrastive_jax.workdir.folder import open_workdir, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.kept import parse_step
@@ -117,9 +118,9 @@ def check_protocol(config: ConfigDict, devices: int = 1, processes: int = 1) -> 
         value=near,
     )
     if not config.data.source:
-        for name in ('name', 'path', 'value_range'):
+        for name in ('name', 'path', 'value_range', 'image_key', 'label_key'):
             rules.rule(
-                not config.data[name],
+                not config.data.get(name),
                 f'data.{name} is given without data.source',
                 field=f'data.{name}',
                 remedy='give both',
@@ -227,4 +228,4 @@ def _write(file: Path, found: dict[str, Any]) -> None:
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, json.dumps(found, indent=2).encode() + b'\n')
     except OSError as error:
-        raise UserError(f'cannot write {file}: {error.strerror} -> choose another workdir') from error
+        raise cannot_write(file, error) from error

@@ -16,7 +16,7 @@ from contrastive_jax.methods import find_method, method_or_none
 from contrastive_jax.plots.panels import last_finite, series
 from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.workdir import about, inputs, metrics, run_record
-from contrastive_jax.workdir.checkpoint import FOLDER as CHECKPOINTS
+from contrastive_jax.workdir.described import FOLDER as CHECKPOINTS
 from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
 from contrastive_jax.workdir.inputs import differ
 

@@ -23,7 +23,7 @@ from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.training import feed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import augment, init_state, keys_of
-from contrastive_jax.workdir.checkpoint import read_part
+from contrastive_jax.workdir.reading import read_part
 
 NUM_AGES = 6  # the largest number of ages that are measured, with one batch for each
 

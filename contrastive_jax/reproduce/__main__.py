@@ -2,14 +2,15 @@
 
     python -m contrastive_jax.reproduce --list
     python -m contrastive_jax.reproduce mocov2_digits
+    python -m contrastive_jax.reproduce mocov2_digits --seed=1
     python -m contrastive_jax.reproduce mocov2_cifar10 --data=cifar10.npz
 
 Without a name, or with --list, it prints the table of all experiments (contrastive_jax/reproduce/references.py). At the
 end it prints the reference accuracies, tolerances, our accuracies and whether the experiment passed. It appends one
 JSON object with all accuracies, hardware, commit, time and command to the file of results. Training and each evaluation
-have their own workdir in WORKDIR/NAME: run the same command again to continue after an interruption; completed stages
-are not repeated, and a result is recorded once. On several hosts, run the command on each of them with a WORKDIR that
-all of them can access.
+have their own workdir in WORKDIR/NAME, with --seed=N in WORKDIR/NAME_seedN: run the same command again to continue
+after an interruption; completed stages are not repeated, and a result is recorded once. On several hosts, run the
+command on each of them with a WORKDIR that all of them can access.
 
 Exit codes: 0 all references are met, 7 a reference is missed, 42 interrupted and saved (run the same command again), 2
 an argument is wrong, 3 the data is missing or wrong, 4 loss or state became NaN, 5 a checkpoint cannot be read or
@@ -17,6 +18,7 @@ written.
 """
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache, end_alone
-from contrastive_jax.errors import UserError, exit_code_of
+from contrastive_jax.errors import UserError
 from contrastive_jax.reproduce.references import EXPERIMENTS, Experiment
 from contrastive_jax.reproduce.results import append_result
 from contrastive_jax.reproduce.run_experiment import run_experiment
@@ -49,6 +51,19 @@ def find_experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
+def with_seed(experiment: Experiment, name: str, seed: int) -> tuple[Experiment, str]:
+    """An experiment with another seed of the training, and its folder in WORKDIR.
+
+    Args:
+      experiment: an experiment, whose recipe has the seed 0.
+      name: its name.
+      seed: the seed; 0 changes nothing.
+    """
+    if not seed:
+        return experiment, name
+    return dataclasses.replace(experiment, changes={**experiment.changes, 'seed': seed}), f'{name}_seed{seed}'
+
+
 def run(given: argparse.Namespace, command: str) -> int:
     """Runs the experiment, or prints the table of all.
 
@@ -62,7 +77,7 @@ def run(given: argparse.Namespace, command: str) -> int:
     if given.list or not given.name:
         print(experiments_table(EXPERIMENTS))
         return 0
-    experiment = find_experiment(given.name)
+    experiment, place = with_seed(find_experiment(given.name), given.name, given.seed)
     if '://' in given.workdir:
         raise UserError(f'--workdir {given.workdir} is not local -> mount the bucket and give the mounted folder')
     folder = Path(given.workdir).expanduser().absolute()
@@ -71,7 +86,7 @@ def run(given: argparse.Namespace, command: str) -> int:
         raise UserError(f'--results {file} is a folder -> give a file, e.g. {file / RESULTS}')
     connect(given.coordinator_address, given.num_processes, given.process_id)
     enable_compilation_cache()
-    result = run_experiment(given.name, experiment, folder / given.name, given.data, command)
+    result = run_experiment(given.name, experiment, folder / place, given.data, command)
     if jax.process_index() == 0:
         append_result(result, file)
         print(f'\n{result_table(result)}\nrecorded in {file}', flush=True)
@@ -91,6 +106,9 @@ def options() -> argparse.ArgumentParser:
         '--data', default='', help='an .npz file, or the data_dir of TFDS; not for the digits, which are embedded'
     )
     parser.add_argument(
+        '--seed', type=int, default=0, help='the seed of the training, instead of 0: for the mean of several runs'
+    )
+    parser.add_argument(
         '--workdir', default='runs/reproduce', help='a folder; each experiment has its own folder in it'
     )
     parser.add_argument(
@@ -107,7 +125,7 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Parses the arguments, runs the command, and returns the exit code."""
     command = shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv])
-    return end_alone(lambda: exit_code_of(lambda: run(options().parse_args(argv), command)))
+    return end_alone(lambda: run(options().parse_args(argv), command))
 
 
 if __name__ == '__main__':

@@ -1,19 +1,13 @@
-"""The checkpoints of a run that are kept: which is the best by a metric, and how much space they take."""
+"""The checkpoints of a run that are kept, and which of them is the best by a metric."""
 
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import jax
-
 from contrastive_jax.distributed.agree import text_of_first
-from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import UserError
-from contrastive_jax.training.run import Run
 from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.kept import Best
 
@@ -93,37 +87,3 @@ def kept_lines(checkpoints: Checkpoints) -> list[str]:
     if best := kept.best:
         lines.append(f'best checkpoint, for --step=best: step {best.step}, {best.metric} {best.value:.4g}')
     return lines
-
-
-def disk_line(shapes: PyTree, start: int, run: Run, every: int, best: BestBy | None, workdir: Path) -> str:
-    """The line about the space of the checkpoints that a run keeps; '' if it keeps the newest two only.
-
-    Args:
-      shapes: the state in the global layout, as jax.ShapeDtypeStruct.
-      start: the step that the run goes on from.
-      run: what is constant in the run.
-      every: checkpoints of multiples of so many steps are kept; 0: none.
-      best: how the best checkpoint is chosen, which is kept; None: it is not.
-      workdir: the folder of the run; only the first process sees it.
-    """
-    if not (every or best) or jax.process_index() != 0:
-        return ''
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-    more = run.total_steps // every - start // every if every else 0
-    kept = [f'{more} until the end, one every {every} steps'] if every else []
-    kept += [f'the best by {best.metric} ({"highest" if best.mode == "max" else "lowest"})'] if best else []
-    needed, free = (2 + more + (best is not None)) * size, shutil.disk_usage(workdir).free
-    return (
-        f'a checkpoint holds {in_bytes(size)} of arrays; kept beside the newest two: {", and ".join(kept)}; together '
-        f'{in_bytes(needed)}, with {in_bytes(free)} free'
-        + (': too little -> raise keep_every_epochs, or make room' if needed > free else '')
-    )
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes, such as '97.5 MB'."""
-    for unit in ('bytes', 'kB', 'MB', 'GB'):
-        if count < 999.5:
-            return f'{count:.3g} {unit}'
-        count /= 1000
-    return f'{count:.3g} TB'

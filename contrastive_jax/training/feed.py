@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.data import sampler
 from contrastive_jax.data.loader import train_batches
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed import watchdog
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, SHARDED, Devices
 from contrastive_jax.training.run import Run, TrainState
@@ -79,9 +80,7 @@ class ResidentFeed:
         self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
         self._data = devices.place({'images': source.array, 'labels': labels}, REPLICATED)
-        r = REPLICATED
-        loop = partial(run_steps, run=run, axis_name=AXIS, step=step)
-        self._call = devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
+        self._call = resident_program(run, devices, step)
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         metrics = []
@@ -117,9 +116,7 @@ class StreamFeed:
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
         self._next = 0  # the step of the next batch
-        call = partial(one_step, run=run, axis_name=AXIS, step=step)
-        specs = (run.state_specs, SHARDED)
-        self._call = devices.run(call, specs, (run.state_specs, REPLICATED), donate=(0,))
+        self._call = streamed_program(run, devices, step)
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         if self._batches is None or start != self._next:
@@ -142,7 +139,8 @@ class StreamFeed:
                 process_count=jax.process_count(),
             )
         metrics: Metrics = []
-        for batch in itertools.islice(self._batches, stop - start):
+        batches = itertools.islice(self._batches, stop - start)
+        for batch in watchdog.reading(batches, 'the batch of step', start + 1):
             state, sums = self._call(state, self._devices.place_rows(batch))
             metrics.append(sums)
         self._next = stop
@@ -151,6 +149,19 @@ class StreamFeed:
     def close(self) -> None:
         if self._batches is not None and hasattr(self._batches, 'close'):
             self._batches.close()
+
+
+def resident_program(run: Run, devices: Devices, step: Step = train_step) -> Callable[..., Any]:
+    """The program of a `ResidentFeed`: `run_steps` on all devices."""
+    r = REPLICATED
+    loop = partial(run_steps, run=run, axis_name=AXIS, step=step)
+    return devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
+
+
+def streamed_program(run: Run, devices: Devices, step: Step = train_step) -> Callable[..., Any]:
+    """The program of a `StreamFeed`: `one_step` on all devices."""
+    call = partial(one_step, run=run, axis_name=AXIS, step=step)
+    return devices.run(call, (run.state_specs, SHARDED), (run.state_specs, REPLICATED), donate=(0,))
 
 
 def one_step(

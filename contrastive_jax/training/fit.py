@@ -40,7 +40,7 @@ from contrastive_jax.training.progress import seconds
 from contrastive_jax.training.rollback import roll_back
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_memory_step
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from contrastive_jax.workdir.folder import CONFIG_FILE, open_workdir, read_config, resolve
 from contrastive_jax.workdir.inputs import check_inputs
 from contrastive_jax.workdir.lock import Lock, say_takeover
@@ -110,6 +110,7 @@ def fit(
         if problems := check_examples(config, len(source), devices.count):
             raise UserError.of(problems)
         run = build_run(config, len(source))
+        check_same({'the number of steps': run.total_steps})
         known = defaults_of(config)
         begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
         weights = None if not config.get('init') else cache(partial(_weights, config, run, load))
@@ -258,7 +259,8 @@ def load_data(config: ConfigDict, *, derive_channels: bool = False) -> tuple[sou
       derive_channels: whether the number of channels is that of the training images; otherwise the config gives it.
     """
     d = config.data
-    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, 'value_range': d.get('value_range', 0.0)}
+    given = {'value_range': d.get('value_range', 0.0), **{key: d.get(key, '') for key in ('image_key', 'label_key')}}
+    place = {'name': d.name, 'path': d.path, 'image_size': d.image_size, **given}
     source = open_source(d.source, split=d.split, channels=0 if derive_channels else d.get('channels', 3), **place)
     try:
         held_out = open_source(d.source, split=d.eval_split, channels=source.channels, **place)

@@ -1,10 +1,15 @@
 """Signals: a run that is asked to stop finishes its step, saves, and ends with the restart code."""
 
+import contextlib
+import math
 import os
 import signal
 import stat
 from types import FrameType
 from typing import Any
+
+from contrastive_jax.distributed import watchdog
+from contrastive_jax.distributed.watchdog import Watchdog
 
 RESTART = 42  # saved; the same command continues the run
 INTERRUPTED = 130  # a second Ctrl-C ended the process at once
@@ -19,22 +24,29 @@ SIGNALS = tuple(
 class Interrupt:
     """A context in which the first of SIGNALS sets `requested`, and a second SIGINT ends the process at once.
 
-    `nohup` starts a process that ignores SIGHUP; it keeps ignoring it.
+    `nohup` starts a process that ignores SIGHUP; it keeps ignoring it. A watchdog ends the process if it does not get
+    to heed the signal, since it waits for data or for another process.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self._sigints = 0
         self._before: dict[int, Any] = {}
+        self._watched = contextlib.ExitStack()
 
     def __enter__(self) -> 'Interrupt':
         for number in SIGNALS:
             if signal.Signals(number).name == 'SIGHUP' and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._handle)
+        if (dog := watchdog.of_all()) is None:
+            dog = Watchdog(patience_s=math.inf)
+            self._watched.callback(dog.stop)
+        self._watched.enter_context(dog.hearing(self._before))
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self._watched.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

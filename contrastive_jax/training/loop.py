@@ -13,23 +13,26 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from contrastive_jax.distributed import watchdog
 from contrastive_jax.distributed.agree import together
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import Devices
 from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
-from contrastive_jax.training.best import BestBy, disk_line, kept_lines
+from contrastive_jax.training.best import BestBy, kept_lines
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.feed import Feed, Metrics
 from contrastive_jax.training.finite import PLACES, Dropped
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
+from contrastive_jax.training.room import check_room, disk_line
 from contrastive_jax.training.run import Run, TrainState, differing_plan
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import about as about_file
 from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.about import About
-from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, Restored
+from contrastive_jax.workdir.checkpoint import Checkpoints, Restored
+from contrastive_jax.workdir.described import FOLDER
 from contrastive_jax.workdir.metrics import FILE, MetricWriter, read
 from contrastive_jax.workdir.trackers import Tracker
 
@@ -143,6 +146,8 @@ class Trainer:
           NumericalError: too many steps in a row were dropped, since a value was not finite.
         """
         total = self.run.total_steps
+        if max(self.checkpoints.steps, default=0) < total:
+            together(lambda: check_room(self.shapes, self.workdir) if self.first_process else None)
         start, state, unlogged, plan = self.restore_or_init()
         progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
         goes_on = self.first_process and start < total
@@ -172,7 +177,8 @@ class Trainer:
                 if start == 0 and self.open_first_pass is not None:
                     state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
-                self.train(start, state, unlogged, progress, writer, about, interrupt)
+                with watchdog.stage('training', 'step'):
+                    self.train(start, state, unlogged, progress, writer, about, interrupt)
                 return self.summarize(max(start, total), progress)
         finally:
             self.feed.close()
@@ -243,7 +249,7 @@ class Trainer:
                 if due or step % cadence.log == 0:
                     self.log(step, unlogged, progress, writer)
                     unlogged = {}
-                with progress.paused():
+                with progress.paused(), watchdog.stage(f'saving or evaluating step {step}'):
                     if (
                         not streak or asked or kept or step == total
                     ):  # a streak may end the run: keep what is from before
@@ -253,7 +259,8 @@ class Trainer:
                 about.update(step)
                 saved_s = time.monotonic()
             if asked and step < total:
-                self.checkpoints.wait()
+                with watchdog.stage(f'saving step {step}'):
+                    self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
 
     def advance(
@@ -263,6 +270,7 @@ class Trainer:
         metrics: Metrics = []
         for first in range(step, stop, feed.stride):
             step = min(first + feed.stride, stop)
+            watchdog.mark(f'training step {step}')
             state, new = feed.advance(state, first, step)
             metrics += new
             if len(metrics) > CALLS_AHEAD:
@@ -313,7 +321,8 @@ class Trainer:
         counts = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in params.items()}
         parts = ', '.join(f'{name} {count:,}' for name, count in counts.items())
         progress.say(f'parameters: {sum(counts.values()):,} ({parts})')
-        if line := disk_line(self.shapes, start, run, self.keep_every, self.best, self.workdir):
+        existing = len(self.checkpoints.steps)
+        if line := disk_line(self.shapes, start, existing, run, self.keep_every, self.best, self.workdir):
             progress.say(line)
         kind = jax.devices()[0].device_kind
         progress.say(

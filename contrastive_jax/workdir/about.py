@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 FILE = 'about.json'
 
@@ -63,7 +63,7 @@ class About:
         try:
             write_atomically(self._file, json.dumps(self._content, indent=2).encode() + b'\n')
         except OSError as error:
-            raise UserError(f'cannot write {self._file}: {error.strerror} -> choose another workdir') from error
+            raise cannot_write(self._file, error) from error
 
 
 def read(workdir: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import dataclasses
 import errno
 import logging
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,22 +22,23 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from contrastive_jax.distributed.agree import text_of_first, together
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
-from contrastive_jax.errors import CheckpointError, MissingPartError, NumericalError, UserError
+from contrastive_jax.errors import BusyError, CheckpointError, NumericalError, UserError
 from contrastive_jax.optim.optimizers import is_below
 from contrastive_jax.workdir import lock, run_record
 from contrastive_jax.workdir.checksum import checksum, checksums, digest
-from contrastive_jax.workdir.kept import Kept, find_step
-from contrastive_jax.workdir.orbax_output import brief, collect_quietly, quiet_absl, worth_showing
+from contrastive_jax.workdir.described import FOLDER, ITEM, alone, check_model, check_origin, few, named, runs_of
+from contrastive_jax.workdir.disk import cannot_write, free, in_bytes
+from contrastive_jax.workdir.kept import Kept
+from contrastive_jax.workdir.orbax_output import brief, collect_quietly, worth_showing
 
-FOLDER = 'checkpoints'
-ITEM = 'default'  # the name that Orbax gives to the only item of a checkpoint
 ADDED = ('dropped',)  # fields of the state that checkpoints of older versions lack; they start at 0
 UNDONE = 'undone'  # a checkpoint that a run was rolled back from is kept as `<step>.undone`
+VISIBLE_S = 20.0  # seconds after which a file that one host writes is visible on the others
+UNFINISHED = '*.orbax-checkpoint-tmp*'  # what Orbax names folders until they are complete
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
-
-SHOWN = 5  # the largest number of names in a message
 
 
 class Restored(NamedTuple):
@@ -73,6 +76,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2, keep_every: int = 0):
         self._devices, self._specs, self._workdir = devices, specs, workdir
+        self._needed = 0  # bytes of the arrays of a checkpoint
         logging.getLogger('absl').addFilter(worth_showing)
         folder = (workdir / FOLDER).absolute()
         try:
@@ -93,15 +97,16 @@ class Checkpoints:
                     async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
-            handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
-            self._reader = ocp.Checkpointer(handler, multiprocessing_options=_alone())
-            # The first process alone writes, and checks the run; others may not even see the workdir.
-            self._run = run_record.begin(workdir, _runs(self._manager)) if jax.process_index() == 0 else ''
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone())
+            self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone())
+            # The first process alone writes, and checks the run.
+            first = jax.process_index() == 0
+            begun = together(lambda: run_record.begin(workdir, runs_of(self._manager)) if first else '')
+            self._run = text_of_first(begun)
+            together(self._check_shared)
             self.kept.match(self.steps)
         except OSError as error:
-            raise UserError(
-                f'cannot write checkpoints to {folder}: {error.strerror or error} -> choose another workdir'
-            ) from error
+            raise cannot_write(folder / 'new', error, f'checkpoints to {folder}') from error
 
     @property
     def steps(self) -> list[int]:
@@ -134,18 +139,19 @@ class Checkpoints:
         state = self._devices.collect(state, self._specs, shapes)
         sums, finite = jax.device_get(checksums(state, self._devices.sharding(REPLICATED)))
         if not finite.all():
-            names = [name for name, good in zip(_named(state), finite, strict=True) if not good]
+            names = [name for name, good in zip(named(state), finite, strict=True) if not good]
             raise NumericalError(
-                f'the state after step {step} is not finite ({_few(names)}) -> lower optimizer.learning_rate or '
+                f'the state after step {step} is not finite ({few(names)}) -> lower optimizer.learning_rate or '
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
-        leaves = dict(zip(_named(state), sums.tolist(), strict=True))
+        leaves = dict(zip(named(state), sums.tolist(), strict=True))
         note: dict[str, Any] = {'run': self._run, 'step': step, 'leaves': leaves}
         note |= {'unlogged': dict(unlogged or {}), 'plan': dict(plan or {})}
         note['checksum'] = digest(sums, note)
         # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
         args = ocp.args.PyTreeSave(_without_empty_fields(_copy(state)))
         self.kept.add(step)
+        self._needed = sum(x.nbytes for x in jax.tree.leaves(state))
         with self._writing():
             saved = self._manager.save(step, args=args, custom_metadata=note)
         assert saved, f'Orbax refused to save step {step} after {self.steps}'
@@ -226,15 +232,32 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
 
+    def _remove_unfinished(self, folder: Path) -> None:
+        """Deletes the checkpoint that could not be written."""
+        if jax.process_index() == 0:
+            for unfinished in folder.glob(UNFINISHED):
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _check_shared(self) -> None:
+        """Makes sure that this process sees the workdir of the first one: each writes its part of a checkpoint."""
+        end = time.monotonic() + VISIBLE_S
+        while run_record.read(self._workdir).get('id') != self._run:
+            if time.monotonic() > end:
+                raise UserError(
+                    f'process {jax.process_index()} does not see in workdir {self._workdir} what process 0 has written',
+                    remedy='give a folder of storage that all hosts mount',
+                )
+            time.sleep(0.1)
+
     def _read(self, step: int, shapes: PyTree) -> Restored:
         """A checkpoint as numpy in the global layout, checked against its checksum."""
         described = self._manager.metadata(step)
         note = described.custom_metadata or {}
-        _check_origin(note, step, self._run)
-        held = _named(described.item_metadata)
+        check_origin(note, step, self._run)
+        held = named(described.item_metadata)
         lacking = [name for name in ADDED if hasattr(shapes, name) and not any(is_below(x, (name,)) for x in held)]
         expected = dataclasses.replace(shapes, **dict.fromkeys(lacking)) if lacking else shapes
-        _compare(held, _named(expected))
+        check_model(held, named(expected))
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), expected)
         args = ocp.args.StandardRestore(_without_empty_fields(wanted))
         state = self._reader.restore(self._folder(step) / ITEM, args=args)
@@ -282,113 +305,25 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            raise CheckpointError(
-                f'cannot write a checkpoint to {self._manager.directory}: {brief(error)} -> free some space or '
-                'repair the disk; the same command continues from the last checkpoint'
-            ) from error
-
-
-def read_part(
-    workdir: Path, shapes: PyTree, below: tuple[str, ...], step: int | str | None = None
-) -> tuple[int, PyTree]:
-    """A part of a complete checkpoint, by default the newest, as numpy. Nothing is changed: the run may be training.
-
-    Args:
-      workdir: the workdir, in which the folder `checkpoints` is.
-      shapes: nested dicts with the part at its place in the state.
-      below: paths such as 'params/encoder'; together they cover everything in `shapes`.
-      step: the step of the checkpoint, or 'best'; None: the newest that can be used.
-
-    Returns:
-      The number of steps done, and the part in the form of `shapes`.
-
-    Raises:
-      UserError: there is no checkpoint of this step.
-      MissingPartError: a checkpoint has nothing below these paths, and no other can be used.
-      CheckpointError: there is no checkpoint, it holds another model, or none can be read.
-    """
-    folder = (workdir / FOLDER).absolute()
-    failures: dict[int, str] = {}
-    kind = CheckpointError
-    with quiet_absl():
-        manager = ocp.CheckpointManager(
-            folder,
-            item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(read_only=True),
-        )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
-    with manager, ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-        run = run_record.id_of(workdir, _runs(manager))
-        existing = manager.all_steps()
-        tried = sorted(existing, reverse=True) if step is None else [find_step(workdir, step, existing)]
-        for step in tried:
+            folder = Path(self._manager.directory)
             try:
-                described = manager.metadata(step)
-                note = described.custom_metadata or {}
-                _check_origin(note, step, run)
-                sums = note.get('leaves', {})  # checkpoints of older versions have only one checksum, of all leaves
-                if 'run' in note and digest(list(sums.values()), note) != note.get('checksum'):
-                    raise CheckpointError('what it says about itself does not match its checksum')
-                held = {name: x for name, x in _named(described.item_metadata).items() if is_below(name, below)}
-                if not held:
-                    raise MissingPartError(f'it has no {below[0]}')
-                _compare(held, _named(shapes))
-                args = ocp.args.PyTreeRestore(
-                    jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes),
-                    restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
-                    partial_restore=True,
-                )
-                part = reader.restore(folder / str(step) / ITEM, args=args)
-            except Exception as error:  # Orbax raises many types for a damaged file
-                failures[step] = str(error) if isinstance(error, CheckpointError) else brief(error)
-                kind = MissingPartError if isinstance(error, MissingPartError) else kind
-                collect_quietly()
-                continue
-            wrong = [name for name, x in _named(part).items() if sums.get(name, s := int(checksum(x, np))) != s]
-            if not wrong:
-                for damaged, reason in failures.items():
-                    logging.warning(
-                        'the checkpoint of step %d cannot be used (%s): this is that of step %d', damaged, reason, step
-                    )
-                return step, part
-            failures[step] = f'values do not match their checksum: {_few(wrong)}'
-    reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
-    raise kind(
-        f'no checkpoint in {folder} can be used ({reasons or "there is none"}) -> give another workdir, or use '
-        'the code and config that it was written with'
-    )
-
-
-def _runs(manager: ocp.CheckpointManager) -> dict[int, str]:
-    """The run that each checkpoint says it belongs to; '' if it cannot be read or does not say it."""
-    found: dict[int, str] = {}
-    for step in manager.all_steps():
-        with contextlib.suppress(Exception):  # Orbax raises many types for a damaged file
-            found[step] = str((manager.metadata(step).custom_metadata or {}).get('run', ''))
-    return found
-
-
-def _check_origin(note: Mapping[str, Any], step: int, run: str) -> None:
-    """Raises CheckpointError if a checkpoint was written for another step or by another run.
-
-    Args:
-      note: what the checkpoint says about itself; older versions recorded neither step nor run.
-      step: the step that its folder is named after.
-      run: the id of the run; '' if it is not known.
-    """
-    if (written := note.get('step', step)) != step:
-        raise CheckpointError(f'it was written as step {written}')
-    if run and (of := note.get('run', run)) != run:
-        raise CheckpointError(f'it belongs to another run: {of}, and this is {run}')
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Options with which each process reads and checks a checkpoint by itself.
-
-    Otherwise an error in one process would leave the others waiting in a collective.
-    """
-    i = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=i, active_processes={i}, barrier_sync_key_prefix=f'alone{i}')
+                lock.check(self._workdir)  # a workdir that was deleted or taken over is the cause
+            except BusyError:
+                raise
+            except UserError:
+                self._remove_unfinished(folder)
+                with contextlib.suppress(OSError):  # Orbax has made them again; an error if they hold anything
+                    folder.rmdir()
+                    self._workdir.rmdir()
+                raise
+            self._remove_unfinished(folder)  # it would fill the disk until the next start
+            found = sorted(int(x.name) for x in folder.glob('[0-9]*') if x.name.isdecimal())
+            raise CheckpointError(
+                f'cannot write a checkpoint to {folder}: {brief(error)}; it needs {in_bytes(self._needed)}, and free '
+                f'are {free(folder)}',
+                remedy='make room or repair the disk; the same command goes on '
+                + (f'from step {found[-1]}' if found else 'from the start'),
+            ) from error
 
 
 @jax.jit
@@ -401,30 +336,6 @@ def _without_empty_fields(state: PyTree) -> PyTree:
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     present = {name: value for name, value in fields.items() if value is not None}
     return state if len(present) == len(fields) else present
-
-
-def _compare(held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises CheckpointError if a checkpoint is of another model. (Orbax's own message has several pages.)"""
-    a = {name: f'{x.dtype}{list(x.shape)}' for name, x in held.items()}
-    b = {name: f'{x.dtype}{list(x.shape)}' for name, x in wanted.items()}
-    differ = [
-        f'{name} is {a.get(name, "missing")} there and {b.get(name, "missing")} here'
-        for name in (*b, *(name for name in a if name not in b))
-        if a.get(name) != b.get(name)
-    ]
-    if differ:
-        raise CheckpointError(f'it holds another model: {_few(differ)}')
-
-
-def _named(tree: PyTree) -> dict[str, Any]:
-    """The leaves by their paths, e.g. 'params/encoder/conv1/kernel', of a state or of Orbax's description of one."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}
-
-
-def _few(items: list[str]) -> str:
-    rest = f', and {len(items) - SHOWN} more' if len(items) > SHOWN else ''
-    return ', '.join(items[:SHOWN]) + rest
 
 
 def _aside(folder: Path, to: str, n: int) -> Path:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 CONFIG_FILE = 'config.json'
 OF_A_RUN = ('run.json', 'checkpoints', 'inputs.json')  # what a run writes after its config
@@ -81,7 +82,7 @@ def open_workdir(
         if write and not (may_differ and file.exists()):
             write_config(workdir, config)
     except OSError as error:
-        raise UserError(f'cannot write to workdir {workdir}: {error.strerror} -> choose another') from error
+        raise cannot_write(file, error, f'to workdir {workdir}') from error
     except ValueError as error:
         raise UserError(
             f'{file} is not the JSON of a run ({error}) -> restore it from a copy, or choose another workdir'

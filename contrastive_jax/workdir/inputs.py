@@ -10,6 +10,7 @@ from pathlib import Path
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 FILE = 'inputs.json'
 
@@ -33,7 +34,7 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
         try:
             write_atomically(workdir / FILE, json.dumps({**before, **given}, indent=2).encode() + b'\n')
         except OSError as error:
-            raise UserError(f'cannot write {workdir / FILE}: {error.strerror} -> choose another workdir') from error
+            raise cannot_write(workdir / FILE, error) from error
 
 
 def compare(workdir: Path, before: Mapping[str, tuple[str, str]], inputs: Mapping[str, tuple[str, str]]) -> None:

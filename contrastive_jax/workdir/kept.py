@@ -11,6 +11,7 @@ import jax
 from contrastive_jax.distributed.agree import text_of_first, together
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 FILE = 'kept.json'
 BEST = 'best'  # what commands take instead of the number of a step
@@ -102,7 +103,7 @@ class Kept:
         try:
             write_atomically(file, json.dumps(content, indent=2).encode() + b'\n')
         except OSError as error:
-            raise UserError(f'cannot write {file}: {error.strerror}', remedy='choose another workdir') from error
+            raise cannot_write(file, error) from error
 
 
 def read(workdir: Path) -> dict[str, Any]:

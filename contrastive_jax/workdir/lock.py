@@ -15,9 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from contrastive_jax.distributed import watchdog
 from contrastive_jax.errors import BusyError, UserError
+from contrastive_jax.workdir import ended
+from contrastive_jax.workdir.disk import cannot_write
+from contrastive_jax.workdir.folder import CONFIG_FILE
 
 FILE = 'lock.json'
 BEAT_S = 10.0  # seconds between two signs of life
@@ -42,7 +46,7 @@ class Lock:
     def __init__(self, workdir: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S):
         self.workdir, self.file = workdir.absolute(), workdir.absolute() / FILE
         self._beat_s, self._stale_s = beat_s, stale_s
-        self._mine = {**_this_process(), 'token': secrets.token_hex(8)}
+        self._mine = {**_this_process(), 'token': secrets.token_hex(8), **ended.this_command()}
         self._done = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
         self._made: list[Path] = []  # folders that did not exist, the deepest first
@@ -64,19 +68,24 @@ class Lock:
             finally:
                 candidate.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(
-                f'cannot write to workdir {self.workdir}: {error.strerror or error}', remedy='choose another'
-            ) from error
+            raise cannot_write(self.file, error, f'to workdir {self.workdir}') from error
         _held[self.workdir] = self
+        watchdog.last_words.append(self._end)
         self._beats.start()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._done.set()
         self._beats.join()
         _held.pop(self.workdir, None)
+        watchdog.last_words.remove(self._end)
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         with contextlib.suppress(OSError, ValueError):
             if _read(self.file).get('token') == self._mine['token']:
+                if (self.workdir / CONFIG_FILE).exists():
+                    ended.write(self.workdir, error)
                 self.file.unlink()
             for folder in self._made:
                 folder.rmdir()  # an error if it holds anything
@@ -129,6 +138,36 @@ class Lock:
                 os.utime(self.file)
 
 
+class Holder(NamedTuple):
+    """The process that a lock names.
+
+    Attributes:
+      name: the process, for messages.
+      gone: why it counts as gone; '' if it does not.
+      age: seconds since its last sign of life.
+      stopped: whether it is stopped, as by SIGSTOP; known on its own host only.
+      content: of the lock.
+    """
+
+    name: str
+    gone: str
+    age: float
+    stopped: bool
+    content: dict[str, Any]
+
+
+def holder(workdir: Path) -> Holder | None:
+    """Who holds the lock of a workdir; None if nobody does. Nothing is changed."""
+    file = workdir / FILE
+    try:
+        content, age = _read(file), max(time.time() - file.stat().st_mtime, 0.0)
+    except OSError:
+        return None
+    here = _is_here(content)
+    stopped = here and _start_and_state(int(content['pid'])) == (content.get('start'), 'T')
+    return Holder(_named(content), _gone(content, age, STALE_S), age, stopped, content)
+
+
 def check(workdir: Path) -> None:
     """Makes sure that this process still holds the lock of a workdir, if it has taken it. To be called before writing.
 
@@ -155,8 +194,7 @@ def _gone(holder: dict[str, Any], age: float, stale_s: float) -> str:
       stale_s: the time that STALE_S describes, in seconds.
     """
     stale = f'which has given no sign of life for {age:.0f} s' if age > stale_s else ''
-    here = _this_process()
-    if any(holder.get(name) != here[name] for name in ('host', 'boot', 'namespace')):
+    if not _is_here(holder):
         return stale
     start, state = _start_and_state(int(holder['pid']))
     if start is None and state != '?':
@@ -164,6 +202,12 @@ def _gone(holder: dict[str, Any], age: float, stale_s: float) -> str:
     if start is not None and start != holder.get('start'):
         return 'whose process id belongs to another process now'
     return f'{stale} since it is stopped' if stale and state == 'T' else ''
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    """Whether a process id in a lock is one of this host."""
+    here = _this_process()
+    return all(holder.get(name) == here[name] for name in ('host', 'boot', 'namespace'))
 
 
 def _this_process() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The metrics of a run: `metrics.jsonl`, one JSON object a line, which trackers such as TensorBoard get as well."""
 
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import numpy as np
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import lock
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 from contrastive_jax.workdir.tensorboard import TensorBoard
 from contrastive_jax.workdir.trackers import Tracker
 
@@ -53,7 +55,7 @@ class MetricWriter:
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 _rewind(self.workdir / FILE, resume_step)
             except OSError as error:
-                raise _cannot_write(self.workdir, error) from error
+                raise self._cannot_write(error) from error
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds one line: the step and the scalars (Python numbers, NumPy or jax scalars).
@@ -68,11 +70,11 @@ class MetricWriter:
         try:
             if self._lines is None:
                 self._lines = open(self.workdir / FILE, 'ab', buffering=0)  # noqa: SIM115 (held until close)
-            self._lines.write(json.dumps(line, allow_nan=False).encode() + b'\n')
+            _append(self._lines, json.dumps(line, allow_nan=False).encode() + b'\n')
             for tracker in self._trackers:
                 tracker.write(int(step), values)
         except OSError as error:
-            raise _cannot_write(self.workdir, error) from error
+            raise self._cannot_write(error) from error
 
     def write_image(self, step: int, name: str, png: str | os.PathLike[str]) -> None:
         """Gives the picture in the file `png` to the trackers."""
@@ -84,13 +86,16 @@ class MetricWriter:
             for tracker in self._trackers:
                 tracker.picture(int(step), name, data)
         except OSError as error:
-            raise _cannot_write(self.workdir, error) from error
+            raise self._cannot_write(error) from error
 
     def close(self) -> None:
         if self._lines is not None:
             self._lines.close()
         for tracker in self._trackers:
             tracker.close()
+
+    def _cannot_write(self, error: OSError) -> UserError:
+        return cannot_write(self.workdir / FILE, error, f'metrics to {self.workdir}')
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -113,6 +118,14 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def summarize(stacked: Mapping[str, Any]) -> dict[str, float]:
     """Means of metrics [S] that a compiled scan over S steps has stacked; one NaN makes the mean NaN."""
     return {name: float(np.mean(np.asarray(values, np.float64))) for name, values in stacked.items()}
+
+
+def _append(file: IO[bytes], line: bytes) -> None:
+    """Writes a whole line, or nothing: on a disk that becomes full, the system may write its beginning alone."""
+    before = os.fstat(file.fileno()).st_size
+    if (written := file.write(line)) != len(line):
+        os.ftruncate(file.fileno(), before)
+        raise OSError(errno.ENOSPC, f'{os.strerror(errno.ENOSPC)} after {written} of {len(line)} bytes')
 
 
 def _rewind(path: Path, resume_step: int) -> None:
@@ -145,7 +158,3 @@ def _number(value: Any) -> int | float:
     if x.shape != ():
         raise TypeError(f'a metric is a scalar, got shape {x.shape} -> reduce it first')
     return int(x) if x.dtype.kind in 'iub' else float(str(x))
-
-
-def _cannot_write(workdir: Path, error: OSError) -> UserError:
-    return UserError(f'cannot write metrics to {workdir}: {error.strerror} -> make room, or choose another workdir')

@@ -12,6 +12,7 @@ from typing import Any
 
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 FILE = 'run.json'
 
@@ -45,7 +46,7 @@ def write(workdir: Path, content: Mapping[str, Any]) -> None:
     try:
         write_atomically(workdir / FILE, json.dumps(dict(content), indent=2).encode() + b'\n')
     except OSError as error:
-        raise UserError(f'cannot write {workdir / FILE}: {error.strerror}', remedy='choose another workdir') from error
+        raise cannot_write(workdir / FILE, error) from error
 
 
 def id_of(workdir: Path, in_checkpoints: Mapping[int, str]) -> str:

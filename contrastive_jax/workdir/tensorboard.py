@@ -1,5 +1,6 @@
 """TensorBoard's event files: the tracker that every run has."""
 
+import contextlib
 import io
 import os
 import socket
@@ -77,7 +78,8 @@ class _EventFile:
         self._write(event_pb2.Event(step=int(step), summary=summary_pb2.Summary(value=values)))
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # the write that failed has raised it already
+            self._file.close()
 
     def _write(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()

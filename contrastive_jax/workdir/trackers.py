@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.disk import cannot_write
 
 FILE = 'trackers.json'
 NAMES = ('wandb', 'mlflow', 'trackio')  # of packages, and of our extras that install them
@@ -225,9 +226,7 @@ class Memory:
         try:
             write_atomically(self._workdir / FILE, content.encode() + b'\n')
         except OSError as error:
-            raise UserError(
-                f'cannot write {self._workdir / FILE}: {error.strerror}', remedy='make room, or choose another workdir'
-            ) from error
+            raise cannot_write(self._workdir / FILE, error) from error
 
 
 def read(workdir: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Print a JobSet that runs `python -m contrastive_jax.main ARGUMENTS` on all hosts
   --grace=SECONDS         between SIGTERM, on which the run saves, and SIGKILL (default 120; spot nodes have less)
 
 The JobSet starts again after a lost node and after each exit code of the run that is worth it (launch/README.md), with the
-same arguments. It ends after exit codes 2 to 6.
+same arguments. It ends after exit codes 2 to 5.
 END
 }
 
@@ -100,12 +100,13 @@ spec:
           backoffLimit: 0 # hosts cannot go on without one: the JobSet starts all of them again
           podFailurePolicy:
             rules:
-              # config, data, numbers, checkpoints, workdir in use, no such program: the same would happen again
+              # config, data, numbers, checkpoints, no such program: the same would happen again. Not 6, workdir in use:
+              # for a minute, a pod that was killed still counts as using it.
               - action: FailJob
                 onExitCodes:
                   containerName: train
                   operator: In
-                  values: [2, 3, 4, 5, 6, 126, 127]
+                  values: [2, 3, 4, 5, 126, 127]
           template:
             metadata:
               annotations:

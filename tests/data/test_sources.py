@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from contrastive_jax.data import sources
@@ -93,7 +94,9 @@ def test_npz_of_one_split_without_labels_by_home_and_relative_path(
     for path in ('data.npz', '~/data.npz'):
         source = open_source('npz', path=path)
         assert len(source) == 6 and source.labels is None
-    with pytest.raises(DataError, match=r"without labels and without images for evaluation.* has no split 'test'"):
+    with pytest.raises(
+        DataError, match=r"without labels and without the arrays test_images and test_labels.* has no split 'test'"
+    ):
         open_source('npz', path='data.npz', split='test')
 
 
@@ -139,7 +142,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
 
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"'digts' is unknown; did you mean 'digits'\? -> choose from digits, npz, folder, tfds"
+        UserError, match=r"'digts' is unknown; did you mean 'digits'\? -> choose from digits, npz, folder, tfds, hug"
     ):
         open_source('digts')
     with pytest.raises(UserError, match="'trian'; did you mean 'train'"):
@@ -287,6 +290,16 @@ def test_ids_and_gaps_become_class_numbers(tmp_path: Path) -> None:
     assert numbered.array is train.array and numbered.example(0)[1] == 2
     plain = sources.ArraySource(gray(3), np.array([0, 1, -1])), None
     assert number_classes(*plain) == plain
+
+
+def test_chosen_images_are_decoded_for_the_size_of_the_crops(tmp_path: Path) -> None:
+    """A run that chooses its size and one that goes on with it see the same pixels."""
+    for i in range(2):
+        Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / f'{i}.jpg')
+    whole, half = (open_source('folder', path=str(tmp_path), image_size=size) for size in (64, 8))
+    chosen = sources.Subset(whole, np.array([1]))
+    np.testing.assert_array_equal(chosen.for_image_size(8).image(0), half.image(1))
+    assert chosen.for_image_size(8).image(0).shape == (32, 32, 3) and chosen.image(0).shape == (64, 64, 3)
 
 
 def test_the_fingerprint_of_arrays_is_of_every_pixel_and_label() -> None:

@@ -70,3 +70,18 @@ def test_rows_of_the_global_batch_in_reverse(n):
     x = np.arange(16.0).reshape(8, 2)
     np.testing.assert_array_equal(run(devices.place_rows(x)), x[::-1])
     np.testing.assert_array_equal(collectives.reversed_rows(jnp.asarray(x), None), x[::-1])
+
+
+@pytest.mark.parametrize(('mode', 'n'), [('jit', 8), ('pmap', 4), ('jit', 1)])
+def test_rows_in_another_order(mode, n):
+    """Also where all rows of a device go to one other device, which takes more rounds than a random order."""
+    B, devices = 32, find_devices(mode, n)
+    assert n == 1 or collectives.exchanged_rows(B // n, n) < B // n or n == 4
+    permuted = devices.run(lambda x, source: collectives.permuted_rows(x, source, 'data'), (P('data'), P()), P('data'))
+    rows = np.random.default_rng(0).integers(0, 256, (B, 3, 2), np.uint8)
+    b = B // n
+    transposed = np.arange(B).reshape(b, n).T.ravel() if n > 1 else np.arange(B)
+    for source in (np.random.default_rng(1).permutation(B), np.arange(B), np.roll(np.arange(B), b), transposed):
+        placed = devices.place(rows, P('data')), devices.place(source.astype(np.int32), P())
+        result = devices.collect(permuted(*placed), P('data'))
+        np.testing.assert_array_equal(result, rows[source])

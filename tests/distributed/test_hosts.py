@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -22,13 +23,25 @@ def test_all_three_arguments_are_needed(
         connect(*given)
 
 
+def test_a_tpu_is_known_by_its_hardware(tmp_path: Path) -> None:
+    """A VM of Google has a network card of the same vendor, and libtpu may be installed to plan runs."""
+    for name, vendor, kind in (('0', '0x1ae0', '0x020000'), ('1', '0x1ae0', '0x010802'), ('2', '0x8086', '0x120000')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'vendor').write_text(f'{vendor}\n')
+        (tmp_path / name / 'class').write_text(f'{kind}\n')
+    assert not hosts.has_tpu(tmp_path) and not hosts.has_tpu(tmp_path / 'none')
+    (tmp_path / '2' / 'vendor').write_text('0x1ae0\n')
+    assert hosts.has_tpu(tmp_path)
+
+
 def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'JAX_COORDINATOR_ADDRESS'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *given, **_: calls.append(given))
-    monkeypatch.setattr(hosts, '_connected', False)
+    begun: list[object] = []
+    monkeypatch.setattr(hosts.watchdog, 'begin', lambda *given: begun.append(given[1:]))
     connect(None, None, None)
     assert calls == [], 'one host needs no connection'
     address = f'localhost:{free_port()}'
@@ -36,7 +49,7 @@ def test_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(address, 2, 0)]
     monkeypatch.setenv('SLURM_NTASKS', '2')
     connect(None, None, None)
-    assert calls[1:] == [(None, None, None)]
+    assert calls[1:] == [(None, None, None)] and begun == [(0, 300.0)] * 2
 
     def fail(*given: object, **_: object) -> None:
         raise RuntimeError('DEADLINE_EXCEEDED:\n  timed out')

@@ -13,7 +13,7 @@ from contrastive_jax import convert, load_encoder, pretrained
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.errors import CheckpointError, UserError
 from contrastive_jax.pretrained import export
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from tests import train_steps, untrained_workdirs
 from tests.complete_runs import tree_digest
 from tests.tiny_configs import get_config

@@ -10,7 +10,7 @@ from PIL import Image
 
 from contrastive_jax import features
 from contrastive_jax.protocols.run import run_protocol
-from contrastive_jax.workdir.checkpoint import read_part
+from contrastive_jax.workdir.reading import read_part
 from tests import untrained_workdirs
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import load, slow_knn

@@ -21,7 +21,7 @@ from contrastive_jax.protocols.run import check_protocol, run_protocol
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
-from contrastive_jax.workdir.checkpoint import read_part
+from contrastive_jax.workdir.reading import read_part
 from tests import train_steps, untrained_workdirs
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import few, load

@@ -23,7 +23,7 @@ from contrastive_jax.protocols.subset import stratified
 from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run
 from contrastive_jax.training.step import init_state, train_step
-from contrastive_jax.workdir.checkpoint import read_part
+from contrastive_jax.workdir.reading import read_part
 from tests import train_steps, untrained_workdirs
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import few, load

@@ -25,7 +25,8 @@ from contrastive_jax.training.feed import ResidentFeed
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import metrics
-from contrastive_jax.workdir.checkpoint import FOLDER, read_part
+from contrastive_jax.workdir.described import FOLDER
+from contrastive_jax.workdir.reading import read_part
 from tests import complete_runs, train_steps, untrained_workdirs
 from tests.protocols.test_run import few, load
 from tests.tiny_configs import get_config

@@ -7,10 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.training.best import in_bytes
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.workdir import metrics
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
+from contrastive_jax.workdir.disk import in_bytes
 from contrastive_jax.workdir.kept import FILE
 from contrastive_jax.workdir.trackers import open_trackers
 from tests import complete_runs

@@ -17,7 +17,7 @@ from contrastive_jax.methods.base import Batch, LossOutput, MethodState
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.training import feed
 from contrastive_jax.training.finite import PLACES, all_finite
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
 from tests.training.test_devices import differing

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from contrastive_jax.data.open import open_source
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from tests import complete_runs, train_steps, untrained_workdirs
 from tests.complete_runs import ended, fit, lines, saved, tiny_config
 from tests.protocols.test_linear import evaluate
@@ -25,22 +24,13 @@ DEVICES = 4  # two in each process
 CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0}
 
 
-def free_address() -> str:
-    with socket.socket() as s:
-        s.bind(('localhost', 0))
-        return f'localhost:{s.getsockname()[1]}'
-
-
 @pytest.fixture
 def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:
     """Starts the command in two processes; they do not outlive the test."""
 
     def start(workdir: Path, differing: tuple[dict[str, object], ...] = ({}, {}), **changes):
-        address = free_address()
-        for i, other in enumerate(differing):
-            fields = [f'--config.{field}={value}' for field, value in {**CADENCES, **changes, **other}.items()]
-            where = [f'--coordinator_address={address}', '--num_processes=2', f'--process_id={i}']
-            children.append(complete_runs.start('mocov2', workdir, compiled, *fields, *where))
+        fields = ({**CADENCES, **changes, **other} for other in differing)
+        children.extend(complete_runs.start_together('mocov2', workdir, compiled, *fields))
         return children[-2:]
 
     return start
@@ -94,7 +84,7 @@ def test_two_processes_judge_as_one(children, compiled, tmp_path):
     one = evaluate(protocol('linear:tiny', **fields), tmp_path / 'one', DEVICES)
 
     given = [f'--config.{field}={value}' for field, value in fields.items()]
-    where = [f'--coordinator_address={free_address()}', '--num_processes=2']
+    where = [f'--coordinator_address={complete_runs.free_address()}', '--num_processes=2']
     for i in range(2):
         args = (*given, *where, f'--process_id={i}')
         children.append(complete_runs.start('tiny', tmp_path / 'two', compiled, *args, file='configs/eval/linear.py'))

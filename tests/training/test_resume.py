@@ -18,9 +18,10 @@ from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Evaluator
 from contrastive_jax.training.fit import load_data
 from contrastive_jax.training.run import differing_plan
-from contrastive_jax.workdir.checkpoint import FOLDER
+from contrastive_jax.workdir.described import FOLDER
 from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
+from tests.data.record_files import write_tar
 
 pytestmark = pytest.mark.usefixtures('quick_runs')
 
@@ -42,6 +43,12 @@ def data(tmp_path_factory) -> Path:
         picture = Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8)).resize((9 + i % 4, 11 - i % 3))
         picture.convert('RGB').save(place / f'{i:03}.{("jpg", "png")[i % 2]}')
     (folder / 'images' / 'train' / '1' / '007.png').write_bytes(b'no image')
+    for split in ('train', 'val'):
+        files = sorted((folder / 'images' / split).glob('*/*'))
+        members = [(f'{file.stem}{end}', content) for file in files for end, content in
+                   ((file.suffix, file.read_bytes()), ('.cls', file.parent.name.encode()))]  # fmt: skip
+        write_tar(folder / 'shards' / f'{split}-000.tar', members[:20])
+        write_tar(folder / 'shards' / f'{split}-001.tar', members[20:])
     return folder
 
 
@@ -61,13 +68,13 @@ def uninterrupted(data, tmp_path_factory) -> Callable[[str, str, str], Path]:
 
 
 def load(name: str, mode: str, source: str, data: Path, **changes) -> ConfigDict:
-    """A short run. `source`: 'resident', 'stream' (both off the .npz file) or 'folder'.
+    """A short run. `source`: 'resident', 'stream' (both off the .npz file), 'folder', or 'webdataset', the same images.
 
     Lines are logged at 3 and 6, evaluated at 4, saved at 5, and everything at the end: each alone, and epochs end at 3
     and 6.
     """
-    where = {'data.source': 'folder', 'data.path': str(data / 'images')}
-    if source != 'folder':
+    where = {'data.source': source, 'data.path': str(data / {'folder': 'images'}.get(source, 'shards'))}
+    if source in ('resident', 'stream'):
         where = {'data.source': 'npz', 'data.path': str(data / 'digits.npz'), 'data.on_device': source == 'resident'}
     cadences = {'steps': STEPS, 'log_every_steps': 3, 'eval_every_steps': 4, 'checkpoint_every_steps': 5}
     return tiny_config(name, **{'parallel': mode, 'data.name': '', **where, **cadences, **changes})
@@ -112,19 +119,24 @@ CASES = [
     ('mocov2', 'jit', 'resident', (5, 6, 7)),
     ('mocov2', 'pmap', 'resident', (3,)),
     ('mocov3_vit', 'jit', 'folder', (1, 4)),
+    ('mocov3_vit', 'jit', 'webdataset', (2, 5)),
     ('dictionary,memory_bank', 'pmap', 'stream', (2, 7)),
 ]
 
 
 @pytest.mark.parametrize(('name', 'mode', 'source', 'cuts'), CASES)
-def test_the_same_bits(name, mode, source, cuts, data, uninterrupted, order, tmp_path):
-    """State, examples, lines and evaluations; the evaluation that a cut at step 4 prevents is made up for."""
-    whole = uninterrupted(name, mode, source)
+def test_the_same_bits(name, mode, source, cuts, data, uninterrupted, order, tmp_path, monkeypatch):
+    """State, examples, lines and evaluations; the evaluation that a cut at step 4 prevents is made up for.
+
+    Tar files train what the folder with the same images trains.
+    """
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    whole = uninterrupted(name, mode, source.replace('webdataset', 'folder'))
     config = load(name, mode, source, data)
     order.clear()
     finish(config, tmp_path, *cuts)
     wrong = np.stack(order) != ORDER
-    assert not wrong.any() if source != 'folder' else set(ORDER[wrong]) <= {DAMAGED}
+    assert not wrong.any() if source in ('resident', 'stream') else set(ORDER[wrong]) <= {DAMAGED}
     step, state = saved(config, tmp_path)
     assert step == STEPS == state.step
     assert digest(state) == digest(saved(config, whole)[1])

@@ -18,8 +18,10 @@ from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.training.finite import Dropped
 from contrastive_jax.training.run import TrainState
-from contrastive_jax.workdir.checkpoint import FOLDER, Checkpoints, read_part
+from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.checksum import checksum
+from contrastive_jax.workdir.described import FOLDER
+from contrastive_jax.workdir.reading import read_part
 
 # A read that Orbax gives up may end after its event loop: it is what pytest makes of this that is ignored.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -351,7 +353,9 @@ def test_a_disk_that_is_full(tmp_path, file_limit):
     run = Run(tmp_path)
     run.save(3)
     large = Run(tmp_path, width=20_000)
-    with pytest.raises(CheckpointError, match=r'cannot write a checkpoint to .* -> free some space') as caught:
+    with pytest.raises(
+        CheckpointError, match=r'cannot write a checkpoint to .*it needs .* and free are .* -> make room'
+    ) as caught:
         large.save(6)
     assert '\n' not in str(caught.value) and caught.value.exit_code == 5
     file_limit()

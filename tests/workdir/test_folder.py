@@ -198,7 +198,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(folder, 'write_atomically', refuse)
     with pytest.raises(
-        UserError, match=f'cannot write to workdir {tmp_path}: No space left on device -> choose another'
+        UserError, match=f'cannot write to workdir {tmp_path}: No space left on device; free are .* -> make room'
     ):
         open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
 

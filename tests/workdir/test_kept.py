@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from contrastive_jax.errors import UserError
-from contrastive_jax.workdir.checkpoint import FOLDER, read_part
+from contrastive_jax.workdir.described import FOLDER
 from contrastive_jax.workdir.kept import FILE, Best, Kept, find_step, parse_step
+from contrastive_jax.workdir.reading import read_part
 from tests.workdir.test_checkpoint import Run, assert_restores, shapes
 
 BY = {'metric': 'eval/knn_top1', 'mode': 'max'}

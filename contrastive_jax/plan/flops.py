@@ -7,7 +7,11 @@ from typing import Any
 from jax.extend import core
 
 
-def count(jaxpr: core.ClosedJaxpr | core.Jaxpr, of_branches: Callable[[Iterable[int]], int] = max) -> int:
+def count(
+    jaxpr: core.ClosedJaxpr | core.Jaxpr,
+    of_branches: Callable[[Iterable[int]], int] = max,
+    loops_once: bool = False,
+) -> int:
     """FLOP of all dot products and convolutions. Elementwise operations are left out, as in published counts.
 
     Kernel taps on the padding are counted, as PyTorch's and timm's counters do. XLA's `cost_analysis` does not count
@@ -17,12 +21,14 @@ def count(jaxpr: core.ClosedJaxpr | core.Jaxpr, of_branches: Callable[[Iterable[
     Args:
       jaxpr: the jaxpr of the function, e.g. `jax.make_jaxpr(step)(state, batch)`. Dead code in it is counted too.
       of_branches: which branch of a `cond` is counted: max for the most expensive, min for the cheapest.
+      loops_once: whether a loop whose number of rounds is unknown counts as one round, such as the loop of a
+        `ResidentFeed` over the steps.
 
     Returns:
       Floating-point operations of one call.
 
     Raises:
-      NotImplementedError: there is a product in a `while` loop, whose number of iterations is unknown.
+      NotImplementedError: there is a product in a `while` loop, whose number of rounds is unknown.
     """
     total = 0
     for eqn in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
@@ -32,13 +38,13 @@ def count(jaxpr: core.ClosedJaxpr | core.Jaxpr, of_branches: Callable[[Iterable[
             case 'conv_general_dilated':
                 total += _convolution(eqn)
             case 'cond':
-                total += of_branches(count(branch, of_branches) for branch in eqn.params['branches'])
-            case 'while':
+                total += of_branches(count(branch, of_branches, loops_once) for branch in eqn.params['branches'])
+            case 'while' if not loops_once:
                 if any(count(inner) for inner in _inner(eqn)):
                     raise NotImplementedError('a matrix product inside a while loop, whose length is unknown')
             case name:
                 rounds = eqn.params['length'] if name == 'scan' else 1
-                total += rounds * sum(count(inner, of_branches) for inner in _inner(eqn))
+                total += rounds * sum(count(inner, of_branches, loops_once) for inner in _inner(eqn))
     return total
 
 
