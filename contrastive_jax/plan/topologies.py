@@ -51,8 +51,14 @@ def described(topology: str) -> tuple[Chip, Devices]:
 def _tpus(topology: str) -> list[Any]:
     if importlib.util.find_spec('libtpu') is None:
         raise UserError(f'topology {topology!r} needs libtpu', remedy=INSTALL)
-    # Without them libtpu asks the metadata server of a TPU VM, for minutes.
-    known = {'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5litepod-8', 'TPU_SKIP_MDS_QUERY': '1'}
+    # Without the first three libtpu asks the metadata server of a TPU VM, for minutes. Without the last it refuses to
+    # load while another process has loaded it, which matters for chips that are here and not for described ones.
+    known = {
+        'TPU_WORKER_HOSTNAMES': 'localhost',
+        'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+        'TPU_SKIP_MDS_QUERY': '1',
+        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    }
     for name, value in known.items():
         os.environ.setdefault(name, value)
     return _topology(topology, platform='tpu', topology_name=topology)
