@@ -141,16 +141,22 @@ def every_method() -> list[str]:
     return [f'{name}:digits' for name in list_configs() if '/' not in name and name != 'dictionary']
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the arguments, trains and compares the configs, and returns the exit code."""
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.compare', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('--config', action='append', help='a config file with its variant; may be given several times')
     parser.add_argument(
         '--workdir', required=True, help='the folder for the workdirs of all runs, the table and the picture'
     )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the arguments, trains and compares the configs, and returns the exit code."""
 
     def parse_and_run() -> int:
+        parser = options()
         given, rest = parser.parse_known_args(argv)
         if unknown := [arg for arg in rest if not arg.startswith('--config.')]:
             parser.error(f'unexpected {" ".join(unknown)} -> set fields of the configs with --config.field=value')

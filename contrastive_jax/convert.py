@@ -83,8 +83,8 @@ def stem_fields(given: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the arguments and converts; returns the exit code."""
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.convert', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('IN', help='the file, or the workdir of a run')
@@ -155,7 +155,12 @@ def main(argv: Sequence[str]) -> int:
         default='',
         help="whose parameter names OUT has; default: for .safetensors ours, and for a folder timm's",
     )
-    return exit_code_of(lambda: convert(parser.parse_args(argv)))
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the arguments and converts; returns the exit code."""
+    return exit_code_of(lambda: convert(options().parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -275,17 +275,22 @@ def _lines(found: Facts) -> list[str]:
     return lines
 
 
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command, without the fields of the config."""
+    parser = argparse.ArgumentParser('contrastive_jax.doctor', description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument('--workdir', required=True, help='the workdir to look at')
+    parser.add_argument('--config', default='', help='a config to compare with; --config.FIELD=VALUE changes a field')
+    return parser
+
+
 def run(argv: Sequence[str]) -> int:
     """Parses the arguments, prints what is found, and returns the exit code.
 
     Raises:
       UserError: an argument is wrong.
     """
-    parser = argparse.ArgumentParser('contrastive_jax.doctor', description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('--workdir', required=True, help='the workdir to look at')
-    parser.add_argument('--config', default='', help='a config to compare with; --config.FIELD=VALUE changes a field')
-    given, others = parser.parse_known_args(argv)
+    given, others = options().parse_known_args(argv)
     overrides = [arg for arg in others if arg.startswith('--config.')]
     if wrong := [arg for arg in others if arg not in overrides]:
         raise UserError(f'unexpected argument {wrong[0]!r}', remedy='--help lists the arguments')

@@ -159,8 +159,8 @@ def run(given: argparse.Namespace) -> None:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the arguments and runs; returns the exit code."""
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.features', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('file', help='the .npz file to write')
@@ -219,7 +219,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--coordinator_address', help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--num_processes', type=int, help='on several hosts, as in contrastive_jax.main')
     parser.add_argument('--process_id', type=int, help='on several hosts, as in contrastive_jax.main')
-    return end_alone(lambda: run(parser.parse_args(argv)))
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the arguments and runs; returns the exit code."""
+    return end_alone(lambda: run(options().parse_args(argv)))
 
 
 if __name__ == '__main__':

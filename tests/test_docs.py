@@ -1,75 +1,34 @@
-"""The pages of the documentation: links, Python code, command lines and tables are right."""
+"""The pages of the documentation: links, Python code and tables are right; tests/test_docs_commands.py has commands."""
 
 import contextlib
 import functools
-import importlib.util
-import io
 import json
 import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive_jax import errors, losses
-from contrastive_jax.__main__ import COMMANDS
-from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.choose import choose
 from contrastive_jax.config.find import list_configs, variants_of
 from contrastive_jax.config.load import load
-from contrastive_jax.config.overrides import PREFIXES, override
+from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.data.npz import IMAGES, LABELS
 from contrastive_jax.data.open import open_source
 from contrastive_jax.data.splits import NAMES
+from contrastive_jax.distributed.machine import Machine
 from contrastive_jax.training.evaluators import EVALUATORS
 from contrastive_jax.workdir.folder import FREE
 from tests import test_layers, train_steps, untrained_workdirs
+from tests.pages import DOCS, OTHERS, ROOT, blocks, coded, prose, rows, section, text
+from tests.test_docs_commands import has_field
 
-ROOT = Path(__file__).parents[1]
-DOCS = ('README.md', *sorted(f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')))
-OTHERS = ('launch/README.md', 'benchmarks/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'tests/golden/README.md')
 # tests/test_extending.py runs the code of this page.
 WITH_CODE = tuple(page for page in DOCS if page != 'docs/extending.md')
-
-# Configs that together have every field.
-ANY_OF_THESE = ('mocov2:tiny', 'eval/knn', 'eval/finetune', 'eval/distill')
-
-LAUNCHERS = ('launch/tpu.sh', 'launch/gpu.sh', 'launch/gke/jobset.sh', 'launch/gke/xpk.sh', 'sbatch', 'sky')
-PROGRAMS = ('python', 'contrastive-jax', 'pip', 'ruff', 'mypy', 'export', 'ssh-add', 'docker', *LAUNCHERS)
-
-
-@functools.cache
-def text(page: str) -> str:
-    return (ROOT / page).read_text(encoding='utf-8')
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf'^```{language}\n(.*?)^```', text(page), re.DOTALL | re.MULTILINE)
-
-
-def prose(page: str) -> str:
-    """A page without its blocks of code."""
-    return re.sub(r'^```.*?^```', '', text(page), flags=re.DOTALL | re.MULTILINE)
-
-
-def section(page: str, title: str) -> str:
-    return text(page).split(f'\n## {title}\n')[1].split('\n## ')[0]
-
-
-def rows(part: str) -> list[list[str]]:
-    """The cells of all tables in a part of a page, without the lines above and below the head."""
-    lines = [line.strip('|').split(' | ') for line in re.findall(r'^\|.*\|$', part, re.MULTILINE)]
-    return [[cell.strip() for cell in line] for line in lines if not line[0].startswith('---')]
-
-
-def coded(cell: str) -> list[str]:
-    """What a cell has in backticks."""
-    return re.findall(r'`([^`]+)`', cell)
 
 
 # ================================ links ================================
@@ -81,7 +40,7 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-@pytest.mark.parametrize('page', [page for page in (*DOCS, *OTHERS) if (ROOT / page).exists()])
+@pytest.mark.parametrize('page', [*DOCS, *OTHERS])
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
         if re.match(r'https?:', link):
@@ -165,130 +124,6 @@ def test_own_npz_file(run_page: Callable[[str], dict[str, Any]]) -> None:
     assert len(everything) == 100 and sorted(held_out.labels) == list(range(10))
 
 
-# ================================ command lines ================================
-
-
-def commands(page: str) -> Iterator[list[str]]:
-    """The commands in the shell code of a page, split into words."""
-    for block in blocks(page, 'bash'):
-        for line in block.replace('\\\n', ' ').splitlines():
-            for command in re.split(r' && ', re.sub(r'(^|\s)#.*$', '', line)):
-                words = shlex.split(command)
-                while words and re.match(r'[A-Z]+=', words[0]):
-                    words = words[1:]
-                if words:
-                    yield words
-
-
-def inline_commands(page: str) -> Iterator[list[str]]:
-    """The commands of this package in the text of a page."""
-    for code in coded(re.sub(r'\s*\n\s*', ' ', prose(page))):
-        if code.startswith(('python -m ', 'contrastive-jax ')):
-            yield shlex.split(code)
-
-
-@functools.cache
-def printed(module: str, option: str) -> str:
-    """What a command prints with an option that makes it print and end."""
-    main, out = importlib.import_module(module).main, io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        main([option])
-    return out.getvalue()
-
-
-def options(module: str) -> set[str]:
-    """The options of a command, from its help."""
-    return set(re.findall(r'--\w+', printed(module, '--help')))
-
-
-def sections(config: ConfigDict) -> Mapping[str, type]:
-    return {} if 'protocol' in config else sections_of(config)
-
-
-def check_arguments(module: str, arguments: list[str]) -> None:
-    """Fails on an option that the command does not have, and on a recipe, variant, field or value that is not legal."""
-    given = [word.removeprefix('--config=') for word in arguments if word.startswith('--config=')]
-    for option in (word.split('=')[0] for word in arguments if word.startswith('--')):
-        assert option in options(module) or option == '--config' or option.startswith(PREFIXES), f'{module} {option}'
-    if any(name.startswith(('my_recipe', 'FILE')) for name in given):
-        return  # a config of the page's own
-    overrides = [word for word in arguments if word.startswith(PREFIXES)]
-    configs = list(map(load, given)) or ([load(name) for name in ANY_OF_THESE] if overrides else [])
-    problems = [override(config, overrides, sections) for config in configs]
-    assert not any(problems) if given else min(map(len, problems), default=0) == 0, problems
-
-
-def module_of(words: list[str]) -> tuple[str, list[str]]:
-    """The module that a command runs, and its arguments."""
-    if words[0] == 'contrastive-jax' or words[:3] == ['python', '-m', 'contrastive_jax']:
-        words = words[1 if words[0] == 'contrastive-jax' else 3 :]
-        if not words:
-            return 'contrastive_jax.__main__', []
-        module = COMMANDS[words[0]][0] or 'contrastive_jax.__main__'
-        return module, words[1:]
-    assert words[:2] == ['python', '-m'], words
-    module = words[2]
-    is_package = (ROOT / module.replace('.', '/')).is_dir()
-    return (f'{module}.__main__' if is_package else module), words[3:]
-
-
-def passed_on(words: list[str]) -> list[str]:
-    """The arguments for the training in the command of a launcher."""
-    if words[0] == 'sky':
-        return shlex.split(words[-1].removeprefix('ARGUMENTS=$(launch/encoded.sh encode ').removesuffix(')'))
-    before = 'launch/slurm.sbatch' if words[0] == 'sbatch' else '--'
-    after = words[words.index(before) + 1 :] if before in words else []
-    return after[: after.index('|')] if '|' in after else after
-
-
-@pytest.mark.parametrize('page', [page for page in (*DOCS, *OTHERS) if (ROOT / page).exists()])
-def test_commands_are_right(page: str) -> None:
-    """Modules, options, recipes, variants and fields exist; nothing is run."""
-    for words in [*commands(page), *inline_commands(page)]:
-        assert words[0] in PROGRAMS, words
-        if words[0] in LAUNCHERS and (arguments := passed_on(words)):
-            words = ['python', '-m', 'contrastive_jax.main', *arguments]
-        if words[0] == 'pip':
-            for extra in re.findall(r'\.\[(\w+)\]', ' '.join(words)):
-                assert f"'{extra}': [" in text('setup.py'), words
-        elif words[0] in ('python', 'contrastive-jax') and words[1:3] != ['-m', 'pytest']:
-            module, arguments = module_of(words)
-            assert importlib.util.find_spec(module), words
-            if module.startswith('contrastive_jax.') and module != 'contrastive_jax.__main__':
-                check_arguments(module, arguments)
-            if module == 'contrastive_jax.reproduce.__main__':
-                names = {'NAME_digits', *re.findall(r'^\w+', printed(module, '--list'), re.MULTILINE)}
-                assert {word for word in arguments if not word.startswith('--')} <= names, words
-
-
-@pytest.mark.parametrize('page', DOCS)
-def test_options_in_the_text_exist(page: str) -> None:
-    """`--OPTION=VALUE` in the text of a page is an option of at least one command."""
-    known = {option for module, _ in COMMANDS.values() if module for option in options(module)}
-    for code in coded(prose(page)):
-        if code.startswith('--') and not code.startswith(PREFIXES):
-            assert code.split('=')[0] in known, code
-
-
-@pytest.mark.parametrize('page', DOCS)
-def test_fields_in_the_text_exist(page: str) -> None:
-    """`--config.FIELD=VALUE` in the text of a page, or the field alone."""
-    for code in coded(prose(page)):
-        if re.match(r'--config\.[a-z]', code) and '=' in code and not code.endswith('=...'):
-            check_arguments('contrastive_jax.main', shlex.split(code))
-        elif re.match(r'(--)?config\.[a-z]', code) and code != 'config.json':
-            field = code.split('config.')[1].removesuffix('=...')
-            assert any(has_field(load(name), field) for name in ANY_OF_THESE), code
-
-
-def has_field(config: ConfigDict, path: str) -> bool:
-    for name in path.split('.'):
-        if not isinstance(config, ConfigDict) or name not in config:
-            return False
-        config = config[name]
-    return True
-
-
 # ================================ tables ================================
 
 
@@ -349,6 +184,23 @@ def test_results_in_the_readme(measured: dict[str, Runs]) -> None:
     for method, *numbers in table:
         runs = measured[f'{coded(method)[0]}:digits']
         assert numbers == [mean(runs, 'eval/knn_top1'), mean(runs, 'baseline/knn_top1')], method
+
+
+def test_table_of_lengths() -> None:
+    """Sizes and lengths are those that the variant `folder` chooses; the hours follow from the formula on the page."""
+    cpu, gpu = (Machine('cpu', cores=2), 2 * 2e10), (Machine('gpu', memory_gib=40), 2e13)
+    table = rows(section('docs/own-data.md', 'How long it takes'))[1:]
+    assert len(table) == 10
+    for images, side, device, views, encoder, batch, epochs, steps, gflop, hours in table:
+        machine, rate = {'CPU': cpu, 'GPU': gpu}[device]
+        n, total = int(images.replace(',', '')), int(steps.replace(',', ''))
+        config, _ = choose(load('mocov2:folder'), DataFacts(n, int(side)), machine)
+        found = (config.data.image_size, config.encoder.name, config.batch_size, config.epochs)
+        assert found == (int(views), *coded(encoder), int(batch), float(epochs)), images
+        assert total == round(config.epochs) * (n // config.batch_size)
+        assert abs(float(gflop) * 1e9 * config.batch_size * total / rate / 3600 - float(hours)) < 0.06 + 0.02 * float(
+            hours
+        )
 
 
 def test_table_of_recipes() -> None:

@@ -1,7 +1,9 @@
 """The parts of docs/extending.md, as the page shows them: trained, resumed, evaluated, reported and exported."""
 
+import importlib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +11,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from contrastive_jax import convert, features, load_encoder
+from contrastive_jax import convert, load_encoder
+from contrastive_jax import main as train
+from contrastive_jax.config import command_line
 from contrastive_jax.errors import UserError
 from contrastive_jax.methods import find_method
-from contrastive_jax.protocols.run import run_protocol
-from contrastive_jax.report import __main__ as report
 from contrastive_jax.training.evaluators import evaluator_class
 from contrastive_jax.workdir import metrics
 from tests import train_steps
@@ -52,8 +55,8 @@ def config(parts: Path) -> ConfigDict:
 
 
 @pytest.fixture(scope='module')
-def trained(config: ConfigDict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workdir = tmp_path_factory.mktemp('runs') / 'stripes'
+def trained(config: ConfigDict, parts: Path) -> Path:
+    workdir = parts / 'runs' / 'stripes'
     assert isinstance(fit(config, workdir), dict)
     return workdir
 
@@ -99,28 +102,41 @@ def test_the_augmentation_is_seen(config: ConfigDict) -> None:
     np.testing.assert_allclose(ours[changed], 0.5, atol=1e-5)
 
 
-def test_evaluation_report_features_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = run_protocol(train_steps.load('eval.knn:digits', init=str(trained)), str(tmp_path / 'knn'))
-    assert all(0 <= value <= 1 for value in found.values())
-    assert report.main([f'--workdir={trained}']) == 0
+def test_commands_of_the_page(
+    trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word for word, in the folder of the page's files; those that train are parsed, and one of them is `trained`."""
+    monkeypatch.chdir(parts)
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'left as it is')
+    (block,) = re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
+    for line in block.splitlines():
+        path, python, m, name, *arguments = shlex.split(line)
+        assert (path, python, m) == ('PYTHONPATH=.', 'python', '-m')
+        with flagsaver.flagsaver():
+            if arguments[0].startswith('--config=my_recipe.py'):
+                command_line.parse([name, *arguments], train._check, train._sections)
+            else:
+                module = f'{name}.__main__' if name == 'contrastive_jax.report' else name
+                assert importlib.import_module(module).main(arguments) == 0
+
+    found = json.loads(Path('runs/stripes_knn/eval/knn.json').read_text())
+    assert 0 <= found['eval/knn20_top1'] <= 1
     page = (trained / 'report.html').read_text(encoding='utf-8')
     assert 'AlignUniform' in page and 'stripes' in page
-    assert features.main([f'--workdir={trained}', '--split=test', str(tmp_path / 'stripes.npz')]) == 0
-    with np.load(tmp_path / 'stripes.npz') as held:
+    with np.load('stripes.npz') as held:
         assert held['features'].shape == (48, 32) and held['labels'].tolist()[:3] == [0, 1, 2]
         assert held['classes'].tolist() == ['horizontal', 'vertical', 'diagonal']
-    assert convert.main([str(trained), str(tmp_path / 'stripes.safetensors')]) == 0
     images = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
-    ours, again = (load_encoder(path)(images) for path in (trained, tmp_path / 'stripes.safetensors'))
+    ours, again = (load_encoder(path)(images) for path in (trained, 'stripes.safetensors'))
     np.testing.assert_array_equal(ours, again)
-    assert convert.main([str(trained), str(tmp_path / 'stripes.jaxexport')]) == 0
+    assert convert.main([str(trained), 'stripes.jaxexport']) == 0
     capsys.readouterr()
     for out, line in (
         ('stripes.pth', 'has no counterpart in torchvision or timm -> write a .jaxexport file'),
         ('stripes.py', 'is a class of your own, which has no code for PyTorch here -> write a .jaxexport file'),
         ('stripes/', 'timm has no my_parts:ConvNet -> write a .jaxexport file'),
     ):
-        assert convert.main([str(trained), f'{tmp_path}/{out}']) == 2
+        assert convert.main([str(trained), out]) == 2
         assert line in capsys.readouterr().err
 
 

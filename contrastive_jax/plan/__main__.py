@@ -52,8 +52,8 @@ def run(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the arguments and runs; returns the exit code."""
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command, without the fields of the config."""
     parser = argparse.ArgumentParser('contrastive_jax.plan', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('--config', required=True, help='a config file or recipe with its variants, as for training')
@@ -65,8 +65,14 @@ def main(argv: Sequence[str]) -> int:
         '--quick', action='store_true', help='only the step itself: no largest batch, and no alternatives'
     )
 
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the arguments and runs; returns the exit code."""
+
     def parse_and_run() -> int:
-        given, rest = parser.parse_known_args(argv)
+        given, rest = options().parse_known_args(argv)
         if unknown := [arg for arg in rest if not arg.startswith(PREFIXES)]:
             raise UserError(
                 f'unexpected {" ".join(unknown)}', remedy='set fields of the config with --config.FIELD=VALUE'

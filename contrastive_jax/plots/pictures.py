@@ -11,6 +11,7 @@ from jax import Array
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.data.images import ImageError, center_crop
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.devices import quick_options
 from contrastive_jax.errors import DataError
 from contrastive_jax.evaluate.online import Neighbors, evenly_spaced, labels_of
 from contrastive_jax.plots import figures
@@ -56,14 +57,22 @@ def augmented(
       DataError: none of the images can be read.
     """
     images = few_images(source, rows, image_size)
-    keys = jax.random.split(jax.random.key(seed), (DRAWS, len(images)))
+    # One program for all views, which runs once: operation by operation, compilation would take several times as long.
+    draw = jax.jit(_draw, static_argnames=('policy', 'image_size'), compiler_options=quick_options())
+    views = jax.device_get(draw(policy, jax.random.key(seed), images, image_size))
     return shown(images, policy), {
-        f'{view_name(policy, view)}, draw {draw + 1}': to_pixels(
-            tiled(policy(keys[draw], jnp.asarray(images), view, image_size)), policy
-        )
+        f'{view_name(policy, view)}, draw {draw + 1}': x[draw * len(images) : (draw + 1) * len(images)]
         for draw in range(DRAWS)
-        for view in range(min(policy.num_views, MAX_VIEWS))
+        for view, x in enumerate(views)
     }
+
+
+def _draw(policy: Policy, key: Array, images: np.ndarray, image_size: int) -> list[Array]:
+    """The first `MAX_VIEWS` views of images uint8[n, H, W, 3], draw after draw: float[DRAWS n, h, w, 3]."""
+    keys = jax.random.split(key, (DRAWS, len(images))).reshape(-1)
+    repeated = jnp.concatenate([images] * DRAWS)
+    views = range(min(policy.num_views, MAX_VIEWS))
+    return [policy.to_rgb(tiled(policy(keys, repeated, view, image_size))) for view in views]
 
 
 def view_name(policy: Policy, view: int) -> str:

@@ -32,7 +32,8 @@ def run(given: argparse.Namespace) -> None:
     Raises:
       UserError: an argument is wrong, or the page cannot be written.
     """
-    from contrastive_jax.report.page import render  # here, so that --help does not wait for jax
+    from contrastive_jax.distributed.hosts import enable_compilation_cache  # here, so that --help does not wait for jax
+    from contrastive_jax.report.page import render
     from contrastive_jax.report.record import read_record
 
     record = read_record(given.workdir, given.evaluations)
@@ -41,6 +42,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f'--output {file} is a folder -> give a file, e.g. {file / FILE}')
     if not file.parent.is_dir():
         raise UserError(f'--output {file}: the folder {file.parent} does not exist -> create it, or give another file')
+    enable_compilation_cache()
     html, left_out = render(record, lambda line: print(line, file=sys.stderr, flush=True))
     try:
         write_atomically(file, html.encode('utf-8', 'backslashreplace'))  # paths need not be UTF-8
@@ -51,8 +53,8 @@ def run(given: argparse.Namespace) -> None:
     print(f'report: {file}')
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the arguments, writes the page, and returns the exit code."""
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.report', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('--workdir', required=True, help='the workdir of the run')
@@ -63,7 +65,12 @@ def main(argv: Sequence[str]) -> int:
         default=[],
         help='a folder that contains more workdirs of evaluations; may be given several times',
     )
-    return exit_code_of(lambda: run(parser.parse_args(argv)))
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the arguments, writes the page, and returns the exit code."""
+    return exit_code_of(lambda: run(options().parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from jax import Array
 
 from contrastive_jax.data.loader import eval_batches
 from contrastive_jax.data.sources import Source
-from contrastive_jax.distributed.devices import REPLICATED, Devices
+from contrastive_jax.distributed.devices import REPLICATED, Devices, quick_options
 from contrastive_jax.evaluate import online
 from contrastive_jax.evaluate.linear import predictions
 from contrastive_jax.models.cpc import CPCEncoder
@@ -216,11 +216,10 @@ def _apply(encoder: Encoder, images: np.ndarray, method: str, *args: Any, **opti
     """Calls a method of the encoder on images [n, S, S, C], compiled."""
     module, policy = encoder.module, encoder.policy
 
-    @jax.jit
     def apply(variables: Any, images: Array) -> Any:
         return module.apply(variables, policy.normalize(images, module.dtype), *args, method=method, **options)
 
-    return apply(encoder.variables, images)
+    return jax.jit(apply, compiler_options=quick_options())(encoder.variables, images)
 
 
 def _if_large_enough(grid: Any, what: str) -> tuple[np.ndarray, str] | None:

@@ -21,7 +21,7 @@ from contrastive_jax.report import analysis, charts, sections
 from contrastive_jax.report.facts import facts
 from contrastive_jax.report.record import RunRecord, origin
 from contrastive_jax.training.fit import load_data
-from contrastive_jax.workdir.inputs import check_inputs
+from contrastive_jax.workdir.inputs import compare
 
 SHOWN = 6  # images whose attention and feature maps are shown
 
@@ -89,7 +89,7 @@ def load_same_data(record: RunRecord) -> tuple[Source, Source | None]:
     """
     source, held_out = load_data(record.config)
     given = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-    check_inputs(record.workdir, given, write=False)
+    compare(record.workdir, record.inputs, given)
     return source, held_out
 
 
@@ -108,7 +108,7 @@ class ComputedSections:
     def __init__(self, record: RunRecord, say: Callable[[str], None] = lambda _: None):
         self._say = say
         self.left_out: list[str] = list(record.left_out)
-        self.inputs = dict(record.inputs)
+        self.inputs = {name: fingerprint for name, (fingerprint, _) in record.inputs.items()}
         self.step, self.shown = 0, ''
         self.images = 'held-out images'
         self.staleness = self.views = self.neighbors = self.projections = self.confusion = None

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,9 @@ class RunRecord:
       about: facts about the run from about.json; {} for runs that were started before this file existed.
       sessions: from about.json, one entry for each time that the run was started.
       evaluations: results of evaluations of its encoder, also of other steps and on other data.
-      left_out: one line for each evaluation of another run that was in this workdir before.
-      inputs: fingerprints of its inputs, such as 'training images'; {} for runs of older versions.
+      left_out: one line for each evaluation of another run that was in this workdir before, and for each file that
+        cannot be read.
+      inputs: its inputs as `workdir.inputs.read` returns them; {} for runs of older versions, or if it cannot be read.
       newest: the step of its newest checkpoint; None if there is none.
       rollbacks: one entry of run.json for each time that the run was taken back: 'to_step', 'at', 'changes'.
     """
@@ -70,7 +71,7 @@ class RunRecord:
     sessions: Sequence[dict[str, Any]]
     evaluations: Sequence[Evaluation]
     left_out: Sequence[str] = ()
-    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     newest: int | None = None
     rollbacks: Sequence[Mapping[str, Any]] = ()
 
@@ -140,7 +141,9 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
             raise UserError(f'{other} is not a folder -> give a folder that contains workdirs of evaluations')
     recorded = about.read(folder)
     found = list(_evaluations(folder, [folder.parent, *(Path(other).expanduser() for other in evaluations)]))
-    known = run_record.read(folder)
+    left_out: list[str] = []
+    known = _read_or_say(run_record.read, folder, 'rollbacks, and which evaluations are of another run', left_out)
+    begun_with = _read_or_say(inputs.read, folder, 'whether the data is that of the training', left_out)
     run = known.get('id', '')
     others = [e for e in found if run and e.run and e.run != run]
     return RunRecord(
@@ -150,11 +153,25 @@ def read_record(workdir: str, evaluations: Sequence[str] = ()) -> RunRecord:
         about.run(recorded),
         about.sessions(recorded),
         [e for e in found if e not in others],
-        [f'evaluation {e.folder} ({e.protocol}): it is of another run, which was in this workdir' for e in others],
-        {name: fingerprint for name, (fingerprint, _) in inputs.read(folder).items()},
+        [
+            *left_out,
+            *(f'evaluation {e.folder} ({e.protocol}): it is of another run, which was in this workdir' for e in others),
+        ],
+        begun_with,
         newest_step(folder),
         [entry for entry in known.get('rollbacks', []) if isinstance(entry, dict)],
     )
+
+
+def _read_or_say(
+    read: Callable[[Path], dict[str, Any]], workdir: Path, what: str, left_out: list[str]
+) -> dict[str, Any]:
+    """What `read` finds in a workdir. If the file is damaged: {}, and a line about what is not known then."""
+    try:
+        return read(workdir)
+    except UserError as error:
+        left_out.append(f'{what}: {error}')
+        return {}
 
 
 def newest_step(workdir: Path) -> int | None:

@@ -92,6 +92,7 @@ def staleness(record: RunRecord, source: Source, devices: Devices) -> dict[str, 
         )
     if problems := check_examples(c, len(source)):  # the data may have changed since the training
         raise UserError.of(problems)
+    devices = dataclasses.replace(devices, quick=True)  # a few steps are replayed
     found = measure(record.workdir, build_run(c, len(source)), source, devices, c.data.on_device, c.data.workers)
     if found is None:
         return None

@@ -25,7 +25,7 @@ from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import augment, init_state, keys_of
 from contrastive_jax.workdir.reading import read_part
 
-NUM_AGES = 12  # the largest number of ages that are measured, with one batch for each
+NUM_AGES = 6  # the largest number of ages that are measured, with one batch for each
 
 
 @dataclasses.dataclass(frozen=True)

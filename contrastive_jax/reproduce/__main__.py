@@ -96,8 +96,8 @@ def run(given: argparse.Namespace, command: str) -> int:
     return 0 if passed else MISSED
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the arguments, runs the command, and returns the exit code."""
+def options() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.reproduce', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('name', nargs='?', help='the name of an experiment')
@@ -119,8 +119,13 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument('--num_processes', type=int, help='the number of hosts, with --coordinator_address')
     parser.add_argument('--process_id', type=int, help='the number of this host, with --coordinator_address')
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the arguments, runs the command, and returns the exit code."""
     command = shlex.join(['python', '-m', 'contrastive_jax.reproduce', *argv])
-    return end_alone(lambda: run(parser.parse_args(argv), command))
+    return end_alone(lambda: run(options().parse_args(argv), command))
 
 
 if __name__ == '__main__':

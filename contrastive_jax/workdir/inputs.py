@@ -24,9 +24,30 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
       write: whether this process writes the file.
 
     Raises:
-      UserError: an input is another than the one that the workdir was begun with.
+      UserError: an input is another than the one that the workdir was begun with, or the file cannot be read or
+        written.
     """
     before, given = read(workdir), {name: list(value) for name, value in inputs.items()}
+    compare(workdir, before, inputs)
+    # What is new, and what an older version noted in its own form.
+    if write and any(name not in before or before[name][0] != value[0] for name, value in given.items()):
+        try:
+            write_atomically(workdir / FILE, json.dumps({**before, **given}, indent=2).encode() + b'\n')
+        except OSError as error:
+            raise cannot_write(workdir / FILE, error) from error
+
+
+def compare(workdir: Path, before: Mapping[str, tuple[str, str]], inputs: Mapping[str, tuple[str, str]]) -> None:
+    """Compares inputs with those that a workdir was begun with.
+
+    Args:
+      workdir: the folder, for the message.
+      before: what `read` has found in it.
+      inputs: as in `check_inputs`.
+
+    Raises:
+      UserError: an input is another than the one that the workdir was begun with.
+    """
     changed = [
         f'{name}: {before[name][1]} -> {inputs[name][1]}'
         + ('' if before[name][1] != inputs[name][1] else ', with other content')
@@ -38,12 +59,6 @@ def check_inputs(workdir: Path, inputs: Mapping[str, tuple[str, str]], *, write:
             f'workdir {workdir} was begun with other inputs ({"; ".join(changed)}) -> choose another workdir, or give '
             'the same inputs'
         )
-    # What is new, and what an older version noted in its own form.
-    if write and any(name not in before or before[name][0] != value[0] for name, value in given.items()):
-        try:
-            write_atomically(workdir / FILE, json.dumps({**before, **given}, indent=2).encode() + b'\n')
-        except OSError as error:
-            raise cannot_write(workdir / FILE, error) from error
 
 
 def differ(known: str, given: str) -> bool:

@@ -147,23 +147,23 @@ def test_what_neighbors_show(run: Run, folder: sources.Source, calls: list[tuple
 
 @pytest.mark.parametrize('policy', [Policy(), Policy(mean=(0.305,) * 3, std=(0.376,) * 3)])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_to_pixels_inverts_the_normalization(policy: Policy, dtype: jnp.dtype) -> None:
+def test_to_rgb_inverts_the_normalization(policy: Policy, dtype: jnp.dtype) -> None:
     images = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
-    pixels = pictures.to_pixels(policy.normalize(jnp.asarray(images), dtype), policy)
+    pixels = np.asarray(policy.to_rgb(policy.normalize(jnp.asarray(images), dtype)))
     np.testing.assert_allclose(pixels, images / 255, atol=1e-6 if dtype == jnp.float32 else 0.004)
     assert pixels.min() >= 0 and pixels.max() <= 1
 
 
-def test_to_pixels_clips_to_the_range_of_images() -> None:
-    pixels = pictures.to_pixels(np.array([[[-99.0, 0.0, 99.0]]]), Policy())
+def test_to_rgb_clips_to_the_range_of_images() -> None:
+    pixels = Policy().to_rgb(jnp.array([[[-99.0, 0.0, 99.0]]]))
     np.testing.assert_allclose(pixels, [[[0.0, 0.456, 1.0]]])
 
 
-def test_to_pixels_inverts_a_whole_view() -> None:
+def test_to_rgb_inverts_a_whole_view() -> None:
     """If the crop is the whole image and there is no other distortion, a view is the image."""
     policy = Policy(
         crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter_probability=0.0, grayscale=0.0, blur=(0.0, 0.0)
     )
     images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
     view = policy(jax.random.split(jax.random.key(0), 2), jnp.asarray(images), 0, 6)
-    np.testing.assert_allclose(pictures.to_pixels(view, policy), images / 255, atol=1e-6)
+    np.testing.assert_allclose(policy.to_rgb(view), images / 255, atol=1e-6)

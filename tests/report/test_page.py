@@ -136,6 +136,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def _compiled_once(quick_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs go to the folder of `quick_runs`, and not into the home of who runs the tests."""
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'left as it is')
+
+
 def report(workdir: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[Page, list[str]]:
     """The page, and the lines of the terminal about sections that were left out."""
     assert command.main([f'--workdir={workdir}', *flags]) == 0
@@ -176,7 +182,7 @@ def test_evaluations_of_other_steps_data_and_runs_are_told_apart(tmp_path: Path)
     assert len(load_same_data(record)[0]) == 1437
     (run / 'inputs.json').write_text(json.dumps({'training images': ['o' * 24, '99 of digits']}))
     with pytest.raises(UserError, match='99 of digits -> 1,437 of digits'):
-        load_same_data(record)
+        load_same_data(read_record(str(run)))
 
 
 def test_the_whole_page(given: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -322,6 +328,20 @@ def test_a_missing_part_leaves_out_only_its_sections(
     assert any('gone.npz' in line for line in left_out) == (missing in ('data', 'all'))
     assert any('no checkpoint' in line for line in left_out) == (missing in ('checkpoint', 'all'))
     assert 'MoCo on digits' in found.text, 'the name of the data is recorded'
+
+
+@pytest.mark.parametrize('file', ['inputs.json', 'run.json'])
+def test_a_damaged_record_is_said_and_does_not_stop_the_report(
+    file: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / 'run'
+    shutil.copytree(given, run, ignore=shutil.ignore_patterns('report.html'))
+    (run / file).write_text('{"training images": [')
+    found, left_out = report(run, capsys)
+    assert any(f'{file} cannot be read' in line for line in left_out)
+    assert {'accuracy', 'curves', 'views'} <= set(found.sections)
+    # A checkpoint is used only if it repeats the id in run.json.
+    assert ('confusion' in found.sections) == (file == 'inputs.json')
 
 
 @pytest.mark.parametrize(
