@@ -106,7 +106,7 @@ def test_how_the_last_start_ended(error, code, state, todo, longer, capsys):
     found = look(capsys, longer)
     assert found[:2] == (code, state)
     assert f'exit code {getattr(error, "exit_code", 1)}: {str(error) or type(error).__name__}' in found[2]
-    assert todo in found[3] and 'pytest' in found[3]
+    assert todo in found[3] and ended.this_command()['command'] in found[3]
 
 
 def largest(workdir: Path, step: int) -> Path:
