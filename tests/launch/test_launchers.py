@@ -20,10 +20,7 @@ from contrastive_jax import errors
 from tests.launch.pod import AWKWARD, HERE, LAUNCH, Pod, wait_for
 
 # The table of contrastive_jax/errors.py: exit codes, and whether the same command is worth another start.
-TABLE = {
-    int(code): answer != 'no'
-    for code, answer in re.findall(r'^ {4}(\d+) .*? (no|yes.*|a few times)$', str(errors.__doc__), re.MULTILINE)
-}
+TABLE = {code: not answer.startswith('no') for code, (_, answer) in errors.EXIT_CODES.items()}
 BUSY = errors.BusyError.exit_code  # on Kubernetes: a pod that was killed counts as using the workdir for a minute
 
 
