@@ -78,11 +78,17 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
+    """A queue of two batches: a larger one often holds an earlier key of the query's own image.
+
+    Views are also rotated and sheared, as handwriting differs in slant, and blurred, as it differs in stroke width.
+    """
     variants.digits(c)
+    c.augment.update(warp=1.0, rotation=15.0, shear=0.2, blur=(0.5, 0.5), blur_sigma=(0.1, 1.0))
     c.bn_group_size = 32
     c.projector = head_config(2, 128, 64, bias=True, batch_norm=False)
-    c.method.update(queue_size=1024, momentum=0.99)
-    c.optimizer.learning_rate = 0.12
+    c.method.update(queue_size=256, momentum=0.99, temperature=0.1)
+    c.optimizer.learning_rate = 0.5
+    c.schedule.name, c.schedule.warmup_epochs = 'warmup_cosine', 5.0
 
 
 def tiny(c: ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""Flip, crop with resize, and blur; each example of a batch has its own box or width.
+"""Flip, crop with resize, rotation with shear, and blur; each example of a batch has its own box, angle or width.
 
 Crops and blurs are linear and separable, so each is computed as two small dense matrix products,
 `rows @ image @ columns.T`, without gathers.
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
 from contrastive_jax.augment import crops
@@ -89,6 +90,33 @@ def resized_crop(
     columns = weights(kernel, x.shape[-2], left, width, size[1], x.dtype)
     # Full precision, because accelerators would round the weights to so few bits that gray levels change.
     return _separable(x, rows, columns, whole_levels=whole_levels, precision=lax.Precision.HIGHEST)
+
+
+def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array, fill: float) -> Array:
+    """Rotates and shears each image about its center, with bilinear interpolation.
+
+    Args:
+      x: float [b, H, W, C].
+      angle: [b], in radians.
+      shear_down: [b], the shift in rows for each column.
+      shear_right: [b], the shift in columns for each row.
+      fill: the value of pixels from outside the image.
+
+    Returns:
+      [b, H, W, C].
+    """
+    cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle)
+    rotate = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)  # [b, 2, 2]
+    shear = jnp.stack([jnp.stack([one, shear_down], -1), jnp.stack([shear_right, one], -1)], -2)
+    center = (np.array(x.shape[1:3]) - 1) / 2
+    target = np.stack(np.meshgrid(*map(np.arange, x.shape[1:3]), indexing='ij')) - center[:, None, None]  # [2, H, W]
+    source = jnp.einsum('bij,bjk,kyx->biyx', rotate, shear, target).astype(x.dtype)
+    source += jnp.asarray(center, x.dtype)[:, None, None]
+
+    def sample(plane: Array, source: Array) -> Array:
+        return map_coordinates(plane, list(source), order=1, mode='constant', cval=fill)
+
+    return jax.vmap(jax.vmap(sample, (-1, None), -1))(x, source)
 
 
 def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: Padding = 'edge') -> Array:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.ndimage import map_coordinates
 
 from contrastive_jax.augment import color, geometry, planes
 from contrastive_jax.augment.chance import sometimes
@@ -123,32 +122,8 @@ class Patches:
 
     def _warp(self, x: Array, draws: _Draws) -> Array:
         rotation, down, right = (2 * u - 1 for u in (draws.rotation, draws.shear_down, draws.shear_right))
-        return warp(x, math.radians(self.rotation) * rotation, self.shear * down, self.shear * right)
-
-
-def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array) -> Array:
-    """Rotates and shears each patch about its center, with bilinear interpolation; pixels from outside are mid-gray.
-
-    Args:
-      x: [n, p, p, C] in [0, 1].
-      angle: [n], in radians.
-      shear_down: [n], the shift in rows for each column.
-      shear_right: [n], the shift in columns for each row.
-
-    Returns:
-      [n, p, p, C] in [0, 1].
-    """
-    cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle)
-    rotate = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)  # [n, 2, 2]
-    shear = jnp.stack([jnp.stack([one, shear_down], -1), jnp.stack([shear_right, one], -1)], -2)
-    center = (x.shape[1] - 1) / 2
-    target = jnp.stack(jnp.meshgrid(*(jnp.arange(x.shape[1]) - center,) * 2, indexing='ij'))  # [2, p, p]
-    source = jnp.einsum('nij,njk,kyx->niyx', rotate, shear, target).astype(x.dtype) + center
-
-    def sample(plane: Array, source: Array) -> Array:
-        return map_coordinates(plane, list(source), order=1, mode='constant', cval=0.5)
-
-    return jax.vmap(jax.vmap(sample, (-1, None), -1))(x, source)
+        angle = math.radians(self.rotation) * rotation
+        return geometry.warp(x, angle, self.shear * down, self.shear * right, fill=0.5)
 
 
 def keep_channel(x: Array, number: Array) -> Array:

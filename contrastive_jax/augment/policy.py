@@ -26,7 +26,8 @@ from contrastive_jax.rules import field, field_problems, import_named
 MAX_CHANNELS = 16
 SHOWN_STD = 2.5  # pictures of other channels than RGB go from mean - SHOWN_STD * std to mean + SHOWN_STD * std
 
-_CROP, _DISTORT, _PATCHES, _EXTRA = 0, 1, 2**20, 2**21  # the steps that make a view; each has its own random key
+# The steps that make a view; each has its own random key.
+_CROP, _DISTORT, _PATCHES, _EXTRA, _WARP = 0, 1, 2**20, 2**21, 2**22
 
 
 class _Draws(NamedTuple):
@@ -62,6 +63,9 @@ class Policy:
       crop_ratio: the smallest and largest width / height of a crop.
       interpolation: the interpolation of crops, 'bilinear' or 'bicubic'.
       flip: the probability of a horizontal flip.
+      warp: the probability of a rotation with shear, about the center of the view; pixels from outside it are black.
+      rotation: the largest angle of a warp, in degrees.
+      shear: the largest shear of a warp, along each axis.
       jitter: the strengths of brightness, contrast, saturation and hue (in turns, at most 0.5). Saturation and hue are
         those of RGB; with other channels they must be 0.
       jitter_probability: the probability that these four are applied, in random order; otherwise none is.
@@ -91,6 +95,9 @@ class Policy:
     crop_ratio: tuple[float, float] = field((3 / 4, 4 / 3), above=0)
     interpolation: str = field('bilinear', choices=tuple(geometry.INTERPOLATIONS))
     flip: float = field(0.5, least=0, most=1)
+    warp: float = field(0.0, least=0, most=1)
+    rotation: float = field(15.0, least=0, most=180)
+    shear: float = field(0.2, least=0, below=1)
     jitter: tuple[float, float, float, float] = field((0.4, 0.4, 0.4, 0.1), least=0)
     jitter_probability: float = field(0.8, least=0, most=1)
     grayscale: float = field(0.2, least=0, most=1)
@@ -185,7 +192,7 @@ class Policy:
         return jnp.clip(resize(antialias=False, clamp=False) / unit, 0, 255)
 
     def distort(self, keys: Array, crops: Array, view: int | Array, dtype: DTypeLike = jnp.float32) -> Array:
-        """Applies flip, color operations, blur, solarization, patches and normalization to crops.
+        """Applies flip, warp, color operations, blur, solarization, patches and normalization to crops.
 
         An operation with probability 0 is not computed; with a probability below 1, its result is computed for all
         images and selected for some.
@@ -202,6 +209,8 @@ class Policy:
         # The papers flip last. A flip commutes with all other operations, and here the pixels may be whole levels.
         x = sometimes(self.flip, draws.flip, geometry.hflip, crops)
         x = _in_unit_range(x, dtype)
+        if self.warp > 0:
+            x = self._warp(_view_keys(keys, view, _WARP), x)
         channels, grayscale = planes.split(x), partial(planes.grayscale, style=style)
         if self.grayscale_first:
             channels = sometimes(self.grayscale, draws.grayscale, grayscale, channels)
@@ -229,6 +238,18 @@ class Policy:
         if self.patches is not None:
             x = self.patches(_view_keys(keys, view, _PATCHES), x)
         return self._finish(x, dtype)
+
+    def _warp(self, keys: Array, x: Array) -> Array:
+        draws = _barrier(jax.vmap(lambda key: jax.random.uniform(key, (4,), jnp.float32))(keys))
+        rotation, down, right = (2 * draws[:, i] - 1 for i in range(1, 4))
+        turn = partial(
+            geometry.warp,
+            angle=math.radians(self.rotation) * rotation,
+            shear_down=self.shear * down,
+            shear_right=self.shear * right,
+            fill=0.0,
+        )
+        return sometimes(self.warp, draws[:, 0], turn, x)
 
     def _apply_extra(self, keys: Array, images: Array, view: int | Array) -> Array:
         changed = import_named('augment.extra', self.extra)(keys, images, view)

@@ -1,5 +1,7 @@
 """Crops, resizes and blurs against PIL's and torchvision's results, and the distribution of crop boxes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +147,19 @@ def test_fallback_is_the_central_box(height, width, expected):
 def test_hflip():
     x = np.arange(12).reshape(2, 2, 3)
     np.testing.assert_array_equal(geometry.hflip(x), x[:, ::-1])
+
+
+def test_warp_is_an_affine_transform():
+    """Against scipy, each image with its own angle and shear; rows and columns differ in number."""
+    x = np.random.default_rng(0).uniform(size=(3, 7, 6, 3))
+    angle, down, right = np.array([0.4, 0.0, -1.2]), np.array([0.1, 0.0, -0.3]), np.array([0.0, 0.25, 0.2])
+    with jax.enable_x64(True):
+        actual = jax.jit(functools.partial(geometry.warp, fill=0.5))(x, angle, down, right)
+    center = np.array([3.0, 2.5])
+    for image, a, d, r, warped in zip(x, angle, down, right, actual, strict=True):
+        matrix = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) @ np.array([[1, d], [r, 1]])
+        for plane in range(3):
+            expected = ndimage.affine_transform(
+                image[..., plane], matrix, center - matrix @ center, order=1, mode='grid-constant', cval=0.5
+            )
+            np.testing.assert_allclose(warped[..., plane], expected, atol=1e-12)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.augment.patches import Patches, keep_channel, warp
+from contrastive_jax.augment.patches import Patches, keep_channel
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.models.cpc import cut_patches
 
@@ -91,25 +91,6 @@ def test_flip(images):
     np.testing.assert_array_equal(cut(dataclasses.replace(PLAIN, flip=1.0))(KEYS, images), patches[..., ::-1, :])
     flipped = np.all(cut(dataclasses.replace(PLAIN, flip=0.5))(KEYS, images) != patches, axis=(-3, -2, -1))
     assert 0.2 < flipped.mean() < 0.8
-
-
-@pytest.mark.parametrize(('turns', 'degrees'), [(0, 0.0), (1, 90.0), (2, 180.0)])
-def test_warp_turns_about_the_center(turns, degrees, rng):
-    x = jnp.asarray(rng.uniform(size=(2, 5, 5, 3)), jnp.float32)
-    angle, none = jnp.full(2, np.deg2rad(degrees)), jnp.zeros(2)
-    np.testing.assert_allclose(warp(x, angle, none, none), np.rot90(x, turns, (1, 2)), atol=1e-5)
-
-
-def test_warp_shears_and_fills_with_gray(rng):
-    x = jnp.asarray(rng.uniform(size=(1, 5, 5, 3)), jnp.float32)
-    y = warp(x, jnp.zeros(1), jnp.zeros(1), jnp.ones(1))  # each row below the center moves one column on
-    for row in range(5):
-        move = row - 2
-        source = np.full((5, 3), 0.5, np.float32)
-        for column in range(5):
-            if 0 <= column + move < 5:
-                source[column] = x[0, row, column + move]
-        np.testing.assert_allclose(y[0, row], source, atol=1e-5)
 
 
 def test_color_dropping_keeps_one_channel_of_three(images):

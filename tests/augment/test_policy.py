@@ -188,12 +188,13 @@ def test_always_at_probability_one(change, expected, images):
     'change, probability',
     [
         ({'flip': 0.3}, 0.3),
+        ({'warp': 0.3}, 0.3),
         ({'grayscale': 0.3}, 0.3),
         ({'blur': (0.3,)}, 0.3),
         ({'solarize': (0.3,)}, 0.3),
         ({'jitter': (0.4, 0.4, 0.4, 0.1), 'jitter_probability': 0.3}, 0.3),
     ],
-    ids=['flip', 'grayscale', 'blur', 'solarize', 'jitter'],
+    ids=['flip', 'warp', 'grayscale', 'blur', 'solarize', 'jitter'],
 )
 def test_how_often(change, probability):
     """The share of images that change; the rest keep every bit."""
@@ -203,6 +204,25 @@ def test_how_often(change, probability):
     out = distort(dataclasses.replace(PLAIN, **change))(keys, crops)
     changed = np.any(np.asarray(out) != distort(PLAIN)(keys, crops), axis=(1, 2, 3))
     assert abs(changed.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / count)
+
+
+def test_a_warp_is_within_its_limits(images):
+    """A bar in the middle of a black view: its two ends move by shear and angle, to either side, and no further."""
+    bar = np.zeros((2000, 21, 21, 3), np.uint8)
+    bar[:, :, 10] = 255
+    keys = jax.random.split(jax.random.key(0), len(bar))
+
+    def ends(**limits):
+        """The mean column of the row 8 above the center, in columns from the center."""
+        out = np.asarray(distort(dataclasses.replace(PLAIN, warp=1.0, **limits))(keys, bar))[:, 2, :, 0]
+        return out @ (np.arange(21) - 10) / out.sum(1)
+
+    for moved, limit in (
+        (ends(rotation=0.0, shear=0.25), 8 * 0.25),
+        (ends(rotation=10.0, shear=0.0), 8 * np.tan(np.deg2rad(10))),
+    ):
+        assert np.all(np.abs(moved) < limit + 0.05) and moved.min() < -0.9 * limit and moved.max() > 0.9 * limit
+        assert abs(moved.mean()) < 0.1 * limit
 
 
 def test_local_views(images):
@@ -269,6 +289,9 @@ def test_recipes_have_no_problems(policy):
     [
         ('flip', 1.5),
         ('flip', '0.5'),
+        ('warp', 1.5),
+        ('rotation', 200.0),
+        ('shear', 1.0),
         ('jitter_probability', -0.1),
         ('grayscale', float('nan')),
         ('blur', (0.5, 2.0)),
