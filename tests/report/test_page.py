@@ -283,7 +283,7 @@ def test_many_classes_with_names_that_look_like_html(
 ) -> None:
     """The confusion matrix is a picture with lists, ten classes have colors, and names from users are escaped."""
 
-    def load(split: str = 'train') -> sources.ArraySource:
+    def load(split: str = 'train', channels: int = 3) -> sources.ArraySource:
         images = given_digits(split).array
         return sources.ArraySource(images, np.arange(len(images)) % 40, name=EVIL, classes=(*[EVIL] * 39, 'caf\udce9'))
 
