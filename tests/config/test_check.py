@@ -192,7 +192,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'augment.solarize', (0.0,), 'augment.solarize is (0.0,) -> give as many probabilities as augment.blur has'),
     (MOCO, 'augment.interpolation', 'lanczos', "augment.interpolation 'lanczos' is unknown -> choose from"),
     (MOCO, 'augment.mean', (124.0, 116.0, 104.0), 'divide 8-bit levels by 255'),
-    (MOCO, 'augment.std', (0.2, 0.2), 'augment.std is (0.2, 0.2) -> give as many as augment.mean has, which is (0.485, '),
+    (MOCO, 'augment.std', (0.2, 0.2), 'augment.std is (0.2, 0.2) -> give as many as augment.mean has, which is (0.485'),
     # optimizer and schedule
     (MOCO, 'optimizer.name', 'adamv', "optimizer.name 'adamv' is unknown; did you mean 'adam'?"),
     (MOCO, 'optimizer.learning_rate_scaling', 'log', "learning_rate_scaling 'log' is unknown -> choose from linear, "),
