@@ -107,7 +107,8 @@ def begin(client: Any, process: int, patience_s: float) -> None:
     Args:
       client: jax's client of the coordinator.
       process: the number of this process.
-      patience_s: as for `Watchdog`; below LOST_S, also the time after which a silent process counts as lost.
+      patience_s: seconds for a batch or a step, see `Watchdog`; below LOST_S, also the time after which a silent
+        process counts as lost.
     """
     global _of_all
     _of_all = Watchdog(patience_s)
@@ -128,7 +129,7 @@ class Watchdog:
       later_s: so much longer those wait that wait for others: who is the cause speaks first.
 
     Attributes:
-      messages: to and from other processes; None if there are none.
+      messages: what this process and the others tell each other; None if there are none.
     """
 
     def __init__(self, patience_s: float, stop_s: float = STOP_S, later_s: float = LATER_S):

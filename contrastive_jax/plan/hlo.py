@@ -27,7 +27,7 @@ class Array:
     """An array of a program.
 
     Attributes:
-      bytes: of its elements.
+      bytes: size of its elements.
       padded: its bytes with the padding of its tiles, as it lies in the memory of a TPU.
       space: the memory space; 0 is the device's main memory, others are on the chip or on the host.
     """

@@ -93,7 +93,7 @@ class Plan:
       run: what is constant in the run.
       compiled: its step; None if the compiler finds no place for it.
       refusal: what the compiler says then.
-      bounds: of the time of a step; None if the chip has no stated peaks.
+      bounds: lower bounds of the time of a step; None if the chip has no stated peaks.
       largest: the largest batch that fits, by a line through two compiled batches; None: not looked for.
       alternatives: what was tried because the step does not fit.
     """

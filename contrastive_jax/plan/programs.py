@@ -46,7 +46,7 @@ class Compiled:
     Attributes:
       parameters: the number of trained parameters.
       flops: FLOP of the matrix products and convolutions of a step, on all devices, counted in the traced step.
-      memory: of one device.
+      memory: what one device needs, in bytes.
       moved: what a device reads from its memory and writes to it in a step.
       collectives: what the devices exchange in a step.
       xla_s: the compiler's own estimate of the seconds of a step (`optimal_seconds`); None if it gives none.

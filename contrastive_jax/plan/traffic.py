@@ -22,7 +22,7 @@ class Collective:
 
     Attributes:
       kind: one of COLLECTIVES.
-      bytes: of its result on a device, in one round.
+      bytes: size of its result on a device, in one round.
       rounds: how often it runs in a step, as far as the program states it.
       devices: the number of devices that take part together.
       shape: the text of the type of its result.
