@@ -1,6 +1,6 @@
 """Injects faults of all kinds into a run, and compares the weights that it ends with.
 
-python -m benchmarks.chaos [--faults 1000] [--seed 0]
+python -m benchmarks.chaos [--faults 1000] [--minutes 60] [--seed 0]
 
 A run of a tiny MoCo is started again and again until it is complete. Before a start, and while it works, faults of
 `faults.py` are drawn and injected. After each end the exit code must be one that the faults explain, and no traceback
@@ -161,9 +161,11 @@ class Chaos:
       folder: an empty folder for everything.
       disk: the small disk; None where none can be mounted.
       seed: of what is left to chance.
+      end: when no more faults are injected, by the monotonic clock.
     """
 
-    def __init__(self, folder: Path, disk: Path | None, seed: int):
+    def __init__(self, folder: Path, disk: Path | None, seed: int, end: float):
+        self.end = end
         self.disk, self.rng, self.lives = disk, random.Random(seed), Lives(folder / 'said.txt')
         self.place = disk or folder
         self.other = folder / 'undisturbed'
@@ -191,7 +193,8 @@ class Chaos:
         start = lambda: self.lives.start(workdir)  # noqa: E731
         scene = Scene(workdir, self.disk, self.other, self.rng, start, self.lives.wait)
         while True:
-            count, code = self.life(scene, self.draw() if injected < faults else [])
+            more = injected < faults and time.monotonic() < self.end
+            count, code = self.life(scene, self.draw() if more else [])
             injected += count
             if code == 0:
                 break
@@ -207,7 +210,7 @@ class Chaos:
     def draw(self) -> list[tuple[str, bool]]:
         """Groups of faults for the next start, some before it and perhaps one while it works (True)."""
         groups = [sorted({fault.group for fault in FAULTS if fault.during == during}) for during in (False, True)]
-        chosen = [(group, False) for group in self.rng.sample(groups[0], self.rng.choice([1, 2, 3]))]
+        chosen = [(group, False) for group in self.rng.sample(groups[0], self.rng.choice([1, 2, 3, 4]))]
         chosen.sort(key=lambda x: x[0] == 'disk')  # last: on a full disk no other fault is possible
         return chosen + ([(self.rng.choice([*groups[1], 'kill', 'signal']), True)] if self.rng.random() < 0.95 else [])
 
@@ -278,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Injects, and prints a table: how often each fault was injected, and with which exit codes the run ended."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--faults', type=int, default=1000, help='number of faults')
+    parser.add_argument('--minutes', type=float, default=600.0, help='no more faults after this time')
     parser.add_argument('--seed', type=int, default=0, help='of the faults and their times')
     args = parser.parse_args(argv)
     if args.faults < 1:
@@ -287,9 +291,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name, mounted(Path(name) / 'disk') as disk:
         os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{name}/compiled')
         jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
-        chaos = Chaos(Path(name), disk, args.seed)
+        chaos = Chaos(Path(name), disk, args.seed, began + 60 * args.minutes)
         print(f'undisturbed: {chaos.expected[:16]}, {chaos.span_s:.1f} s', flush=True)
-        while injected < args.faults:
+        while injected < args.faults and time.monotonic() < chaos.end:
             injected += chaos.run(args.faults - injected)
             print(f'run {chaos.runs}: same values and log; {injected} faults, {chaos.starts} starts', flush=True)
         said = chaos.lives.said.read_text(encoding='utf-8', errors='replace')
