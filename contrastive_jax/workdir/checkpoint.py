@@ -131,8 +131,9 @@ class Checkpoints:
     ) -> None:
         """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
-        It waits for the save before, until its arrays are on the host, and on several processes for this one, too:
-        there Orbax computes on all devices, which must be in the same order everywhere.
+        It waits for the save before, so that a kill loses no more than two intervals. On several processes it also
+        waits until the arrays of this one are on the host: there Orbax computes on all devices, which must do
+        everything in the same order.
 
         Args:
           step: number of steps done.
@@ -145,6 +146,7 @@ class Checkpoints:
           CheckpointError: this checkpoint, or the one before it, cannot be written.
         """
         began = time.monotonic()
+        self.wait()
         if step in self.steps:
             return
         if (waited := time.monotonic() - began) > SLOW_S:
