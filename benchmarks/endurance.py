@@ -9,7 +9,7 @@ from the first third of the run to the last. The run logs every 10 steps, and ev
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ class Meter(Evaluator):
         self.every_steps, self._workdir = every, workdir
         self.found: list[Use] = []
 
-    def __call__(self, step: int, state: Any) -> Mapping[str, float]:
+    def __call__(self, step: int, state: Any) -> dict[str, float]:
         del state
         self.found.append(use_of(step, self._workdir))
         return {}
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> list[Use]:
     config.update(steps=args.steps, log_every_steps=10, checkpoint_every_steps=args.steps // args.saves)
     config.update(eval_every_steps=max(args.steps // 10, 1))
     config.data.on_device = args.feed == 'resident'
-    config.encoder.stage_sizes = (1,)
+    with config.unlocked():
+        config.encoder.stage_sizes = (1,)
     config.augment.update(jitter_probability=0.0, grayscale=0.0, blur=(0.0, 0.0))
     config.eval.evaluators = ('knn', 'probe')
     config.eval.update(knn_k=4, max_train=64, max_test=16)

@@ -38,7 +38,7 @@ from contrastive_jax.workdir.orbax_output import brief, collect_quietly, worth_s
 
 ADDED = ('dropped',)  # fields of the state that checkpoints of older versions lack; they start at 0
 UNDONE = 'undone'  # a checkpoint that a run was rolled back from is kept as `<step>.undone`
-SLOW_S = 2.0  # seconds that the loop waits for the checkpoint before, from which on the disk is called slow
+SLOW_S = 15.0  # seconds that the loop waits for the checkpoint before, from which on the disk is called slow
 VISIBLE_S = 20.0  # seconds after which a file that one host writes is visible on the others
 UNFINISHED = '*.orbax-checkpoint-tmp*'  # what Orbax names folders until they are complete
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
