@@ -196,8 +196,9 @@ class Chaos:
             more = injected < faults and time.monotonic() < self.end
             count, code = self.life(scene, self.draw() if more else [])
             injected += count
-            if code == 0:
+            if code == 0 and not scene.deleted:
                 break
+            scene.deleted = False  # if it was, the next start begins anew
         assert digest_of(workdir, self.lives) == self.expected, f'{workdir} ends with other values'
         log = log_of(workdir)
         steps = [line['step'] for line in log]
@@ -259,6 +260,14 @@ class Chaos:
             self.outcomes[name][code] += 1
         return len(names), code
 
+    def table(self) -> str:
+        """How often each fault was injected, and with which exit codes the starts ended into which it was."""
+        rows = ['| fault | n | exit codes |', '|---|---|---|']
+        for name, counted in self.outcomes.items():
+            codes = ', '.join(f'{code}: {n}' for code, n in counted.most_common())
+            rows += [f'| {name} | {counted.total()} | {codes} |'] if counted else []
+        return '\n'.join(rows)
+
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[Path | None]:
@@ -293,20 +302,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
         chaos = Chaos(Path(name), disk, args.seed, began + 60 * args.minutes)
         print(f'undisturbed: {chaos.expected[:16]}, {chaos.span_s:.1f} s', flush=True)
-        while injected < args.faults and time.monotonic() < chaos.end:
-            injected += chaos.run(args.faults - injected)
-            print(f'run {chaos.runs}: same values and log; {injected} faults, {chaos.starts} starts', flush=True)
+        try:
+            while injected < args.faults and time.monotonic() < chaos.end:
+                injected += chaos.run(args.faults - injected)
+                print(f'run {chaos.runs}: same values and log; {injected} faults, {chaos.starts} starts', flush=True)
+        finally:
+            print(chaos.table(), flush=True)
         said = chaos.lives.said.read_text(encoding='utf-8', errors='replace')
     kills = sum(counter[-9] for counter in chaos.outcomes.values())
-    print('\n| fault | n | exit codes |\n|---|---|---|')
-    for fault in FAULTS:
-        counted = chaos.outcomes[fault.name]
-        if total := counted.total():
-            print(f'| {fault.name} | {total} | {", ".join(f"{code}: {n}" for code, n in counted.most_common())} |')
     print(
-        f'\n{injected} faults in {chaos.starts} starts, {kills} of them killed;'
-        f' {chaos.runs} runs of {STEPS} steps, all '
-        f'with the values and the log of the undisturbed one; {said.count("set aside as")} checkpoints set aside, '
+        f'\n{injected} faults in {chaos.starts} starts, {kills} of them by SIGKILL; {chaos.runs} runs of {STEPS} steps, '
+        f'all with the values and the log of the undisturbed one; {said.count("set aside as")} checkpoints set aside, '
         f'{said.count("workdir taken over")} locks taken over; {(time.monotonic() - began) / 60:.0f} minutes'
     )
 

@@ -36,6 +36,7 @@ class Scene:
       pid: the process of the run; 0 while there is none.
       clock_s: seconds that the clock of the next process is ahead.
       touched: checkpoints that are damaged, by name and inode.
+      deleted: whether the workdir was deleted since the last start.
       codes: exit codes that another start at the same time may end with.
       log_is_torn: whether lines of metrics may be lacking.
     """
@@ -49,6 +50,7 @@ class Scene:
     pid: int = 0
     clock_s: float = 0.0
     touched: set[tuple[str, int]] = field(default_factory=set)
+    deleted: bool = False
     codes: set[int] = field(default_factory=set)
     log_is_torn: bool = False
 
@@ -242,6 +244,7 @@ def tear_log(scene: Scene) -> Undo | None:
 def delete_workdir(scene: Scene) -> Undo | None:
     if not scene.workdir.exists():
         return None
+    scene.deleted = True
     shutil.rmtree(scene.workdir, ignore_errors=True)  # the run may be making files in it
     return lambda: shutil.rmtree(scene.workdir, ignore_errors=True)
 
@@ -355,7 +358,8 @@ def inodes_used(scene: Scene) -> Undo | None:
 
 def read_only(scene: Scene) -> Undo | None:
     """The kernel refuses it while a file is open for writing: then it is not possible."""
-    if scene.disk is None or subprocess.run(['mount', '-o', 'remount,ro', str(scene.disk)], check=False).returncode:
+    command = ['mount', '-o', 'remount,ro', str(scene.disk)]
+    if scene.disk is None or subprocess.run(command, capture_output=True, check=False).returncode:
         return None
     return lambda: subprocess.run(['mount', '-o', 'remount,rw', str(scene.disk)], check=True)
 
