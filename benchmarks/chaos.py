@@ -310,10 +310,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(chaos.table(), flush=True)
         said = chaos.lives.said.read_text(encoding='utf-8', errors='replace')
     kills = sum(counter[-9] for counter in chaos.outcomes.values())
+    aside, taken = said.count('set aside as'), said.count('workdir taken over')
     print(
-        f'\n{injected} faults in {chaos.starts} starts, {kills} of them by SIGKILL; {chaos.runs} runs of {STEPS} steps, '
-        f'all with the values and the log of the undisturbed one; {said.count("set aside as")} checkpoints set aside, '
-        f'{said.count("workdir taken over")} locks taken over; {(time.monotonic() - began) / 60:.0f} minutes'
+        f'\n{injected} faults in {chaos.starts} starts, {kills} of them by SIGKILL; {aside} checkpoints set aside, '
+        f'{taken} locks taken over; {chaos.runs} runs of {STEPS} steps, all with the values and the log of the '
+        f'undisturbed one; {(time.monotonic() - began) / 60:.0f} minutes'
     )
 
 
