@@ -23,7 +23,11 @@ TWO_STAGES = 'mocov3_r50:tiny'
 METHODS = ('mocov2:tiny', 'mocov3_r50:tiny', 'mocov3_vit:tiny')
 DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
 FEW = [('jit', 8), ('pmap', 2)]
-MEMORIES = ('instdis:tiny', 'swav:tiny,queue', 'deepcluster:tiny')  # a bank, a queue a view, and one filled before step 0
+MEMORIES = (
+    'instdis:tiny',
+    'swav:tiny,queue',
+    'deepcluster:tiny',
+)  # a bank, a queue a view, and one filled before step 0
 # Every number of devices in both modes for MoCo v2. For every method, test_contract.py compares losses, gradients and
 # memories on 2 and 8 devices; the rest of a step is the same code.
 CASES = [(COLOR, *devices) for devices in DEVICES[1:]]
