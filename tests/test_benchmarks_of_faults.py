@@ -4,12 +4,18 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from benchmarks import endurance, faults, protection
 from benchmarks.endurance import Use
+from benchmarks.step import PRESETS, build
+from contrastive_jax.distributed.devices import find_devices
+from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir.described import FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -38,16 +44,18 @@ def test_damage_is_done_to_the_newest_checkpoint_and_leaves_a_good_one(name: str
     assert inject(it) is not None
     changed = {x for x in before if content(tmp_path).get(x) != before[x]}
     assert changed == {'run/checkpoints/9/values'}
-    while inject(it) is not None:
-        pass
-    assert content(tmp_path)['run/checkpoints/3/values'] == before['run/checkpoints/3/values']
+    inject(it)
+    assert {x: content(tmp_path)[x] for x in before if '/9/' not in x} == {
+        x: before[x] for x in before if '/9/' not in x
+    }
 
 
-def test_chaos(compiled: Path) -> None:
+def test_chaos() -> None:
     """In a process of its own: it forks."""
-    flags = {'JAX_COMPILATION_CACHE_DIR': str(compiled), 'PYTHONPATH': str(ROOT)}
-    command = [sys.executable, '-m', 'benchmarks.chaos', '--faults=3', '--seed=1']
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=500, cwd=ROOT)
+    command = [sys.executable, '-m', 'benchmarks.chaos', '--faults=2', '--seed=1']
+    done = subprocess.run(
+        command, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=500, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'all with the values and the log of the undisturbed one' in done.stdout
 
@@ -58,7 +66,6 @@ def test_growth() -> None:
     assert endurance.growth([use._replace(memory=500.0) for use in uses]) == 0
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_endurance(capsys: pytest.CaptureFixture[str]) -> None:
     found = endurance.main(['--steps=60', '--saves=2'])
     assert len(found) == 60 and found[-1].step == 60
@@ -66,9 +73,17 @@ def test_endurance(capsys: pytest.CaptureFixture[str]) -> None:
     assert '| 60 | ' in capsys.readouterr().out
 
 
-def test_protection(capsys: pytest.CaptureFixture[str]) -> None:
-    protection.main(['--preset=tiny', '--windows=2', '--steps_per_window=1', '--saves=2'])
-    said = capsys.readouterr().out
-    assert 'with / without, CPU time' in said and 'the loop is held' in said
+def test_saves_are_measured_in_order(tmp_path: Path) -> None:
+    run = build('mocov2:tiny', PRESETS['tiny'], 16, 'float32')
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(partial(init_state, run)))
+    found = protection.measure_saves(run, state, find_devices('jit', 1), tmp_path, 2)
+    for held, host, disk in zip(found['held'], found['on the host'], found['on disk'], strict=True):
+        assert 0 < held < host < disk
+    assert len(found['checksums']) == 2
+
+
+def test_a_step_without_protection_keeps_every_update() -> None:
     with pytest.raises(SystemExit):
         protection.main(['--windows=0'])
+    new, dropped, kept = protection.keep('counts', 3, {}, {'w': np.nan}, {'w': 1.0}, 5, None)
+    assert (list(new), dropped, bool(kept)) == (['w'], 'counts', True) and np.isnan(new['w'])
