@@ -31,6 +31,7 @@ CONFIGS = (
     'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'instdis:cifar10,tiny',
     'invaspread:tiny', 'cmc:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'dino:tiny',
     'dino:resnet50,tiny', 'cpc:tiny', 'cpc:v1,tiny', 'swav:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
+    'barlow_twins:tiny', 'vicreg:tiny', 'nnclr:tiny',
 )  # fmt: skip
 
 # Numbers of four bytes that a method gathers from all devices: embeddings [B, D] and numbers of the examples [B].
@@ -51,6 +52,10 @@ GATHERED: dict[str, Gathered] = {
     'SimSiam': lambda B, D, run: 0,
     'DINO': lambda B, D, run: 0,
     'SwAV': lambda B, D, run: 0,
+    'BarlowTwins': lambda B, D, run: 0,
+    'VICReg': lambda B, D, run: 0,
+    # Projections and the rows that were found, predictions and their positions, for both directions.
+    'NNCLR': lambda B, D, run: 2 * (3 * B * D + B),
 }
 
 

@@ -22,6 +22,7 @@ from contrastive_jax.training.build import build_run
 from tests import train_steps
 
 FILES = (
+    'barlow_twins',
     'byol',
     'cmc',
     'cpc',
@@ -34,10 +35,12 @@ FILES = (
     'mocov2',
     'mocov3_r50',
     'mocov3_vit',
+    'nnclr',
     'simclr',
     'simclrv2',
     'simsiam',
     'swav',
+    'vicreg',
 )
 EXAMPLES = {
     'digits': 1437,
