@@ -18,7 +18,7 @@ Variants:
   `simclr`: SGD with Nesterov momentum, 0.1 x batch / 256, batch 4096, 90 epochs, cosine; the classifier starts at zero.
   `byol`: SGD with Nesterov momentum, 0.2 x batch / 256, batch 1024, 80 epochs, cosine.
   `swav`: SGD, 0.3, batch 256, 100 epochs, cosine, weight decay 1e-6.
-  `barlow_twins`, `vicreg`: the same with 0.1 and 0.02; their classifiers start with weights of N(0, 0.01).
+  `barlow_twins`, `vicreg`: the same with 0.1 and 0.02.
   `dino`: SGD, 0.001 x batch / 256, batch 1024, 100 epochs, cosine; on the class tokens of the last four blocks, for
     ViT-S. `dino_base`: on the class token of the last block and the mean of its patch tokens, for ViT-B.
     `dino_resnet50`: on the features of a ResNet.
