@@ -86,6 +86,7 @@ def cifar10(c: ConfigDict) -> None:
     variants.cifar10(c)
     c.batch_size = 256
     c.projector = head_config(3, 2048, 2048, bias=True)
+    c.method.variance = 50.0  # theirs is 25, and the terms of both views are added, not averaged
     c.augment.update(crop_scale=(0.2, 1.0), blur=(0.0, 0.0), solarize=(0.1, 0.1))
     c.optimizer.update(learning_rate=0.3, weight_decay=1e-4)
     c.schedule.final = 0.0

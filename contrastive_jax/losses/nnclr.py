@@ -9,7 +9,6 @@ official code.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -50,9 +49,7 @@ def nnclr(z: Array, p: Array, support: Array, *, temperature: float, axis_name: 
     return jnp.mean(nnclr_terms(neighbors.rows, p, temperature=temperature, axis_name=axis_name).loss)
 
 
-def nnclr_terms(
-    neighbors: Array, p: Array, *, temperature: float, axis_name: str | None = None
-) -> ContrastiveOutput:
+def nnclr_terms(neighbors: Array, p: Array, *, temperature: float, axis_name: str | None = None) -> ContrastiveOutput:
     """The terms of `nnclr` of given neighbors [b, D], from which its metrics are computed too."""
     return info_nce_in_batch_terms(lax.stop_gradient(neighbors), p, temperature=temperature, axis_name=axis_name)
 

@@ -88,7 +88,7 @@ def test_same_on_more_devices(arrays: Any, n: int) -> None:
 
 @pytest.mark.parametrize('n', [1, 4])
 def test_equal_rows_and_many_rows(n: int) -> None:
-    """Of equal rows one is taken, also across devices; similarities are computed for a part of the vectors at a time."""
+    """Of equal rows one is taken, also across devices; the similarities are computed in parts."""
     z = jnp.eye(8)
     support = jnp.concatenate([jnp.eye(8), jnp.full((2**20, 8), -1.0), jnp.eye(8), jnp.full((2**20, 8), -1.0)])
     run = find_devices(count=n).run(

@@ -76,7 +76,9 @@ def test_same_on_more_devices(views: Any, n: int) -> None:
     with jax.enable_x64(True):
         views = tuple(map(jnp.asarray, views))
         expected = value_and_gradient(*views, None)
-        run = find_devices(count=n).run(partial(value_and_gradient, axis_name='data'), (P('data'),) * 2, (P(), P('data')))
+        run = find_devices(count=n).run(
+            partial(value_and_gradient, axis_name='data'), (P('data'),) * 2, (P(), P('data'))
+        )
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), run(*views), expected)
 
 
