@@ -90,7 +90,11 @@ def test_a_config_of_ones_own_changes_a_recipe(elsewhere: Path, monkeypatch: pyt
         ('x' * 5000, "there is no recipe 'xxx", ' -> choose from barlow_twins, byol, '),
         ('configs/mocov4.py', 'config file configs/mocov4.py does not exist; did you mean mocov', ', mocov3_vit, '),
         ('../configs/mocov2.py', 'config file ../configs/mocov2.py does not exist; did you mean mocov2', ''),
-        ('/no/such/folder/zzz.py', 'config file /no/such/folder/zzz.py does not exist -> choose from barlow_twins, byol, ', ''),
+        (
+            '/no/such/folder/zzz.py',
+            'config file /no/such/folder/zzz.py does not exist -> choose from barlow_twins, byol, ',
+            '',
+        ),
     ],
 )
 def test_what_does_not_exist_names_what_does(elsewhere: Path, name: str, start: str, part: str) -> None:
