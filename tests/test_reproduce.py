@@ -160,7 +160,6 @@ def test_an_experiment_from_start_to_result(
 def test_what_fits_the_time(
     tmp_path: Path,
     tiny_experiments: None,
-    quick_runs: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
