@@ -5,8 +5,9 @@ the value is the mean over the local examples. The pmean of the values and of th
 gradient of the whole batch on one device.
 """
 
+from contrastive_jax.losses.classification import cross_entropy
 from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence
-from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
+from contrastive_jax.losses.deepcluster import cluster_prediction, kmeans, pca_whiten, spherical_kmeans
 from contrastive_jax.losses.dino import dino
 from contrastive_jax.losses.distillation import distillation
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
@@ -20,11 +21,13 @@ __all__ = [
     'cluster_prediction',
     'cpc_grid',
     'cpc_sequence',
+    'cross_entropy',
     'dino',
     'distillation',
     'info_nce',
     'info_nce_in_batch',
     'instance_softmax',
+    'kmeans',
     'log_partition',
     'nce',
     'negative_cosine',
@@ -32,6 +35,7 @@ __all__ = [
     'normalized_regression',
     'nt_xent',
     'nt_xent_with_memory',
+    'pca_whiten',
     'sampled_softmax',
     'sinkhorn',
     'spherical_kmeans',

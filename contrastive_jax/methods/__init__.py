@@ -9,12 +9,16 @@ from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cmc import CMC
 from contrastive_jax.methods.cpc import CPC
 from contrastive_jax.methods.deepcluster import DeepCluster
+from contrastive_jax.methods.deepcluster_v1 import DeepClusterV1
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.dino import DINO
+from contrastive_jax.methods.exemplar import Exemplar
 from contrastive_jax.methods.instdis import InstDis
 from contrastive_jax.methods.invaspread import InvaSpread
+from contrastive_jax.methods.jigsaw import Jigsaw
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
+from contrastive_jax.methods.relative_position import RelativePosition
 from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
 from contrastive_jax.methods.simsiam import SimSiam
 from contrastive_jax.methods.swav import SwAV
@@ -36,6 +40,10 @@ METHODS: dict[str, type[Method]] = {
     'cpc': CPC,
     'swav': SwAV,
     'deepcluster': DeepCluster,
+    'deepcluster_v1': DeepClusterV1,
+    'exemplar': Exemplar,
+    'relative_position': RelativePosition,
+    'jigsaw': Jigsaw,
 }
 
 
@@ -75,14 +83,18 @@ __all__ = [
     'DINO',
     'METHODS',
     'DeepCluster',
+    'DeepClusterV1',
     'EndToEnd',
+    'Exemplar',
     'InstDis',
     'InvaSpread',
+    'Jigsaw',
     'MemoryBank',
     'Method',
     'MethodState',
     'MoCo',
     'MoCoV3',
+    'RelativePosition',
     'SimCLR',
     'SimCLRMemory',
     'SimSiam',

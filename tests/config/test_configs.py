@@ -26,14 +26,18 @@ FILES = (
     'cmc',
     'cpc',
     'deepcluster',
+    'deepcluster_v1',
     'dictionary',
     'dino',
+    'exemplar',
     'instdis',
     'invaspread',
+    'jigsaw',
     'mocov1',
     'mocov2',
     'mocov3_r50',
     'mocov3_vit',
+    'relative_position',
     'simclr',
     'simclrv2',
     'simsiam',
@@ -101,7 +105,8 @@ def test_the_views_of_every_config() -> None:
     for policy in {build_policy(train_steps.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
-            policy = dataclasses.replace(policy, patches=dataclasses.replace(policy.patches, size=8, stride=4, crop=0))
+            small = dataclasses.replace(policy.patches, size=8, stride=4, crop=0, tile=0, channel_shift=0)
+            policy = dataclasses.replace(policy, patches=small)
         sizes = policy.view_sizes(24)
         for number in {0, policy.global_views - 1, policy.num_views - 1}:
             view = np.asarray(policy(keys, images, number, 24))

@@ -30,7 +30,8 @@ RELATED = (
 # The other files: what their losses do on more devices is looked at in test_contract.py, here that they train.
 REST = (
     'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny',
-    'swav:tiny,queue',
+    'swav:tiny,queue', 'deepcluster_v1:tiny', 'exemplar:tiny', 'relative_position:tiny',
+    'jigsaw:tiny',
 )  # fmt: skip
 # Every number of devices in both modes for MoCo v2; test_contract.py compares 2 and 8 devices for every method.
 CASES = [(COLOR, *devices) for devices in DEVICES[1:]]
