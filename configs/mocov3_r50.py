@@ -80,8 +80,9 @@ def epochs1000(c: ConfigDict) -> None:
 def cifar10(c: ConfigDict) -> None:
     """solo-learn's settings (93.1 % after 1000 epochs with their online classifier), with the LARS of the paper."""
     variants.cifar10(c)
-    c.batch_size = 512
+    c.batch_size = 256
     c.epochs = 200.0
+    c.log_every_steps, c.eval_every_steps, c.checkpoint_every_steps = 195, 1950, 1950
     c.method.temperature = 0.2
     c.augment.update(crop_scale=(0.08, 1.0), blur=(0.0, 0.0))
     c.optimizer.learning_rate = 0.3

@@ -14,7 +14,7 @@ imagenet2012_subset/1pct and /10pct: --config.data.source=tfds --config.data.nam
 Variants:
   `swav_1`, `swav_10` (the default): 1 and 10 % of the labels; 53.9 and 70.2 %. From the official code
     (eval_semisup.py): SGD, batch 256, 20 epochs, x 0.2 after 12 and 16, no weight decay; learning rates of encoder and
-    classifier 0.02 and 5 for 1 %, 0.01 and 0.2 for 10 %. There BN statistics are over the batch of one GPU.
+    classifier 0.02 and 5 for 1 %, 0.01 and 0.2 for 10 %. BN statistics are synchronized there, too.
   `simclr_1`, `simclr_10`: 1 and 10 % of the labels; 48.3 and 65.6 %. From appendix B.5 of the paper: SGD with Nesterov
     momentum, 0.05 x batch / 256, batch 4096, 60 and 30 epochs, no weight decay. Cosine schedule and a classifier that
     starts at zero are those of the official code.
@@ -25,11 +25,15 @@ Variants:
   `large`: learning rate 0.002, for wider networks and selective kernels, as in `simclrv2_1,large`.
   `mocov3_vit`: all labels, ViT-B; 83.2 %. DeiT's protocol with the values of open-mmlab/mmselfsup: AdamW, 5e-4 x
     batch / 512, batch 512, 150 epochs, 5 warm-up epochs, cosine to 1e-5, weight decay 0.05 on kernels only, label
-    smoothing, mixup, CutMix, drop path, gradient clipping.
+    smoothing, mixup, CutMix, drop path, gradient clipping. DeiT's RandAugment, random erasing and repeated
+    augmentation, and mmselfsup's weight averaging, are left out.
   `mocov3_cifar10`, `mocov3_cifar100`, `mocov3_flowers`, `mocov3_pets`: transfer of ViT-B to other data, from
-    transfer/README.md of the official repository; 98.9, 90.5, 97.7 and 93.2 %. 3e-4, batch 8 x 128, 100 epochs, 3
-    warm-up epochs. Of DeiT's protocol RandAugment, random erasing (flowers) and mmselfsup's weight averaging are left
-    out. The learning rate changes at every step here, once an epoch there.
+    transfer/README.md and datasets.py of the official repository; 98.9, 90.5, 97.7 and 93.2 %. DeiT's trainer with
+    3e-4 x batch / 512, batch 8 x 128, 100 epochs, 3 warm-up epochs; crops from 5 % of the area and flips alone: its
+    RandAugment and random erasing are not in these data sets' transforms, whatever --reprob says. Test images, also
+    those of CIFAR, are resized to 256 pixels and cropped to 224. The 2,040 images of flowers are train + validation,
+    one step an epoch; the training images of pets are TFDS's train. The learning rate changes at every step here, once
+    an epoch there.
   `full`: all labels with the learning rates of 10 %.
   `digits`: a tenth of the labels of the embedded digits; `digits_simclrv2`: the same with a layer of the projector and
     LARS.
@@ -61,7 +65,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'mocov3_vit': mocov3_vit,
             'mocov3_cifar10': transfer('cifar10'),
             'mocov3_cifar100': transfer('cifar100', mixup=0.5),
-            'mocov3_flowers': transfer('oxford_flowers102', weight_decay=0.3, mixup=0.0, cutmix=0.0),
+            'mocov3_flowers': transfer('oxford_flowers102', 'train+validation', 0.3, mixup=0.0, cutmix=0.0),
             'mocov3_pets': transfer('oxford_iiit_pet', cutmix=0.0, drop_path=0.0),
             'full': lambda c: c.finetune.update(labels=1.0),
             'digits': digits,
@@ -100,14 +104,21 @@ def mocov3_vit(c: ConfigDict) -> None:
 
 
 def transfer(
-    data: str, weight_decay: float = 0.1, mixup: float = 0.8, cutmix: float = 1.0, drop_path: float = 0.1
+    data: str,
+    split: str = 'train',
+    weight_decay: float = 0.1,
+    *,
+    mixup: float = 0.8,
+    cutmix: float = 1.0,
+    drop_path: float = 0.1,
 ) -> Callable[[ConfigDict], None]:
     """MoCo v3's transfer to a data set of TFDS; the defaults are those of DeiT."""
 
     def change(c: ConfigDict) -> None:
         mocov3_vit(c)
         c.batch_size, c.epochs = 1024, 100.0
-        c.data.update(source='tfds', name=data)
+        c.data.update(source='tfds', name=data, split=split)
+        c.augment.crop_scale = (0.05, 1.0)
         c.finetune.update(mixup=mixup, cutmix=cutmix, drop_path=drop_path)
         c.optimizer.update(learning_rate=3e-4, classifier_learning_rate=3e-4, weight_decay=weight_decay, clip_norm=0.0)
         c.schedule.update(warmup_epochs=3.0, warmup_start=1e-6)

@@ -130,7 +130,7 @@ class Data:
         'Column of the labels in huggingface and parquet data; in webdataset data the ending of the labels, or their '
         'key in .json files; empty: found.',
     )
-    split: str = field('train', 'The split that is trained on.')
+    split: str = field('train', "The split that is trained on; also slices and sums: 'train[:90%]+validation'.")
     eval_split: str = field(
         'test', "The split that is evaluated on; 'test' and 'validation' replace each other, a labeled one first."
     )

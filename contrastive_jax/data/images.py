@@ -49,6 +49,8 @@ DRAFT_FACTOR = 4
 DEEP_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
 WHITES = (255, 1023, 4095, 16383, 65535)  # largest values of 8, 10, 12, 14 and 16 bits
 
+LEAST_CROPPED = 128  # the size from which images are cropped for evaluation; smaller data sets come in their size
+
 INTERPOLATIONS = {
     'nearest': Image.Resampling.NEAREST,
     'bilinear': Image.Resampling.BILINEAR,

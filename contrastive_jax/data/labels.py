@@ -40,6 +40,8 @@ def number_classes(train: Source, held_out: Source | None) -> tuple[Source, Sour
       held_out: images for evaluation, or None.
     """
     sources = [source for source in (train, held_out) if source is not None]
+    if held_out is not None and train.classes and held_out.classes:
+        return train, _named_alike(train.classes, held_out)
     if any(source.classes is not None or source.labels is None for source in sources):
         return train, held_out
     distinct = np.unique(np.concatenate([source.labels for source in sources if source.labels is not None]))
@@ -54,6 +56,17 @@ def number_classes(train: Source, held_out: Source | None) -> tuple[Source, Sour
         return _Renumbered(source, np.where(source.labels >= 0, index, -1).astype(np.int32), names)
 
     return numbered(train), None if held_out is None else numbered(held_out)
+
+
+def _named_alike(classes: tuple[str, ...], held_out: Source) -> Source:
+    """Held-out images whose labels are indices of the training classes, followed by the classes that those lack."""
+    assert held_out.classes is not None
+    common = min(len(classes), len(held_out.classes))
+    if classes[:common] == held_out.classes[:common] or held_out.labels is None:
+        return held_out
+    names = tuple(dict.fromkeys([*classes, *held_out.classes]))
+    index = np.array([*map(names.index, held_out.classes), -1])  # -1 stays: the last entry
+    return _Renumbered(held_out, index[held_out.labels].astype(np.int32), names)
 
 
 def classes_of(splits: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.data import array_records, digits, folder, huggingface, npz, objects, parquet, tfds, webdataset
+from contrastive_jax.data.combined import combine
 from contrastive_jax.data.pixels import WHITE
+from contrastive_jax.data.slices import parse_slices
 from contrastive_jax.data.sources import Source
 from contrastive_jax.errors import UserError
 from contrastive_jax.rules import did_you_mean
@@ -47,7 +49,8 @@ def open_source(
       path: the file or folder, for files of records also a pattern, see data/files.py; for 'tfds' the data_dir, by
         default $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: 'train', 'test', or another split of the data, or 'all'. 'test' and 'validation' replace each other, and a
-        labeled one is preferred.
+        labeled one is preferred. Slices of splits, and several of them, as TFDS writes them: 'train[:10%]',
+        'train[100:500]', 'train[:90%]+validation'.
       image_size: height and width of the largest crop, in pixels; much larger JPEGs are decoded at a reduced size.
       value_range: the value that is white in images of more than 8 bits. 0: of gray encoded images, derived from a
         sample; 65535 for uint16 arrays; other arrays need it.
@@ -63,6 +66,13 @@ def open_source(
         if key and source not in KEYED:
             given = f'{field} {key!r} is not used by data.source {source!r}, only by {", ".join(KEYED)}'
             raise UserError(given, field=field, remedy='leave it out', value='')
+    if source != 'tfds' and ('[' in split or ']' in split or '+' in split):
+        parts = parse_slices(split, 'data.split')
+
+        def open_split(of: str) -> Source:
+            return open_source(source, name, path, of, image_size, value_range, channels, image_key, label_key)
+
+        return combine(parts, open_split, split, 'data.split')
     if ':' in source:
         return objects.load(source, path, split, channels, value_range)
     if source not in SOURCES:

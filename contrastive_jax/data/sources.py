@@ -36,7 +36,7 @@ class Source(abc.ABC):
       white: the value that became 255 in gray images of more than 8 bits; 0: there are none.
       remarks: what else the summary of the data says about the conversion of its images.
       rows_of: the rows [start, end) of stored splits that the examples are, such as ('cifar10/3.0.2/train', 0, 45000);
-        empty if it is unknown.
+        splits without a name of their own are named by their fingerprint. Empty: unknown, or a whole split.
       channels: C, the number of channels of each image; 3 is RGB.
       dtype: the type of the levels of all images: uint8, where 255 is white, or uint16, where 65535 is.
       array: all images as one array [n, H, W, C] of `dtype` if they are in memory, so that they can be kept on the
@@ -175,8 +175,8 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
         )
     common = sum(
         max(0, min(end, other_end) - max(start, other_start))
-        for stored, start, end in train.rows_of
-        for other, other_start, other_end in held_out.rows_of
+        for stored, start, end in _stored_rows(train)
+        for other, other_start, other_end in _stored_rows(held_out)
         if stored == other
     )
     if common:
@@ -185,6 +185,10 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
             field='data.eval_split',
             remedy=f'{remedy}, such as train[:90%] and train[90%:]',
         )
+
+
+def _stored_rows(source: Source) -> Sequence[tuple[str, int, int]]:
+    return source.rows_of or ((source.fingerprint, 0, len(source)),)
 
 
 class Subset(Source):

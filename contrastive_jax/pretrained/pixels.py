@@ -3,11 +3,11 @@
 from typing import Any
 
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.data.images import LEAST_CROPPED
 from contrastive_jax.errors import UserError
 
 FIELDS = ('color_space', 'mean', 'std', 'style', 'interpolation')  # of `Policy`; its other fields are augmentation
 IMAGENET = Policy()  # RGB in [0, 1], normalized with ImageNet's mean and std
-LEAST_CROPPED = 128  # the size from which images are cropped for evaluation; smaller data sets come in their size
 
 # The input normalizations of published encoders, by the name that the argument `pixels` takes: the color space, the
 # mean that is subtracted from each channel, and the standard deviation that the difference is divided by.

@@ -308,8 +308,9 @@ def test_invaspread() -> None:
         'eval.knn_temperature': 0.1,
     }
     check_values(train_steps.load('invaspread'), expected)
-    check_values(train_steps.load('invaspread:cifar10'), expected)
-    check_values(train_steps.load('invaspread:stl10'), {**expected, 'data.name': 'stl10', 'data.image_size': 96})
+    check_values(train_steps.load('invaspread:cifar10'), {**expected, 'data.split': 'train'})
+    stl10 = {'data.name': 'stl10', 'data.split': 'train+unlabelled', 'data.image_size': 96}
+    check_values(train_steps.load('invaspread:stl10'), {**expected, **stl10})
 
 
 def test_cmc() -> None:
@@ -448,6 +449,23 @@ def test_moco_v3_resnet() -> None:
         'method.momentum': 0.996,
     }
     check_values(train_steps.load('mocov3_r50:1000'), {**expected, **long})
+    check_values(
+        train_steps.load('mocov3_r50:cifar10'),  # vturrisi/solo-learn: scripts/pretrain/cifar/mocov3.yaml
+        {
+            'batch_size': 256,
+            'encoder.stem': 'cifar',
+            'encoder.zero_init_residual': False,
+            'method.temperature': 0.2,
+            'method.momentum': 0.99,
+            'augment.crop_scale': (0.08, 1.0),
+            'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+            'augment.blur': (0.0, 0.0),
+            'augment.solarize': (0.0, 0.2),
+            'optimizer.learning_rate': 0.3,
+            'optimizer.learning_rate_batch': 256,
+            'optimizer.weight_decay': 1e-6,
+        },
+    )
 
 
 def test_moco_v3_vit() -> None:
@@ -548,6 +566,29 @@ def test_byol() -> None:
             'optimizer.weight_decay': 1e-6,
         },
     )
+
+
+def test_byol_cifar10() -> None:
+    """lightly-ai/lightly: cifar10_benchmark.py, for batches of 512. Its loss times 4 is BYOL's up to a constant."""
+    config = train_steps.load('byol:cifar10')
+    check_values(
+        config,
+        {
+            'batch_size': 512,
+            'epochs': 200.0,
+            'projector.hidden_dim': 1024,
+            'projector.output_dim': 256,
+            'method.momentum': 0.99,
+            'augment.style': 'pil',
+            'augment.crop_scale': (0.08, 1.0),
+            'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+            'augment.blur': (0.0, 0.0),
+            'optimizer.name': 'sgd',
+            'optimizer.weight_decay': 4 * 5e-4,
+        },
+    )
+    run = build_run(config, 50_000)
+    assert float(run.learning_rate(0)) == pytest.approx(0.06 * 512 / 128 / 4)
 
 
 def test_simsiam() -> None:

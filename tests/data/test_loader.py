@@ -195,6 +195,10 @@ def test_eval_passes_arrays_of_the_right_size_and_resizes_others() -> None:
     (batch,) = loader.eval_batches(square, image_size=10, batch_size=N)
     # Halving is a filter over neighbours; the mean stays.
     np.testing.assert_allclose(batch['image'].mean((1, 2)), PHOTOS[:, :20].mean((1, 2)), atol=4)
+    # CIFAR for an encoder of ImageNet: Resize(256), CenterCrop(224), as in MoCo v3's transfer.
+    (batch,) = loader.eval_batches(square, indices=np.arange(1), image_size=224, batch_size=1)
+    resized = Image.fromarray(PHOTOS[0, :20]).resize((256, 256), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(batch['image'][0], np.asarray(resized)[16:240, 16:240], atol=1)
 
 
 def test_eval_in_the_style_of_a_recipe() -> None:

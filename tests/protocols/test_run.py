@@ -175,7 +175,7 @@ DEIT = {
 }  # fmt: skip
 TRANSFER = {
     **DEIT, 'batch_size': 1024, 'epochs': 100.0, 'optimizer.learning_rate': 3e-4, 'schedule.warmup_epochs': 3.0,
-    'optimizer.clip_norm': 0.0, 'data.source': 'tfds',
+    'optimizer.clip_norm': 0.0, 'data.source': 'tfds', 'data.split': 'train', 'augment.crop_scale': (0.05, 1.0),
 }  # fmt: skip
 FINETUNE = {
     'simclr_1': {**V1, 'epochs': 60.0, 'finetune.labels': 0.01},
@@ -201,7 +201,7 @@ FINETUNE = {
     },
     'mocov3_flowers': {
         **TRANSFER, 'optimizer.weight_decay': 0.3, 'finetune.drop_path': 0.1, 'finetune.mixup': 0.0,
-        'finetune.cutmix': 0.0, 'data.name': 'oxford_flowers102',
+        'finetune.cutmix': 0.0, 'data.name': 'oxford_flowers102', 'data.split': 'train+validation',  # 2,040 images
     },
     'mocov3_pets': {
         **TRANSFER, 'optimizer.weight_decay': 0.1, 'finetune.drop_path': 0.0, 'finetune.mixup': 0.8,
@@ -213,7 +213,7 @@ FINETUNE = {
 @pytest.mark.parametrize('name', FINETUNE)
 def test_fine_tuning_protocols(name: str) -> None:
     """recipes.md, sections 6 and 8; arXiv 2002.05709, appendix B.5."""
-    expected = {**FINETUNE[name], 'augment.crop_scale': (0.08, 1.0), 'augment.flip': 0.5}
+    expected = {'augment.crop_scale': (0.08, 1.0), 'augment.flip': 0.5, **FINETUNE[name]}
     config = load(f'finetune:{name}')
     assert {field: Rules(config).value(field) for field in expected} == expected
 
