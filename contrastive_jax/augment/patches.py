@@ -129,7 +129,10 @@ class Patches:
             remedy = f'give at most {self.size}, the size of a patch; 0: the whole patch'
             found.append(Problem(f'{path}.tile is {self.tile!r}', field=f'{path}.tile', remedy=remedy))
         if not wrong & {f'{path}.tile', f'{path}.channel_shift'} and self.channel_shift and not self.tile:
-            message, remedy = f'{path}.channel_shift is {self.channel_shift!r} without tiles', 'give augment.patches.tile'
+            message, remedy = (
+                f'{path}.channel_shift is {self.channel_shift!r} without tiles',
+                'give augment.patches.tile',
+            )
             found.append(Problem(message, field=f'{path}.channel_shift', remedy=remedy))
         if f'{path}.jitter' not in wrong and self.jitter[3] > 0.5:
             remedy = 'give a hue, the fourth strength, of at most 0.5'
@@ -149,9 +152,7 @@ class Patches:
         def cut(key: Array, x: Array, top: Array, left: Array) -> Array:
             if not shift:
                 return lax.dynamic_slice(x, (top, left, jnp.zeros_like(top)), (self.tile, self.tile, x.shape[-1]))
-            moves = jax.random.randint(
-                jax.random.fold_in(key, 1), (x.shape[-1], 2), -shift, shift + 1, jnp.int32
-            )
+            moves = jax.random.randint(jax.random.fold_in(key, 1), (x.shape[-1], 2), -shift, shift + 1, jnp.int32)
             moves = jnp.where(jnp.all(x == x[..., :1]), 0, moves)
             corners = jnp.clip(jnp.stack([top, left]) + moves, 0, room)  # [C, 2]
             cut_channel = lambda plane, corner: lax.dynamic_slice(plane, tuple(corner), (self.tile, self.tile))  # noqa: E731

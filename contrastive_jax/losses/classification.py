@@ -12,9 +12,7 @@ from contrastive_jax.distributed import collectives
 from contrastive_jax.losses.numerics import at_least_float32
 
 
-def cross_entropy(
-    logits: Array, labels: Array, *, weights: Array | None = None, axis_name: str | None = None
-) -> Array:
+def cross_entropy(logits: Array, labels: Array, *, weights: Array | None = None, axis_name: str | None = None) -> Array:
     """The mean of -log softmax(logits)[label] over the examples.
 
     Args:

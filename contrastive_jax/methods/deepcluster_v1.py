@@ -142,10 +142,13 @@ class DeepClusterV1(base.Method):
         old, index = state.memory, batch['index']
         z, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         cluster = memory.read_bank(old['assignments'], index, axis_name)[:, 0]  # [b]
-        weights = jnp.where(cluster >= 0, old['weights'][jnp.maximum(cluster, 0)], 0.0)
+        weights = jnp.where(cluster >= 0, lax.stop_gradient(old['weights'])[jnp.maximum(cluster, 0)], 0.0)
 
         def scores(classifier: PyTree, z: Array) -> Array:
-            return jnp.matmul(jnp.maximum(z, 0), classifier['kernel'], precision=lax.Precision.HIGHEST) + classifier['bias']
+            return (
+                jnp.matmul(jnp.maximum(z, 0), classifier['kernel'], precision=lax.Precision.HIGHEST)
+                + classifier['bias']
+            )
 
         def objective(classifier: PyTree, z: Array) -> Array:
             labels = jnp.maximum(cluster, 0)
@@ -154,7 +157,9 @@ class DeepClusterV1(base.Method):
         classifier = lax.stop_gradient(old['classifier'])
         loss = objective(classifier, z)
         gradient = collectives.pmean(jax.grad(objective)(classifier, lax.stop_gradient(z)), axis_name)
-        velocity = jax.tree.map(lambda v, g, w: MOMENTUM * v + g + WEIGHT_DECAY * w, old['velocity'], gradient, classifier)
+        velocity = jax.tree.map(
+            lambda v, g, w: MOMENTUM * v + g + WEIGHT_DECAY * w, old['velocity'], gradient, classifier
+        )
         trained = jax.tree.map(lambda w, v: w - self.classifier_learning_rate * v, classifier, velocity)
 
         metrics = {

@@ -160,7 +160,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     (JIGSAW, 'data.image_size', 20, 'image_size 20 is cut into 4 rows, and jigsaw uses 3 -> use 15'),
     (JIGSAW, 'data.image_size', 16, 'image size 16 is not filled by patches of 5 at stride 5; use 15 or 20'),
     (JIGSAW, 'augment.patches', None, 'augment.patches is empty -> jigsaw needs tiles'),
-    (JIGSAW, 'encoder', dict(encoder_config('cpc_tiny')), "'cpc_tiny' does not encode tiles of any size -> jigsaw needs"),
+    (JIGSAW, 'encoder', dict(encoder_config('cpc_tiny')), "'cpc_tiny' does not encode tiles of any size -> jig"),
     (JIGSAW, 'method.num_permutations', 1, 'method.num_permutations 1 is out of range -> it must be at least 2'),
     (DEEP_V1, 'method.pca_dim', 9, 'method.pca_dim 9 is more than projector.output_dim 8 -> use at most 8'),
     (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),

@@ -57,7 +57,7 @@ TABLE: list[tuple[str, DataFacts, Machine, dict[str, Any]]] = [
         'data.image_size': 32, 'augment.patches.size': 10, 'augment.patches.stride': 11, 'augment.patches.tile': 9,
         'encoder.name': 'resnet_tiny', 'encoder.stem': 'cifar',
     }),
-    ('relative_position', LARGE, NODE, {'data.image_size': 224, 'augment.patches.tile': 54, 'encoder.stem': 'imagenet'}),
+    ('relative_position', LARGE, NODE, {'augment.patches.tile': 96, 'encoder.stem': 'imagenet'}),
     ('deepcluster_v1', SMALL, CPU, {'method.num_prototypes': 125}),
     ('exemplar', SMALL, CPU, {'data.split': 'train', 'data.image_size': 32}),
     ('simclr', LARGE, NODE, {'batch_size': 2048, 'optimizer.learning_rate': 0.075}),  # the recipe's own root

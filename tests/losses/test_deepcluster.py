@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
