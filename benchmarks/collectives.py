@@ -33,6 +33,7 @@ CONFIGS = (
     'invaspread:tiny', 'cmc:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'dino:tiny',
     'dino:resnet50,tiny', 'cpc:tiny', 'cpc:v1,tiny', 'swav:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
     'deepcluster_v1:tiny', 'exemplar:tiny', 'relative_position:tiny', 'jigsaw:tiny',
+    'denoising:tiny', 'context_encoder:tiny',
 )  # fmt: skip
 
 # Numbers of four bytes that a method gathers from all devices: embeddings [B, D] and numbers of the examples [B].
@@ -57,6 +58,8 @@ GATHERED: dict[str, Gathered] = {
     'Exemplar': lambda B, D, run: 0,
     'RelativePosition': lambda B, D, run: 0,
     'Jigsaw': lambda B, D, run: 0,
+    'DenoisingAutoencoder': lambda B, D, run: 0,
+    'ContextEncoder': lambda B, D, run: 0,
 }
 
 

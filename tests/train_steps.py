@@ -48,6 +48,8 @@ CONFIGS = (
     'deepcluster_v1:tiny',
     'exemplar:tiny',
     'relative_position:tiny',
+    'denoising:tiny',
+    'context_encoder:tiny',
     'jigsaw:tiny',
 )
 

@@ -41,8 +41,10 @@ def image_and_encoder(plan: Plan) -> None:
         _tiles(plan)
         _resnet(plan, c.augment.patches.tile, TINY_SIZE)
     else:
-        _image_size(plan)
-        _resnet(plan, c.data.image_size, TINY_SIZE if plan.machine.device == 'cpu' else SMALL_SIZE)
+        small = TINY_SIZE if plan.machine.device == 'cpu' else SMALL_SIZE
+        decodes = 'decoder_width' in c.method  # the size must be one that a decoder can double a feature map to
+        _image_size(plan, lambda size: (8 if size <= small else 32) if decodes else 1)
+        _resnet(plan, c.data.image_size, small)
     size = c.data.image_size
     if size <= SMALL_SIZE:
         why = f'no blur at {size} px, as in the recipes for CIFAR-10'

@@ -14,6 +14,7 @@ from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax, sampled_softmax
 from contrastive_jax.losses.nt_xent import nt_xent, nt_xent_with_memory
+from contrastive_jax.losses.reconstruction import masked_squared_error, reconstruction_cross_entropy
 from contrastive_jax.losses.regression import negative_cosine, normalized_regression
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
 
@@ -29,6 +30,7 @@ __all__ = [
     'instance_softmax',
     'kmeans',
     'log_partition',
+    'masked_squared_error',
     'nce',
     'negative_cosine',
     'non_parametric_softmax',
@@ -36,6 +38,7 @@ __all__ = [
     'nt_xent',
     'nt_xent_with_memory',
     'pca_whiten',
+    'reconstruction_cross_entropy',
     'sampled_softmax',
     'sinkhorn',
     'spherical_kmeans',

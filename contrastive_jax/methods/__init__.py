@@ -7,9 +7,11 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cmc import CMC
+from contrastive_jax.methods.context_encoder import ContextEncoder
 from contrastive_jax.methods.cpc import CPC
 from contrastive_jax.methods.deepcluster import DeepCluster
 from contrastive_jax.methods.deepcluster_v1 import DeepClusterV1
+from contrastive_jax.methods.denoising import DenoisingAutoencoder
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.dino import DINO
 from contrastive_jax.methods.exemplar import Exemplar
@@ -41,6 +43,8 @@ METHODS: dict[str, type[Method]] = {
     'swav': SwAV,
     'deepcluster': DeepCluster,
     'deepcluster_v1': DeepClusterV1,
+    'denoising': DenoisingAutoencoder,
+    'context_encoder': ContextEncoder,
     'exemplar': Exemplar,
     'relative_position': RelativePosition,
     'jigsaw': Jigsaw,
@@ -82,8 +86,10 @@ __all__ = [
     'CPC',
     'DINO',
     'METHODS',
+    'ContextEncoder',
     'DeepCluster',
     'DeepClusterV1',
+    'DenoisingAutoencoder',
     'EndToEnd',
     'Exemplar',
     'InstDis',

@@ -118,6 +118,8 @@ EXPERIMENTS = {
     'exemplar_digits': digits('exemplar:digits', 90.0),
     'relative_position_digits': digits('relative_position:digits', 90.0, min_gain=1.0),
     'jigsaw_digits': digits('jigsaw:digits', 90.0, min_gain=1.0),
+    'denoising_digits': digits('denoising:digits', 85.0, min_gain=1.0),
+    'context_encoder_digits': digits('context_encoder:digits', 85.0, min_gain=1.0),
     'dino_digits': digits('dino:digits', 91.1),
     'end_to_end_digits': digits('dictionary:end_to_end,digits', 95.6),
     'memory_bank_digits': digits('dictionary:memory_bank,digits', 95.0),

@@ -58,6 +58,7 @@ TABLE: list[tuple[str, DataFacts, Machine, dict[str, Any]]] = [
         'encoder.name': 'resnet_tiny', 'encoder.stem': 'cifar',
     }),
     ('relative_position', LARGE, NODE, {'augment.patches.tile': 96, 'encoder.stem': 'imagenet'}),
+    ('denoising', DataFacts(60_000, 28), LAPTOP_GPU, {'data.image_size': 24, 'encoder.stem': 'cifar'}),
     ('deepcluster_v1', SMALL, CPU, {'method.num_prototypes': 125}),
     ('exemplar', SMALL, CPU, {'data.split': 'train', 'data.image_size': 32}),
     ('simclr', LARGE, NODE, {'batch_size': 2048, 'optimizer.learning_rate': 0.075}),  # the recipe's own root

@@ -24,9 +24,11 @@ from tests import train_steps
 FILES = (
     'byol',
     'cmc',
+    'context_encoder',
     'cpc',
     'deepcluster',
     'deepcluster_v1',
+    'denoising',
     'dictionary',
     'dino',
     'exemplar',
@@ -49,6 +51,7 @@ EXAMPLES = {
     'imagenette/160px-v2': 9469,
     'imagenet2012': 1_281_167,
     'stl10': 100_000,
+    'mnist': 60_000,
     '': 1_281_167,  # any folder
 }
 

@@ -67,6 +67,25 @@ def test_exemplar() -> None:
     assert train_steps.load('exemplar:folder').data.split == 'train'
 
 
+def test_context_encoder() -> None:
+    """arXiv 1604.07379, section 4, and pathak22/context-encoder, train.lua."""
+    expected = {
+        **NO_COLOR,
+        'batch_size': 64,
+        'data.name': 'imagenet2012',
+        'method.region': 'blocks',
+        'optimizer.name': 'adam',
+        'optimizer.learning_rate': 2e-4,
+        'optimizer.b1': 0.5,
+        'optimizer.b2': 0.999,
+    }
+    config = train_steps.load('context_encoder')
+    check_values(config, expected)
+    assert abs(config.epochs * (1_281_167 // 64) - 100_000) < 500
+    center = {'data.image_size': 128, 'method.region': 'center', 'method.overlap': 7, 'method.overlap_weight': 10.0}
+    check_values(train_steps.load('context_encoder:center'), {**expected, **center})
+
+
 def test_deepcluster() -> None:
     """arXiv 1807.05520, section 3.3, and facebookresearch/deepcluster, main.py and main.sh."""
     expected = {

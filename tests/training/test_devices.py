@@ -31,7 +31,7 @@ RELATED = (
 REST = (
     'invaspread:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'cpc:tiny',
     'swav:tiny,queue', 'deepcluster_v1:tiny', 'exemplar:tiny', 'relative_position:tiny',
-    'jigsaw:tiny',
+    'jigsaw:tiny', 'denoising:tiny', 'context_encoder:tiny',
 )  # fmt: skip
 # Every number of devices in both modes for MoCo v2; test_contract.py compares 2 and 8 devices for every method.
 CASES = [(COLOR, *devices) for devices in DEVICES[1:]]
