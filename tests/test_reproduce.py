@@ -1,5 +1,6 @@
 """Experiments: their configs are valid, and the command runs one, resumes it, compares and records it once."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from contrastive_jax.methods import METHODS
 from contrastive_jax.protocols import run as protocols_run
 from contrastive_jax.protocols.run import RESULTS_FOLDER
 from contrastive_jax.reproduce import __main__ as command
-from contrastive_jax.reproduce import run_experiment
+from contrastive_jax.reproduce import budget, run_experiment, timing
 from contrastive_jax.reproduce.references import EXPERIMENTS, IMAGES, Experiment, ReferenceResult
 from contrastive_jax.reproduce.results import append_result, compare_with_references
 from contrastive_jax.reproduce.table import result_table
 from contrastive_jax.training import fit as training
 from contrastive_jax.training.evaluators import Context, Evaluator
+from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir import metrics
 from tests import complete_runs
@@ -155,6 +158,72 @@ def test_an_experiment_from_start_to_result(
     assert [json.loads(x)['passed'] for x in lines] == [True, False]
 
 
+def test_what_fits_the_time(
+    tmp_path: Path,
+    tiny_experiments: None,
+    quick_runs: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """CIFAR-10 first, which lacks its data here; then what fits. The same command goes on, and repeats nothing."""
+    long = dataclasses.replace(tiny(10.0), changes={**CHANGES, 'steps': 10**8})
+    experiments = {'long': long, 'hard': tiny(110.0), 'mocov2_cifar10': EXPERIMENTS['mocov2_cifar10']}
+    monkeypatch.setattr(command, 'EXPERIMENTS', experiments)
+    monkeypatch.setattr(timing, 'RULE_ERROR', 1e9)  # measured instead
+    monkeypatch.setattr(timing, 'MEASURED_S', 0.0)
+    argv = ['--gpu', '--minutes=30', f'--workdir={tmp_path}/runs', f'--results={tmp_path}/results.jsonl']
+    measured = []
+    monkeypatch.setattr(
+        timing, 'measure', lambda *args, measure=timing.measure: measured.append(measure(*args)) or measured[-1]
+    )
+    code, out, _ = call(capsys, *argv)
+    (timed,) = measured  # both are of one config
+    assert timed.step_s > 0 and timed.image_s > 0 and timed.device == '8 x cpu'
+    table = {line.split()[0]: line for line in out.splitlines()[-4:-1]}
+    assert code == command.MISSED and [*table] == ['mocov2_cifar10', 'long', 'hard']
+    assert 'left out' in table['mocov2_cifar10'] and 'needs data' in table['mocov2_cifar10']
+    assert 'left out' in table['long'] and re.search(r'needs about \d+\.\d min \(.* ms a step\), and \d', table['long'])
+    assert 'MISSED' in table['hard'] and '(reference 110.0' in table['hard']
+    results = (tmp_path / 'results.jsonl').read_text()
+    (line,) = map(json.loads, results.splitlines())
+    assert line['anchor'] == 'hard' and line['devices'] == '8 x cpu' and 'CPU cores' in line['hosts']
+
+    monkeypatch.setattr(training, 'fit', None)
+    monkeypatch.setattr(timing, 'measure', None)
+    assert call(capsys, *argv)[0] == command.MISSED and (tmp_path / 'results.jsonl').read_text() == results
+
+
+def test_the_end_of_the_time_saves(
+    tmp_path: Path, tiny_experiments: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(timing, 'measure', lambda *args: timing.Timing(0.0, 0.0, 0.0, timing.this_device()))
+    asked = []
+
+    def train_until_asked(*args: Any) -> None:
+        with Interrupt() as interrupt:
+            while not interrupt.requested:
+                time.sleep(0.01)
+        asked.append(interrupt.requested)
+        raise Interrupted('SIGTERM at step 1 of 3, saved')
+
+    monkeypatch.setattr(budget, 'run_experiment', train_until_asked)
+    code, out, _ = call(capsys, '--gpu', '--minutes=0.03', f'--workdir={tmp_path}')
+    assert code == 42 and asked == ['SIGTERM']
+    assert 'easy: stopped: the time is over: SIGTERM at step 1' in out and 'hard: left out: the time is over' in out
+
+
+def test_the_estimate_counts_steps_and_images(tmp_path: Path) -> None:
+    experiment = EXPERIMENTS['mocov2_cifar10_symmetric_800']  # kNN, and a linear probe of 100 epochs
+    config, evaluations = run_experiment.load_configs(experiment, tmp_path, str(tmp_path))
+    steps, images = 800 * 97, (1 + 80) * 60_000 + 60_000 + (100 * 50_000 + 10_000)
+    timed = timing.Timing(0.02, 1e-4, 30.0, 'a GPU')
+    found = timing.estimate(config, evaluations, timed, (50_000, 10_000))
+    assert found == pytest.approx(1.1 * (30 + 0.02 * steps + 1e-4 * images))
+    rest = timing.estimate(config, evaluations, timed, (50_000, 10_000), done=steps - 97)
+    assert rest == pytest.approx(1.1 * (30 + 0.02 * 97 + 1e-4 * (images - 80 * 60_000)))
+    assert timing.hours_on_a_cpu(config, 50_000, most_s=3600) > 10 > 0 == timing.hours_on_a_cpu(config, 50_000, 1e7)
+
+
 def fit_and_terminate(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Trains, and sends a signal to this process afterwards."""
     trained = training.fit(config, workdir)
@@ -246,6 +315,8 @@ def test_results_are_appended_to_the_file(tmp_path: Path) -> None:
         (['mocov2_cifar10', '--data=HERE/few.npz'], 3, 'has 40 training and 8 held-out images, cifar10 has 50000 and'),
         (['mocov1_imagenet', '--data=HERE/nothing'], None, 'imagenet2012'),
         (['mocov2_digits', '--seed=-1'], 2, 'seed -1 is out of range'),
+        (['mocov2_digits', '--gpu'], 2, '--gpu chooses the experiments, and mocov2_digits is given'),
+        (['--gpu', '--minutes=0'], 2, '--minutes 0 is out of range'),
         (['mocov2_digits', '--results=HERE'], 2, 'is a folder -> give a file'),
         (['mocov2_digits', '--workdir=gs://bucket/runs'], 2, 'is not local -> mount the bucket'),
     ],

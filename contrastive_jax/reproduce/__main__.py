@@ -4,6 +4,7 @@
     python -m contrastive_jax.reproduce mocov2_digits
     python -m contrastive_jax.reproduce mocov2_digits --seed=1
     python -m contrastive_jax.reproduce mocov2_cifar10 --data=cifar10.npz
+    python -m contrastive_jax.reproduce --gpu --minutes=60 --data=cifar10.npz
 
 Without a name, or with --list, it prints the table of all experiments (contrastive_jax/reproduce/references.py). At the
 end it prints the reference accuracies, tolerances, our accuracies and whether the experiment passed. It appends one
@@ -11,6 +12,11 @@ JSON object with all accuracies, hardware, commit, time and command to the file 
 have their own workdir in WORKDIR/NAME, with --seed=N in WORKDIR/NAME_seedN: run the same command again to continue
 after an interruption; completed stages are not repeated, and a result is recorded once. On several hosts, run the
 command on each of them with a WORKDIR that all of them can access.
+
+--gpu runs the experiments that fit --minutes, those with published accuracies on CIFAR-10 first. It measures a short
+run of each on this device to estimate its time, and says at the end what it left out and why. When the time is over the
+running experiment is saved; the same command goes on with it. Without a GPU it does the same on the CPU, where only the
+digits fit an hour.
 
 Exit codes: 0 all references are met, 7 a reference is missed, 42 interrupted and saved (run the same command again), 2
 an argument is wrong, 3 the data is missing or wrong, 4 loss or state became NaN, 5 a checkpoint cannot be read or
@@ -30,11 +36,13 @@ from jax.experimental import multihost_utils
 
 from contrastive_jax.distributed.hosts import connect, enable_compilation_cache, end_alone
 from contrastive_jax.errors import UserError
+from contrastive_jax.reproduce.budget import outcomes_table, run_all
 from contrastive_jax.reproduce.references import EXPERIMENTS, Experiment
-from contrastive_jax.reproduce.results import append_result
+from contrastive_jax.reproduce.results import append_result, environment
 from contrastive_jax.reproduce.run_experiment import run_experiment
 from contrastive_jax.reproduce.table import experiments_table, result_table
 from contrastive_jax.rules import did_you_mean
+from contrastive_jax.training.interrupt import RESTART
 
 MISSED = 7  # exit code
 RESULTS = 'results.jsonl'  # the file of results in WORKDIR
@@ -74,10 +82,16 @@ def run(given: argparse.Namespace, command: str) -> int:
     Returns:
       The exit code.
     """
-    if given.list or not given.name:
+    if given.list or not (given.name or given.gpu):
         print(experiments_table(EXPERIMENTS))
         return 0
-    experiment, place = with_seed(find_experiment(given.name), given.name, given.seed)
+    if given.gpu and given.name:
+        raise UserError(f'--gpu chooses the experiments, and {given.name} is given -> leave one of them out')
+    experiment, place = None, ''
+    if given.name:
+        experiment, place = with_seed(find_experiment(given.name), given.name, given.seed)
+    if not given.minutes > 0:
+        raise UserError(f'--minutes {given.minutes:g} is out of range -> give a time above 0')
     if '://' in given.workdir:
         raise UserError(f'--workdir {given.workdir} is not local -> mount the bucket and give the mounted folder')
     folder = Path(given.workdir).expanduser().absolute()
@@ -86,6 +100,8 @@ def run(given: argparse.Namespace, command: str) -> int:
         raise UserError(f'--results {file} is a folder -> give a file, e.g. {file / RESULTS}')
     connect(given.coordinator_address, given.num_processes, given.process_id)
     enable_compilation_cache()
+    if experiment is None:
+        return run_gpu(given, folder, file, command)
     result = run_experiment(given.name, experiment, folder / place, given.data, command)
     if jax.process_index() == 0:
         append_result(result, file)
@@ -96,12 +112,46 @@ def run(given: argparse.Namespace, command: str) -> int:
     return 0 if passed else MISSED
 
 
+def run_gpu(given: argparse.Namespace, folder: Path, file: Path, command: str) -> int:
+    """Runs the experiments that fit the time, and prints what became of all of them.
+
+    Args:
+      given: the parsed arguments of the command.
+      folder: the folder of all experiments.
+      file: the file of results.
+      command: the command as text, for the results.
+
+    Returns:
+      The exit code.
+    """
+    if jax.process_count() > 1:
+        raise UserError('--gpu is for one host -> run single experiments on several')
+    on_gpu = jax.default_backend() == 'gpu'
+    machine = environment()
+    print(f'{given.minutes:g} min on {machine["devices"]}, {machine["hosts"]}' + '; no GPU' * (not on_gpu), flush=True)
+
+    def place(name: str) -> tuple[Experiment, Path]:
+        experiment, own = with_seed(EXPERIMENTS[name], name, given.seed)
+        return experiment, folder / own
+
+    outcomes = run_all(
+        EXPERIMENTS, place, minutes=given.minutes, data=given.data, folder=folder, results=file, command=command
+    )
+    print(f'\n{outcomes_table(outcomes)}\nresults: {file}', flush=True)
+    found = {outcome.what for outcome in outcomes.values()}
+    return RESTART if 'stopped' in found else MISSED if found & {'MISSED', 'failed'} else 0
+
+
 def options() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.reproduce', description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('name', nargs='?', help='the name of an experiment')
     parser.add_argument('--list', action='store_true', help='print the table of all experiments and exit')
+    parser.add_argument(
+        '--gpu', action='store_true', help='run the experiments that fit --minutes, in an order of worth'
+    )
+    parser.add_argument('--minutes', type=float, default=60.0, help='the time for --gpu; default: 60')
     parser.add_argument(
         '--data', default='', help='an .npz file, or the data_dir of TFDS; not for the digits, which are embedded'
     )
