@@ -2,7 +2,7 @@ r"""Denoising autoencoder: Vincent et al., "Extracting and Composing Robust Feat
 
     python -m contrastive_jax.main --config=configs/denoising.py --workdir=runs/denoising
 
-Recipe: MNIST, a quarter of the components of an image is set to 0, cross-entropy. The paper trains up to three layers
+Recipe: MNIST, a quarter of the pixels of an image is set to 0, cross-entropy. The paper trains up to three layers
 of fully connected units one after the other, with tied weights; here it is a ResNet-18 with a decoder, trained whole.
 Cost: not reported.
 Expected: no linear probe in the paper, which fine-tunes all layers.
@@ -62,13 +62,11 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def digits(c: ConfigDict) -> None:
-    """One channel: with three equal ones, a component would be known from the two others."""
     variants.digits(c)
-    c.data.channels = 1
     c.projector = head_config(1, 64, 64, bias=True)
     c.method.decoder_width = 64
     c.augment.update(crop_scale=(1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0), blur=(0.0,), solarize=(0.0,))
-    c.augment.update(mean=(0.0,), std=(1.0,))
+    c.augment.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def tiny(c: ConfigDict) -> None:

@@ -35,7 +35,7 @@ class ContextEncoder(base.Method):
         the side at random places, which may overlap.
       overlap: with 'center', a margin in pixels, inside of the square, that the encoder does see.
       overlap_weight: the weight of that margin in the loss.
-      decoder_width: the channels of the decoder's first layer.
+      decoder_width: the channels of the decoder's first transposed convolution; each further one has half of them.
     """
 
     region: str = field('center', choices=REGIONS)

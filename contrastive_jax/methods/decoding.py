@@ -60,7 +60,7 @@ def reconstruct(
 
     Args:
       network: encoder and projector.
-      width: the channels of the decoder's first layer.
+      width: the channels of the decoder's first transposed convolution.
       params: {'encoder': ..., 'projector': ..., 'decoder': ...}.
       stats: BN statistics of the network.
       x: [b, H, W, C] images.

@@ -1,7 +1,7 @@
 """Denoising autoencoder (Vincent, Larochelle, Bengio, Manzagol, ICML 2008): an image is restored from a part of it.
 
-A fixed share of the components of an image, chosen at random, is set to 0; the encoder sees the rest, and a decoder
-gives the whole image. The loss is the cross-entropy of images in [0, 1].
+A fixed share of the pixels of an image, chosen at random, is set to 0; the encoder sees the rest, and a decoder gives
+the whole image. The loss is the cross-entropy of images in [0, 1].
 
 The paper trains one layer after the other, each with the transposed weights as its decoder. Here a ResNet is trained
 whole, and the decoder has weights of its own (models/decoder.py). There is no official code.
@@ -29,8 +29,8 @@ class DenoisingAutoencoder(base.Method):
 
     Attributes:
       network: a ResNet, and a projector that is applied to each position of its last feature map; no predictor.
-      corruption: the share of components that are set to 0; 0.1, 0.25 and 0.4 in the paper.
-      decoder_width: the channels of the decoder's first layer.
+      corruption: the share of pixels that are set to 0, in all channels; 0.1, 0.25 and 0.4 in the paper, of gray images.
+      decoder_width: the channels of the decoder's first transposed convolution; each further one has half of them.
     """
 
     corruption: float = field(0.25, least=0, below=1)
@@ -80,6 +80,7 @@ class DenoisingAutoencoder(base.Method):
 
 
 def corrupt(key: Array, x: Array, share: float) -> Array:
-    """Sets a fixed share of the components of one image, chosen at random, to 0; their number is rounded down."""
-    order = jnp.argsort(jax.random.uniform(key, (x.size,), jnp.float32))
-    return x.reshape(-1).at[order[: int(share * x.size)]].set(0).reshape(x.shape)
+    """Sets a fixed share of the pixels of one image [H, W, C], chosen at random, to 0; their number is rounded down."""
+    pixels = x.reshape(-1, x.shape[-1])
+    order = jnp.argsort(jax.random.uniform(key, (len(pixels),), jnp.float32))
+    return pixels.at[order[: int(share * len(pixels))]].set(0).reshape(x.shape)

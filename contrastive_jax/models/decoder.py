@@ -7,13 +7,14 @@ from jax import Array
 
 
 class Decoder(nn.Module):
-    """Transposed convolutions with stride 2 and ReLUs, each of which doubles height and width, as in context encoders.
+    """Transposed convolutions with stride 2, each of which doubles height and width, and a 3x3 convolution at the end.
 
-    Each layer but the last has half the channels of the one before it. The layers are named deconv_0, deconv_1, ...
+    A ReLU precedes every layer, and each transposed convolution has half the channels of the one before it, as in
+    context encoders (arXiv 1604.07379). The layers are named deconv_0, deconv_1, ... and image.
 
     Attributes:
-      doublings: the number of layers.
-      width: the channels of the first layer.
+      doublings: the number of transposed convolutions.
+      width: the channels of the first transposed convolution.
       channels: the channels of the output.
       dtype: the dtype of the computation; parameters are float32.
     """
@@ -27,7 +28,7 @@ class Decoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, h, w, D] to [B, h 2^doublings, w 2^doublings, channels], in float32 or a wider dtype."""
         for i in range(self.doublings):
-            last = i == self.doublings - 1
-            channels = self.channels if last else max(self.width // 2**i, 1)
+            channels = max(self.width // 2**i, 1)
             x = nn.ConvTranspose(channels, (4, 4), (2, 2), dtype=self.dtype, name=f'deconv_{i}')(nn.relu(x))
+        x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='image')(nn.relu(x))
         return x.astype(jnp.promote_types(self.dtype, jnp.float32))
