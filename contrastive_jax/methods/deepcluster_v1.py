@@ -83,13 +83,12 @@ class DeepClusterV1(base.Method):
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
         params, state = base.init_online(self.network, rng, batch)
         rows, D, K = memory.num_rows(self.num_examples), self.network.projector.output_dim, self.num_prototypes
-        zeros = lambda: {'kernel': jnp.zeros((D, K), jnp.float32), 'bias': jnp.zeros(K, jnp.float32)}  # noqa: E731
         new = {  # `before_epoch` replaces all but the bank at step 0
             'bank': jnp.zeros((rows, D), jnp.float32),
             'assignments': jnp.zeros((rows, 1), jnp.int32),
             'weights': jnp.ones(K, jnp.float32),
-            'classifier': zeros(),
-            'velocity': zeros(),
+            'classifier': init_classifier(jax.random.fold_in(rng, 1), D, K),
+            'velocity': jax.tree.map(jnp.zeros_like, init_classifier(rng, D, K)),
             'entropy': jnp.zeros((), jnp.float32),
         }
         return params, dataclasses.replace(state, memory=new)
@@ -113,17 +112,14 @@ class DeepClusterV1(base.Method):
         sizes = jnp.zeros(K, bank.dtype).at[assigned].add(jnp.where(seen, 1.0, 0.0))
         sizes = collectives.psum(sizes, axis_name)
         count, used = jnp.sum(sizes), jnp.sum(sizes > 0)
-        classifier = state.memory['classifier']
+        classifier = init_classifier(key_classifier, bank.shape[1], K)
         new = {
             'bank': jnp.zeros_like(bank),
             'assignments': assigned[:, None],
             # As if images were drawn uniformly over the clusters that are not empty.
             'weights': jnp.where(sizes > 0, count / (used * jnp.maximum(sizes, 1)), 0.0),
-            'classifier': {
-                'kernel': INITIAL_STD * jax.random.normal(key_classifier, classifier['kernel'].shape, bank.dtype),
-                'bias': jnp.zeros_like(classifier['bias']),
-            },
-            'velocity': jax.tree.map(jnp.zeros_like, classifier),
+            'classifier': jax.tree.map(lambda x: x.astype(bank.dtype), classifier),
+            'velocity': jax.tree.map(lambda x: jnp.zeros_like(x, bank.dtype), classifier),
             'entropy': jnp.sum(jax.scipy.special.entr(sizes / jnp.maximum(count, 1.0))) / math.log(K),
         }
         return dataclasses.replace(state, memory=new)
@@ -170,3 +166,9 @@ class DeepClusterV1(base.Method):
         bank = memory.write_bank(old['bank'], index, z, axis_name)
         new = old | {'bank': bank, 'classifier': trained, 'velocity': lax.stop_gradient(velocity)}
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}, memory=new), metrics)
+
+
+def init_classifier(key: Array, D: int, K: int) -> PyTree:
+    """A new linear classifier of K clusters from D features."""
+    kernel = INITIAL_STD * jax.random.normal(key, (D, K), jnp.float32)
+    return {'kernel': kernel, 'bias': jnp.zeros(K, jnp.float32)}

@@ -29,7 +29,7 @@ class DenoisingAutoencoder(base.Method):
 
     Attributes:
       network: a ResNet, and a projector that is applied to each position of its last feature map; no predictor.
-      corruption: the share of pixels that are set to 0, in all channels; 0.1, 0.25 and 0.4 in the paper, of gray images.
+      corruption: the share of pixels that are set to 0, in all channels. In the paper 0.1, 0.25, 0.4 of gray images.
       decoder_width: the channels of the decoder's first transposed convolution; each further one has half of them.
     """
 
