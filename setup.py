@@ -28,6 +28,7 @@ setup(
     package_data={
         'contrastive_jax': ['py.typed'],
         'contrastive_jax.pretrained': ['torch_code/*.py.txt'],
+        'contrastive_jax.ablate': ['page.html'],
         'contrastive_jax.report': ['page.html'],
     },
     entry_points={'console_scripts': ['contrastive-jax = contrastive_jax.__main__:main']},

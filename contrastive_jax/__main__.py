@@ -22,6 +22,7 @@ COMMANDS = {
     'features': ('contrastive_jax.features', 'write the features of a data set to an .npz file'),
     'convert': ('contrastive_jax.convert', 'convert weights: published checkpoints in, PyTorch and ONNX out'),
     'compare': ('contrastive_jax.compare', 'train several configs and compare them in a table and a picture'),
+    'ablate': ('contrastive_jax.ablate.__main__', 'train an ablation of a paper, and show it on a page'),
     'reproduce': ('contrastive_jax.reproduce.__main__', 'train and evaluate what a reference number was measured on'),
     'plan': ('contrastive_jax.plan.__main__', 'say what a run will cost on devices that need not be here'),
     'configs': ('', 'list the recipes and their variants'),

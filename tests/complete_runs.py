@@ -194,7 +194,7 @@ def write_npz(path: Path, train_images: int, test_images: int = 32) -> Path:
 
 
 def start(
-    name: str, workdir: Path, compiled: Path, *args: str, devices: int = 2, file: str = 'tests/tiny_configs.py'
+    name: str, workdir: Path, *args: str, devices: int = 2, file: str = 'tests/tiny_configs.py'
 ) -> subprocess.Popen[str]:
     """Starts the command on a tiny config and virtual devices; what it says goes to files beside the workdir."""
     flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
@@ -202,8 +202,6 @@ def start(
         **os.environ,
         'XLA_FLAGS': ' '.join([*flags, f'--xla_force_host_platform_device_count={devices}']),
         'JAX_DEFAULT_MATMUL_PRECISION': 'highest',  # as in conftest.py
-        'JAX_COMPILATION_CACHE_DIR': str(compiled),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
     command = [sys.executable, '-m', 'contrastive_jax.main', f'--config={file}:{name}', f'--workdir={workdir}']
     number = len(list(workdir.parent.glob('*.out')))
@@ -215,7 +213,7 @@ def start(
 
 
 def start_together(
-    name: str, workdir: Path, compiled: Path, *fields: Mapping[str, object], flags: Sequence[str] = ()
+    name: str, workdir: Path, *fields: Mapping[str, object], flags: Sequence[str] = ()
 ) -> list[subprocess.Popen[str]]:
     """Starts the command in one process for each of `fields`, which connect over the loopback interface."""
     address = free_address()
@@ -223,7 +221,6 @@ def start_together(
         start(
             name,
             workdir,
-            compiled,
             *(f'--config.{field}={value}' for field, value in given.items()),
             *(f'--coordinator_address={address}', f'--num_processes={len(fields)}', f'--process_id={i}'),
             *flags,

@@ -4,8 +4,8 @@ import gc
 import importlib.metadata
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 # Programs in these tests are small and run a few times, so most of their time is compilation. LLVM does not optimize
@@ -19,6 +19,12 @@ os.environ['XLA_FLAGS'] = ' '.join([
     ' --xla_llvm_disable_expensive_passes=true' * importlib.metadata.version('jaxlib').startswith('0.10.'),
 ])  # fmt: skip
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+# All workers, and the processes that tests start, share what they have compiled: many files need the same programs.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+    _folder = tempfile.TemporaryDirectory(prefix='compiled')  # until this process, which started the workers, ends
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = _folder.name
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 import jax
 import numpy as np
@@ -61,28 +67,6 @@ def nothing_compiled() -> Iterator[None]:
     yield
     jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
-
-
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for compiled programs, so that each is compiled once."""
-    return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture
-def quick_runs(compiled: Path) -> Iterator[None]:
-    """Programs that are compiled here are shared with other processes, and the other way round."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    set_cache = lambda folder, seconds: (  # noqa: E731
-        jax.config.update('jax_compilation_cache_dir', folder),
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds),
-        compilation_cache.reset_cache(),
-    )
-    set_cache(str(compiled), 0)
-    yield
-    set_cache(*before)
 
 
 @pytest.fixture

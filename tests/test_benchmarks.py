@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import count, measure, programs, step
+from benchmarks import count, gpu, measure, programs, step
 from contrastive_jax.methods import ema
 from contrastive_jax.models import network
 from contrastive_jax.plan import flops
 from contrastive_jax.training.step import init_state
+
+GPU = Path(__file__).parents[1] / 'benchmarks' / 'gpu.sh'
 
 
 @pytest.mark.parametrize(
@@ -144,3 +149,63 @@ def test_bad_sizes_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> Non
             step.main(['--preset', 'tiny', argument])
         assert stop.value.code == 2
         assert 'it must be at least 1' in capsys.readouterr().err
+
+
+# ================================ gpu.sh ================================
+
+FAKE_PYTHON = """#!/bin/bash
+# python -m benchmarks.gpu PART ... --json FILE, or --table FILE
+case $3 in
+    --table) cat "$4" ;;
+    peak) sleep 60 ;;
+    epoch) exit 3 ;;
+    *) echo "{\\"part\\": \\"$3\\", \\"given\\": \\"$4\\"}" >>"${@: -1}" ;;
+esac
+"""
+
+
+def test_a_part_that_fails_does_not_stop_the_next(tmp_path: Path) -> None:
+    fake = tmp_path / 'python'
+    fake.write_text(FAKE_PYTHON)
+    fake.chmod(0o755)
+    timeout = tmp_path / 'timeout'  # half a second instead of ten minutes
+    timeout.write_text('#!/bin/bash\nshift 2\nexec /usr/bin/timeout 0.5 "$@"\n')
+    timeout.chmod(0o755)
+    environment = {**os.environ, 'PYTHON': str(fake), 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    command = [str(GPU), '--small', '--out', str(tmp_path / 'out')]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and not done.stderr
+    lines = [json.loads(line) for line in (tmp_path / 'out' / 'results.jsonl').read_text().splitlines()]
+    assert [line['part'] for line in lines] == list(gpu.PARTS)
+    by_part = {line['part']: line for line in lines}
+    assert by_part['peak']['failed'] == 'stopped after 10 min'
+    assert by_part['epoch']['failed'] == 'exit code 3, see epoch.log'
+    assert by_part['vit'] == {'part': 'vit', 'given': '--small'}
+    assert (tmp_path / 'out' / 'table.txt').read_text() == (tmp_path / 'out' / 'results.jsonl').read_text()
+    for wrong in (['--minutes', '0'], ['--out'], ['--fast']):
+        done = subprocess.run([str(GPU), *wrong], env=environment, capture_output=True, text=True)
+        assert (
+            done.returncode == 2 and done.stderr.count('\n') == 1 and ' -> benchmarks/gpu.sh [--small]' in done.stderr
+        )
+
+
+def test_shellcheck_is_clean() -> None:
+    shellcheck = Path(sys.executable).with_name('shellcheck')
+    if not shellcheck.exists():
+        pytest.skip('shellcheck is not installed')
+    done = subprocess.run([shellcheck, '-x', GPU], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_part_writes_a_line_and_the_table_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'results.jsonl'
+    gpu.main(['peak', '--json', str(file)])
+    with file.open('a') as lines:
+        lines.write('{"part": "vit", "failed": "stopped after 10 min"}\n')
+    found = json.loads(file.read_text().splitlines()[0])
+    assert found['small'] and found['part'] == 'peak' and found['jax'] == jax.__version__ and found['device']
+    assert all(0 < row['low'] <= row['median'] <= row['high'] for row in found['rows'])
+    capsys.readouterr()
+    gpu.main(['--table', str(file)])
+    out = capsys.readouterr().out
+    assert 'peak (small)' in out and 'vit' in out and 'failed: stopped after 10 min' in out

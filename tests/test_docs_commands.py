@@ -185,7 +185,7 @@ def has_field(config: ConfigDict, path: str) -> bool:
 # ================================ run ================================
 
 
-def test_short_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_runs: None) -> None:
+def test_short_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds, word for word, one after the other as a reader of README and docs/evaluation.md has them."""
     untrained_workdirs.save(train_steps.load('mocov2:tiny'), tmp_path / 'runs' / 'digits')
     (tmp_path / 'photos').mkdir()

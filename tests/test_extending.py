@@ -26,8 +26,6 @@ from tests.complete_runs import digest, fit, saved
 
 PAGE = (Path(__file__).parents[1] / 'docs' / 'extending.md').read_text(encoding='utf-8')
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 
 @pytest.fixture(scope='module')
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -107,7 +105,6 @@ def test_commands_of_the_page(
 ) -> None:
     """Word for word, in the folder of the page's files; those that train are parsed, and one of them is `trained`."""
     monkeypatch.chdir(parts)
-    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'left as it is')
     (block,) = re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
     for line in block.splitlines():
         path, python, m, name, *arguments = shlex.split(line)

@@ -106,7 +106,6 @@ def slow_knn(workdir: Path, k: int = 20, temperature: float = 0.07) -> float:
 def test_an_experiment_from_start_to_result(
     tmp_path: Path,
     tiny_experiments: None,
-    quick_runs: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

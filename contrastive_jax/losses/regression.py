@@ -4,8 +4,8 @@
     SimSiam, eq. 1 (arXiv 2011.10566)    D(p, z)  =  -cos(p, z)
 
 They differ in a constant, a factor and the norm floor. Each function computes one direction; BYOL sums both directions,
-SimSiam averages them. No gradient flows into z: without this stop-gradient the methods collapse. No collectives are
-needed: the pmean over the devices is the loss of the whole batch.
+SimSiam averages them. No gradient flows into z: without this stop-gradient, an ablation, SimSiam collapses. No
+collectives are needed: the pmean over the devices is the loss of the whole batch.
 """
 
 import jax.numpy as jnp
@@ -30,15 +30,16 @@ def normalized_regression(p: Array, z: Array) -> Array:
     return jnp.mean(jnp.sum((p - z) ** 2, axis=-1))
 
 
-def negative_cosine(p: Array, z: Array) -> Array:
+def negative_cosine(p: Array, z: Array, *, stop_gradient: bool = True) -> Array:
     """Mean of -cos(p, z), in [-1, 1]; SimSiam averages both directions.
 
     Args:
       p: [B, D] predictions from one view.
-      z: [B, D] projections of the other view. They get no gradient.
+      z: [B, D] projections of the other view.
+      stop_gradient: whether z gets no gradient, as in SimSiam.
 
     Returns:
       Scalar, the mean over the (local) examples, at least float32.
     """
-    p, z = (normalize(x, TORCH_COSINE_FLOOR) for x in (p, lax.stop_gradient(z)))
+    p, z = (normalize(x, TORCH_COSINE_FLOOR) for x in (p, lax.stop_gradient(z) if stop_gradient else z))
     return -jnp.mean(jnp.sum(p * z, axis=-1))

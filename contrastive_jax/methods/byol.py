@@ -24,9 +24,11 @@ class BYOL(base.Method):
     Attributes:
       network: encoder, projector and predictor, with BN over the whole global batch.
       momentum: tau of the target network at the start; it increases to 1 along half a cosine.
+      use_predictor: False is an ablation: the projections take the place of the predictions.
     """
 
     momentum: float = field(0.996, least=0, most=1)
+    use_predictor: bool = True
 
     has_predictor: ClassVar[bool] = True
 
@@ -53,8 +55,10 @@ class BYOL(base.Method):
         del rng, progress
         x1, x2 = batch['views']
         stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        (_, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
-        (_, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        (q1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
+        (q2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        if not self.use_predictor:
+            p1, p2 = q1, q2
         z1, stats_k = base.project(self.network, state.target, stats_k, x1, axis_name)
         z2, stats_k = base.project(self.network, state.target, stats_k, x2, axis_name)
         loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # without gradient through z

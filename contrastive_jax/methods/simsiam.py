@@ -5,11 +5,12 @@ predictor is configured in `config.optimizer.constant`.
 """
 
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
 from jax import Array
 
-from contrastive_jax.losses import negative_cosine as D
+from contrastive_jax.losses import negative_cosine
 from contrastive_jax.methods import base
 
 
@@ -19,7 +20,12 @@ class SimSiam(base.Method):
 
     Attributes:
       network: encoder, projector and predictor, with BN over the whole global batch.
+      use_predictor: False is an ablation: the projections take the place of the predictions.
+      stop_gradient: whether the projections get no gradient; False is an ablation.
     """
+
+    use_predictor: bool = True
+    stop_gradient: bool = True
 
     has_predictor: ClassVar[bool] = True
 
@@ -41,6 +47,9 @@ class SimSiam(base.Method):
         stats = state.batch_stats['online']
         (z1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
         (z2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
-        loss = D(p1, z2) / 2 + D(p2, z1) / 2  # D has no gradient through z
+        if not self.use_predictor:
+            p1, p2 = z1, z2
+        D = partial(negative_cosine, stop_gradient=self.stop_gradient)
+        loss = D(p1, z2) / 2 + D(p2, z1) / 2
         state = dataclasses.replace(state, batch_stats={'online': stats})
         return loss, (state, base.regression_metrics(p1, z2, axis_name))

@@ -82,7 +82,7 @@ def curves(history: History, path: Path, first: str = UNTRAINED) -> None:
         for i, (panel, found) in enumerate(small):
             row, column = divmod(i, SMALL_COLUMNS)
             _panel(figure.add_subplot(grid[1 + row, column * width : (column + 1) * width]), panel, found, first)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _panel(axes: Axes, panel: Panel, found: Sequence[Curve], first: str) -> None:
@@ -137,7 +137,7 @@ def contact_sheet(originals: np.ndarray, views: Mapping[str, np.ndarray], path: 
         for j, (_, images) in enumerate(columns):
             for i in range(len(originals)):
                 sheet.show(i, j, images[i])
-        _save(sheet.figure, path)
+        save(sheet.figure, path)
 
 
 def nearest_neighbors(
@@ -175,7 +175,7 @@ def nearest_neighbors(
                 label = neighbor_labels[i, j]
                 if query_labels[i] >= 0 and label >= 0:
                     sheet.mark(i, j + 1, class_name(label, names), correct=label == query_labels[i])
-        _save(sheet.figure, path)
+        save(sheet.figure, path)
 
 
 def class_name(label: int, names: Sequence[str] | None) -> str:
@@ -214,7 +214,7 @@ def comparison(rows: Sequence[tuple[str, float, float]], path: Path, first: str 
         axes.set_xlabel('kNN accuracy on held-out images (%)')
         axes.grid(axis='y', visible=False)
         axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=2)
-        _save(figure, path)
+        save(figure, path)
 
 
 class _Sheet:
@@ -259,7 +259,8 @@ class _Sheet:
         self._axes.text(x + CELL / 2, y + CELL + GAP / 2, short, fontsize=7.5, ha='center', va='top', **style)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format='png', dpi=DPI, facecolor='white')

@@ -38,17 +38,16 @@ def contact_sheet(source: Source, policy: Policy, image_size: int, seed: int, pa
     figures.contact_sheet(images, views, path, policy.shown_channels)
 
 
-def augmented(
-    source: Source, policy: Policy, image_size: int, seed: int, rows: int = ROWS
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Reads a few images and draws augmented views of them.
+def augmented(source: Source, policy: Policy, image_size: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Reads `ROWS` images and draws augmented views of them.
+
+    The number is the same for all callers, so that the report finds the program that the training has compiled.
 
     Args:
       source: training images.
       policy: the augmentation.
       image_size: height and width of a global view, in pixels.
       seed: seed of the random draws.
-      rows: the largest number of images.
 
     Returns:
       The images [n, H, W, 3] as `shown` makes them, and title -> views float[n, h, w, 3] in [0, 1].
@@ -56,7 +55,7 @@ def augmented(
     Raises:
       DataError: none of the images can be read.
     """
-    images = few_images(source, rows, image_size)
+    images = few_images(source, ROWS, image_size)
     # One program for all views, which runs once: operation by operation, compilation would take several times as long.
     draw = jax.jit(_draw, static_argnames=('policy', 'image_size'), compiler_options=quick_options())
     views = jax.device_get(draw(policy, jax.random.key(seed), images, image_size))

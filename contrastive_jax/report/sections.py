@@ -23,7 +23,6 @@ from contrastive_jax.report.record import RunRecord
 from contrastive_jax.report.staleness import measure
 from contrastive_jax.training.build import build_run
 
-VIEW_ROWS = 6  # images in the section of augmented views
 TABLE_CLASSES = 20  # the largest number of classes whose confusion matrix is a table
 LISTED = 12  # rows in the lists of confused pairs and of classes
 MAP_SIDE = 96  # pixels of an attention map and of a feature map
@@ -108,7 +107,7 @@ def augmented_views(config: ConfigDict, source: Source) -> dict[str, Any]:
       DataError: no image can be read.
     """
     policy, size = build_policy(config), config.data.image_size
-    originals, views = pictures.augmented(source, policy, size, config.seed, rows=VIEW_ROWS)
+    originals, views = pictures.augmented(source, policy, size, config.seed)
     columns = {'original': originals, **views}
     titles = [f'{title}\n{x.shape[2]} × {x.shape[1]}' for title, x in columns.items()]
     rows = [

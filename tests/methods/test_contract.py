@@ -242,7 +242,7 @@ def test_no_gradient_reaches_the_target_or_the_memory(name):
 
 
 @pytest.mark.parametrize('name', METHODS_ONCE)
-def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path, quick_runs):
+def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path):
     """Through a checkpoint, on two devices; and no step but the first of all is compiled."""
     changes = {
         'eval.evaluators': (),

@@ -113,7 +113,6 @@ def data(tmp_path_factory) -> Path:
     return complete_runs.write_npz(tmp_path_factory.mktemp('data') / 'digits.npz', 56)
 
 
-@pytest.mark.usefixtures('quick_runs')
 @pytest.mark.parametrize(
     ('mode', 'on_device', 'cuts'), [('jit', True, (1, 3, 4)), ('pmap', False, (3,))], ids=['resident', 'stream']
 )
@@ -135,7 +134,6 @@ def test_a_run_that_initializes_memory_resumes_to_the_same_bits(data, mode, on_d
     assert (state.method.memory['assignments'][:56] == -1).all(axis=1).sum() == 8
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_a_signal_while_the_memory_is_initialized(data, tmp_path, monkeypatch):
     """Nothing is saved, and the same command starts from the beginning."""
     config = tiny_config('deepcluster', **{'data.source': 'npz', 'data.name': '', 'data.path': str(data), 'steps': 2})

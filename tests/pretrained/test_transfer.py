@@ -73,7 +73,6 @@ def test_neighbours(run: Path, photos: Path, held: dict[str, Any], tmp_path: Pat
     assert json.loads((tmp_path / 'eval' / 'knn.json').read_text())['classes'] == 3
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_linear_probe(run: Path, photos: Path, held: dict[str, Any], tmp_path: Path) -> None:
     """The accuracy is that of the weights in the checkpoint on the features that the command wrote."""
     one = {'optimizer.learning_rates': (0.1,), 'optimizer.weight_decays': (0.0,), 'epochs': 2.0}
@@ -86,7 +85,6 @@ def test_linear_probe(run: Path, photos: Path, held: dict[str, Any], tmp_path: P
     assert found['eval/linear_top1'] == pytest.approx((logits.argmax(1) == held['val']['labels']).mean())
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_fine_tuning(run: Path, photos: Path, tmp_path: Path) -> None:
     """Fine-tuning starts from interpolated positions and learns to classify the colors."""
     changes = {'finetune.labels': 1.0, 'epochs': 20.0, 'optimizer.learning_rate': 0.05}

@@ -130,7 +130,6 @@ def test_more_devices_train_what_one_trains(
     assert train_steps.relative_error(one[0][1].target, teacher.params) == 0
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_what_is_written_and_a_resumed_run(folders: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Interrupted or not: the same bits, and the number is that of the student that was saved. No label is needed."""
     test = open_source('digits', split='test')

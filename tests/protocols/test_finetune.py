@@ -213,7 +213,6 @@ def test_labels_of_each_class() -> None:
     assert stratified(labels, 1.0).all()
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_what_is_written_and_a_resumed_run(simclrv2: Path, tmp_path: Path) -> None:
     """Interrupted or not: the same bits, and numbers that are those of the network that was saved."""
     changes = {**AS_DEIT, **FROM_THE_MIDDLE, 'optimizer.learning_rate': 0.1, 'finetune.init_std': 0.1}

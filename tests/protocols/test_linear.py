@@ -45,7 +45,7 @@ def encoder(run: Path) -> Encoder:
 
 
 def evaluate(config: Any, workdir: Path, count: int = 2, at: int | None = None) -> dict[str, float] | str:
-    """On the first `count` devices; interrupted after step `at`, if given. With `quick_runs` only."""
+    """On the first `count` devices; interrupted after step `at`, if given."""
     complete_runs.Cut.at, complete_runs.Cut.done = at, 0
     devices = complete_runs.SharedDevices.of(config.parallel, count)
     try:
@@ -150,7 +150,6 @@ def test_augmentation_keeps_what_the_run_saw(encoder: Encoder) -> None:
 # ================================ whole evaluations ================================
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_what_is_written_and_said(
     run: Path, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +181,6 @@ def test_what_is_written_and_said(
     assert f'linear_top1 on 360 held-out images of digits: {found["eval/linear_top1"]:.1%}' in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_a_resumed_probe_ends_with_the_same_bits(run: Path, encoder: Encoder, tmp_path: Path) -> None:
     config = load('linear:tiny', init=str(run), epochs=0.05)  # four steps
     whole = evaluate(config, tmp_path / 'whole')
@@ -194,7 +192,6 @@ def test_a_resumed_probe_ends_with_the_same_bits(run: Path, encoder: Encoder, tm
     jax.tree.map(np.testing.assert_array_equal, a[1], b[1])
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_another_encoder_than_the_one_it_began_with(run: Path, tmp_path: Path) -> None:
     untrained_workdirs.save(get_config('mocov2'), tmp_path / 'run', (3,))
     config = load('linear:tiny', init=str(tmp_path / 'run'))
@@ -204,7 +201,6 @@ def test_another_encoder_than_the_one_it_began_with(run: Path, tmp_path: Path) -
         evaluate(config, tmp_path / 'probe')
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_an_encoder_that_moves_is_noticed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = lambda self, params, state, progress: (  # noqa: E731
         params, state.replace(target=jax.tree.map(lambda x: x * 1.0001, state.target))
@@ -216,7 +212,6 @@ def test_an_encoder_that_moves_is_noticed(run: Path, tmp_path: Path, monkeypatch
     complete_runs.PROGRAMS.clear()
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_images_off_the_disk_one_setting(run: Path, tmp_path: Path) -> None:
     """Streamed, with an image that cannot be read; without a sweep nothing is held out."""
     digits = open_source('digits')

@@ -136,12 +136,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.fixture(autouse=True)
-def _compiled_once(quick_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs go to the folder of `quick_runs`, and not into the home of who runs the tests."""
-    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'left as it is')
-
-
 def report(workdir: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[Page, list[str]]:
     """The page, and the lines of the terminal about sections that were left out."""
     assert command.main([f'--workdir={workdir}', *flags]) == 0

@@ -17,8 +17,6 @@ from tests import complete_runs
 from tests.complete_runs import fit, tiny_config
 from tests.workdir.test_trackers import Recording
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 SCORES = {0: 0.99, 2: 0.3, 4: 0.9, 6: 0.5, 8: 0.9}  # the untrained encoder has no checkpoint
 
 

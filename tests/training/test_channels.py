@@ -14,8 +14,6 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.training.fit import load_data
 from tests.complete_runs import digest, fit, saved, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:

@@ -22,8 +22,6 @@ from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
 from tests.training.test_devices import differing
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 STEPS = 13
 # The step in which each thing is not finite, on the second device alone.
 LOSS, GRADIENT, MEMORY, STATISTICS, TARGET, STREAK = 1, 2, 4, 5, 6, (8, 9, 10, 11)

@@ -8,8 +8,6 @@ from contrastive_jax.workdir.described import FOLDER
 from tests import complete_runs, small_disks
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 
 class Fill(Evaluator):
     """Leaves room for half a checkpoint after step 2 is saved."""

@@ -57,7 +57,6 @@ def last(workdir: Path) -> dict[str, float]:
     return {name: x for line in metrics.read(workdir) for name, x in line.items()}
 
 
-@pytest.mark.usefixtures('quick_runs')
 def test_a_run_continues_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From its weights exactly, over an interruption without reading them again, and without losing accuracy."""
     first, second = tmp_path / 'first', tmp_path / 'second'

@@ -18,19 +18,17 @@ from tests.complete_runs import ended, fit, lines, saved, tiny_config
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import load as protocol
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 DEVICES = 4  # two in each process
 CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0}
 
 
 @pytest.fixture
-def pair(children, compiled) -> Callable[..., list[subprocess.Popen[str]]]:
+def pair(children) -> Callable[..., list[subprocess.Popen[str]]]:
     """Starts the command in two processes; they do not outlive the test."""
 
     def start(workdir: Path, differing: tuple[dict[str, object], ...] = ({}, {}), **changes):
         fields = ({**CADENCES, **changes, **other} for other in differing)
-        children.extend(complete_runs.start_together('mocov2', workdir, compiled, *fields))
+        children.extend(complete_runs.start_together('mocov2', workdir, *fields))
         return children[-2:]
 
     return start
@@ -70,7 +68,7 @@ def test_two_processes(pair, tmp_path):
     assert len(list((tmp_path / 'two').glob('events.*'))) == 2, 'one for each start'
 
 
-def test_two_processes_judge_as_one(children, compiled, tmp_path):
+def test_two_processes_judge_as_one(children, tmp_path):
     """A linear probe of two settings on photos in a folder, one of which cannot be read."""
     untrained_workdirs.save(tiny_config('mocov2'), tmp_path / 'run')
     digits = open_source('digits')
@@ -87,7 +85,7 @@ def test_two_processes_judge_as_one(children, compiled, tmp_path):
     where = [f'--coordinator_address={complete_runs.free_address()}', '--num_processes=2']
     for i in range(2):
         args = (*given, *where, f'--process_id={i}')
-        children.append(complete_runs.start('tiny', tmp_path / 'two', compiled, *args, file='configs/eval/linear.py'))
+        children.append(complete_runs.start('tiny', tmp_path / 'two', *args, file='configs/eval/linear.py'))
     (code0, out0, err0), (code1, out1, err1) = map(ended, children)
     assert (code0, code1, out1) == (0, 0, ''), err0 + err1
     assert 'on 4 x cpu (jit)' in out0 and 'cannot read image' in err0 + err1

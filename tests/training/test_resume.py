@@ -23,8 +23,6 @@ from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
 from tests.data.record_files import write_tar
 
-pytestmark = pytest.mark.usefixtures('quick_runs')
-
 STEPS = 8
 IMAGES = 56  # 3 steps of 16 an epoch: 8 steps end in the middle of the third
 DAMAGED = int((load_digits().target[:IMAGES] % 2 == 0).sum()) + 3  # in the folder, where it is the fourth of class 1
@@ -373,7 +371,7 @@ def test_a_compiled_loop_of_many_steps(mode, data, monkeypatch):
 # ================================ real signals ================================
 
 
-def test_kill_and_sigterm(data, compiled, children, tmp_path):
+def test_kill_and_sigterm(data, children, tmp_path):
     """kill -9 loses the steps since the last checkpoint, SIGTERM none: three starts of one command are one run."""
     # Saving slows the run down: the signals come long before its end.
     changes = {'steps': 100, 'log_every_steps': 1, 'eval_every_steps': 0, 'checkpoint_every_steps': 4}
@@ -385,7 +383,7 @@ def test_kill_and_sigterm(data, compiled, children, tmp_path):
     workdir = tmp_path / 'interrupted'
 
     def start():
-        children.append(complete_runs.start('mocov2', workdir, compiled, *overrides, devices=8))
+        children.append(complete_runs.start('mocov2', workdir, *overrides, devices=8))
         return children[-1]
 
     killed = start()

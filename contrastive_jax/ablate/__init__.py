@@ -1,0 +1,1 @@
+"""The ablations of the papers as commands: `python -m contrastive_jax.ablate NAME`."""

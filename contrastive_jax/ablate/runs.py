@@ -1,0 +1,142 @@
+"""Trains the arms of an ablation with each seed, by the command that a user would type, and reads their results."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from contrastive_jax.ablate.ablations import Ablation, Arm, Data, changes_of, config_of
+from contrastive_jax.errors import Interrupted
+from contrastive_jax.evaluate.verdict import comparable, verdict
+from contrastive_jax.workdir import metrics
+from contrastive_jax.workdir.atomic import write_atomically
+
+DONE = 'done.json'  # beside the workdir of a run: the arguments with which it was completed
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to. Accuracies are in [0, 1]; what was not measured is NaN.
+
+    Attributes:
+      arm: the name of the arm.
+      seed: the seed of the run.
+      knn, probe: accuracy of kNN and of the linear probe on held-out images at the end.
+      dip: the largest fall of the kNN accuracy from one evaluation to the next; 0 if it never fell.
+      signal: the last value of the signal of the ablation.
+      collapsed: whether the features of all images are nearly the same, by the rule of `evaluate.verdict`.
+      error: the last line of a run that failed; '' if it did not.
+    """
+
+    arm: str
+    seed: int
+    knn: float = math.nan
+    probe: float = math.nan
+    dip: float = math.nan
+    signal: float = math.nan
+    collapsed: bool = False
+    error: str = ''
+
+
+def train(
+    ablation: Ablation,
+    data: Data,
+    folder: Path,
+    seeds: Sequence[int],
+    fields: Sequence[str] = (),
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
+) -> Iterator[Result]:
+    """Trains every arm with every seed. Runs that were completed by an earlier call are not repeated.
+
+    Args:
+      ablation: the ablation.
+      data: which recipes are used.
+      folder: the folder of the ablation; the runs have workdirs in it.
+      seeds: the seeds.
+      fields: '--config.field=value', set in all runs.
+      jobs: how many runs are trained at the same time.
+      say: is called with a line for each run.
+
+    Yields:
+      The result of each run, as soon as it is complete.
+
+    Raises:
+      Interrupted: a run was interrupted by a signal, and is saved.
+    """
+    wanted = [(arm, seed) for seed in seeds for arm in ablation.arms]  # the first seed of every arm comes first
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        running = [
+            pool.submit(_train_one, ablation, arm, seed, data, folder, [*fields, f'--config.seed={seed}'])
+            for arm, seed in wanted
+        ]
+        try:
+            for count, future in enumerate(concurrent.futures.as_completed(running), 1):
+                found = future.result()
+                value = f'failed: {found.error}' if found.error else f'kNN {found.knn:.1%}'
+                note = ', collapsed' if found.collapsed else ''
+                say(f'{found.arm}, seed {found.seed}: {value}{note} ({count} of {len(wanted)})')
+                yield found
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+
+
+def place(folder: Path, arm: Arm, seed: int) -> Path:
+    """The workdir of a run."""
+    return folder / re.sub(r'[^a-z0-9.]+', '_', arm.name.lower()).strip('_') / f'seed{seed}'
+
+
+def arguments(ablation: Ablation, arm: Arm, data: Data, workdir: Path, fields: Sequence[str]) -> list[str]:
+    """The arguments of `contrastive_jax.main` for an arm; `fields` have the last word."""
+    changes = [f'--config.{name}={value}' for name, value in changes_of(arm, data).items()]
+    return [f'--config=configs/{_file(config_of(ablation, arm, data))}', f'--workdir={workdir}', *changes, *fields]
+
+
+def _file(config: str) -> str:
+    """'simclr:digits' -> 'simclr.py:digits'."""
+    name, _, variant = config.partition(':')
+    return f'{name}.py:{variant}'
+
+
+def _train_one(ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path, fields: Sequence[str]) -> Result:
+    workdir = place(folder, arm, seed)
+    given = arguments(ablation, arm, data, workdir, fields)
+    done, log = workdir.with_name(f'seed{seed}.{DONE}'), workdir.with_name(f'seed{seed}.log')
+    if not done.exists() or json.loads(done.read_text(encoding='utf-8')) != given:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, '-m', 'contrastive_jax.main', *given]
+        with log.open('wb') as file:
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        if code == Interrupted.exit_code:
+            raise Interrupted(f'{arm.name}, seed {seed}: interrupted and saved; run the same command to continue')
+        if code:
+            last = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
+            return Result(arm.name, seed, error=f'exit code {code}: {last[-1] if last else "it printed nothing"}')
+        write_atomically(done, json.dumps(given).encode())
+    return read(arm.name, seed, workdir, ablation.signal)
+
+
+def read(arm: str, seed: int, workdir: Path, signal: str = '') -> Result:
+    """Reads the result of a completed run from its workdir."""
+    lines = metrics.read(workdir)
+    last: Mapping[str, float] = {k: v for line in lines for k, v in line.items() if v is not None}
+    accuracies = [line['eval/knn_top1'] for line in lines if line.get('eval/knn_top1') is not None]
+    falls = [before - after for before, after in itertools.pairwise(accuracies)]
+    knn, probe = (comparable(last, f'eval/{name}_top1') for name in ('knn', 'probe'))
+    return Result(
+        arm,
+        seed,
+        math.nan if knn is None else knn,
+        math.nan if probe is None else probe,
+        max([0.0, *falls]),
+        last.get(signal, math.nan),
+        any(sentence.startswith('collapsed') for sentence in verdict(last)),
+    )

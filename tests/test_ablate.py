@@ -1,0 +1,183 @@
+"""The ablations: every arm is a legal config, runs are completed once, and the page says what their results say."""
+
+import math
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrastive_jax.ablate import __main__ as command
+from contrastive_jax.ablate import page, runs
+from contrastive_jax.ablate.ablations import ABLATIONS, Data, changes_of, config_of
+from contrastive_jax.ablate.runs import Result
+from contrastive_jax.config.check import check
+from contrastive_jax.losses import negative_cosine
+from contrastive_jax.workdir import metrics
+from tests import train_steps
+
+
+@pytest.mark.parametrize('data', ['digits', 'cifar10'])
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_every_arm_is_a_legal_config(name: str, data: Data) -> None:
+    """And changes what it names: no two arms are the same training."""
+    ablation = ABLATIONS[name](data)
+    trainings = []
+    for arm in ablation.arms:
+        config = train_steps.load(config_of(ablation, arm, data), **changes_of(arm, data))
+        if data == 'cifar10':
+            config.data.update(source='npz', path='cifar10.npz')
+        assert [problem for problem in check(config, 1) if 'cifar10.npz' not in problem] == [], arm.name
+        trainings.append(config.to_json())
+    assert len(set(trainings)) == len(ablation.arms) == len({arm.name for arm in ablation.arms})
+    folders = {runs.place(Path(), arm, 0) for arm in ablation.arms}
+    assert len(folders) == len(ablation.arms)
+    if ablation.picture != 'bars':
+        assert len({arm.place for arm in ablation.arms}) == len(ablation.arms) and ablation.arms[0].place
+
+
+def test_the_digits_are_ablated_in_the_settings_of_the_papers() -> None:
+    """Some values, written out again."""
+    m = [changes_of(arm, 'digits')['method.momentum'] for arm in ABLATIONS['momentum']('digits').arms]
+    assert m == [0.0, 0.9, 0.99, 0.999, 0.9999]
+    pairs = [arm.place for arm in ABLATIONS['augmentations']('cifar10').arms]
+    assert len(pairs) == 5 * 6 / 2 and ('crop', 'color') in pairs
+    arm = next(arm for arm in ABLATIONS['augmentations']('digits').arms if arm.name == 'blur')
+    config = train_steps.load('simclr:digits', **arm.changes)
+    augment = config.augment
+    assert augment.blur == (0.5, 0.5) and augment.jitter_probability == augment.flip == augment.grayscale == 0.0
+    assert augment.crop_scale == augment.crop_ratio == (1.0, 1.0)
+
+
+@pytest.mark.parametrize('name', ['simsiam:tiny', 'byol:tiny'])
+def test_without_predictor_the_projections_are_compared(name: str, rng: np.random.Generator) -> None:
+    """Then the predictor gets no gradient."""
+    run, _ = train_steps.build(train_steps.load_small(name, **{'method.use_predictor': False}))
+    x = [jnp.asarray(rng.normal(size=(16, 8, 8, 3)), jnp.float32) for _ in range(2)]
+    params, state = run.method.init(jax.random.key(0), {'views': x})
+    loss = lambda p: run.method.loss(p, state, {'views': x}, rng=jax.random.key(0), progress=0.0)[0]  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert not any(np.any(g) for g in jax.tree.leaves(gradient['predictor']))
+    assert any(np.any(g) for g in jax.tree.leaves(gradient['projector']))
+
+
+def test_without_stop_gradient_both_sides_get_the_gradient_of_the_cosine(rng: np.random.Generator) -> None:
+    """By finite differences, in float64."""
+    p, z = rng.normal(size=(2, 3, 4))
+    cosine = lambda p, z: -np.mean(np.sum(p * z, -1) / np.linalg.norm(p, axis=-1) / np.linalg.norm(z, axis=-1))  # noqa: E731
+    with jax.enable_x64(True):
+        found = jax.grad(lambda z: negative_cosine(jnp.asarray(p), z, stop_gradient=False))(jnp.asarray(z))
+        assert not np.any(jax.grad(lambda z: negative_cosine(jnp.asarray(p), z))(jnp.asarray(z)))
+    for i in np.ndindex(z.shape):
+        step = np.zeros_like(z)
+        step[i] = 1e-6
+        assert found[i] == pytest.approx((cosine(p, z + step) - cosine(p, z - step)) / 2e-6, abs=1e-8)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Takes the place of training: arms without stop-gradient collapse, and those without predictor fail."""
+    commands: list[list[str]] = []
+
+    def run(given: list[str], stdout, **_) -> subprocess.CompletedProcess[bytes]:
+        commands.append(given)
+        workdir = Path(next(arg for arg in given if arg.startswith('--workdir=')).removeprefix('--workdir='))
+        if 'predictor' in str(workdir):
+            stdout.write(b'contrastive_jax: error: no\n')
+            return subprocess.CompletedProcess(given, 2)
+        workdir.mkdir(parents=True)
+        writer, collapsed = metrics.MetricWriter(workdir), 'stop' in str(workdir)
+        for step, knn in ((0, 0.5), (10, 0.8), (20, 0.7), (30, 0.1 if collapsed else 0.9)):
+            std = 0.0 if collapsed else 1.0
+            writer.write(
+                step, {'eval/knn_top1': knn, 'eval/probe_top1': knn, 'eval/feature_std': std, 'feature_std': std}
+            )
+        writer.close()
+        return subprocess.CompletedProcess(given, 0)
+
+    monkeypatch.setattr(runs.subprocess, 'run', run)
+    return commands
+
+
+def test_runs_are_trained_once_and_the_page_says_what_they_say(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ['simsiam', f'--workdir={tmp_path}', '--seeds=0,1', '--jobs=2', '--config.epochs=3.0']
+    assert command.main(given) == 1, 'an arm fails'
+    assert len(started) == 8
+    (without,) = [c for c in started if any('stop_gradient/seed1' in arg for arg in c)]
+    assert without[1:3] == ['-m', 'contrastive_jax.main'] and '--config=configs/simsiam.py:digits' in without
+    assert '--config.method.stop_gradient=False' in without and without[-2:] == [
+        '--config.epochs=3.0',
+        '--config.seed=1',
+    ]
+
+    folder = tmp_path / 'simsiam'
+    table = (folder / page.TABLE).read_text()
+    assert '| SimSiam | 2 | 90.0 (90.0 to 90.0) | 90.0 (90.0 to 90.0) | 10.0 (10.0 to 10.0) | 1 |' in table
+    assert '| without predictor | 0, 2 failed | not measured | not measured | not measured | not measured |' in table
+    html, out = (folder / page.PAGE).read_text(), capsys.readouterr().out
+    for text in (html, out):
+        assert 'Collapsed in every run: without stop-gradient.' in text
+        assert 'Failed: without predictor, seed 0, exit code 2: contrastive_jax: error: no' in text
+    assert 'python -m contrastive_jax.ablate simsiam' in html and table in out
+    with Image.open(folder / page.PICTURE) as picture:
+        assert picture.format == 'PNG'
+
+    assert command.main(given) == 1
+    assert len(started) == 10, 'those that failed are tried again, and no other'
+
+
+def test_sentences() -> None:
+    ablation = ABLATIONS['temperature']('digits')
+    one = [Result('T = 0.1', 0, knn=0.9), Result('T = 0.2', 0, knn=0.8)]
+    assert page.sentences(ablation, one) == [
+        'Highest kNN accuracy: T = 0.1, 90.0 %; lowest: T = 0.2, 80.0 %.',
+        'Each arm was run once, so a small difference says nothing: give several seeds.',
+    ]
+    apart = [*one, Result('T = 0.1', 1, knn=0.92), Result('T = 0.2', 1, knn=0.82)]
+    assert page.sentences(ablation, apart) == [
+        'Highest kNN accuracy: T = 0.1, 91.0 (90.0 to 92.0) %; lowest: T = 0.2, 81.0 (80.0 to 82.0) %.'
+    ]
+    overlap = [*one, Result('T = 0.1', 1, knn=0.7), Result('T = 0.2', 1, knn=0.75)]
+    assert (
+        page.sentences(ablation, overlap)[1]
+        == 'The runs of T = 0.1 and of T = 0.2 overlap: their order is not certain.'
+    )
+    assert page.sentences(ablation, []) == ['Nothing was measured yet.']
+
+
+@pytest.mark.parametrize('name', ['augmentations', 'dictionary_size', 'byol'])
+def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
+    """With all arms, with one, and with none."""
+    ablation = ABLATIONS[name]('digits')
+    for count in (len(ablation.arms), 1, 0):
+        results = [Result(arm.name, 0, knn=0.5 + 0.01 * i) for i, arm in enumerate(ablation.arms[:count])]
+        page.write(ablation, [*results, Result(ablation.arms[0].name, 1, knn=math.nan)], tmp_path, 'command', 'digits')
+        with Image.open(tmp_path / page.PICTURE) as picture:
+            assert picture.size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'line'),
+    [
+        (('simsim', '--workdir=x'), "there is no ablation 'simsim'; did you mean 'simsiam'? -> choose from"),
+        (('simsiam',), '--workdir is missing'),
+        (('simsiam', '--workdir=x', '--seeds=0,a'), "--seeds '0,a' is no list of different integers"),
+        (('simsiam', '--workdir=x', '--jobs=0'), '--jobs 0 is below 1'),
+        (('simsiam', '--workdir=x', '--data=cifar'), '--data cifar is no .npz file'),
+    ],
+)
+def test_an_error_is_one_line(arguments: tuple[str, ...], line: str, capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.main(arguments) == 2
+    (found,) = capsys.readouterr().err.splitlines()
+    assert line in found and not list(tmp_path.iterdir())
+
+
+def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*ABLATIONS]
