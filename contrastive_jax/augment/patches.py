@@ -179,7 +179,7 @@ def _crop(x: Array, top: Array, left: Array, size: int) -> Array:
     first, second = room // 2, room - room // 2
 
     def cut(x: Array, top: Array, left: Array) -> Array:
-        return lax.dynamic_slice(x, (top, left, 0), (size, size, x.shape[-1]))
+        return lax.dynamic_slice(x, (top, left, jnp.zeros_like(top)), (size, size, x.shape[-1]))
 
     top, left = ((u * (room + 1)).astype(jnp.int32) for u in (top, left))
     return jnp.pad(jax.vmap(cut)(x, top, left), ((0, 0), (first, second), (first, second), (0, 0)))
