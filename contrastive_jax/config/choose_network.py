@@ -75,7 +75,8 @@ def _image_size(plan: Plan, unit: Callable[[int], int] = lambda size: 1) -> None
     why = f'the shorter side of the images is {side:,} px'
     if plan.machine.device == 'cpu' and most > CPU_SIZE:
         most, why = CPU_SIZE, f'on a CPU; {recipe} px take {(recipe / CPU_SIZE) ** 2:.0f} times as long'
-    size = next((size for size in reversed(SIZES) if size <= most), max(most // 4 * 4, 8))
+    sizes = (recipe, *reversed(SIZES))
+    size = next((size for size in sizes if size <= most), max(most // 4 * 4, 8))
     plan.set('data.image_size', max(size // unit(size), 1) * unit(size), why)
 
 
