@@ -34,6 +34,7 @@ CONFIGS = (
     'dino:resnet50,tiny', 'cpc:tiny', 'cpc:v1,tiny', 'swav:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
     'deepcluster_v1:tiny', 'exemplar:tiny', 'relative_position:tiny', 'jigsaw:tiny',
     'denoising:tiny', 'context_encoder:tiny',
+    'barlow_twins:tiny', 'vicreg:tiny', 'nnclr:tiny',
 )  # fmt: skip
 
 # Numbers of four bytes that a method gathers from all devices: embeddings [B, D] and numbers of the examples [B].
@@ -60,6 +61,9 @@ GATHERED: dict[str, Gathered] = {
     'Jigsaw': lambda B, D, run: 0,
     'DenoisingAutoencoder': lambda B, D, run: 0,
     'ContextEncoder': lambda B, D, run: 0,
+    'BarlowTwins': lambda B, D, run: 0,
+    'VICReg': lambda B, D, run: 0,
+    'NNCLR': lambda B, D, run: 4 * B * D + B,
 }
 
 
@@ -87,6 +91,11 @@ def _of_clusters(D: int, run: Any) -> int:
         return K * (method.pca_dim + 2) * (method.kmeans_iterations + 1) + D * (D + 1) + K * (D + 1)
     iterations = getattr(method, 'kmeans_iterations', 0)
     return sum(K * (D + 2) * (iterations + 1) for K in method.num_prototypes) if iterations else 0
+
+
+def _matrices(D: int, run: Any) -> int:
+    """Of Barlow Twins and VICReg: matrices [D, D], for one pair of views or for each view, and their gradients."""
+    return {'BarlowTwins': 2, 'VICReg': 4}.get(type(run.method).__name__, 0) * D * D
 
 
 def with_batch(config: ConfigDict) -> ConfigDict:
@@ -141,8 +150,9 @@ def differences(step: Step) -> list[str]:
         for kind, size in exact.items()
         if sums.get(kind, 0) != size
     ]
-    # What is summed: gradients; statistics of BN and their gradients, for each view; means [D]; numbers of examples [B]
-    numbers = step.parameters + 8 * step.statistics + 16 * (B + D) + _of_clusters(D, run)
+    # What is summed: gradients; statistics of BN and their gradients, for each view; means [D]; numbers of examples
+    # [B]; matrices [D, D]
+    numbers = step.parameters + 8 * step.statistics + 16 * (B + D) + _of_clusters(D, run) + _matrices(D, run)
     if sums.get('all-reduce', 0) > (most := 4 * numbers):
         wrong.append(f'all-reduce: {sums["all-reduce"]:,} bytes, more than {most:,}')
     if sums.get('reduce-scatter', 0) > gathered:

@@ -1,5 +1,6 @@
 """The input of a streamed run: what the loader delivers, and how long the device waits for it."""
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -96,7 +97,7 @@ def _loader(run: Run, source: Source, steps: int, windows: int) -> np.ndarray:
 def _together(run: Run, source: Source, steps: int, windows: int) -> np.ndarray:
     """Seconds a step of the feed that training uses, for each window."""
     devices = find_devices('jit', count=1)
-    feed = StreamFeed(run, devices, source, workers=0)
+    feed = StreamFeed(dataclasses.replace(run, total_steps=(windows + 1) * steps), devices, source, workers=0)
     state: Any = devices.place(jax.jit(lambda: init_state(run))(), run.state_specs)
     seconds, at = [], 0
     try:

@@ -25,6 +25,7 @@ COMMANDS = {
     'ablate': ('contrastive_jax.ablate.__main__', 'train an ablation of a paper, and show it on a page'),
     'reproduce': ('contrastive_jax.reproduce.__main__', 'train and evaluate what a reference number was measured on'),
     'plan': ('contrastive_jax.plan.__main__', 'say what a run will cost on devices that need not be here'),
+    'prepare': ('contrastive_jax.prepare', 'write a cache of resized images, for long trainings on large photos'),
     'configs': ('', 'list the recipes and their variants'),
 }
 

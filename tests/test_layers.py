@@ -12,7 +12,19 @@ import contrastive_jax
 
 PACKAGE = Path(contrastive_jax.__file__).parent
 GROUND = ('errors', 'rules')
-COMMANDS = ('main', 'ablate', 'compare', 'features', 'convert', 'report', 'reproduce', 'doctor', 'plan', '__main__')
+COMMANDS = (
+    'main',
+    'ablate',
+    'compare',
+    'features',
+    'convert',
+    'report',
+    'reproduce',
+    'doctor',
+    'plan',
+    'prepare',
+    '__main__',
+)
 # From bottom to top. A room imports itself and what stands on lower lines.
 LAYERS = (
     ('errors',),

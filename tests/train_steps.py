@@ -51,6 +51,9 @@ CONFIGS = (
     'denoising:tiny',
     'context_encoder:tiny',
     'jigsaw:tiny',
+    'barlow_twins:tiny',
+    'vicreg:tiny',
+    'nnclr:tiny',
 )
 
 

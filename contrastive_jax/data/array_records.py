@@ -1,4 +1,4 @@
-"""`array_record` files whose records are encoded images: JPEG or PNG files, one a record, without labels."""
+"""`array_record` files whose records are encoded images, one a record; those of a cache (cache.py) have labels."""
 
 import bisect
 import itertools
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data import images
+from contrastive_jax.data import cache, images
 from contrastive_jax.data.encoded import Records, RecordSource
 from contrastive_jax.data.files import by_split, find_files
 from contrastive_jax.data.images import ImageError
@@ -96,11 +96,18 @@ def load(path: Path, split: str, image_size: int, value_range: float = 0, channe
     """
     root, files, others = find_files(path, ENDING, 'array_record files', {})
     splits, beside = by_split(path, files)
-    parts = []
+    known, parts = cache.read(root), []
+    if known:
+        others['.json'] -= 1
+        cache.check_complete(root, known, splits if path.is_dir() else None)
     for name, members in splits.items():
         records = ArrayRecords([os.path.join(root, file) for file in members])
         records.check()
-        parts.append(Part(name, records, None, f'{len(members):,} array_record file{"s" * (len(members) > 1)}'))
+        place = f'{len(members):,} array_record file{"s" * (len(members) > 1)}'
+        told = known.get(name)
+        labels = None if told is None or told.labels is None else np.array(told.labels, np.int32)
+        classes = None if told is None or told.classes is None else tuple(told.classes)
+        parts.append(Part(name, records, labels, place, classes))
     return open_split(
         parts,
         split,
@@ -108,6 +115,6 @@ def load(path: Path, split: str, image_size: int, value_range: float = 0, channe
         image_size=image_size,
         value_range=value_range,
         channels=channels,
-        skipped=others + beside,
+        skipped=+others + beside,
         evaluation='files named test-*',
     )
