@@ -31,6 +31,7 @@ CONFIGS = (
     'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'instdis:cifar10,tiny',
     'invaspread:tiny', 'cmc:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'dino:tiny',
     'dino:resnet50,tiny', 'cpc:tiny', 'cpc:v1,tiny', 'swav:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
+    'barlow_twins:tiny', 'vicreg:tiny', 'nnclr:tiny',
 )  # fmt: skip
 
 # Numbers of four bytes that a method gathers from all devices: embeddings [B, D] and numbers of the examples [B].
@@ -51,6 +52,9 @@ GATHERED: dict[str, Gathered] = {
     'SimSiam': lambda B, D, run: 0,
     'DINO': lambda B, D, run: 0,
     'SwAV': lambda B, D, run: 0,
+    'BarlowTwins': lambda B, D, run: 0,
+    'VICReg': lambda B, D, run: 0,
+    'NNCLR': lambda B, D, run: 4 * B * D + B,
 }
 
 
@@ -71,6 +75,11 @@ def _of_clusters(D: int, run: Any) -> int:
     """Of DeepCluster: sums and counts of its clusters in each iteration of k-means, once an epoch."""
     iterations = getattr(run.method, 'kmeans_iterations', 0)
     return sum(K * (D + 2) * (iterations + 1) for K in run.method.num_prototypes) if iterations else 0
+
+
+def _matrices(D: int, run: Any) -> int:
+    """Of Barlow Twins and VICReg: matrices [D, D], for one pair of views or for each view, and their gradients."""
+    return {'BarlowTwins': 2, 'VICReg': 4}.get(type(run.method).__name__, 0) * D * D
 
 
 def with_batch(config: ConfigDict) -> ConfigDict:
@@ -125,8 +134,9 @@ def differences(step: Step) -> list[str]:
         for kind, size in exact.items()
         if sums.get(kind, 0) != size
     ]
-    # What is summed: gradients; statistics of BN and their gradients, for each view; means [D]; numbers of examples [B]
-    numbers = step.parameters + 8 * step.statistics + 16 * (B + D) + _of_clusters(D, run)
+    # What is summed: gradients; statistics of BN and their gradients, for each view; means [D]; numbers of examples
+    # [B]; matrices [D, D]
+    numbers = step.parameters + 8 * step.statistics + 16 * (B + D) + _of_clusters(D, run) + _matrices(D, run)
     if sums.get('all-reduce', 0) > (most := 4 * numbers):
         wrong.append(f'all-reduce: {sums["all-reduce"]:,} bytes, more than {most:,}')
     if sums.get('reduce-scatter', 0) > gathered:

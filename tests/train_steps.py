@@ -45,6 +45,9 @@ CONFIGS = (
     'swav:tiny',
     'swav:tiny,queue',
     'deepcluster:tiny',
+    'barlow_twins:tiny',
+    'vicreg:tiny',
+    'nnclr:tiny',
 )
 
 

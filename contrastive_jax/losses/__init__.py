@@ -5,6 +5,7 @@ the value is the mean over the local examples. The pmean of the values and of th
 gradient of the whole batch on one device.
 """
 
+from contrastive_jax.losses.barlow_twins import barlow_twins
 from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.dino import dino
@@ -12,11 +13,14 @@ from contrastive_jax.losses.distillation import distillation
 from contrastive_jax.losses.info_nce import info_nce, info_nce_in_batch
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax, sampled_softmax
+from contrastive_jax.losses.nnclr import nnclr
 from contrastive_jax.losses.nt_xent import nt_xent, nt_xent_with_memory
 from contrastive_jax.losses.regression import negative_cosine, normalized_regression
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
+from contrastive_jax.losses.vicreg import vicreg
 
 __all__ = [
+    'barlow_twins',
     'cluster_prediction',
     'cpc_grid',
     'cpc_sequence',
@@ -28,6 +32,7 @@ __all__ = [
     'log_partition',
     'nce',
     'negative_cosine',
+    'nnclr',
     'non_parametric_softmax',
     'normalized_regression',
     'nt_xent',
@@ -36,4 +41,5 @@ __all__ = [
     'sinkhorn',
     'spherical_kmeans',
     'swapped_prediction',
+    'vicreg',
 ]

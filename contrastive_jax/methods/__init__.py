@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.methods.barlow_twins import BarlowTwins
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cmc import CMC
@@ -15,9 +16,11 @@ from contrastive_jax.methods.instdis import InstDis
 from contrastive_jax.methods.invaspread import InvaSpread
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
+from contrastive_jax.methods.nnclr import NNCLR
 from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
 from contrastive_jax.methods.simsiam import SimSiam
 from contrastive_jax.methods.swav import SwAV
+from contrastive_jax.methods.vicreg import VICReg
 from contrastive_jax.rules import did_you_mean, import_named
 
 METHODS: dict[str, type[Method]] = {
@@ -36,6 +39,9 @@ METHODS: dict[str, type[Method]] = {
     'cpc': CPC,
     'swav': SwAV,
     'deepcluster': DeepCluster,
+    'barlow_twins': BarlowTwins,
+    'vicreg': VICReg,
+    'nnclr': NNCLR,
 }
 
 
@@ -74,6 +80,8 @@ __all__ = [
     'CPC',
     'DINO',
     'METHODS',
+    'NNCLR',
+    'BarlowTwins',
     'DeepCluster',
     'EndToEnd',
     'InstDis',
@@ -87,6 +95,7 @@ __all__ = [
     'SimCLRMemory',
     'SimSiam',
     'SwAV',
+    'VICReg',
     'find_method',
     'method_or_none',
 ]
