@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print('| | CPU ms an image | photos / it | kB an image |\n|---|---|---|---|')
             for name, ms in found.items():
                 ratio = np.array(found['the photos']) / ms
-                text = [f'{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]' for s in map(Spread.of, (ms, ratio))]
+                text = [f'{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]' for s in (Spread.of(ms), Spread.of(ratio))]
                 print(f'| {name} | {text[0]} | {text[1]} | {measured[name][1] / len(photos) / 1e3:.0f} |')
 
 
