@@ -67,7 +67,7 @@ def digits(c: ConfigDict) -> None:
     c.epochs = 40.0
     c.data.image_size = 18
     c.projector = head_config(1, 64, 64, bias=True)
-    c.method.update(num_permutations=24, hidden_dim=128)
+    c.method.update(num_permutations=200, hidden_dim=128)
     c.augment.update(crop_scale=(0.8, 1.0), jitter=(0.0, 0.0, 0.0, 0.0), blur=(0.0,), solarize=(0.0,))
     c.augment.patches = tiles_config(6, 6, 5)
     c.optimizer.learning_rate = 0.03

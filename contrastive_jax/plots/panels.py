@@ -81,6 +81,11 @@ SMALL = (
         scale='how often the position, permutation, image or cluster is right',
     ),
     Panel(
+        'reconstruction error',
+        {'reconstruction_error': 'squared error'},
+        scale='of the whole image (denoising) or its missing part (context encoder): it should fall',
+    ),
+    Panel(
         'similarity',
         {'positive_similarity': 'positives', 'negative_similarity': 'negatives'},
         scale='good: positives far above negatives; both at 1: collapsed',
