@@ -78,7 +78,7 @@ class Progress:
         left = (self.total_steps - step) * step_s
         end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=left)
         self.say(
-            f'after {step - self._step} timed steps: loss {loss:.4g}, {self.batch_size / step_s:.4g} images/s, '
+            f'after {step - self._step} timed step{"s" * (step - self._step > 1)}: loss {loss:.4g}, {self.batch_size / step_s:.4g} images/s, '
             f'{step_s:.2g} s a step; left {duration(left)} without evaluations, '
             f'until about {end:%Y-%m-%d %H:%M}'
         )
