@@ -28,7 +28,8 @@ flags.DEFINE_float('connect_timeout', CONNECT_S, 'Seconds in which all hosts hav
 flags.DEFINE_float(
     'stall_timeout',
     PATIENCE_S,
-    'Seconds that a host may wait for a batch, and all hosts for a step, before they end.',
+    'Seconds that a host may wait for a batch, and all hosts for a step, before they end; six times that for the first '
+    'reading of the data.',
     1,
 )
 flags.DEFINE_integer(

@@ -15,6 +15,7 @@ from typing import Any
 from contrastive_jax.errors import LostError, UserError
 
 POLL_S = 1.0  # seconds between two messages
+TOLD_S = 3.0  # seconds for the last message of a process: process 0 may be stopped, and never answer
 CAUSE_S = 5.0  # seconds to wait for the reason why another process has ended
 
 PREFIX = 'contrastive_jax/'
@@ -65,8 +66,8 @@ class Messages:
         """Tells the others why this process ends. Only the first of all counts."""
         code = error.exit_code if isinstance(error, UserError) else 1
         line = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
-        with contextlib.suppress(Exception):  # the coordinator is gone, or another process has failed before
-            self._client.key_value_set(ENDED, json.dumps([self.process, code, line]))
+        # Refused if another process has failed before.
+        _try(lambda: self._client.key_value_set(ENDED, json.dumps([self.process, code, line])))
 
     def cause(self) -> UserError | None:
         """The error with which another process has ended, after a little time; None if it has left no word."""
@@ -81,8 +82,7 @@ class Messages:
     def stop(self) -> None:
         """Tells that this process is done."""
         self._done.set()
-        with contextlib.suppress(Exception):
-            self._tell(-1)
+        _try(lambda: self._tell(-1))
 
     def _talk(self) -> None:
         while not self._done.wait(POLL_S):
@@ -102,6 +102,18 @@ class Messages:
         error = UserError('\n'.join(f'process {process}: {part}' for part in line.splitlines()))
         error.exit_code = code
         return error
+
+
+def _try(send: Callable[[], None]) -> None:
+    """Sends a last message, if the coordinator answers within TOLD_S."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):  # the coordinator is gone
+            send()
+
+    sender = threading.Thread(target=quietly, daemon=True)
+    sender.start()
+    sender.join(TOLD_S)
 
 
 def _lost(what: str, seconds: float) -> LostError:

@@ -5,6 +5,7 @@ threads if the process itself has stalled, when
 
 - another process of the run has failed: all end with its exit code and line; or it gives no sign of life;
 - this process has waited for its data for longer than the patience, or no process has finished a step for so long;
+- this process has read its data for the first time, before it trains, for several times the patience;
 - a signal asked the run to stop, and the main thread does not come to heed it, since it waits for data or devices.
 
 What may take long without being wrong, such as compiling, evaluating and saving, is never limited. A batch or a step
@@ -31,12 +32,14 @@ PATIENCE_S = 300.0  # seconds for a batch of data or for a step, on several proc
 LOST_S = 25.0  # seconds without a sign of life after which a process counts as lost
 STOP_S = 20.0  # seconds after a signal for a batch or a step; a scheduler often gives 30 to end
 LATER_S = 20.0  # seconds, see `Watchdog`
+OPENING = 6  # reading the data for the first time may take so many times the patience
 TIMES = 5  # a batch or a step may always take so many times as long as the longest one before it
 POLL_S = 1.0  # seconds between two looks
 STAYS_S = 3.0  # without process 0, jax ends the others before they have said why they end
 
-# 'free' is not limited; 'data': this process alone waits; 'step': it waits for devices, and so for all processes.
-Kind = Literal['free', 'data', 'step']
+# 'free' is not limited; 'data': this process alone waits; 'opening': it reads all of the data for the first time;
+# 'step': it waits for devices, and so for all processes.
+Kind = Literal['free', 'data', 'opening', 'step']
 
 T = TypeVar('T')
 
@@ -80,6 +83,16 @@ def mark(what: str) -> None:
     now, top = time.monotonic(), _stages[-1]
     _longest[top.kind] = max(_longest.get(top.kind, 0.0), now - top.since)
     top.what, top.since = what, now
+
+
+def opening(action: Callable[[], T]) -> Callable[[], T]:
+    """An action that reads all of the data for the first time, within a stage of that kind."""
+
+    def limited() -> T:
+        with stage('reading the data for the first time', 'opening'):
+            return action()
+
+    return limited
 
 
 def reading(batches: Iterable[T], what: str, first: int = 1) -> Iterator[T]:
@@ -198,7 +211,8 @@ class Watchdog:
         """How long a stage may take, in seconds; None: any time."""
         if now.kind == 'free' or (now.kind == 'step' and now.kind not in _longest):  # the first step compiles
             return None
-        least = min(self._stop_s if self._asked else math.inf, self._patience_s)
+        patience = self._patience_s * (OPENING if now.kind == 'opening' else 1)
+        least = min(self._stop_s if self._asked else math.inf, patience)
         return max(least, TIMES * _longest.get(now.kind, 0.0))
 
     def _stalled(self) -> LostError | None:
@@ -209,7 +223,7 @@ class Watchdog:
         took = time.monotonic() - max(now.since, came)
         why = f'{asked} came, but this process does not get to save: ' if asked else ''
         remedy = 'look at the stacks above; the same command on all hosts goes on from the last checkpoint'
-        if now.kind == 'data' and took > limit:
+        if now.kind in ('data', 'opening') and took > limit:
             return LostError(f'{why}{now.what} has taken more than {limit:.0f} s', remedy=remedy)
         others = self.messages.others() if self.messages else {}
         busy = any(any_time for _, any_time, beat in others.values() if beat >= 0)

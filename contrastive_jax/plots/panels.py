@@ -75,6 +75,12 @@ SMALL = (
         scale='how often the positive is first: it should rise',
     ),
     Panel(
+        'pretext accuracy',
+        {'pretext_top1': 'top-1'},
+        percent=True,
+        scale='how often the position, permutation, image or cluster is right',
+    ),
+    Panel(
         'similarity',
         {'positive_similarity': 'positives', 'negative_similarity': 'negatives'},
         scale='good: positives far above negatives; both at 1: collapsed',

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.config.stored import default_values
 from contrastive_jax.distributed.agree import check_same, together
 from contrastive_jax.distributed.devices import Devices, find_devices
+from contrastive_jax.distributed.watchdog import opening
 from contrastive_jax.errors import Problem, UserError
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.load import load as load_encoder
@@ -171,7 +172,7 @@ def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Asked
     encoder = encoder.at_size(config.data.image_size or encoder.image_size)
     if 'features' in config:
         encoder = readout.of(config, encoder)
-    data = together(lambda: load_data(config, encoder, PROTOCOLS[config.protocol].labeled))
+    data = together(opening(lambda: load_data(config, encoder, PROTOCOLS[config.protocol].labeled)))
     if jax.process_count() > 1:
         check_same({'the checksum of the images': f'{data.train.fingerprint[:12]}, {data.test.fingerprint[:12]}'})
     PROTOCOLS[config.protocol].check(config, encoder, data)

@@ -26,6 +26,7 @@ from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.distributed.agree import check_same, text_of_first, together
 from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.distributed.machine import this_machine
+from contrastive_jax.distributed.watchdog import opening
 from contrastive_jax.errors import MissingSplitError, UserError
 from contrastive_jax.evaluate.online import OnlineFeatures
 from contrastive_jax.training import given
@@ -90,11 +91,11 @@ def fit(
             print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
         began = time.monotonic()
         derived = not resumed and 'data.channels' in config.get('auto', {}).get('fields', ())
-        source, held_out = together(lambda: load_data(config, derive_channels=derived))
-        check_same(facts_of(source, held_out))
+        source, held_out = together(opening(lambda: load_data(config, derive_channels=derived)))
+        check_same(opening(lambda: facts_of(source, held_out))())
         inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
         estimate_channels = not resumed and needs_estimate(config, source.channels)
-        measured, choices = together(lambda: facts.measure(source, estimate_channels)), list[Choice]()
+        measured, choices = together(opening(lambda: facts.measure(source, estimate_channels))), list[Choice]()
         if resumed:  # other data is refused before sizes that do not fit it
             together(lambda: check_inputs(path, inputs, write=False))
         else:

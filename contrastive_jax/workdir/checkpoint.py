@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax import Array
 from jax.experimental import multihost_utils
 
 from contrastive_jax.distributed.agree import text_of_first, together
@@ -36,6 +38,7 @@ from contrastive_jax.workdir.orbax_output import brief, collect_quietly, worth_s
 
 ADDED = ('dropped',)  # fields of the state that checkpoints of older versions lack; they start at 0
 UNDONE = 'undone'  # a checkpoint that a run was rolled back from is kept as `<step>.undone`
+SLOW_S = 15.0  # seconds that the loop waits for the checkpoint before, from which on the disk is called slow
 VISIBLE_S = 20.0  # seconds after which a file that one host writes is visible on the others
 UNFINISHED = '*.orbax-checkpoint-tmp*'  # what Orbax names folders until they are complete
 DAMAGED = 'damaged'  # a checkpoint that could not be read is set aside as `<step>.damaged`
@@ -77,6 +80,10 @@ class Checkpoints:
     def __init__(self, workdir: Path, devices: Devices, specs: PyTree, keep: int = 2, keep_every: int = 0):
         self._devices, self._specs, self._workdir = devices, specs, workdir
         self._needed = 0  # bytes of the arrays of a checkpoint
+        # Copies to the host, and the files that Orbax makes before it writes in threads of its own. Orbax raises an
+        # error once in each thread that asks for it, so only this one asks.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
+        self._handed: Future[None] | None = None  # the last save, until Orbax has it
         logging.getLogger('absl').addFilter(worth_showing)
         folder = (workdir / FOLDER).absolute()
         try:
@@ -110,7 +117,8 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
+        """Steps of the complete checkpoints and of the one that is being written, oldest first."""
+        self._settle()
         return sorted(self._manager.all_steps())
 
     def save(
@@ -123,6 +131,10 @@ class Checkpoints:
     ) -> None:
         """Saves the state (in the devices' layout) in the background; does nothing if the step is saved already.
 
+        It waits for the save before, so that a kill loses no more than two intervals. On several processes it also
+        waits until the arrays of this one are on the host: there Orbax computes on all devices, which must do
+        everything in the same order.
+
         Args:
           step: number of steps done.
           state: the state; it may be donated as soon as this returns.
@@ -130,31 +142,51 @@ class Checkpoints:
           shapes: the shapes that `restore` takes; without them the devices must divide every sharded axis.
 
         Raises:
-          NumericalError: a value is not finite; nothing is written.
+          NumericalError: a value of this state, or of the one before it, is not finite; that one is not written.
           CheckpointError: this checkpoint, or the one before it, cannot be written.
         """
-        if step in self._manager.all_steps():
+        began = time.monotonic()
+        self.wait()
+        if step in self.steps:
             return
+        if (waited := time.monotonic() - began) > SLOW_S:
+            logging.warning(
+                'the disk is slow: step %d has waited %.0f s for the checkpoint before it -> save less often, or to '
+                'another disk', step, waited,
+            )  # fmt: skip
         lock.check(self._workdir)
         state = self._devices.collect(state, self._specs, shapes)
-        sums, finite = jax.device_get(checksums(state, self._devices.sharding(REPLICATED)))
+        # Both are only dispatched here, before the next step reuses the buffers.
+        sums, finite = checksums(state, self._devices.sharding(REPLICATED))
+        copy = _copy(state)
+        note: dict[str, Any] = {'run': self._run, 'step': step}
+        note |= {'unlogged': dict(unlogged or {}), 'plan': dict(plan or {})}
+        self.kept.add(step)
+        self._needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        self._handed = self._thread.submit(self._hand_over, step, copy, sums, finite, note)
+        if jax.process_count() > 1:
+            self._settle()
+
+    def _hand_over(self, step: int, state: PyTree, sums: Array, finite: Array, note: dict[str, Any]) -> None:
+        """Gives a state to Orbax: copies it to the host, and begins to write."""
+        sums, finite = jax.device_get((sums, finite))
         if not finite.all():
             names = [name for name, good in zip(named(state), finite, strict=True) if not good]
             raise NumericalError(
                 f'the state after step {step} is not finite ({few(names)}) -> lower optimizer.learning_rate or '
                 f'lengthen the warm-up; the checkpoints in {self._manager.directory} are from before'
             )
-        leaves = dict(zip(named(state), sums.tolist(), strict=True))
-        note: dict[str, Any] = {'run': self._run, 'step': step, 'leaves': leaves}
-        note |= {'unlogged': dict(unlogged or {}), 'plan': dict(plan or {})}
+        note['leaves'] = dict(zip(named(state), sums.tolist(), strict=True))
         note['checksum'] = digest(sums, note)
-        # The next step reuses these buffers, and on a CPU Orbax would still be reading them: save a copy.
-        args = ocp.args.PyTreeSave(_without_empty_fields(_copy(state)))
-        self.kept.add(step)
-        self._needed = sum(x.nbytes for x in jax.tree.leaves(state))
-        with self._writing():
-            saved = self._manager.save(step, args=args, custom_metadata=note)
-        assert saved, f'Orbax refused to save step {step} after {self.steps}'
+        saved = self._manager.save(step, args=ocp.args.PyTreeSave(_without_empty_fields(state)), custom_metadata=note)
+        assert saved, f'Orbax refused to save step {step}'
+
+    def _settle(self) -> None:
+        """Waits until Orbax has the last state; raises what has happened meanwhile."""
+        handed, self._handed = self._handed, None
+        if handed is not None:
+            with self._writing():
+                handed.result()
 
     def restore(self, shapes: PyTree) -> Restored | None:
         """The newest complete checkpoint. Newer ones that are damaged are renamed, with a warning.
@@ -223,14 +255,18 @@ class Checkpoints:
         Raises:
           CheckpointError: the last checkpoint cannot be written.
         """
+        self._settle()
         with self._writing():
-            self._manager.wait_until_finished()
+            self._thread.submit(self._manager.wait_until_finished).result()
 
     def close(self) -> None:
-        """Waits, and stops Orbax's threads."""
+        """Waits, and stops all threads."""
         self._reader.close()
-        with self._writing():
-            self._manager.close()
+        try:
+            self._settle()
+        finally:
+            with self._writing(), self._thread:
+                self._thread.submit(self._manager.close).result()
 
     def _remove_unfinished(self, folder: Path) -> None:
         """Deletes the checkpoint that could not be written."""
@@ -304,6 +340,8 @@ class Checkpoints:
         """Turns an error of Orbax, such as that of a full disk, into one line, also one of its threads."""
         try:
             yield
+        except NumericalError:
+            raise
         except Exception as error:
             folder = Path(self._manager.directory)
             try:

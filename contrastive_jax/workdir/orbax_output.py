@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+WAITING = 'Waiting for previous save to complete'  # Orbax says it also where the loop does not wait
 LONGEST = 300  # the largest number of characters of an error of Orbax in a message
 
 
@@ -42,5 +43,6 @@ def collect_quietly() -> None:
 
 
 def worth_showing(record: logging.LogRecord) -> bool:
-    """Filters the log of Orbax: no stages of a save, no tracebacks of errors that it also raises."""
-    return 'orbax' not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)
+    """Filters the log of Orbax: no stages of a save or waiting for it, no tracebacks of errors that it also raises."""
+    shown = record.levelno >= logging.WARNING and not record.exc_info and not str(record.msg).startswith(WAITING)
+    return 'orbax' not in record.pathname or shown

@@ -43,6 +43,12 @@ def test_a_process_that_waits_for_its_data() -> None:
     assert any('in images' in line for line in lines), 'the stack says where it waits'
 
 
+def test_a_process_that_never_gets_to_the_end_of_its_data() -> None:
+    code, lines, _ = run('Watchdog(patience_s=0.1); watchdog.opening(lambda: time.sleep(50))()')
+    assert code == 142
+    assert 'error: reading the data for the first time has taken more than 1 s -> look at' in lines[-1]
+
+
 def test_a_signal_that_the_main_thread_does_not_hear() -> None:
     """Alone, without a limit for its data; a second Ctrl-C ends at once, also where no bytecode runs."""
     code, lines, _ = run("""
@@ -144,14 +150,15 @@ def test_a_process_without_a_sign_of_life(beat: int) -> None:
 
 
 def test_a_coordinator_that_does_not_answer() -> None:
-    code, lines, _ = run(
+    """As when it is stopped: this process cannot even tell it why it ends."""
+    code, lines, seconds = run(
         """
-        store.key_value_dir_get = lambda prefix: time.sleep(50)
+        store.key_value_set = store.key_value_dir_get = lambda *_, **__: time.sleep(50)
         time.sleep(50)
     """,
         IMPATIENT,
     )
-    assert code == 142 and 'process 0, which all others talk to, has not answered for' in lines[-1]
+    assert code == 142 and seconds < 30 and 'process 0, which all others talk to, has not answered for' in lines[-1]
 
 
 def test_a_stop(recwarn: pytest.WarningsRecorder) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import resource
 import shutil
+import threading
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from contrastive_jax.errors import CheckpointError, NumericalError, UserError
 from contrastive_jax.methods import MethodState, memory
 from contrastive_jax.training.finite import Dropped
 from contrastive_jax.training.run import TrainState
+from contrastive_jax.workdir import checkpoint
 from contrastive_jax.workdir.checkpoint import Checkpoints
 from contrastive_jax.workdir.checksum import checksum
 from contrastive_jax.workdir.described import FOLDER
@@ -304,8 +306,24 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     state.method.memory['queue']['keys'][0, 0, 0] = np.inf
     with pytest.raises(NumericalError) as caught:
         run.checkpoints.save(2, run.devices.place(state, SPECS))
+        run.checkpoints.wait()
     assert 'params/projector/bias, method/memory/queue/keys' in str(caught.value)
     assert run.checkpoints.steps == [1]
+
+
+def test_a_save_does_not_hold_the_loop(tmp_path, caplog, monkeypatch):
+    """It returns before Orbax has the state; the next one waits for it, and a disk that is slow is named."""
+    run, free, saved = Run(tmp_path), threading.Event(), list[int]()
+    monkeypatch.setattr(checkpoint, 'SLOW_S', 0.01)
+    monkeypatch.setattr(run.checkpoints._manager, 'save', lambda step, **_: free.wait(60) and not saved.append(step))
+    run.checkpoints.save(3, run.devices.place(make_state(3), SPECS))
+    assert saved == []
+    threading.Timer(0.1, free.set).start()
+    run.checkpoints.save(6, run.devices.place(make_state(6), SPECS))
+    assert saved[:1] == [3]
+    assert 'the disk is slow: step 6 has waited 0 s for the checkpoint before it -> save less often' in caplog.text
+    run.checkpoints.close()
+    assert saved == [3, 6]
 
 
 # ================================ kills and disks ================================
