@@ -25,16 +25,22 @@ FILES = (
     'barlow_twins',
     'byol',
     'cmc',
+    'context_encoder',
     'cpc',
     'deepcluster',
+    'deepcluster_v1',
+    'denoising',
     'dictionary',
     'dino',
+    'exemplar',
     'instdis',
     'invaspread',
+    'jigsaw',
     'mocov1',
     'mocov2',
     'mocov3_r50',
     'mocov3_vit',
+    'relative_position',
     'nnclr',
     'simclr',
     'simclrv2',
@@ -48,6 +54,7 @@ EXAMPLES = {
     'imagenette/160px-v2': 9469,
     'imagenet2012': 1_281_167,
     'stl10': 100_000,
+    'mnist': 60_000,
     '': 1_281_167,  # any folder
 }
 
@@ -104,7 +111,8 @@ def test_the_views_of_every_config() -> None:
     for policy in {build_policy(train_steps.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
-            policy = dataclasses.replace(policy, patches=dataclasses.replace(policy.patches, size=8, stride=4, crop=0))
+            small = dataclasses.replace(policy.patches, size=8, stride=4, crop=0, tile=0, channel_shift=0)
+            policy = dataclasses.replace(policy, patches=small)
         sizes = policy.view_sizes(24)
         for number in {0, policy.global_views - 1, policy.num_views - 1}:
             view = np.asarray(policy(keys, images, number, 24))
