@@ -20,6 +20,7 @@ from contrastive_jax.config.check import check
 from contrastive_jax.config.load import load
 from contrastive_jax.distributed.collectives import exchanged_rows
 from contrastive_jax.distributed.devices import find_devices
+from contrastive_jax.methods import DeepClusterV1
 from contrastive_jax.methods.memory import num_rows
 from contrastive_jax.plan import hlo, programs, traffic
 from contrastive_jax.training.build import build_run
@@ -31,6 +32,9 @@ CONFIGS = (
     'dictionary:end_to_end,tiny', 'dictionary:memory_bank,tiny', 'instdis:tiny', 'instdis:cifar10,tiny',
     'invaspread:tiny', 'cmc:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'dino:tiny',
     'dino:resnet50,tiny', 'cpc:tiny', 'cpc:v1,tiny', 'swav:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
+    'deepcluster_v1:tiny', 'exemplar:tiny', 'relative_position:tiny', 'jigsaw:tiny',
+    'denoising:tiny', 'context_encoder:tiny',
+    'barlow_twins:tiny', 'vicreg:tiny', 'nnclr:tiny',
 )  # fmt: skip
 
 # Numbers of four bytes that a method gathers from all devices: embeddings [B, D] and numbers of the examples [B].
@@ -47,10 +51,19 @@ GATHERED: dict[str, Gathered] = {
     'CMC': lambda B, D, run: 2 * B * D + B + 3 * B * (run.method.num_negatives + 1),
     'CPC': lambda B, D, run: B * D * _latents(run),
     'DeepCluster': lambda B, D, run: 2 * B * D + B + 2 * num_rows(IMAGES[0]) // 4,  # a byte for each row of the banks
+    'DeepClusterV1': lambda B, D, run: B * D + B + num_rows(IMAGES[0]) // 4,
     'BYOL': lambda B, D, run: 0,
     'SimSiam': lambda B, D, run: 0,
     'DINO': lambda B, D, run: 0,
     'SwAV': lambda B, D, run: 0,
+    'Exemplar': lambda B, D, run: 0,
+    'RelativePosition': lambda B, D, run: 0,
+    'Jigsaw': lambda B, D, run: 0,
+    'DenoisingAutoencoder': lambda B, D, run: 0,
+    'ContextEncoder': lambda B, D, run: 0,
+    'BarlowTwins': lambda B, D, run: 0,
+    'VICReg': lambda B, D, run: 0,
+    'NNCLR': lambda B, D, run: 4 * B * D + B,
 }
 
 
@@ -68,9 +81,21 @@ def _latents(run: Any) -> int:
 
 
 def _of_clusters(D: int, run: Any) -> int:
-    """Of DeepCluster: sums and counts of its clusters in each iteration of k-means, once an epoch."""
-    iterations = getattr(run.method, 'kmeans_iterations', 0)
-    return sum(K * (D + 2) * (iterations + 1) for K in run.method.num_prototypes) if iterations else 0
+    """Of DeepCluster: sums and counts of its clusters in each iteration of k-means, once an epoch.
+
+    Of v1 also the covariance of the features, once an epoch, and the gradient of the classifier.
+    """
+    method = run.method
+    if isinstance(method, DeepClusterV1):
+        K = method.num_prototypes
+        return K * (method.pca_dim + 2) * (method.kmeans_iterations + 1) + D * (D + 1) + K * (D + 1)
+    iterations = getattr(method, 'kmeans_iterations', 0)
+    return sum(K * (D + 2) * (iterations + 1) for K in method.num_prototypes) if iterations else 0
+
+
+def _matrices(D: int, run: Any) -> int:
+    """Of Barlow Twins and VICReg: matrices [D, D], for one pair of views or for each view, and their gradients."""
+    return {'BarlowTwins': 2, 'VICReg': 4}.get(type(run.method).__name__, 0) * D * D
 
 
 def with_batch(config: ConfigDict) -> ConfigDict:
@@ -125,8 +150,9 @@ def differences(step: Step) -> list[str]:
         for kind, size in exact.items()
         if sums.get(kind, 0) != size
     ]
-    # What is summed: gradients; statistics of BN and their gradients, for each view; means [D]; numbers of examples [B]
-    numbers = step.parameters + 8 * step.statistics + 16 * (B + D) + _of_clusters(D, run)
+    # What is summed: gradients; statistics of BN and their gradients, for each view; means [D]; numbers of examples
+    # [B]; matrices [D, D]
+    numbers = step.parameters + 8 * step.statistics + 16 * (B + D) + _of_clusters(D, run) + _matrices(D, run)
     if sums.get('all-reduce', 0) > (most := 4 * numbers):
         wrong.append(f'all-reduce: {sums["all-reduce"]:,} bytes, more than {most:,}')
     if sums.get('reduce-scatter', 0) > gathered:

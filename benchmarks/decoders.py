@@ -30,7 +30,7 @@ def pillow(min_side: int) -> Decoder:
         image = Image.open(io.BytesIO(content), formats=('JPEG',))
         if min_side:
             image.draft(None, (min_side, min_side))
-        return np.asarray(image.convert('RGB'))
+        return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))  # to convert would copy
 
     return decode
 

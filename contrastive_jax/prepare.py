@@ -1,4 +1,4 @@
-"""Writes a cache of resized images, for those who train long on large photos: decoding is most of the input's work.
+"""Writes a cache of resized images, for those who train long on large photos.
 
     python -m contrastive_jax.prepare --config.data.source=folder --config.data.path=~/photos --out=photos_256
     python -m contrastive_jax.main --config=configs/mocov2.py:folder --workdir=runs/photos \\
@@ -6,8 +6,8 @@
 
 The data is given as in a run. Both splits are written, with their labels, in the order of the data. Images whose
 shorter side is larger than --size are resized to it and lose resolution, which the command says in numbers. They are
-stored uncompressed, or as JPEG with --quality=95, in about a sixth of the space. The same command goes on where it was
-stopped or killed. A folder that holds something else is refused.
+stored uncompressed, or as JPEG with --quality=95, in about a quarter of the space. The same command goes on where it
+was stopped or killed. A folder that holds something else is refused.
 
 Exit codes: 0 written, 42 interrupted by a signal (the same command goes on), 2 a mistake in the arguments, 3 a problem
 with the data.

@@ -239,13 +239,18 @@ def ended(child: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Waits for the end. Returns the exit code, stdout and stderr, without what the CPU's collectives say."""
     code = child.wait(TIMEOUT_S)
     out, err = (path.read_text() for path in child.streams)  # type: ignore[attr-defined]
-    return code, without_gloo(out), err
+    return code, without_gloo(out), without_waiting(err)
 
 
 def without_gloo(text: str) -> str:
     """Gloo's threads write a message in pieces, and so into each other's lines: those are left out whole."""
     lines = [GLOO.sub(' ', line) for line in text.splitlines()]
     return ''.join(f'{line}\n' for line in lines if line.strip(' 0123456789'))
+
+
+def without_waiting(text: str) -> str:
+    """Orbax says so when a save takes longer than the steps up to the next one, as on a slow machine."""
+    return ''.join(line for line in text.splitlines(keepends=True) if 'Waiting for previous save' not in line)
 
 
 def wait_for_step(workdir: Path, step: int, *running: subprocess.Popen[str]) -> None:

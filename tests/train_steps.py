@@ -45,6 +45,15 @@ CONFIGS = (
     'swav:tiny',
     'swav:tiny,queue',
     'deepcluster:tiny',
+    'deepcluster_v1:tiny',
+    'exemplar:tiny',
+    'relative_position:tiny',
+    'denoising:tiny',
+    'context_encoder:tiny',
+    'jigsaw:tiny',
+    'barlow_twins:tiny',
+    'vicreg:tiny',
+    'nnclr:tiny',
 )
 
 
@@ -76,6 +85,18 @@ def load_small(name: str, depth: int = 1, color: bool = False, **changes: Any) -
             off |= {field: (0.0,) * len(config.augment[field]) for field in ('jitter', 'blur', 'solarize')}
             config.augment.update(off)
     return config
+
+
+def view_shapes(run: Run) -> list[tuple[int, ...]]:
+    """The shape of each view of a global batch: images [B, H, W, C], or grids of patches [B, R, C, p, p, C]."""
+    B, C = run.batch_size, run.policy.channels
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
+
+    def shape(view: int, size: int) -> tuple[int, ...]:
+        crops = jax.ShapeDtypeStruct((B, size, size, C), jnp.uint8)
+        return jax.eval_shape(lambda keys, crops: run.policy.distort(keys, crops, view), keys, crops).shape
+
+    return [shape(view, size) for view, size in enumerate(run.policy.view_sizes(run.image_size))]
 
 
 def build(config: ConfigDict) -> tuple[Run, sources.Source]:

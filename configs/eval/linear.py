@@ -18,6 +18,7 @@ Variants:
   `simclr`: SGD with Nesterov momentum, 0.1 x batch / 256, batch 4096, 90 epochs, cosine; the classifier starts at zero.
   `byol`: SGD with Nesterov momentum, 0.2 x batch / 256, batch 1024, 80 epochs, cosine.
   `swav`: SGD, 0.3, batch 256, 100 epochs, cosine, weight decay 1e-6.
+  `barlow_twins`, `vicreg`: the same with 0.1 and 0.02.
   `dino`: SGD, 0.001 x batch / 256, batch 1024, 100 epochs, cosine; on the class tokens of the last four blocks, for
     ViT-S. `dino_base`: on the class token of the last block and the mean of its patch tokens, for ViT-B.
     `dino_resnet50`: on the features of a ResNet.
@@ -48,7 +49,9 @@ def get_config(variant: str = '') -> ConfigDict:
             'simsiam': simsiam,
             'simclr': simclr,
             'byol': byol,
-            'swav': swav,
+            'swav': lambda c: small_rate(c, 0.3),
+            'barlow_twins': lambda c: small_rate(c, 0.1),
+            'vicreg': lambda c: small_rate(c, 0.02),
             'dino': lambda c: dino(c, last_blocks=4),
             'dino_base': lambda c: dino(c, last_blocks=1, average_pool=True),
             'dino_resnet50': dino,
@@ -84,8 +87,8 @@ def byol(c: ConfigDict) -> None:
     c.optimizer.nesterov = True
 
 
-def swav(c: ConfigDict) -> None:
-    c.optimizer.update(learning_rates=(0.3,), weight_decays=(1e-6,))
+def small_rate(c: ConfigDict, rate: float) -> None:
+    c.optimizer.update(learning_rates=(rate,), weight_decays=(1e-6,))
     c.schedule.name = 'cosine'
 
 

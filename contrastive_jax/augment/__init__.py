@@ -5,7 +5,7 @@
 - color, geometry, spaces, mixing   image operations on batches
 - planes     the color arithmetic on separate planes of red, green and blue
 - crops      where random crops are, also used by the loader on the host
-- patches    CPC's augmentation of the patches of an image
+- patches    the patches of an image, each with its own augmentation (CPC, relative position, jigsaw)
 - styles     how the libraries behind the papers differ in these operations
 """
 

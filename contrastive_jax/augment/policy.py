@@ -78,7 +78,7 @@ class Policy:
       local_size: the height and width of local views, in pixels.
       local_scale: the smallest and largest area of a local crop, as a fraction of the image's.
       local_blur: the probability of a Gaussian blur of a local view.
-      patches: the patches of views and their augmentation (CPC); None: views are not cut.
+      patches: the patches of views and their augmentation (CPC, relative position, jigsaw); None: views are not cut.
       extra: a function of the user's own, 'package.module:name', that changes each view after blur and solarization and
         before patches and normalization; '': none. It is called as `extra(keys, images, view)`, with a key for each
         example [b], images float[b, s, s, C] (in [0, 1], mostly RGB) and the number of the view, inside the compiled

@@ -41,7 +41,7 @@ def advice(config: ConfigDict, facts: DataFacts) -> list[Problem]:
 
 def _dictionaries(c: ConfigDict, n: int) -> Iterator[Problem]:
     """Memories with more rows, and clusters with more centers, than there are images."""
-    m = c.method
+    m, role = c.method, 'neighbor' if c.method.name == 'nnclr' else 'negative'
     for name, few in (
         ('queue_size', max(n // 4 // c.batch_size, 1) * c.batch_size),
         ('num_negatives', max(n // 10, 1)),
@@ -49,7 +49,7 @@ def _dictionaries(c: ConfigDict, n: int) -> Iterator[Problem]:
         size = m.get(name, 0)
         if isinstance(size, int) and size > n:
             yield Problem(
-                f'method.{name} {size:,} is larger than the {n:,} training images: each image is its own negative '
+                f'method.{name} {size:,} is larger than the {n:,} training images: each image is its own {role} '
                 f'about {_times(size / n)} times',
                 field=f'method.{name}',
                 remedy=f'use {few} or fewer',

@@ -81,6 +81,18 @@ def patches_config(encoder: ConfigDict, **fields: Any) -> ConfigDict:
     return defaults(Patches, **{'size': encoder.patch_size, 'stride': encoder.patch_stride, **fields})
 
 
+def tiles_config(size: int, stride: int, tile: int, **fields: Any) -> ConfigDict:
+    """The section `augment.patches` of a method that solves a puzzle of tiles: relative position, jigsaw.
+
+    Args:
+      size: the height and width of a cell of the grid, in pixels.
+      stride: the distance from one cell to the next, in pixels.
+      tile: the height and width of the tile, which is a random square of the cell, in pixels.
+      **fields: further fields of augment.patches.Patches.
+    """
+    return defaults(Patches, size=size, stride=stride, tile=tile, **fields)
+
+
 def apply_variants(config: ConfigDict, argument: str, variants: Mapping[str, Change]) -> ConfigDict:
     """Applies the comma-separated variants of `--config=file.py:small,cifar10`, in order, and locks the fields.
 

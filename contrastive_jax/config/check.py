@@ -214,14 +214,15 @@ def check_examples(c: ConfigDict, num_examples: int, devices: int = 1) -> list[s
     )
     method = method_or_none(m.name)
     if method is not None and method.initializes_memory and 'num_prototypes' in m:
-        most = max(m.num_prototypes, default=0)
+        heads = m.num_prototypes if isinstance(m.num_prototypes, tuple | list) else (m.num_prototypes,)
+        most, fitting = max(heads, default=0), tuple(min(K, per_epoch * B) for K in heads)
         rules.rule(
             most <= per_epoch * B,
             f'method.num_prototypes {most} is more than the {per_epoch * B} images of an epoch, which cannot have so '
             'many clusters',
             field='method.num_prototypes',
             remedy='use fewer',
-            value=tuple(min(K, per_epoch * B) for K in m.num_prototypes),
+            value=fitting if isinstance(m.num_prototypes, tuple | list) else fitting[0],
         )
     return rules.found
 

@@ -9,7 +9,7 @@ from contrastive_jax.models.vit import CONV_STEM_STRIDE, VITS
 
 FIELDS = (
     'data.image_size', 'augment.local_size', 'augment.blur', 'augment.local_blur', 'augment.crop_scale',
-    'augment.patches.size', 'augment.patches.stride', 'augment.patches.crop',
+    'augment.patches.size', 'augment.patches.stride', 'augment.patches.crop', 'augment.patches.tile',
     'encoder.name', 'encoder.stem', 'encoder.width', 'encoder.depth', 'encoder.num_heads', 'encoder.patch_size',
     'encoder.patch_stride', 'method.offsets',
     'projector.hidden_dim', 'projector.output_dim', 'predictor.hidden_dim', 'predictor.output_dim',
@@ -36,9 +36,15 @@ def image_and_encoder(plan: Plan) -> None:
         _cpc(plan)
     elif name in VITS:
         _vit(plan)
-    else:
+    elif c.augment.patches:
         _image_size(plan)
-        _resnet(plan)
+        _tiles(plan)
+        _resnet(plan, c.augment.patches.tile, TINY_SIZE)
+    else:
+        small = TINY_SIZE if plan.machine.device == 'cpu' else SMALL_SIZE
+        decodes = 'decoder_width' in c.method  # the size must be one that a decoder can double a feature map to
+        _image_size(plan, lambda size: (8 if size <= small else 32) if decodes else 1)
+        _resnet(plan, c.data.image_size, small)
     size = c.data.image_size
     if size <= SMALL_SIZE:
         why = f'no blur at {size} px, as in the recipes for CIFAR-10'
@@ -69,7 +75,8 @@ def _image_size(plan: Plan, unit: Callable[[int], int] = lambda size: 1) -> None
     why = f'the shorter side of the images is {side:,} px'
     if plan.machine.device == 'cpu' and most > CPU_SIZE:
         most, why = CPU_SIZE, f'on a CPU; {recipe} px take {(recipe / CPU_SIZE) ** 2:.0f} times as long'
-    size = next((size for size in reversed(SIZES) if size <= most), max(most // 4 * 4, 8))
+    sizes = (recipe, *reversed(SIZES))
+    size = next((size for size in sizes if size <= most), max(most // 4 * 4, 8))
     plan.set('data.image_size', max(size // unit(size), 1) * unit(size), why)
 
 
@@ -82,16 +89,16 @@ def _small(plan: Plan) -> str:
     return ''
 
 
-def _resnet(plan: Plan) -> None:
-    c, size = plan.config, plan.config.data.image_size
+def _resnet(plan: Plan, size: int, small: int) -> None:
+    """A ResNet for images, or tiles, of `size` pixels; up to `small` pixels its stem has no stride."""
+    c = plan.config
     split = 'split_' if str(c.encoder.name).startswith('split_') else ''
     tiny = plan.machine.device == 'cpu' and size <= TINY_SIZE
     if why := _small(plan):
         plan.set('encoder.name', split + ('resnet_tiny' if tiny else 'resnet18'), why)
         if tiny and 'width' in c.encoder:
             plan.set('encoder.width', 16, why)
-    on_cpu = plan.machine.device == 'cpu'
-    if size <= (TINY_SIZE if on_cpu else SMALL_SIZE):
+    if size <= small:
         plan.set('encoder.stem', 'cifar', f'views of {size} px: a stem without stride')
     _heads(plan, why)
 
@@ -135,6 +142,20 @@ def _heads(plan: Plan, why: str) -> None:
             plan.set('predictor.hidden_dim', min(c.predictor.hidden_dim, hidden), why)
     if c.predictor:
         plan.set('predictor.output_dim', c.projector.output_dim, why)
+
+
+def _tiles(plan: Plan) -> None:
+    """Cells and tiles take as much of the image as in the recipe, and three rows of cells fill it."""
+    c, recipe = plan.config, plan.config.augment.patches
+    image, before = c.data.image_size, recipe.size + 2 * recipe.stride
+    if image == before:
+        return
+    why = f'three rows of tiles in {image} px'
+    stride = max(round(recipe.stride * image / before), 1)
+    tile = max(round(recipe.tile * image / before), 1)
+    plan.set('augment.patches.stride', stride, why)
+    plan.set('augment.patches.size', image - 2 * stride, why)
+    plan.set('augment.patches.tile', min(tile, image - 2 * stride), why)
 
 
 def _cpc(plan: Plan) -> None:

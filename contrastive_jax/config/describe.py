@@ -22,7 +22,7 @@ def describe_fields() -> str:
     """The fields of every section of a pre-training config, for help texts and documentation."""
     parts = ['Fields of a config: --config.FIELD=VALUE']
     parts += [describe_section(path, section) for path, section in {'': Training, **SECTIONS}.items()]
-    parts.append(describe_section('augment.patches', Patches, 'of CPC'))
+    parts.append(describe_section('augment.patches', Patches, 'of CPC, relative position and jigsaw'))
     for section, what in ((ResNet, 'resnet*'), (VisionTransformer, 'vit_*, dino_*'), (CPCEncoder, 'cpc_*')):
         parts.append(describe_section('encoder', section, f'name: {what}'))
     parts.append(describe_section('projector', MLP, 'and predictor'))

@@ -189,6 +189,11 @@ class Optimizer:
     rate_factors: tuple[tuple[str, float], ...] = field(
         (), 'Paths whose learning rate is so many times that of the others.', above=0, example=(('projector', 10.0),)
     )
+    bias_rate_factor: float = field(
+        1.0,
+        'The learning rate of biases, and of scales and offsets of norms, is so many times that of the weights.',
+        above=0,
+    )
     freeze: tuple[str, ...] = field((), 'Paths that are never trained.', example=('encoder/patch_embed',))
     freeze_first: tuple[str, ...] = field(
         (),

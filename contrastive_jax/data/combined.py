@@ -33,7 +33,8 @@ class CombinedSource(Source):
         self.place = ', '.join(filter(None, (_place(*part) for part in parts)))
         self.skipped = dict(sum((Counter(source.skipped) for source in whole), Counter()))
         self.remarks = tuple(dict.fromkeys(remark for source in whole for remark in source.remarks))
-        self.rows_of = tuple((source.fingerprint, start, end) for source, start, end in parts)
+        named = {source: source.fingerprint for source in whole}  # once: that of a folder reads files
+        self.rows_of = tuple((named[source], start, end) for source, start, end in parts)
         if all(source.array is not None for source in whole):
             arrays = [source.array[start:end] for source, start, end in parts if source.array is not None]
             self.array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

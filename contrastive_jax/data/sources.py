@@ -167,7 +167,8 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
     """
     given = f'data.split {split!r} and data.eval_split {eval_split!r}'
     remedy = 'set data.eval_split to other images'
-    if held_out.fingerprint == train.fingerprint:
+    own, other_own = train.fingerprint, held_out.fingerprint  # once: that of a folder reads files
+    if own == other_own:
         raise UserError(
             f'{given} are the same images, so that kNN would find each image itself',
             field='data.eval_split',
@@ -175,8 +176,8 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
         )
     common = sum(
         max(0, min(end, other_end) - max(start, other_start))
-        for stored, start, end in _stored_rows(train)
-        for other, other_start, other_end in _stored_rows(held_out)
+        for stored, start, end in train.rows_of or ((own, 0, len(train)),)
+        for other, other_start, other_end in held_out.rows_of or ((other_own, 0, len(held_out)),)
         if stored == other
     )
     if common:
@@ -185,10 +186,6 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
             field='data.eval_split',
             remedy=f'{remedy}, such as train[:90%] and train[90%:]',
         )
-
-
-def _stored_rows(source: Source) -> Sequence[tuple[str, int, int]]:
-    return source.rows_of or ((source.fingerprint, 0, len(source)),)
 
 
 class Subset(Source):

@@ -4,20 +4,29 @@ import dataclasses
 from typing import Any
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.methods.barlow_twins import BarlowTwins
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cmc import CMC
+from contrastive_jax.methods.context_encoder import ContextEncoder
 from contrastive_jax.methods.cpc import CPC
 from contrastive_jax.methods.deepcluster import DeepCluster
+from contrastive_jax.methods.deepcluster_v1 import DeepClusterV1
+from contrastive_jax.methods.denoising import DenoisingAutoencoder
 from contrastive_jax.methods.dictionary import EndToEnd, MemoryBank
 from contrastive_jax.methods.dino import DINO
+from contrastive_jax.methods.exemplar import Exemplar
 from contrastive_jax.methods.instdis import InstDis
 from contrastive_jax.methods.invaspread import InvaSpread
+from contrastive_jax.methods.jigsaw import Jigsaw
 from contrastive_jax.methods.moco import MoCo
 from contrastive_jax.methods.mocov3 import MoCoV3
+from contrastive_jax.methods.nnclr import NNCLR
+from contrastive_jax.methods.relative_position import RelativePosition
 from contrastive_jax.methods.simclr import SimCLR, SimCLRMemory
 from contrastive_jax.methods.simsiam import SimSiam
 from contrastive_jax.methods.swav import SwAV
+from contrastive_jax.methods.vicreg import VICReg
 from contrastive_jax.rules import did_you_mean, import_named
 
 METHODS: dict[str, type[Method]] = {
@@ -36,6 +45,15 @@ METHODS: dict[str, type[Method]] = {
     'cpc': CPC,
     'swav': SwAV,
     'deepcluster': DeepCluster,
+    'deepcluster_v1': DeepClusterV1,
+    'denoising': DenoisingAutoencoder,
+    'context_encoder': ContextEncoder,
+    'exemplar': Exemplar,
+    'relative_position': RelativePosition,
+    'jigsaw': Jigsaw,
+    'barlow_twins': BarlowTwins,
+    'vicreg': VICReg,
+    'nnclr': NNCLR,
 }
 
 
@@ -74,19 +92,28 @@ __all__ = [
     'CPC',
     'DINO',
     'METHODS',
+    'NNCLR',
+    'BarlowTwins',
+    'ContextEncoder',
     'DeepCluster',
+    'DeepClusterV1',
+    'DenoisingAutoencoder',
     'EndToEnd',
+    'Exemplar',
     'InstDis',
     'InvaSpread',
+    'Jigsaw',
     'MemoryBank',
     'Method',
     'MethodState',
     'MoCo',
     'MoCoV3',
+    'RelativePosition',
     'SimCLR',
     'SimCLRMemory',
     'SimSiam',
     'SwAV',
+    'VICReg',
     'find_method',
     'method_or_none',
 ]

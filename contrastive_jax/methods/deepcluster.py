@@ -85,7 +85,8 @@ class DeepCluster(base.Method):
         for head, K in enumerate(self.num_prototypes):
             z = banks[head % 2]
             seen = jnp.any(z != 0, axis=1)
-            centroids = self.init_centroids(jax.random.fold_in(rng, head), z, seen, K, axis_name)
+            key = jax.random.fold_in(rng, head)
+            centroids = memory.sample_different_rows(key, z, seen, K, self.num_examples, axis_name)
             centroids, assigned = spherical_kmeans(
                 z, centroids, iterations=self.kmeans_iterations, mask=seen, axis_name=axis_name
             )
@@ -102,22 +103,6 @@ class DeepCluster(base.Method):
             'entropy': sum(entropies, jnp.zeros(())) / len(entropies),
         }
         return dataclasses.replace(state, memory=new)
-
-    def init_centroids(self, key: Array, bank: Array, seen: Array, count: int, axis_name: str | None) -> Array:
-        """Samples different rows of the whole bank as initial centroids: [count, D], the same on all devices.
-
-        Args:
-          key: a typed key, the same on all devices.
-          bank: [r, D] this device's rows.
-          seen: bool[r], the rows that may be sampled.
-          count: number of rows.
-          axis_name: the mapped device axis.
-        """
-        stored = memory.num_rows(self.num_examples)  # without the padding of `Devices.padded`
-        seen = collectives.all_gather(seen, axis_name)[:stored]
-        priority = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
-        rows, owned = memory.owned_rows(bank, lax.top_k(priority, count)[1], axis_name)
-        return collectives.psum(jnp.where(owned[:, None], rows, 0.0), axis_name)
 
     def loss(
         self,

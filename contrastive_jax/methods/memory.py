@@ -205,6 +205,50 @@ def update_bank(bank: Array, index: Array, f: Array, momentum: float, axis_name:
     """
     index, f = collectives.all_gather(index, axis_name), collectives.all_gather(lax.stop_gradient(f), axis_name)
     v, owned = owned_rows(bank, index, axis_name)
-    updated = normalize(momentum * v + (1.0 - momentum) * f)
+    return _with_rows(bank, index, normalize(momentum * v + (1.0 - momentum) * f), owned, axis_name)
+
+
+def write_bank(bank: Array, index: Array, rows: Array, axis_name: str | None = None) -> Array:
+    """Replaces the rows of the local examples, as they are. Each device writes the rows that it stores.
+
+    Args:
+      bank: [r, D] this device's rows.
+      index: int32[b] indices of the local examples in the data set.
+      rows: [b, D] their new rows. They get no gradient.
+      axis_name: the mapped device axis.
+
+    Returns:
+      [r, D] this device's rows of the new bank.
+    """
+    index, rows = collectives.all_gather(index, axis_name), collectives.all_gather(lax.stop_gradient(rows), axis_name)
+    _, owned = owned_rows(bank, index, axis_name)
+    return _with_rows(bank, index, rows, owned, axis_name)
+
+
+def _with_rows(bank: Array, index: Array, rows: Array, owned: Array, axis_name: str | None) -> Array:
+    """This device's rows [r, D] with those of `rows` [M, D] that it stores, bool[M], at the places int32[M]."""
     local = index - collectives.axis_index(axis_name) * bank.shape[0]
-    return bank.at[jnp.where(owned, local, bank.shape[0])].set(updated.astype(bank.dtype), mode='drop')
+    return bank.at[jnp.where(owned, local, bank.shape[0])].set(rows.astype(bank.dtype), mode='drop')
+
+
+def sample_different_rows(
+    key: Array, bank: Array, seen: Array, count: int, num_examples: int, axis_name: str | None = None
+) -> Array:
+    """Samples different rows of the whole bank, for example as initial centroids.
+
+    Args:
+      key: a typed key, the same on all devices.
+      bank: [r, D] this device's rows.
+      seen: bool[r], the rows that may be sampled.
+      count: number of rows.
+      num_examples: the number of examples in the data set.
+      axis_name: the mapped device axis.
+
+    Returns:
+      [count, D], the same on all devices.
+    """
+    stored = num_rows(num_examples)  # without the padding of `Devices.padded`
+    seen = collectives.all_gather(seen, axis_name)[:stored]
+    priority = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0)
+    rows, owned = owned_rows(bank, lax.top_k(priority, count)[1], axis_name)
+    return collectives.psum(jnp.where(owned[:, None], rows, 0.0), axis_name)

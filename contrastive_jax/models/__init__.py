@@ -5,6 +5,7 @@
 - network            encoder, projector and predictor as one network; the contract of an encoder
 - norm               batch norm over groups of examples
 - context            the context network of CPC
+- decoder            from a feature map back to an image
 - tokens             other features of a ViT than its class token
 - interpolation      kernels that resize images and position embeddings
 """

@@ -183,9 +183,14 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: Dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Encodes images.
+        """Encodes images: h [B, D], the average of `feature_map` over all positions, in float32 or a wider dtype."""
+        x = self.feature_map(x, train=train, axis_name=axis_name)
+        return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
+
+    @nn.compact
+    def feature_map(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
+        """The output of the last stage, as a decoder needs it.
 
         Args:
           x: [B, H, W, C], normalized images.
@@ -193,7 +198,7 @@ class ResNet(nn.Module):
           axis_name: the mapped device axis; None: the whole batch is on one device.
 
         Returns:
-          h [B, D], the average over all positions, in float32 or a wider dtype.
+          [B, h, w, D], in `dtype`.
 
         Raises:
           ValueError: an unknown block, stem or padding; or selective kernels without bottleneck blocks.
@@ -240,7 +245,7 @@ class ResNet(nn.Module):
                     name=f'layer{stage + 1}_{i}',
                 )(x, train, axis_name)
             self.sow('intermediates', f'layer{stage + 1}', x)
-        return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
+        return x
 
     def stem_convolutions(self) -> list[tuple[int, int, int, str | int]]:
         """The convolutions before the first stage: output channels, kernel size, stride and padding (see `conv`)."""

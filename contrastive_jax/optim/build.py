@@ -37,6 +37,8 @@ def build_optimizer(
     for i, (path, factor) in enumerate(o.rate_factors):
         parts[f'scaled_{i}'] = (path,), _optimizer(o, schedules.scaled(learning_rate, factor), weight_decay)
     optimizer = optimizers.by_path(_optimizer(o, learning_rate, weight_decay), parts)
+    if o.bias_rate_factor != 1:
+        optimizer = optax.chain(optimizer, optimizers.scale_biases(o.bias_rate_factor))
     if o.clip_norm:
         optimizer = optax.chain(optimizers.clip_per_tensor(o.clip_norm), optimizer)
     return optimizer, learning_rate

@@ -143,6 +143,15 @@ def clip_per_tensor(max_norm: float, eps: float = 1e-6) -> optax.GradientTransfo
     return optax.stateless(lambda grads, params: jax.tree.map(clip, grads))
 
 
+def scale_biases(factor: float) -> optax.GradientTransformation:
+    """Multiplies the updates of all parameters that `matrices` does not select: another learning rate for them.
+
+    Barlow Twins (main.py) has one for weights and one for biases and norms. It comes after an optimizer whose updates
+    are proportional to its learning rate, as those of all optimizers here are.
+    """
+    return optax.masked(optax.scale(factor), lambda params: jax.tree.map(lambda p: p.ndim <= 1, params))
+
+
 def freeze_for(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
     """Freezes the parameters for the first `steps` steps.
 

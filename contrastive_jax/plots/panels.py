@@ -75,6 +75,17 @@ SMALL = (
         scale='how often the positive is first: it should rise',
     ),
     Panel(
+        'pretext accuracy',
+        {'pretext_top1': 'top-1'},
+        percent=True,
+        scale='how often the position, permutation, image or cluster is right',
+    ),
+    Panel(
+        'reconstruction error',
+        {'reconstruction_error': 'squared error'},
+        scale='of the whole image (denoising) or its missing part (context encoder): it should fall',
+    ),
+    Panel(
         'similarity',
         {'positive_similarity': 'positives', 'negative_similarity': 'negatives'},
         scale='good: positives far above negatives; both at 1: collapsed',

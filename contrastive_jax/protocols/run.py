@@ -176,9 +176,13 @@ def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Asked
     if jax.process_count() > 1:
         check_same({'the checksum of the images': f'{data.train.fingerprint[:12]}, {data.test.fingerprint[:12]}'})
     PROTOCOLS[config.protocol].check(config, encoder, data)
-    open_workdir(str(path), config, write=first, defaults=defaults_of(config))
-    if PROTOCOLS[config.protocol].resumes:
-        check_inputs(path, inputs_of(config, encoder, data), write=first)
+
+    def open_own() -> None:
+        open_workdir(str(path), config, write=first, defaults=defaults_of(config))
+        if PROTOCOLS[config.protocol].resumes:
+            check_inputs(path, inputs_of(config, encoder, data), write=first)
+
+    together(open_own)  # no process begins to write there before the first one has looked
     found = PROTOCOLS[config.protocol].run(config, encoder, data, devices, path, interrupt)
     if not first:
         return found

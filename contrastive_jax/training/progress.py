@@ -74,11 +74,12 @@ class Progress:
 
     def forecast(self, step: int, loss: float) -> None:
         """Prints loss, images/s and the expected end after the first timed steps; `update` counts them again."""
-        step_s = max(self._clock() - self._last_s, 1e-9) / max(step - self._step, 1)
+        timed = step - self._step
+        step_s = max(self._clock() - self._last_s, 1e-9) / max(timed, 1)
         left = (self.total_steps - step) * step_s
         end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=left)
         self.say(
-            f'after {step - self._step} timed steps: loss {loss:.4g}, {self.batch_size / step_s:.4g} images/s, '
+            f'after {timed} timed step{"s" * (timed > 1)}: loss {loss:.4g}, {self.batch_size / step_s:.4g} images/s, '
             f'{step_s:.2g} s a step; left {duration(left)} without evaluations, '
             f'until about {end:%Y-%m-%d %H:%M}'
         )

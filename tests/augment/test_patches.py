@@ -1,4 +1,4 @@
-"""CPC's patches: each operation by itself, and randomness by example and patch alone."""
+"""Patches: each operation by itself, and randomness by example and patch alone."""
 
 import dataclasses
 import functools
@@ -86,6 +86,38 @@ def test_crop_keeps_a_square_in_the_middle_of_black(images):
     assert len(places) == 9, 'every place occurs'
 
 
+def places(tile: np.ndarray, patch: np.ndarray) -> list[tuple[int, int]]:
+    """Where a square is in a patch, by looking everywhere."""
+    p, room = len(tile), len(patch) - len(tile) + 1
+    return [(t, s) for t in range(room) for s in range(room) if np.array_equal(tile, patch[t : t + p, s : s + p])]
+
+
+def test_a_tile_is_a_random_square_of_its_patch(images):
+    tiles = np.asarray(cut(dataclasses.replace(PLAIN, tile=4))(KEYS, images))
+    assert tiles.shape == (B, 3, 3, 4, 4, 3)
+    patches = np.asarray(cut_patches(images, 6, 3)).reshape(-1, 6, 6, 3)
+    found = [places(*pair) for pair in zip(tiles.reshape(-1, 4, 4, 3), patches, strict=True)]
+    assert all(len(where) == 1 for where in found)
+    assert len({where[0] for where in found}) == 9, 'every place occurs'
+
+
+def test_channels_of_a_tile_are_moved_against_each_other(images):
+    """Each by at most one pixel along each axis, within the patch; gray patches stay gray."""
+    shifted = dataclasses.replace(PLAIN, tile=4, channel_shift=1)
+    tiles = np.asarray(cut(shifted)(KEYS, images)).reshape(-1, 4, 4, 3)
+    plain = np.asarray(cut(dataclasses.replace(PLAIN, tile=4))(KEYS, images)).reshape(-1, 4, 4, 3)
+    patches = np.asarray(cut_patches(images, 6, 3)).reshape(-1, 6, 6, 3)
+    moves = set()
+    for tile, before, patch in zip(tiles, plain, patches, strict=True):
+        ((top, left),) = places(before, patch)
+        for c in range(3):
+            ((t, s),) = places(tile[..., c], patch[..., c])
+            moves.add((t - top, s - left))
+    assert moves == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    gray = jnp.broadcast_to(images[..., :1], images.shape)
+    np.testing.assert_array_equal(cut(shifted)(KEYS, gray), cut(dataclasses.replace(PLAIN, tile=4))(KEYS, gray))
+
+
 def test_flip(images):
     patches = cut_patches(images, 6, 3)
     np.testing.assert_array_equal(cut(dataclasses.replace(PLAIN, flip=1.0))(KEYS, images), patches[..., ::-1, :])
@@ -109,5 +141,11 @@ def test_what_is_wrong_is_said():
     ]
     assert Policy(patches=Patches(size=6, crop=7)).problems() == [
         'augment.patches.crop is 7 -> give at most 6, the size of a patch; 0: the whole patch'
+    ]
+    assert Policy(patches=Patches(size=6, tile=7)).problems() == [
+        'augment.patches.tile is 7 -> give at most 6, the size of a patch; 0: the whole patch'
+    ]
+    assert Policy(patches=Patches(size=6, channel_shift=1)).problems() == [
+        'augment.patches.channel_shift is 1 without tiles -> give augment.patches.tile'
     ]
     assert Policy(patches=ALL).problems() == []

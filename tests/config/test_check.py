@@ -46,7 +46,8 @@ BYOL, SIMSIAM, DINO = 'byol:tiny', 'simsiam:tiny', 'dino:tiny'
 SIMCLR, MEMORY = 'simclr:tiny', 'simclrv2:tiny,memory'
 CPC = 'cpc:tiny'
 BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
-SWAV, DEEP = 'swav:tiny', 'deepcluster:tiny'
+SWAV, DEEP, DEEP_V1 = 'swav:tiny', 'deepcluster:tiny', 'deepcluster_v1:tiny'
+JIGSAW, DENOISING, CONTEXT = 'jigsaw:tiny', 'denoising:tiny', 'context_encoder:center,tiny'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -115,6 +116,9 @@ RULES: list[tuple[str, str, Any, str]] = [
     (MOCO, 'method.queue_size', 8, 'is not a positive multiple of the batch size 16 -> use 16'),
     (MOCO, 'method.queue_size', 100, 'is not a positive multiple of the batch size 16 -> use 96 or 112'),
     (SYMMETRIC, 'method.queue_size', 48, 'the batch size 32 (both views of the batch) -> use 32 or 64'),
+    ('nnclr:tiny', 'method.queue_size', 40, 'multiple of the batch size 16 -> use 32 or 48'),
+    ('vicreg:tiny', 'method.variance', -1.0, 'method.variance'),
+    ('barlow_twins:tiny', 'optimizer.bias_rate_factor', 0.0, 'optimizer.bias_rate_factor'),
     (MEMORY, 'method.queue_size', 48, 'the batch size 32 (both views of the batch) -> use 32 or 64'),
     (MEMORY, 'bn_group_size', 4, 'bn_group_size 4 does not divide the 2 examples of a device, as simclr_memory needs'),
     (SIMCLR, 'bn_group_size', 16, 'bn_group_size 16 does not divide the 2 examples of a device, as simclr needs'),
@@ -156,6 +160,16 @@ RULES: list[tuple[str, str, Any, str]] = [
     (CPC, 'augment.patches.stride', 3, 'augment.patches has size 4, stride 3 -> give those of the encoder, 4 and 2'),
     (CPC, 'augment.patches.flip', 1.1, 'augment.patches.flip 1.1 is out of range -> it must be at '),
     (MOCO, 'augment.patches', {'size': 4, 'stride': 2}, 'augment.patches are given, but moco uses whole images'),
+    (JIGSAW, 'data.image_size', 20, 'image_size 20 is cut into 4 rows, and jigsaw uses 3 -> use 15'),
+    (JIGSAW, 'data.image_size', 16, 'image size 16 is not filled by patches of 5 at stride 5; use 15 or 20'),
+    (JIGSAW, 'augment.patches', None, 'augment.patches is empty -> jigsaw needs tiles'),
+    (JIGSAW, 'encoder', dict(encoder_config('cpc_tiny')), "'cpc_tiny' does not encode tiles of any size -> jig"),
+    (JIGSAW, 'method.num_permutations', 1, 'method.num_permutations 1 is out of range -> it must be at least 2'),
+    (DENOISING, 'augment.std', (1.0, 0.5, 1.0), 'moves pixels out of [0, 1], where the cross-entropy is defined'),
+    (DENOISING, 'data.image_size', 12, 'image size 12 is not 2, the size of the feature map, times a power of two'),
+    (CONTEXT, 'method.overlap', 2, 'overlap 2 leaves nothing to predict in the center of 8 pixels -> use at'),
+    (CONTEXT, 'encoder', dict(encoder_config('vit_tiny', patch_size=4)), "'vit_tiny' has no feature map to decode"),
+    (DEEP_V1, 'method.pca_dim', 9, 'method.pca_dim 9 is more than projector.output_dim 8 -> use at most 8'),
     (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),
     (SWAV, 'method.queue_size', 40, 'method.queue_size 40 is not a multiple of the batch size 16 -> use 0 or 32 or 48'),
     (SWAV, 'method.queue_from_epoch', -1, 'method.queue_from_epoch -1 is out of range'),

@@ -53,6 +53,14 @@ TABLE: list[tuple[str, DataFacts, Machine, dict[str, Any]]] = [
     ('mocov3_vit', DataFacts(20_000, 70), LAPTOP_GPU, {'data.image_size': 64, 'encoder.patch_size': 8}),
     ('mocov1', SMALL, LAPTOP_GPU, {'epochs': 334.0, 'schedule.milestones': (200.0, 267.0)}),
     ('cpc', SMALL, CPU, {'data.image_size': 32, 'encoder.name': 'cpc_tiny', 'augment.patches.size': 8}),
+    ('jigsaw', SMALL, CPU, {
+        'data.image_size': 32, 'augment.patches.size': 10, 'augment.patches.stride': 11, 'augment.patches.tile': 9,
+        'encoder.name': 'resnet_tiny', 'encoder.stem': 'cifar',
+    }),
+    ('relative_position', LARGE, NODE, {'augment.patches.tile': 96, 'encoder.stem': 'imagenet'}),
+    ('denoising', DataFacts(60_000, 28), LAPTOP_GPU, {'data.image_size': 24, 'encoder.stem': 'cifar'}),
+    ('deepcluster_v1', SMALL, CPU, {'method.num_prototypes': 125}),
+    ('exemplar', SMALL, CPU, {'data.split': 'train', 'data.image_size': 32}),
     ('simclr', LARGE, NODE, {'batch_size': 2048, 'optimizer.learning_rate': 0.075}),  # the recipe's own root
     ('byol', DIGITS, CPU, {'batch_size': 128, 'optimizer.learning_rate': 1.13, 'data.image_size': 8}),
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def test_a_missing_config_file_names_its_neighbours(complaint: Complaint, workdi
     assert all(f'{CONFIGS}/{name}.py' in line for name in ('mocov1', 'mocov2', 'mocov3_r50', 'mocov3_vit'))
     assert '__init__' not in line
     (line,) = complaint('--config=/no/such/folder/x.py', f'--workdir={workdir}')
-    assert line.startswith('config file /no/such/folder/x.py does not exist -> choose from byol, ')
+    assert line.startswith('config file /no/such/folder/x.py does not exist -> choose from barlow_twins, byol, ')
 
 
 @pytest.mark.parametrize(

@@ -22,22 +22,31 @@ from contrastive_jax.training.build import build_run
 from tests import train_steps
 
 FILES = (
+    'barlow_twins',
     'byol',
     'cmc',
+    'context_encoder',
     'cpc',
     'deepcluster',
+    'deepcluster_v1',
+    'denoising',
     'dictionary',
     'dino',
+    'exemplar',
     'instdis',
     'invaspread',
+    'jigsaw',
     'mocov1',
     'mocov2',
     'mocov3_r50',
     'mocov3_vit',
+    'relative_position',
+    'nnclr',
     'simclr',
     'simclrv2',
     'simsiam',
     'swav',
+    'vicreg',
 )
 EXAMPLES = {
     'digits': 1437,
@@ -45,6 +54,7 @@ EXAMPLES = {
     'imagenette/160px-v2': 9469,
     'imagenet2012': 1_281_167,
     'stl10': 100_000,
+    'mnist': 60_000,
     '': 1_281_167,  # any folder
 }
 
@@ -101,7 +111,8 @@ def test_the_views_of_every_config() -> None:
     for policy in {build_policy(train_steps.load(name)) for name in commands()}:
         policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
-            policy = dataclasses.replace(policy, patches=dataclasses.replace(policy.patches, size=8, stride=4, crop=0))
+            small = dataclasses.replace(policy.patches, size=8, stride=4, crop=0, tile=0, channel_shift=0)
+            policy = dataclasses.replace(policy, patches=small)
         sizes = policy.view_sizes(24)
         for number in {0, policy.global_views - 1, policy.num_views - 1}:
             view = np.asarray(policy(keys, images, number, 24))
@@ -559,6 +570,159 @@ def test_byol() -> None:
             'batch_size': 256,
             'optimizer.learning_rate': 2.0,
             'optimizer.weight_decay': 1e-6,
+        },
+    )
+
+
+# Augmentation and LARS that Barlow Twins, VICReg and NNCLR share: those of BYOL, with PIL
+AFTER_BYOL = {
+    **IMAGENET,
+    'bn_group_size': 0,
+    'epochs': 1000.0,
+    'encoder.name': 'resnet50',
+    'augment.style': 'pil',
+    'augment.crop_scale': (0.08, 1.0),
+    'augment.interpolation': 'bicubic',
+    'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+    'augment.jitter_probability': 0.8,
+    'augment.grayscale': 0.2,
+    'augment.blur': (1.0, 0.1),
+    'augment.solarize': (0.0, 0.2),
+    'optimizer.name': 'lars',
+    'optimizer.learning_rate_batch': 256,
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 1e-6,
+    'schedule.name': 'warmup_cosine',
+    'schedule.warmup_epochs': 10.0,
+}
+
+
+def test_barlow_twins() -> None:
+    """facebookresearch/barlowtwins, main.py; the variant for CIFAR-10 is lightly's cifar10_benchmark.py."""
+    expected = {
+        **AFTER_BYOL,
+        'batch_size': 2048,
+        'encoder.zero_init_residual': True,
+        'projector.num_layers': 3,
+        'projector.hidden_dim': 8192,
+        'projector.output_dim': 8192,
+        'projector.bias': False,
+        'projector.batch_norm': True,
+        'projector.last_batch_norm': False,
+        'method.off_diagonal': 0.0051,
+        'optimizer.learning_rate': 0.2,
+        'schedule.final': pytest.approx(0.2 * 2048 / 256 * 0.001),
+    }
+    check_values(train_steps.load('barlow_twins'), expected)
+    check_values(train_steps.load('barlow_twins:300'), {**expected, 'epochs': 300.0})
+    assert 0.2 * train_steps.load('barlow_twins').optimizer.bias_rate_factor == pytest.approx(0.0048)
+    assert not train_steps.load('barlow_twins').predictor
+    check_values(
+        train_steps.load('barlow_twins:cifar10'),
+        {
+            'batch_size': 512,
+            'epochs': 200.0,
+            'projector.num_layers': 2,
+            'projector.output_dim': 2048,
+            'method.off_diagonal': 0.005,
+            'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+            'augment.blur': (0.0, 0.0),
+            'augment.solarize': (0.0, 0.0),
+            'optimizer.name': 'sgd',
+            'optimizer.learning_rate': 0.06,
+            'optimizer.learning_rate_batch': 128,
+            'optimizer.bias_rate_factor': 1.0,
+            'optimizer.weight_decay': 5e-4,
+            'schedule.name': 'cosine',
+        },
+    )
+
+
+def test_vicreg() -> None:
+    """facebookresearch/vicreg, main_vicreg.py and README; the variant for CIFAR-10 is solo-learn's vicreg.yaml."""
+    expected = {
+        **AFTER_BYOL,
+        'batch_size': 2048,
+        'encoder.zero_init_residual': True,
+        'projector.num_layers': 3,
+        'projector.hidden_dim': 8192,
+        'projector.output_dim': 8192,
+        'projector.bias': True,
+        'projector.last_bias': False,
+        'projector.batch_norm': True,
+        'projector.last_batch_norm': False,
+        'method.invariance': 25.0,
+        'method.variance': 25.0,
+        'method.covariance': 1.0,
+        'optimizer.learning_rate': 0.2,
+        'optimizer.bias_rate_factor': 1.0,
+        'schedule.final': pytest.approx(0.2 * 2048 / 256 * 0.001),
+    }
+    check_values(train_steps.load('vicreg'), expected)
+    short = {'batch_size': 512, 'epochs': 100.0, 'optimizer.learning_rate': 0.3}
+    short['schedule.final'] = pytest.approx(0.3 * 512 / 256 * 0.001)
+    check_values(train_steps.load('vicreg:100'), {**expected, **short})
+    check_values(train_steps.load('vicreg:r50x2'), {**expected, 'encoder.width_multiplier': 2})
+    wide = {'encoder.name': 'resnet200', 'encoder.width_multiplier': 2}
+    check_values(train_steps.load('vicreg:r200x2'), {**expected, **wide})
+    check_values(
+        train_steps.load('vicreg:cifar10'),
+        {
+            'batch_size': 256,
+            'epochs': 1000.0,
+            'projector.num_layers': 3,
+            'projector.hidden_dim': 2048,
+            'projector.output_dim': 2048,
+            'method.variance': 50.0,
+            'augment.crop_scale': (0.2, 1.0),
+            'augment.jitter': (0.4, 0.4, 0.2, 0.1),
+            'augment.blur': (0.0, 0.0),
+            'augment.solarize': (0.1, 0.1),
+            'optimizer.learning_rate': 0.3,
+            'optimizer.weight_decay': 1e-4,
+        },
+    )
+
+
+def test_nnclr() -> None:
+    """Section 4.1 of the paper; the variant for CIFAR-10 is lightly's cifar10_benchmark.py."""
+    expected = {
+        **AFTER_BYOL,
+        'batch_size': 4096,
+        'projector.num_layers': 3,  # 2048, 2048, 256
+        'projector.hidden_dim': 2048,
+        'projector.output_dim': 256,
+        'projector.last_batch_norm': True,
+        'projector.last_batch_norm_affine': True,
+        'predictor.num_layers': 2,  # 4096, 256
+        'predictor.hidden_dim': 4096,
+        'predictor.output_dim': 256,
+        'predictor.batch_norm': True,
+        'predictor.last_batch_norm': False,
+        'method.queue_size': 98304,
+        'method.temperature': 0.1,
+        'optimizer.learning_rate': 0.3,
+        'schedule.final': 0.0,
+    }
+    check_values(train_steps.load('nnclr'), expected)
+    check_values(
+        train_steps.load('nnclr:cifar10'),
+        {
+            'batch_size': 512,
+            'epochs': 200.0,
+            'projector.num_layers': 2,
+            'projector.hidden_dim': 2048,
+            'projector.output_dim': 256,
+            'predictor.hidden_dim': 4096,
+            'method.queue_size': 8192,
+            'augment.jitter': (0.4, 0.4, 0.4, 0.1),
+            'augment.blur': (0.0, 0.0),
+            'augment.solarize': (0.0, 0.0),
+            'optimizer.name': 'sgd',
+            'optimizer.learning_rate': 0.06,
+            'optimizer.learning_rate_batch': 128,
+            'optimizer.weight_decay': 5e-4,
+            'schedule.name': 'cosine',
         },
     )
 
@@ -1029,6 +1193,10 @@ def test_deepcluster_v2() -> None:
         ('dino:resnet50', 1_281_167, [(10, 0.06)]),
         ('simsiam', 1_281_167, [(0, 0.1), (50, 0.05), (25, 0.1 * (0.5 + 0.125**0.5))]),
         ('simclr', 1_281_167, [(0, 0.0), (5, 2.4), (10, 4.8), (55, 2.4)]),
+        ('barlow_twins', 1_281_167, [(0, 0.0), (5, 0.8), (10, 1.6), (505, (1.6 + 0.0016) / 2), (1000, 0.0016)]),
+        ('vicreg', 1_281_167, [(10, 1.6), (1000, 0.0016)]),
+        ('vicreg:100', 1_281_167, [(10, 0.6), (100, 0.0006)]),
+        ('nnclr', 1_281_167, [(10, 4.8), (505, 2.4)]),
         ('simclrv2', 1_281_167, [(20, 3.2), (40, 6.4), (420, 3.2)]),
     ],
 )

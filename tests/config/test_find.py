@@ -80,17 +80,21 @@ def test_a_config_of_ones_own_changes_a_recipe(elsewhere: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ('name', 'start', 'part'),
     [
-        ('mocv2:digits', "there is no recipe 'mocv2'; did you mean mocov2", ', simsiam, swav, eval/distill, '),
-        ('knn', "there is no recipe 'knn'; did you mean eval/knn? -> choose from byol, ", ''),
+        ('mocv2:digits', "there is no recipe 'mocv2'; did you mean mocov2", ', simsiam, swav, vicreg, eval/distill, '),
+        ('knn', "there is no recipe 'knn'; did you mean eval/knn? -> choose from barlow_twins, byol, ", ''),
         ('eval/liner', "there is no recipe 'eval/liner'; did you mean eval/linear? ", ', or give the path of a file'),
         ('variants', "there is no recipe 'variants' -> choose from ", ''),
         ('', "there is no recipe '' -> choose from ", ''),
         ('/', "there is no recipe '/' -> choose from ", ''),
         ('configs', "there is no recipe 'configs' -> choose from ", ''),
-        ('x' * 5000, "there is no recipe 'xxx", ' -> choose from byol, '),
+        ('x' * 5000, "there is no recipe 'xxx", ' -> choose from barlow_twins, byol, '),
         ('configs/mocov4.py', 'config file configs/mocov4.py does not exist; did you mean mocov', ', mocov3_vit, '),
         ('../configs/mocov2.py', 'config file ../configs/mocov2.py does not exist; did you mean mocov2', ''),
-        ('/no/such/folder/zzz.py', 'config file /no/such/folder/zzz.py does not exist -> choose from byol, ', ''),
+        (
+            '/no/such/folder/zzz.py',
+            'config file /no/such/folder/zzz.py does not exist -> choose from barlow_twins, byol, ',
+            '',
+        ),
     ],
 )
 def test_what_does_not_exist_names_what_does(elsewhere: Path, name: str, start: str, part: str) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
-from contrastive_jax.losses import cluster_prediction, deepcluster, spherical_kmeans
+from contrastive_jax.losses import cluster_prediction, deepcluster, kmeans, pca_whiten, spherical_kmeans
 from tests import goldens
 
 N, D, K, V = 24, 6, 5, 3
@@ -170,3 +172,42 @@ def test_extreme_values_stay_finite(points, scores, size):
 
 def test_half_precision_inputs_give_float32(scores):
     assert jax.jit(cluster_prediction)(jnp.asarray(scores, jnp.bfloat16), ASSIGNED).dtype == jnp.float32
+
+
+# ================================ DeepCluster (v1) ================================
+
+
+@pytest.mark.parametrize('devices', [1, 3])
+def test_kmeans_and_whitening_of_sklearn(rng, devices):
+    """By squared distance, from the same centroids; components up to their sign, on any number of devices."""
+    z, K = rng.normal(size=(60, 6)) * [4, 3, 2, 1.5, 1, 0.5] + rng.normal(size=6), 5
+    mask = rng.uniform(size=60) < 0.8
+    start = z[mask][:K]
+
+    def on_a_device(z, mask):
+        white = pca_whiten(z, 3, mask=mask, axis_name='data')
+        return white, kmeans(z, start, key=jax.random.key(0), iterations=4, mask=mask, axis_name='data')
+
+    with jax.enable_x64(True):
+        parts = [x.reshape(devices, -1, *x.shape[1:]) for x in (z, mask)]
+        white, (centroids, assigned) = jax.vmap(on_a_device, axis_name='data')(*parts)
+    pca = PCA(3, whiten=True).fit(z[mask])
+    expected = pca.transform(z) * np.sqrt(mask.sum() / (mask.sum() - 1))  # sklearn divides the covariance by n - 1
+    np.testing.assert_allclose(np.abs(white.reshape(60, 3)), np.abs(expected), atol=1e-9)
+
+    found = KMeans(K, init=start, n_init=1, max_iter=4, tol=0, algorithm='lloyd').fit(z[mask])
+    assert found.n_iter_ == 4, 'it is still moving'
+    np.testing.assert_allclose(centroids[0], found.cluster_centers_, atol=1e-9)
+    np.testing.assert_array_equal(assigned.reshape(-1)[mask], found.labels_)
+    assert (assigned.reshape(-1)[~mask] == -1).all()
+
+
+def test_an_empty_cluster_divides_another_one(rng):
+    """Two groups of rows and three clusters, one of them far away."""
+    z = np.concatenate([rng.normal(size=(20, 2)) * 0.1 + [1, 1], rng.normal(size=(4, 2)) * 0.1 - [1, 1]])
+    start = np.array([[1.0, 1.0], [-1.0, -1.0], [100.0, -100.0]])
+    once, _ = kmeans(z, start, key=jax.random.key(0), iterations=1)
+    closest = np.linalg.norm(once[2] - once[:2], axis=1).min()
+    assert 0 < closest < 2 / 1024 * np.linalg.norm(once[2])
+    _, assigned = kmeans(z, start, key=jax.random.key(0), iterations=10)
+    assert len(np.unique(assigned)) == 3

@@ -28,9 +28,8 @@ METHODS_ONCE = tuple({train_steps.load(name).method.name: name for name in rever
 
 def abstract(run: Run) -> tuple[TrainState, dict]:
     """Shapes of a state and of a batch as a method gets it; nothing is compiled."""
-    B, sizes = run.batch_size, run.policy.view_sizes(run.image_size)
-    views = tuple(jax.ShapeDtypeStruct((B, s, s, 3), run.dtype) for s in sizes)
-    ids = jax.ShapeDtypeStruct((B,), jnp.int32)
+    views = tuple(jax.ShapeDtypeStruct(shape, run.dtype) for shape in train_steps.view_shapes(run))
+    ids = jax.ShapeDtypeStruct((run.batch_size,), jnp.int32)
     batch = {'views': views, 'index': ids, 'label': ids}
     if run.method.shuffles:
         batch |= {'shuffle': ids, 'shuffled': views}
@@ -99,8 +98,7 @@ def random_batch(run: Run) -> dict[str, Any]:
     """A global batch as a method gets it."""
     rng = np.random.default_rng(0)
     B = run.batch_size
-    sizes = run.policy.view_sizes(run.image_size)
-    views = tuple(rng.normal(size=(B, s, s, 3)).astype(run.dtype) for s in sizes)
+    views = tuple(rng.normal(size=shape).astype(run.dtype) for shape in train_steps.view_shapes(run))
     index, shuffle = (rng.permutation(n)[:B].astype(np.int32) for n in (1437, B))
     batch = {'views': views, 'index': index, 'label': np.zeros(B, np.int32)}
     if run.method.shuffles:

@@ -13,6 +13,7 @@ from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.losses import spherical_kmeans
 from contrastive_jax.methods import DeepCluster, MethodState
+from contrastive_jax.methods.memory import sample_different_rows
 from contrastive_jax.training import feed
 from tests import complete_runs, goldens
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
@@ -86,9 +87,8 @@ def test_clusters_of_the_examples_that_were_seen(rng, mode, count):
         state = devices.place(start, SPECS)
 
         def local(state):
-            sampled = method.init_centroids(
-                key, state.memory['banks'][0], jnp.any(state.memory['banks'][0] != 0, 1), 6, 'data'
-            )
+            bank = state.memory['banks'][0]
+            sampled = sample_different_rows(key, bank, jnp.any(bank != 0, 1), 6, n, 'data')
             return method.before_epoch(state, rng=key, axis_name='data'), sampled
 
         new, sampled = devices.run(local, (SPECS,), (SPECS, P()))(state)
@@ -98,7 +98,7 @@ def test_clusters_of_the_examples_that_were_seen(rng, mode, count):
 
         for head, K in enumerate(heads):
             bank = jnp.asarray(banks[head % 2])
-            start = method.init_centroids(jax.random.fold_in(key, head), bank, jnp.asarray(seen), K, None)
+            start = sample_different_rows(jax.random.fold_in(key, head), bank, jnp.asarray(seen), K, n)
             centroids, nearest = spherical_kmeans(bank, start, mask=jnp.asarray(seen))
             np.testing.assert_array_equal(new.memory['assignments'][:, head], nearest)
             np.testing.assert_allclose(new.memory['prototypes'][head], centroids, atol=1e-12)

@@ -95,6 +95,21 @@ def test_a_learning_rate_for_a_module(problem: Any) -> None:
         np.testing.assert_allclose(after[name]['w'], expected, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize('name', ['sgd', 'lars_simclr'])
+def test_a_learning_rate_for_biases(problem: Any, name: str) -> None:
+    """As for a training with that rate and no weight decay; weights do not change by it."""
+    params, grads = problem
+    fields = {'optimizer.name': name, 'optimizer.weight_decay': 0.0, 'optimizer.freeze': ('head',)}
+    rates = [
+        trajectory(config_of(**fields, **{'optimizer.learning_rate': rate}), params, grads) for rate in (0.05, 0.01)
+    ]
+    both = {**fields, 'optimizer.learning_rate': 0.05, 'optimizer.bias_rate_factor': 0.2}
+    after = trajectory(config_of(**both), params, grads)
+    np.testing.assert_allclose(after['encoder']['w'], rates[0]['encoder']['w'], rtol=1e-12)
+    np.testing.assert_allclose(after['bias']['w'], rates[1]['bias']['w'], rtol=1e-12)
+    np.testing.assert_array_equal(after['head']['w'], params['head']['w'])
+
+
 def test_swav(problem: Any) -> None:
     """LARC; the prototypes are frozen at first, and so are their momentum and weight decay."""
     params, grads = problem

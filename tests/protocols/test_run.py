@@ -98,6 +98,10 @@ CMC = {
     'schedule.milestones': (30, 40, 50), 'schedule.factor': 0.2, 'optimizer.weight_decays': (0.0,),
     'optimizer.learning_rate_batch': 0,
 }  # fmt: skip
+SMALL_RATE = {
+    **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rate_batch': 0,
+    'optimizer.weight_decays': (1e-6,), 'schedule.name': 'cosine',
+}  # fmt: skip
 LINEAR = {
     'mocov2': {
         **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rates': (30.0,),
@@ -118,10 +122,9 @@ LINEAR = {
         **COSINE, 'batch_size': 1024, 'epochs': 80.0, 'optimizer.learning_rates': (0.2,), 'optimizer.nesterov': True,
         'schedule.name': 'cosine_per_step',
     },
-    'swav': {
-        **SGD, 'batch_size': 256, 'epochs': 100.0, 'optimizer.learning_rates': (0.3,),
-        'optimizer.learning_rate_batch': 0, 'optimizer.weight_decays': (1e-6,), 'schedule.name': 'cosine',
-    },
+    'swav': {**SMALL_RATE, 'optimizer.learning_rates': (0.3,)},
+    'barlow_twins': {**SMALL_RATE, 'optimizer.learning_rates': (0.1,)},  # --lr-classifier in the official README
+    'vicreg': {**SMALL_RATE, 'optimizer.learning_rates': (0.02,)},  # --lr-head in the official README
     'dino': {**DINO, 'features.last_blocks': 4},
     'dino_base': {**DINO, 'features.average_pool': True},
     'dino_resnet50': DINO,

@@ -1,0 +1,75 @@
+"""What methods share that reconstruct an image from the last feature map of its encoder."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.methods import base
+from contrastive_jax.models.decoder import Decoder
+from contrastive_jax.models.network import Network, encoder_class_or_none
+from contrastive_jax.rules import Rules
+
+
+def check_decoding(c: ConfigDict, rules: Rules) -> None:
+    """The encoder must have a feature map, and the projector must map each of its positions by itself."""
+    encoder = encoder_class_or_none(str(c.encoder.name))
+    rules.rule(
+        encoder is None or hasattr(encoder, 'feature_map'),  # an unknown name has a line of its own
+        f'encoder.name {c.encoder.name!r} has no feature map to decode',
+        field='encoder.name',
+        remedy=f'{c.method.name} needs a ResNet, e.g. resnet50',
+    )
+
+
+def feature_map(network: Network, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
+    """The projections [B, h, w, dim] of all positions of the encoder's last feature map, for images x [B, H, W, C]."""
+    z = network.encoder.feature_map(x, train=train, axis_name=axis_name)
+    return network.projector(z, train=train, axis_name=axis_name)
+
+
+def decoder_for(network: Network, width: int, size: int, small: int, channels: int) -> Decoder:
+    """A decoder from maps of `small` positions along each axis to images of `size` pixels.
+
+    Raises:
+      ValueError: the map cannot be doubled to the size of the images.
+    """
+    doublings = (size // small).bit_length() - 1
+    if small * 2**doublings != size:
+        raise ValueError(f'image size {size} is not {small}, the size of the feature map, times a power of two')
+    return Decoder(doublings, width, channels, network.encoder.dtype)
+
+
+def init(network: Network, width: int, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
+    """As `base.init_online`, with the parameters of the decoder."""
+    params, state = base.init_online(network, rng, batch)
+    x = batch['views'][0][:1]
+    variables = {'params': params, 'batch_stats': state.batch_stats['online']}
+    z = jax.eval_shape(lambda x: network.apply(variables, x, train=False, method=feature_map), x)
+    decoder = decoder_for(network, width, x.shape[1], z.shape[1], x.shape[-1])
+    return {**params, 'decoder': decoder.init(jax.random.fold_in(rng, 1), jnp.zeros(z.shape))['params']}, state
+
+
+def reconstruct(
+    network: Network, width: int, params: PyTree, stats: PyTree, x: Array, axis_name: str | None
+) -> tuple[Array, Array, PyTree]:
+    """Encodes and decodes images in training mode.
+
+    Args:
+      network: encoder and projector.
+      width: the channels of the decoder's first transposed convolution.
+      params: {'encoder': ..., 'projector': ..., 'decoder': ...}.
+      stats: BN statistics of the network.
+      x: [b, H, W, C] images.
+      axis_name: the mapped device axis.
+
+    Returns:
+      The reconstruction [b, H, W, C], the projections [b, dim], averaged over positions, and the new BN statistics.
+    """
+    z, stats = base.apply(network, params, stats, x, axis_name, feature_map)
+    decoder = decoder_for(network, width, x.shape[1], z.shape[1], x.shape[-1])
+    image: Any = decoder.apply({'params': params['decoder']}, z)
+    return image, z.mean((1, 2)), stats
