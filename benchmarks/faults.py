@@ -137,7 +137,8 @@ def file_of(scene: Scene, at_least: int = 1) -> Path | None:
     """A random file of the newest checkpoint, of at least so many bytes."""
     if (folder := scene.newest()) is None:
         return None
-    return scene.rng.choice([x for x in sorted(folder.rglob('*')) if x.is_file() and x.stat().st_size >= at_least])
+    files = [x for x in sorted(folder.rglob('*')) if x.is_file() and x.stat().st_size >= at_least]
+    return scene.rng.choice(files) if files else None
 
 
 def flip_bit(scene: Scene) -> Undo | None:

@@ -15,6 +15,7 @@ CASES: list[tuple[str, DataFacts, dict[str, Any], str]] = [
     ('mocov2', PHOTOS, {}, 'queue_size 65,536 is larger than the 1,000 training images: each image is its own negative '
      'about 65 times -> use 256 or fewer'),
     ('mocov2', DataFacts(900, 500), {'method.queue_size': 1280}, 'its own negative about 1.4 times'),
+    ('nnclr', DataFacts(8192, 500), {}, 'each image is its own neighbor about 12 times -> use 4096 or fewer'),
     ('instdis', PHOTOS, {}, 'num_negatives 4,096 is larger than the 1,000 training images'),
     ('cmc', PHOTOS, {}, 'num_negatives 16,384 is larger than the 1,000'),
     ('dictionary:memory_bank', PHOTOS, {}, 'num_negatives 65,536 is larger than the 1,000'),
