@@ -211,9 +211,11 @@ class Chaos:
     def draw(self) -> list[tuple[str, bool]]:
         """Groups of faults for the next start, some before it and perhaps one while it works (True)."""
         groups = [sorted({fault.group for fault in FAULTS if fault.during == during}) for during in (False, True)]
-        chosen = [(group, False) for group in self.rng.sample(groups[0], self.rng.choice([1, 2, 3, 4]))]
+        chosen = [(group, False) for group in self.rng.sample(groups[0], self.rng.choice([0, 1, 1, 2]))]
         chosen.sort(key=lambda x: x[0] == 'disk')  # last: on a full disk no other fault is possible
-        return chosen + ([(self.rng.choice([*groups[1], 'kill', 'signal']), True)] if self.rng.random() < 0.95 else [])
+        return chosen + (
+            [(self.rng.choice([*groups[1], 'kill', 'kill', 'signal']), True)] if self.rng.random() < 0.95 else []
+        )
 
     def inject(self, scene: Scene, group: str, during: bool, undone: contextlib.ExitStack) -> list[Fault]:
         """Injects a fault of a group, one that is possible now; returns it, if there is one."""
