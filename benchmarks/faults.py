@@ -230,7 +230,7 @@ def delete_config(scene: Scene) -> Undo | None:
         return None
     content = file.read_bytes()
     file.unlink()
-    return lambda: file.write_bytes(content)
+    return lambda: scene.workdir.exists() and file.write_bytes(content)
 
 
 def tear_log(scene: Scene) -> Undo | None:
