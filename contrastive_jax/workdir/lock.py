@@ -8,6 +8,7 @@ a minute without a sign of life. A process that was stopped meanwhile looks at t
 import contextlib
 import datetime
 import json
+import math
 import os
 import secrets
 import socket
@@ -118,7 +119,11 @@ class Lock:
         try:
             holder = _read(self.file)
             # By the clock of the file system, which may differ from that of this host.
-            age = candidate.stat().st_mtime - self.file.stat().st_mtime
+            seen = self.file.stat().st_mtime
+            age = candidate.stat().st_mtime - seen
+            if age < -self._beat_s:  # a clock was set back since: the process is alive if it touches the file again
+                time.sleep(1.5 * self._beat_s)
+                age = math.inf if self.file.stat().st_mtime == seen else 0.0
         except FileNotFoundError:  # its run has ended at this moment
             _link(candidate, self.file)
             return
@@ -190,10 +195,11 @@ def _gone(holder: dict[str, Any], age: float, stale_s: float) -> str:
 
     Args:
       holder: the content of the lock; {} if it cannot be read.
-      age: seconds since its last sign of life.
+      age: seconds since its last sign of life; infinite: before the clock was set back.
       stale_s: the time that STALE_S describes, in seconds.
     """
-    stale = f'which has given no sign of life for {age:.0f} s' if age > stale_s else ''
+    since = 'since the clock was set back' if age == math.inf else f'for {age:.0f} s'
+    stale = f'which has given no sign of life {since}' if age > stale_s else ''
     if not _is_here(holder):
         return stale
     start, state = _start_and_state(int(holder['pid']))
@@ -201,7 +207,7 @@ def _gone(holder: dict[str, Any], age: float, stale_s: float) -> str:
         return 'which has ended'
     if start is not None and start != holder.get('start'):
         return 'whose process id belongs to another process now'
-    return f'{stale} since it is stopped' if stale and state == 'T' else ''
+    return f'{stale}: it is stopped' if stale and state == 'T' else ''
 
 
 def _is_here(holder: dict[str, Any]) -> bool:

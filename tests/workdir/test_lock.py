@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -136,6 +137,18 @@ def test_who_counts_as_gone(changes, age, reason, tmp_path):
     assert (tmp_path / FILE).exists() == (not reason)
 
 
+def test_after_the_clock_was_set_back_the_process_tells_by_the_next_sign_of_life(tmp_path):
+    (tmp_path / FILE).write_text(json.dumps({**lock._this_process(), 'token': 'x'}))
+    edit(tmp_path, -1e6, host='elsewhere')
+    alive = threading.Timer(0.3, lambda: os.utime(tmp_path / FILE))
+    alive.start()
+    with pytest.raises(BusyError, match='is in use by'):
+        Lock(tmp_path, beat_s=0.5).__enter__()
+    edit(tmp_path, -1e6)
+    with Lock(tmp_path, beat_s=0.1) as taken:
+        assert taken.took_over.endswith('no sign of life since the clock was set back')
+
+
 @pytest.mark.parametrize('content', ['', '[]', '{"pid": 1'])
 def test_a_torn_lock_of_another_host(content, tmp_path):
     (tmp_path / FILE).write_text(content)
@@ -154,7 +167,7 @@ def test_a_stopped_process_that_comes_back_writes_nothing(tmp_path, children):
     while time.time() - (tmp_path / FILE).stat().st_mtime < 0.6:
         time.sleep(0.05)
     with Lock(tmp_path, stale_s=0.5) as second:
-        assert 'since it is stopped' in second.took_over
+        assert ': it is stopped' in second.took_over
         (tmp_path / 'written').write_text('second')
         first.send_signal(signal.SIGCONT)
         assert first.wait(20) == 6
