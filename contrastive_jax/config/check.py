@@ -80,7 +80,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
             remedy=f'use {near}',
             value=near,
         )
-    if 1 <= c.batch_size <= MAX_BATCH:
+    if 2 <= c.batch_size <= MAX_BATCH:
         check_groups(c, devices, rules)
         check_chunks(c, devices, rules)
     try:
@@ -185,8 +185,8 @@ def check_examples(c: ConfigDict, num_examples: int, devices: int = 1) -> list[s
             Problem(
                 f'{num_examples} images are fewer than batch_size {B}',
                 field='batch_size',
-                remedy=f'use more images, or a batch_size of at most {num_examples}',
-                value=most if most <= num_examples else None,
+                remedy='use more images' + f', or a batch_size of at most {num_examples}' * (num_examples >= 2),
+                value=most if 2 <= most <= num_examples else None,
             )
         ]
     per_epoch, s, m = num_examples // B, c.schedule, c.method

@@ -88,9 +88,10 @@ def batch(plan: Plan) -> None:
     why, most = min(limits.items(), key=lambda limit: limit[1])
     if plan.is_free('batch_size'):
         step = machine.devices
-        sizes = [size for size in range(step, max(most, step) + 1, step) if _fits(plan, size)]
+        least = max(step, 2)  # with one image nothing is contrasted
+        sizes = [size for size in range(least, max(most, least) + 1, step) if _fits(plan, size)]
         powers = [size for size in sizes if size // step == _power_of_two(size // step) and 2 * size > max(sizes)]
-        chosen = max(powers or sizes, default=max(most // step, 1) * step)
+        chosen = max(powers or sizes, default=max(most // step * step, least))
         plan.set('batch_size', chosen, f'the largest {why}, of {limits["of the recipe"]:,} in the recipe')
     _groups(plan)
 

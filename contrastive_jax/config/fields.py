@@ -45,7 +45,8 @@ class Training:
         choices=('repeat',),
         empty=True,
     )
-    batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=1, most=MAX_BATCH)
+    # A batch of one image has no negatives and no variance: most losses would be 0 or NaN.
+    batch_size: int = field(256, 'Global batch size, over all devices of all hosts.', least=2, most=MAX_BATCH)
     epochs: float = field(
         200.0, 'Length of the training, above 0. An epoch has as many steps as there are full batches.'
     )  # no `above=0`: it is not used if `steps` is given

@@ -51,7 +51,7 @@ JIGSAW, DENOISING, CONTEXT = 'jigsaw:tiny', 'denoising:tiny', 'context_encoder:c
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
-    (MOCO, 'batch_size', 0, 'batch_size 0 is out of range -> it must be at least 1'),
+    (MOCO, 'batch_size', 0, 'batch_size 0 is out of range -> it must be at least 2'),
     (MOCO, 'batch_size', -8, 'batch_size -8 is out of range'),
     (MOCO, 'steps', -1, 'steps -1 is out of range -> it must be at least 0'),
     (MOCO, 'seed', -1, 'seed -1 is out of range'),
@@ -465,6 +465,12 @@ def test_a_config_without_problems_can_be_built(name: str) -> None:
                 assert all(' -> ' in line and line.field for line in problems)
             else:
                 assert build_run(config, n).total_steps > 0
+
+
+def test_a_batch_of_one_image_is_refused() -> None:
+    """It has no negatives and no variance: losses would be 0 or NaN."""
+    (line,) = check(train_steps.load('simclr:tiny', batch_size=1), 1)
+    assert line.startswith('batch_size 1 is out of range -> it must be at least 2')
 
 
 @pytest.mark.parametrize('views', [1, 3])

@@ -49,7 +49,7 @@ def test_a_folder_is_chosen_for_a_quarter_of_the_length(name: str) -> None:
     for data, machine in FACTS:
         scratch = choose(train_steps.load(f'{name}:folder'), data, machine)[0]
         config = choose(train_steps.load(f'{name}:folder,continue'), data, machine)[0]
-        assert config.epochs == pytest.approx(scratch.epochs / 4, abs=0.5)
+        assert config.epochs == pytest.approx(scratch.epochs / 4, abs=1)  # rounded up
         assert config.optimizer.learning_rate == pytest.approx(scratch.optimizer.learning_rate / 10, rel=0.01)
         assert config.schedule.warmup_epochs <= config.epochs / 10
         assert check_examples(config, data.images, machine.devices) == []
