@@ -66,13 +66,6 @@ def test_growth() -> None:
     assert endurance.growth([use._replace(memory=500.0) for use in uses]) == 0
 
 
-def test_endurance(capsys: pytest.CaptureFixture[str]) -> None:
-    found = endurance.main(['--steps=60', '--saves=2'])
-    assert len(found) == 60 and found[-1].step == 60
-    assert all(use.memory > 50 and use.descriptors > 2 and use.threads > 1 for use in found)
-    assert '| 60 | ' in capsys.readouterr().out
-
-
 def test_saves_are_measured_in_order(tmp_path: Path) -> None:
     run = build('mocov2:tiny', PRESETS['tiny'], 16, 'float32')
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(partial(init_state, run)))
