@@ -120,7 +120,8 @@ def table(rows: Sequence[Row]) -> str:
         accuracies = (row.knn, row.knn_before, row.probe, row.probe_before)
         name = f'`{row.config}`' + (f' ({row.first})' if row.first not in (UNTRAINED, first_of(rows)) else '')
         cells = [name, row.method, row.encoder, f'{row.epochs:g}', *(f'{100 * x:.1f}' for x in accuracies)]
-        lines.append(f'| {" | ".join(cells)} | {row.rate:,.0f} |')
+        cells = ['-' if cell == 'nan' else cell for cell in (*cells, f'{row.rate:,.0f}')]  # not measured
+        lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -53,6 +53,7 @@ def test_rows_are_sorted_by_accuracy_and_unmeasured_ones_are_last() -> None:
     lines = compare.table(rows).splitlines()
     assert [line.split('`')[1] for line in lines[2:]] == ['c', 'a', 'b']
     assert lines[3] == '| `a` | moco | resnet_tiny | 100 | 70.0 | 50.0 | 70.0 | 60.0 | 1,234 |'
+    assert lines[4] == '| `b` | moco | resnet_tiny | 100 | - | 50.0 | - | 60.0 | - |'
 
 
 def test_accuracies_are_compared_on_the_same_images_and_named_by_the_start(tmp_path: Path) -> None:
