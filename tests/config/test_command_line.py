@@ -378,7 +378,7 @@ def test_the_folder_variant_asks_for_a_folder(complaint: Complaint, workdir: Pat
     assert f"no images in '{tmp_path}/empty': it has 0 other files" in line
     Image.new('RGB', (4, 4)).save(tmp_path / 'empty' / 'one.png')
     (line,) = complaint(config, f'--workdir={workdir}', f'--config.data.path={tmp_path}/empty')
-    assert line == '1 images are fewer than batch_size 8 -> use more images, or a batch_size of at most 1'
+    assert line == '1 images are fewer than batch_size 8 -> use more images'
 
 
 # ================================ workdir ================================
