@@ -213,9 +213,9 @@ def start(
 
 
 def start_together(
-    name: str, workdir: Path, *fields: Mapping[str, object], flags: Sequence[str] = ()
+    name: str, workdir: Path, *fields: Mapping[str, object], devices: int = 4
 ) -> list[subprocess.Popen[str]]:
-    """Starts the command in one process for each of `fields`, which connect over the loopback interface."""
+    """Starts the command in a process for each of `fields`, with equal parts of the devices, on the loopback interface."""
     address = free_address()
     return [
         start(
@@ -223,7 +223,7 @@ def start_together(
             workdir,
             *(f'--config.{field}={value}' for field, value in given.items()),
             *(f'--coordinator_address={address}', f'--num_processes={len(fields)}', f'--process_id={i}'),
-            *flags,
+            devices=devices // len(fields),
         )
         for i, given in enumerate(fields)
     ]

@@ -1,4 +1,4 @@
-"""Two processes that find each other over the loopback interface train what one process trains."""
+"""Two and four processes that find each other over the loopback interface train what one process trains."""
 
 import json
 import os
@@ -18,18 +18,18 @@ from tests.complete_runs import ended, fit, lines, saved, tiny_config
 from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import load as protocol
 
-DEVICES = 4  # two in each process
+DEVICES = 4  # of all processes together
 CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0}
 
 
 @pytest.fixture
 def pair(children) -> Callable[..., list[subprocess.Popen[str]]]:
-    """Starts the command in two processes; they do not outlive the test."""
+    """Starts the command in two processes, or one for each of `differing`; they do not outlive the test."""
 
     def start(workdir: Path, differing: tuple[dict[str, object], ...] = ({}, {}), **changes):
         fields = ({**CADENCES, **changes, **other} for other in differing)
         children.extend(complete_runs.start_together('mocov2', workdir, *fields))
-        return children[-2:]
+        return children[-len(differing) :]
 
     return start
 
@@ -93,23 +93,24 @@ def test_two_processes_judge_as_one(children, tmp_path):
     assert {name: two[name] for name in one} == pytest.approx(one, abs=1.5 / 7)  # one image may be on the edge
 
 
-def test_a_signal_to_one_of_two(pair, tmp_path):
-    """Both save the same step; one process alone goes on from there, with the same examples."""
+def test_a_signal_to_one_of_four(pair, tmp_path):
+    """All save the same step; one process alone goes on from there, with the same examples."""
     changes = {'data.on_device': False, 'steps': 40, 'checkpoint_every_steps': 40}
     config = tiny_config('mocov2', **CADENCES, **changes)
     fit(config, tmp_path / 'whole', DEVICES)
 
-    workdir = tmp_path / 'two'
-    two = pair(workdir, **{**changes, 'checkpoint_every_steps': 1})  # slow: the signal comes long before the end
-    complete_runs.wait_for_step(workdir, 2, *two)
-    two[1].send_signal(signal.SIGTERM)
-    (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in two)
-    assert (code0, code1) == (42, 42), err0 + err1
-    assert (err0, err1) == ('', '')
-    step = out1.split('SIGTERM at step ')[1].split()[0]
+    workdir = tmp_path / 'four'
+    # A checkpoint each step is slow: the signal comes long before the end.
+    four = pair(workdir, differing=({},) * 4, **{**changes, 'checkpoint_every_steps': 1})
+    complete_runs.wait_for_step(workdir, 2, *four)
+    four[3].send_signal(signal.SIGTERM)
+    codes, outs, errs = zip(*map(ended, four), strict=True)
+    assert codes == (42,) * 4, errs
+    assert errs == ('',) * 4
+    step = outs[3].split('SIGTERM at step ')[1].split()[0]
     tail = f'at step {step} of 40, saved; the same command goes on from there'
-    assert out1 == f'contrastive_jax: SIGTERM {tail}\n'
-    assert out0.splitlines()[-1] == f'contrastive_jax: a signal to another host {tail}'
+    assert outs[3] == f'contrastive_jax: SIGTERM {tail}\n'
+    assert [out.splitlines()[-1] for out in outs[:3]] == [f'contrastive_jax: a signal to another host {tail}'] * 3
     assert max(int(p.name) for p in (workdir / FOLDER).iterdir()) == int(step)
 
     assert isinstance(fit(config, workdir, DEVICES), dict)
