@@ -215,7 +215,7 @@ def start(
 def start_together(
     name: str, workdir: Path, *fields: Mapping[str, object], devices: int = 4
 ) -> list[subprocess.Popen[str]]:
-    """Starts the command in a process for each of `fields`, with equal parts of the devices, on the loopback interface."""
+    """Starts the command in a process for each of `fields`, with equal parts of the devices, on the loopback."""
     address = free_address()
     return [
         start(
