@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--preset', choices=('tiny', 'r18_cifar'), default='r18_cifar')
+    parser.add_argument('--batch_size', type=int, help='batch size; the default depends on the preset')
     parser.add_argument('--windows', type=int, default=9, help='interleaved measurements of the step')
     parser.add_argument('--steps_per_window', type=int, default=2)
     parser.add_argument('--saves', type=int, default=9)
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) < 1:
             parser.error(f'--{name} {getattr(args, name)} -> it must be at least 1')
     preset, devices = PRESETS[args.preset], find_devices('jit', 1)
-    batch_size = preset.batch_sizes[jax.default_backend() != 'cpu']
+    batch_size = args.batch_size or preset.batch_sizes[jax.default_backend() != 'cpu']
     run = build(preset.methods['MoCo v2'], preset, batch_size, 'float32')
     state = jax.jit(partial(init_state, run))()
     size = sum(x.nbytes for x in jax.tree.leaves(state)) / 1e6
