@@ -63,7 +63,8 @@ def test_two_processes(pair, tmp_path):
             for workdir, process in ((tmp_path / 'two', 1), (tmp_path / 'whole', 0)):
                 values = (workdir / FOLDER / '3' / 'default' / f'ocdbt.process_{process}' / 'd').iterdir()
                 os.truncate(max(values, key=lambda file: file.stat().st_size), 1000)
-    assert len(err0.splitlines()) == 1 and 'the checkpoint of step 3 cannot be used' in err0
+    # Before it, threads of TensorStore may print tracebacks: their event loop is closed once a read has failed.
+    assert sum('the checkpoint of step 3 cannot be used' in line for line in err0.splitlines()) == 1
     assert 'going on at step 2' in out0
     assert len(list((tmp_path / 'two').glob('events.*'))) == 2, 'one for each start'
 
