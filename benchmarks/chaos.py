@@ -160,7 +160,7 @@ class Chaos:
     Args:
       folder: an empty folder for everything.
       disk: the small disk; None where none can be mounted.
-      seed: of what is left to chance.
+      seed: the seed of what is left to chance.
       end: when no more faults are injected, by the monotonic clock.
     """
 

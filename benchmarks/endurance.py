@@ -59,7 +59,7 @@ class Meter(Evaluator):
 
     Args:
       every: steps between two measurements.
-      workdir: of the run.
+      workdir: the workdir of the run.
     """
 
     name, at_start, shown = 'use', False, ()

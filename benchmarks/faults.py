@@ -27,7 +27,7 @@ class Scene:
     """What faults are injected into.
 
     Attributes:
-      workdir: of the run.
+      workdir: the workdir of the run.
       disk: the small disk that holds the workdir; None where none can be mounted.
       other: the workdir of a finished run of the same config.
       rng: draws what is left to chance.

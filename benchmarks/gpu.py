@@ -65,7 +65,7 @@ class Sizes:
 
     Attributes:
       small: whether sizes are those for a CPU.
-      dtype: of the networks.
+      dtype: the dtype of the networks.
       windows, steps: number of windows, and of steps in each.
     """
 

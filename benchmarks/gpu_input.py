@@ -39,7 +39,7 @@ def measure(small: bool, dtype: str) -> Input:
 
     Args:
       small: whether the sizes are those for a CPU.
-      dtype: of the network.
+      dtype: the dtype of the network.
     """
     preset = step.PRESETS['tiny' if small else 'r50_imagenet']
     run = step.build(preset.methods['MoCo v2'], preset, 16 if small else 256, dtype)

@@ -6,6 +6,7 @@ has a process for each core, as its tutorials do. Both are ResNet-18 with a 3x3 
 are over the whole batch, because neither splits it.
 """
 
+import abc
 import copy
 import os
 import time
@@ -32,7 +33,7 @@ def resnet18() -> nn.Module:
     return net
 
 
-class Peer:
+class Peer(abc.ABC):
     """What `measure.interleave` times: `window` runs some steps and notes their seconds.
 
     Args:
@@ -43,8 +44,9 @@ class Peer:
         self.seconds: list[float] = []
         self._steps = steps
 
+    @abc.abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """Runs one training step."""
 
     def window(self) -> None:
         """Runs and times the steps of one window."""
@@ -63,7 +65,7 @@ class Tuned(Peer):
       images: uint8 [N, s, s, 3].
       batch: images of a step.
       steps: see `Peer`.
-      backend: of torch.compile, which views and loss go through; '': eager.
+      backend: the backend of torch.compile, which compiles views and loss; '': eager.
     """
 
     def __init__(self, images: np.ndarray, batch: int, steps: int, backend: str = ''):

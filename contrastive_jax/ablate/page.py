@@ -21,7 +21,7 @@ def write(ablation: Ablation, results: Sequence[Result], folder: Path, command: 
 
     Args:
       ablation: the ablation.
-      results: those of the runs so far.
+      results: the results of the runs so far.
       folder: the folder of the ablation.
       command: the command that repeats it.
       data: the name of the data.

@@ -33,7 +33,7 @@ class Split:
 
     Attributes:
       images: the number of images.
-      fingerprint: that of the source it is made of.
+      fingerprint: the fingerprint of the source that the cache is made of.
       labels: [n], -1 where unknown; None: there are none.
       classes: the names of the classes, or None.
       per_file: the number of images in each file but the last.
