@@ -1,8 +1,12 @@
 """The ablations: every arm is a legal config, runs are completed once, and the page says what their results say."""
 
 import math
-import subprocess
+import os
+import signal
+import time
 from pathlib import Path
+from types import FrameType
+from typing import IO
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +19,9 @@ from contrastive_jax.ablate import page, runs
 from contrastive_jax.ablate.ablations import ABLATIONS, Data, changes_of, config_of
 from contrastive_jax.ablate.runs import Result
 from contrastive_jax.config.check import check
+from contrastive_jax.errors import Interrupted
 from contrastive_jax.losses import negative_cosine
+from contrastive_jax.training.child import Children
 from contrastive_jax.workdir import metrics
 from tests import train_steps
 
@@ -82,12 +88,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Takes the place of training: arms without stop-gradient collapse, and those without predictor fail."""
     commands: list[list[str]] = []
 
-    def run(given: list[str], stdout, **_) -> subprocess.CompletedProcess[bytes]:
+    def run(processes: Children, given: list[str], output: IO[bytes]) -> int:
         commands.append(given)
         workdir = Path(next(arg for arg in given if arg.startswith('--workdir=')).removeprefix('--workdir='))
         if 'predictor' in str(workdir):
-            stdout.write(b'contrastive_jax: error: no\n')
-            return subprocess.CompletedProcess(given, 2)
+            output.write(b'contrastive_jax: error: no\n')
+            return 2
         workdir.mkdir(parents=True)
         writer, collapsed = metrics.MetricWriter(workdir), 'stop' in str(workdir)
         for step, knn in ((0, 0.5), (10, 0.8), (20, 0.7), (30, 0.1 if collapsed else 0.9)):
@@ -96,9 +102,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
                 step, {'eval/knn_top1': knn, 'eval/probe_top1': knn, 'eval/feature_std': std, 'feature_std': std}
             )
         writer.close()
-        return subprocess.CompletedProcess(given, 0)
+        return 0
 
-    monkeypatch.setattr(runs.subprocess, 'run', run)
+    monkeypatch.setattr(Children, 'run', run)
     return commands
 
 
@@ -129,6 +135,38 @@ def test_runs_are_trained_once_and_the_page_says_what_they_say(
 
     assert command.main(given) == 1
     assert len(started) == 10, 'those that failed are tried again, and no other'
+
+
+def test_a_signal_reaches_the_running_run(
+    started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with the restart code, and so does the command; no other run begins. The same command continues."""
+    reached: list[int] = []
+    complete, forward = Children.run, Children.forward
+
+    def run(processes: Children, given: list[str], output: IO[bytes]) -> int:
+        if processes.requested:
+            raise Interrupted
+        if len(started) < 2:
+            return complete(processes, given, output)
+        started.append(given)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not reached:
+            time.sleep(0.01)
+        return 42
+
+    def heard(processes: Children, number: int, frame: FrameType | None) -> None:
+        forward(processes, number, frame)
+        reached.append(number)
+
+    arguments = ['temperature', f'--workdir={tmp_path}']
+    with monkeypatch.context() as patch:
+        patch.setattr(Children, 'run', run)
+        patch.setattr(Children, 'forward', heard)
+        assert command.main(arguments) == 42
+    assert reached == [signal.SIGTERM] and len(started) == 3
+    assert command.main(arguments) == 0
+    assert len(started) == 3 + 3, 'two of the five were complete'
 
 
 def test_sentences() -> None:

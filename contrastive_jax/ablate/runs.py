@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from contrastive_jax.ablate.ablations import Ablation, Arm, Data, changes_of, config_of
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.evaluate.verdict import comparable, verdict
+from contrastive_jax.training.child import Children, children
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -68,12 +68,12 @@ def train(
       The result of each run, as soon as it is complete.
 
     Raises:
-      Interrupted: a run was interrupted by a signal, and is saved.
+      Interrupted: a signal arrived, and the running runs have saved themselves.
     """
     wanted = [(arm, seed) for seed in seeds for arm in ablation.arms]  # the first seed of every arm comes first
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with children() as processes, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         running = [
-            pool.submit(_train_one, ablation, arm, seed, data, folder, [*fields, f'--config.seed={seed}'])
+            pool.submit(_train_one, processes, ablation, arm, seed, data, folder, [*fields, f'--config.seed={seed}'])
             for arm, seed in wanted
         ]
         try:
@@ -106,7 +106,9 @@ def _file(config: str) -> str:
     return f'{name}.py:{variant}'
 
 
-def _train_one(ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path, fields: Sequence[str]) -> Result:
+def _train_one(
+    processes: Children, ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path, fields: Sequence[str]
+) -> Result:
     workdir = place(folder, arm, seed)
     given = arguments(ablation, arm, data, workdir, fields)
     done, log = workdir.with_name(f'seed{seed}.{DONE}'), workdir.with_name(f'seed{seed}.log')
@@ -114,7 +116,7 @@ def _train_one(ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', *given]
         with log.open('wb') as file:
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+            code = processes.run(command, file)
         if code == Interrupted.exit_code:
             raise Interrupted(f'{arm.name}, seed {seed}: interrupted and saved; run the same command to continue')
         if code:
