@@ -99,7 +99,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         for step, knn in ((0, 0.5), (10, 0.8), (20, 0.7), (30, 0.1 if collapsed else 0.9)):
             std = 0.0 if collapsed else 1.0
             writer.write(
-                step, {'eval/knn_top1': knn, 'eval/probe_top1': knn, 'eval/feature_std': std, 'feature_std': std}
+                step,
+                {
+                    'baseline/knn_top1': 0.5,
+                    'eval/knn_top1': knn,
+                    'eval/probe_top1': knn,
+                    'eval/feature_std': std,
+                    'feature_std': std,
+                },
             )
         writer.close()
         return 0
@@ -123,12 +130,23 @@ def test_runs_are_trained_once_and_the_page_says_what_they_say(
 
     folder = tmp_path / 'simsiam'
     table = (folder / page.TABLE).read_text()
-    assert '| SimSiam | 2 | 90.0 (90.0 to 90.0) | 90.0 (90.0 to 90.0) | 10.0 (10.0 to 10.0) | 1 |' in table
-    assert '| without predictor | 0, 2 failed | not measured | not measured | not measured | not measured |' in table
+    assert (
+        '| SimSiam | 2 | 90.0 (90.0 to 90.0) | 50.0 (50.0 to 50.0) | 90.0 (90.0 to 90.0) | 10.0 (10.0 to 10.0) | 1 |'
+        in table
+    )
+    assert (
+        '| without predictor | 0, 2 failed | not measured | not measured | not measured | not measured | not measured |'
+        in table
+    )
     html, out = (folder / page.PAGE).read_text(), capsys.readouterr().out
     for text in (html, out):
+        below = (
+            'Below its untrained encoder in every run: without stop-gradient, kNN 10.0 (10.0 to 10.0) % against 50.0'
+        )
+        assert below in text and text.count('Below') == 1
         assert 'Collapsed in every run: without stop-gradient.' in text
         assert 'Failed: without predictor, seed 0, exit code 2: contrastive_jax: error: no' in text
+    assert 'feature_std is the spread of the normalized projections' in html
     assert 'python -m contrastive_jax.ablate simsiam' in html and table in out
     with Image.open(folder / page.PICTURE) as picture:
         assert picture.format == 'PNG'
@@ -193,7 +211,9 @@ def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
     """With all arms, with one, and with none."""
     ablation = ABLATIONS[name]('digits')
     for count in (len(ablation.arms), 1, 0):
-        results = [Result(arm.name, 0, knn=0.5 + 0.01 * i) for i, arm in enumerate(ablation.arms[:count])]
+        results = [
+            Result(arm.name, 0, knn=0.5 + 0.01 * i, untrained=0.52) for i, arm in enumerate(ablation.arms[:count])
+        ]
         page.write(ablation, [*results, Result(ablation.arms[0].name, 1, knn=math.nan)], tmp_path, 'command', 'digits')
         with Image.open(tmp_path / page.PICTURE) as picture:
             assert picture.size[0] > 500
@@ -214,6 +234,10 @@ def test_an_error_is_one_line(arguments: tuple[str, ...], line: str, capsys, mon
     assert command.main(arguments) == 2
     (found,) = capsys.readouterr().err.splitlines()
     assert line in found and not list(tmp_path.iterdir())
+
+
+def test_every_signal_is_explained() -> None:
+    assert {make('digits').signal for make in ABLATIONS.values()} - {''} == set(page.SIGNALS)
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:

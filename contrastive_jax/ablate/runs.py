@@ -28,6 +28,7 @@ class Result:
       arm: the name of the arm.
       seed: the seed of the run.
       knn, probe: accuracy of kNN and of the linear probe on held-out images at the end.
+      untrained: kNN accuracy at step 0.
       dip: the largest fall of the kNN accuracy from one evaluation to the next; 0 if it never fell.
       signal: the last value of the signal of the ablation.
       collapsed: whether the features of all images are nearly the same, by the rule of `evaluate.verdict`.
@@ -38,6 +39,7 @@ class Result:
     seed: int
     knn: float = math.nan
     probe: float = math.nan
+    untrained: float = math.nan
     dip: float = math.nan
     signal: float = math.nan
     collapsed: bool = False
@@ -138,6 +140,7 @@ def read(arm: str, seed: int, workdir: Path, signal: str = '') -> Result:
         seed,
         math.nan if knn is None else knn,
         math.nan if probe is None else probe,
+        last.get('baseline/knn_top1', math.nan),
         max([0.0, *falls]),
         last.get(signal, math.nan),
         any(sentence.startswith('collapsed') for sentence in verdict(last)),
