@@ -9,11 +9,12 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses import normalized_regression
-from contrastive_jax.methods import base, ema
+from contrastive_jax.methods import base, ema, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -24,20 +25,22 @@ class BYOL(base.Method):
     Attributes:
       network: encoder, projector and predictor, with BN over the whole global batch.
       momentum: tau of the target network at the start; it increases to 1 along half a cosine.
+      momentum_rises: False is an ablation: tau stays what it is at the start.
       use_predictor: False is an ablation: the projections take the place of the predictions.
     """
 
     momentum: float = field(0.996, least=0, most=1)
+    momentum_rises: bool = True
     use_predictor: bool = True
 
     has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        target, target_stats = base.init_network(self.network, jax.random.fold_in(rng, 1), batch)
+        params, stats = networks.init_network(self.network, rng, batch)
+        target, target_stats = networks.init_network(self.network, jax.random.fold_in(rng, 1), batch)
         state = base.MethodState(
-            target=base.without_predictor(target),
-            batch_stats={'online': stats, 'target': base.without_predictor(target_stats)},
+            target=networks.without_predictor(target),
+            batch_stats={'online': stats, 'target': networks.without_predictor(target_stats)},
             memory={},
         )
         return params, state
@@ -55,21 +58,24 @@ class BYOL(base.Method):
         del rng, progress
         x1, x2 = batch['views']
         stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        (q1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
-        (q2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        (q1, p1), stats = networks.predict(self.network, params, stats, x1, axis_name)
+        (q2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
         if not self.use_predictor:
             p1, p2 = q1, q2
-        z1, stats_k = base.project(self.network, state.target, stats_k, x1, axis_name)
-        z2, stats_k = base.project(self.network, state.target, stats_k, x2, axis_name)
+        z1, stats_k = networks.project(self.network, state.target, stats_k, x1, axis_name)
+        z2, stats_k = networks.project(self.network, state.target, stats_k, x2, axis_name)
         loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # without gradient through z
         state = dataclasses.replace(state, batch_stats={'online': stats, 'target': stats_k})
-        return loss, (state, base.regression_metrics(p1, z2, axis_name))
+        return loss, (state, signals.regression_metrics(p1, z2, axis_name))
 
     def schedules(self, progress: float) -> dict[str, Array]:
-        return {'momentum of the target': ema.cosine_momentum(progress, self.momentum)}
+        return {'momentum of the target': self._tau(progress)}
 
     def after_update(
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:
-        tau = ema.cosine_momentum(progress, self.momentum)
-        return params, dataclasses.replace(state, target=ema.update(state.target, base.without_predictor(params), tau))
+        target = ema.update(state.target, networks.without_predictor(params), self._tau(progress))
+        return params, dataclasses.replace(state, target=target)
+
+    def _tau(self, progress: Array | float) -> Array:
+        return ema.cosine_momentum(progress, self.momentum) if self.momentum_rises else jnp.asarray(self.momentum)
