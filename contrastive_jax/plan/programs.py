@@ -124,8 +124,9 @@ def program(
             'label': ids,
         }
         return streamed_program(run, devices), (put(state, run.state_specs), put(batch, SHARDED))
-    data = {'images': images, 'labels': jax.ShapeDtypeStruct(images.shape[:1], np.int32)}
-    orders, steps = jax.ShapeDtypeStruct((stride, B), np.int32), jax.ShapeDtypeStruct((), np.int32)
+    number = jax.ShapeDtypeStruct((), np.int32)
+    data = {'images': images, 'labels': jax.ShapeDtypeStruct(images.shape[:1], np.int32), 'seed': number}
+    orders, steps = jax.ShapeDtypeStruct((stride, B), np.int32), number
     rest = (put(x, REPLICATED) for x in (data, orders, steps))
     return resident_program(run, devices), (put(state, run.state_specs), *rest)
 

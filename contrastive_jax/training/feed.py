@@ -3,6 +3,7 @@
 Both advance a state by many steps without waiting for the device.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -79,7 +80,8 @@ class ResidentFeed:
         self._run, self._devices, self._n = run, devices, len(source)
         self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
-        self._data = devices.place({'images': source.array, 'labels': labels}, REPLICATED)
+        data = {'images': source.array, 'labels': labels, 'seed': np.int32(run.seed)}
+        self._data = devices.place(data, REPLICATED)
         self._call = resident_program(run, devices, step)
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
@@ -186,7 +188,8 @@ def run_steps(
 
     Args:
       state: before the first of them.
-      data: {'images': uint8 or uint16[n, H, W, C], 'labels': int32[n]}.
+      data: {'images': uint8 or uint16[n, H, W, C], 'labels': int32[n], 'seed': int32}. The seed is an argument, so that
+        runs that differ in it alone share one compiled program.
       orders: int32[S, B], the examples of each step.
       steps: number of steps to run, from 1 to S.
       run: what is constant in the run.
@@ -196,6 +199,8 @@ def run_steps(
     Returns:
       The state, and the sums of the metrics over the steps with their number under 'steps'.
     """
+
+    run = dataclasses.replace(run, seed=data['seed'])  # type: ignore[arg-type]  # it is traced
 
     def number(i: Array | int, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         return one_step(state, {**data, 'order': orders[i]}, run=run, axis_name=axis_name, step=step)
