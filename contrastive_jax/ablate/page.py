@@ -39,7 +39,8 @@ def write(ablation: Ablation, results: Sequence[Result], folder: Path, command: 
     accuracies = {arm.name: [100 * r.knn for r in completed(results, arm.name)] for arm in ablation.arms}
     places = {arm.name: arm.place for arm in ablation.arms}
     untrained = [100 * r.untrained for r in results if math.isfinite(r.untrained)]
-    pictures.draw(ablation.picture, accuracies, places, folder / PICTURE, float(np.mean(untrained or math.nan)))
+    mean = float(np.mean(untrained or math.nan))
+    pictures.draw(ablation.picture, accuracies, places, folder / PICTURE, mean, ablation.axis)
     write_atomically(folder / TABLE, markdown(rows).encode())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('contrastive_jax.ablate', ''), autoescape=True, undefined=jinja2.StrictUndefined,
