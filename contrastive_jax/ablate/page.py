@@ -10,6 +10,7 @@ import numpy as np
 
 from contrastive_jax.ablate.ablations import Ablation
 from contrastive_jax.ablate.runs import Result
+from contrastive_jax.evaluate.verdict import LEAST_STD
 from contrastive_jax.plots import ablations as pictures
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -119,5 +120,9 @@ def sentences(ablation: Ablation, results: Sequence[Result]) -> list[str]:
         if collapsed := [str(r.seed) for r in runs if r.collapsed]:
             seeds = f'with seed {" and ".join(collapsed)}' if len(collapsed) < len(runs) else 'in every run'
             found.append(f'Collapsed {seeds}: {arm.name}. The features of all images are nearly the same.')
+        elif runs and ablation.signal == 'feature_std' and all(r.signal < LEAST_STD for r in runs):
+            found.append(
+                f'The projections of all images are nearly the same: {arm.name}. The features of the encoder are not.'
+            )
     found += [f'Failed: {r.arm}, seed {r.seed}, {r.error}' for r in results if r.error]
     return found or ['Nothing was measured yet.']
