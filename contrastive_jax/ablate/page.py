@@ -19,8 +19,8 @@ SIGNALS = {
     'feature_std': 'feature_std is the spread of the normalized projections at the end: 1 if they are spread over the '
     'sphere, 0 if those of all images are equal.',
     'grad_norm': 'grad_norm is the norm of the gradient of the last step.',
-    'teacher_entropy': 'teacher_entropy is the entropy of the outputs of the teacher at the end, relative to the largest: '
-    '0 if each is one class, 1 if each is uniform.',
+    'teacher_entropy': 'teacher_entropy is the entropy of the outputs of the teacher at the end, relative to the '
+    'largest: 0 if each is one class, 1 if each is uniform.',
 }
 PAGE, TABLE, PICTURE = 'ablation.html', 'ablation.md', 'ablation.png'  # files in the folder of an ablation
 
