@@ -192,7 +192,7 @@ class Trainer:
                     with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
-                    state = yield from self.init_memory(self.open_first_pass(), state, progress)
+                    state = yield from self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
                 with watchdog.stage('training', 'step'):
                     yield from self.train(start, state, unlogged, progress, writer, about, interrupt)
@@ -316,14 +316,17 @@ class Trainer:
             found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
         return found._replace(state=self.start(found.state, found.step))
 
-    def init_memory(self, feed: Feed, state: PyTree, progress: Progress) -> Generator[Segment, Done, PyTree]:
+    def init_memory(
+        self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt
+    ) -> Generator[Segment, Done, PyTree]:
         """Shows the untrained network one epoch, which fills the memory of a method. A run stopped here starts anew."""
-        steps = self.run.steps_per_epoch
+        step, steps = 0, self.run.steps_per_epoch
         try:
             with progress.stage(
                 f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one'
             ):
-                state, _, _ = yield Segment(feed, state, 0, steps)
+                while step < steps and not agreed(interrupt.requested):
+                    state, _, step = yield Segment(feed, state, step, steps)
                 return state
         finally:
             feed.close()
