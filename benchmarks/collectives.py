@@ -33,7 +33,7 @@ CONFIGS = (
     'invaspread:tiny', 'cmc:tiny', 'byol:tiny', 'simsiam:tiny', 'simclr:tiny', 'simclrv2:tiny,memory', 'dino:tiny',
     'dino:resnet50,tiny', 'cpc:tiny', 'cpc:v1,tiny', 'swav:tiny', 'swav:tiny,queue', 'deepcluster:tiny',
     'deepcluster_v1:tiny', 'exemplar:tiny', 'relative_position:tiny', 'jigsaw:tiny',
-    'denoising:tiny', 'context_encoder:tiny',
+    'denoising:tiny', 'context_encoder:tiny', 'colorization:tiny',
     'barlow_twins:tiny', 'vicreg:tiny', 'nnclr:tiny',
 )  # fmt: skip
 
@@ -61,6 +61,7 @@ GATHERED: dict[str, Gathered] = {
     'Jigsaw': lambda B, D, run: 0,
     'DenoisingAutoencoder': lambda B, D, run: 0,
     'ContextEncoder': lambda B, D, run: 0,
+    'Colorization': lambda B, D, run: 0,
     'BarlowTwins': lambda B, D, run: 0,
     'VICReg': lambda B, D, run: 0,
     'NNCLR': lambda B, D, run: 4 * B * D + B,

@@ -180,21 +180,21 @@ def augment(images: Tensor) -> Tensor:
     x = F.grid_sample(images.float() / 255, grid, padding_mode='reflection', align_corners=False)
 
     y = (x * draw(1 - JITTER, 1 + JITTER)).clamp(0, 1)
-    y = torch.lerp(_gray(y).mean((2, 3), keepdim=True), y, draw(1 - JITTER, 1 + JITTER)).clamp(0, 1)
-    y = torch.lerp(_gray(y), y, draw(1 - JITTER, 1 + JITTER)).clamp(0, 1)
-    y = _turn_hue(y, draw(-HUE, HUE).view(n, 1, 1))
+    y = torch.lerp(gray(y).mean((2, 3), keepdim=True), y, draw(1 - JITTER, 1 + JITTER)).clamp(0, 1)
+    y = torch.lerp(gray(y), y, draw(1 - JITTER, 1 + JITTER)).clamp(0, 1)
+    y = turn_hue(y, draw(-HUE, HUE).view(n, 1, 1))
     x = torch.where(chance(0.8), y, x)
-    x = torch.where(chance(0.2), _gray(x).expand_as(x), x)
+    x = torch.where(chance(0.2), gray(x).expand_as(x), x)
     mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (MEAN, STD))
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _gray(x: Tensor) -> Tensor:
+def gray(x: Tensor) -> Tensor:
     weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
     return (x * weights).sum(1, keepdim=True)
 
 
-def _turn_hue(x: Tensor, turns: Tensor) -> Tensor:
+def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
     """Turns the hue of HSV by `turns` [n, 1, 1], in whole turns."""
     r, g, b = x.unbind(1)
     value, chroma = x.amax(1), x.amax(1) - x.amin(1)

@@ -9,14 +9,13 @@ Without --config, the recipe of every method is trained on the embedded digits. 
 Fields given as --config.field=value are set in all configs. The comparison is written to comparison.md and
 comparison.png.
 
-Exit codes: 0 all runs were trained, 1 a run failed, 2 an argument is wrong.
+Exit codes: 0 all runs were trained, 1 a run failed, 2 an argument is wrong, 42 interrupted and saved.
 """
 
 import argparse
 import dataclasses
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.config.find import list_configs
-from contrastive_jax.errors import UserError, exit_code_of, print_error
+from contrastive_jax.errors import Interrupted, UserError, exit_code_of, print_error
 from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
+from contrastive_jax.training.child import children
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
 
@@ -70,13 +70,20 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
 
     Returns:
       The configs that failed.
+
+    Raises:
+      Interrupted: a signal arrived, and the running training has saved itself.
     """
     rows, failed = [], []
     for config in configs:
         workdir = folder / short_name(config).replace(':', '_').replace(',', '_')
         print(f'== {config}', flush=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', f'--config={config}', f'--workdir={workdir}', *fields]
-        if subprocess.run(command, check=False).returncode:
+        with children() as processes:
+            code = processes.run(command)
+        if code == Interrupted.exit_code:
+            raise Interrupted(f'{config}: interrupted and saved; run the same command to continue')
+        if code:
             failed.append(config)
             continue
         rows.append(read_row(config, workdir))
@@ -171,6 +178,7 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
 
     Raises:
       UserError: there are no configs, or the workdir cannot be written.
+      Interrupted: a signal arrived.
     """
     configs, folder = configs or every_method(), Path(workdir).expanduser().absolute()
     try:

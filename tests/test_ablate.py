@@ -1,8 +1,12 @@
 """The ablations: every arm is a legal config, runs are completed once, and the page says what their results say."""
 
 import math
-import subprocess
+import os
+import signal
+import time
 from pathlib import Path
+from types import FrameType
+from typing import IO
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +19,9 @@ from contrastive_jax.ablate import page, runs
 from contrastive_jax.ablate.ablations import ABLATIONS, Data, changes_of, config_of
 from contrastive_jax.ablate.runs import Result
 from contrastive_jax.config.check import check
+from contrastive_jax.errors import Interrupted
 from contrastive_jax.losses import negative_cosine
+from contrastive_jax.training.child import Children
 from contrastive_jax.workdir import metrics
 from tests import train_steps
 
@@ -82,23 +88,30 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Takes the place of training: arms without stop-gradient collapse, and those without predictor fail."""
     commands: list[list[str]] = []
 
-    def run(given: list[str], stdout, **_) -> subprocess.CompletedProcess[bytes]:
+    def run(processes: Children, given: list[str], output: IO[bytes]) -> int:
         commands.append(given)
         workdir = Path(next(arg for arg in given if arg.startswith('--workdir=')).removeprefix('--workdir='))
         if 'predictor' in str(workdir):
-            stdout.write(b'contrastive_jax: error: no\n')
-            return subprocess.CompletedProcess(given, 2)
+            output.write(b'contrastive_jax: error: no\n')
+            return 2
         workdir.mkdir(parents=True)
         writer, collapsed = metrics.MetricWriter(workdir), 'stop' in str(workdir)
         for step, knn in ((0, 0.5), (10, 0.8), (20, 0.7), (30, 0.1 if collapsed else 0.9)):
             std = 0.0 if collapsed else 1.0
             writer.write(
-                step, {'eval/knn_top1': knn, 'eval/probe_top1': knn, 'eval/feature_std': std, 'feature_std': std}
+                step,
+                {
+                    'baseline/knn_top1': 0.5,
+                    'eval/knn_top1': knn,
+                    'eval/probe_top1': knn,
+                    'eval/feature_std': std,
+                    'feature_std': std,
+                },
             )
         writer.close()
-        return subprocess.CompletedProcess(given, 0)
+        return 0
 
-    monkeypatch.setattr(runs.subprocess, 'run', run)
+    monkeypatch.setattr(Children, 'run', run)
     return commands
 
 
@@ -117,18 +130,61 @@ def test_runs_are_trained_once_and_the_page_says_what_they_say(
 
     folder = tmp_path / 'simsiam'
     table = (folder / page.TABLE).read_text()
-    assert '| SimSiam | 2 | 90.0 (90.0 to 90.0) | 90.0 (90.0 to 90.0) | 10.0 (10.0 to 10.0) | 1 |' in table
-    assert '| without predictor | 0, 2 failed | not measured | not measured | not measured | not measured |' in table
+    assert (
+        '| SimSiam | 2 | 90.0 (90.0 to 90.0) | 50.0 (50.0 to 50.0) | 90.0 (90.0 to 90.0) | 10.0 (10.0 to 10.0) | 1 |'
+        in table
+    )
+    assert (
+        '| without predictor | 0, 2 failed | not measured | not measured | not measured | not measured | not measured |'
+        in table
+    )
     html, out = (folder / page.PAGE).read_text(), capsys.readouterr().out
     for text in (html, out):
+        below = (
+            'Below its untrained encoder in every run: without stop-gradient, kNN 10.0 (10.0 to 10.0) % against 50.0'
+        )
+        assert below in text and text.count('Below') == 1
         assert 'Collapsed in every run: without stop-gradient.' in text
         assert 'Failed: without predictor, seed 0, exit code 2: contrastive_jax: error: no' in text
+    assert 'feature_std is the spread of the normalized projections' in html
     assert 'python -m contrastive_jax.ablate simsiam' in html and table in out
     with Image.open(folder / page.PICTURE) as picture:
         assert picture.format == 'PNG'
 
     assert command.main(given) == 1
     assert len(started) == 10, 'those that failed are tried again, and no other'
+
+
+def test_a_signal_reaches_the_running_run(
+    started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with the restart code, and so does the command; no other run begins. The same command continues."""
+    reached: list[int] = []
+    complete, forward = Children.run, Children.forward
+
+    def run(processes: Children, given: list[str], output: IO[bytes]) -> int:
+        if processes.requested:
+            raise Interrupted
+        if len(started) < 2:
+            return complete(processes, given, output)
+        started.append(given)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not reached:
+            time.sleep(0.01)
+        return 42
+
+    def heard(processes: Children, number: int, frame: FrameType | None) -> None:
+        forward(processes, number, frame)
+        reached.append(number)
+
+    arguments = ['temperature', f'--workdir={tmp_path}']
+    with monkeypatch.context() as patch:
+        patch.setattr(Children, 'run', run)
+        patch.setattr(Children, 'forward', heard)
+        assert command.main(arguments) == 42
+    assert reached == [signal.SIGTERM] and len(started) == 3
+    assert command.main(arguments) == 0
+    assert len(started) == 3 + 3, 'two of the five were complete'
 
 
 def test_sentences() -> None:
@@ -155,7 +211,9 @@ def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
     """With all arms, with one, and with none."""
     ablation = ABLATIONS[name]('digits')
     for count in (len(ablation.arms), 1, 0):
-        results = [Result(arm.name, 0, knn=0.5 + 0.01 * i) for i, arm in enumerate(ablation.arms[:count])]
+        results = [
+            Result(arm.name, 0, knn=0.5 + 0.01 * i, untrained=0.52) for i, arm in enumerate(ablation.arms[:count])
+        ]
         page.write(ablation, [*results, Result(ablation.arms[0].name, 1, knn=math.nan)], tmp_path, 'command', 'digits')
         with Image.open(tmp_path / page.PICTURE) as picture:
             assert picture.size[0] > 500
@@ -168,6 +226,10 @@ def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
         (('simsiam',), '--workdir is missing'),
         (('simsiam', '--workdir=x', '--seeds=0,a'), "--seeds '0,a' is no list of different integers"),
         (('simsiam', '--workdir=x', '--jobs=0'), '--jobs 0 is below 1'),
+        (
+            ('mocov2_ladder', '--workdir=x', '--config.epochs=3.0'),
+            '--config.epochs would be the same in all arms, which differ in it -> leave it out',
+        ),
         (('simsiam', '--workdir=x', '--data=cifar'), '--data cifar is no .npz file'),
     ],
 )
@@ -176,6 +238,10 @@ def test_an_error_is_one_line(arguments: tuple[str, ...], line: str, capsys, mon
     assert command.main(arguments) == 2
     (found,) = capsys.readouterr().err.splitlines()
     assert line in found and not list(tmp_path.iterdir())
+
+
+def test_every_signal_is_explained() -> None:
+    assert {make('digits').signal for make in ABLATIONS.values()} - {''} == set(page.SIGNALS)
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,7 @@ CONFIGS = (
     'relative_position:tiny',
     'denoising:tiny',
     'context_encoder:tiny',
+    'colorization:tiny',
     'jigsaw:tiny',
     'barlow_twins:tiny',
     'vicreg:tiny',

@@ -8,7 +8,8 @@
 Without a name it lists the ablations. The digits are trained on, which are embedded; with --data the images of an .npz
 file of CIFAR-10, for 20 epochs. Each run is started by `contrastive_jax.main` in a workdir of its own in WORKDIR/NAME;
 what it prints is in a file beside it. The page is ablation.html, written again after every run. The same command
-continues after an interruption and does not repeat completed runs. --config.field=value is set in all runs.
+continues after an interruption and does not repeat completed runs. --config.field=value is set in all runs; it cannot
+be a field in which they differ.
 
 Exit codes: 0 all runs were trained, 1 a run failed, 2 an argument is wrong, 42 interrupted and saved.
 """
@@ -79,6 +80,9 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
         fields += ['--config.data.source=npz', f'--config.data.path={file}']
     seeds = seeds_of(given.seeds)
     ablation, folder = ABLATIONS[given.name](data), Path(given.workdir).expanduser().absolute() / given.name
+    varied = {name for arm in ablation.arms for name in arm.changes}
+    if fixed := sorted(varied & {field.partition('=')[0].removeprefix('--config.') for field in fields}):
+        raise UserError(f'--config.{fixed[0]} would be the same in all arms, which differ in it', remedy='leave it out')
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

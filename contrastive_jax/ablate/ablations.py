@@ -180,7 +180,7 @@ def byol(data: Data) -> Ablation:
         (
             Arm('BYOL'),
             Arm('without predictor', {'method.use_predictor': False}),
-            Arm('the target follows at once', {'method.momentum': 0.0}),
+            Arm('the target follows at once', {'method.momentum': 0.0, 'method.momentum_rises': False}),
             Arm('the target stays random', {'method.momentum': 1.0}),
             Arm('heads without BN', {'projector.batch_norm': False, 'predictor.batch_norm': False}),
         ),

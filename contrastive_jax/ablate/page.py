@@ -13,6 +13,14 @@ from contrastive_jax.ablate.runs import Result
 from contrastive_jax.plots import ablations as pictures
 from contrastive_jax.workdir.atomic import write_atomically
 
+# metric -> what it says
+SIGNALS = {
+    'feature_std': 'feature_std is the spread of the normalized projections at the end: 1 if they are spread over the '
+    'sphere, 0 if those of all images are equal.',
+    'grad_norm': 'grad_norm is the norm of the gradient of the last step.',
+    'teacher_entropy': 'teacher_entropy is the entropy of the outputs of the teacher at the end: 0 if each is one '
+    'class, the logarithm of the number of classes if each is uniform.',
+}
 PAGE, TABLE, PICTURE = 'ablation.html', 'ablation.md', 'ablation.png'  # files in the folder of an ablation
 
 
@@ -29,7 +37,8 @@ def write(ablation: Ablation, results: Sequence[Result], folder: Path, command: 
     rows = table(ablation, results)
     accuracies = {arm.name: [100 * r.knn for r in completed(results, arm.name)] for arm in ablation.arms}
     places = {arm.name: arm.place for arm in ablation.arms}
-    pictures.draw(ablation.picture, accuracies, places, folder / PICTURE)
+    untrained = [100 * r.untrained for r in results if math.isfinite(r.untrained)]
+    pictures.draw(ablation.picture, accuracies, places, folder / PICTURE, float(np.mean(untrained or math.nan)))
     write_atomically(folder / TABLE, markdown(rows).encode())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('contrastive_jax.ablate', ''), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -41,6 +50,7 @@ def write(ablation: Ablation, results: Sequence[Result], folder: Path, command: 
         header=rows[0],
         rows=rows[1:],
         picture=base64.b64encode((folder / PICTURE).read_bytes()).decode(),
+        signal=SIGNALS.get(ablation.signal, ''),
         command=command,
         data=data,
     )
@@ -54,13 +64,14 @@ def completed(results: Sequence[Result], arm: str) -> list[Result]:
 
 def table(ablation: Ablation, results: Sequence[Result]) -> list[list[str]]:
     """The header, and a row for each arm: mean of the seeds and, of several, the lowest and the highest; in percent."""
-    header = ['', 'runs', 'kNN', 'linear probe', 'largest fall of kNN', *([ablation.signal] if ablation.signal else [])]
+    header = ['', 'runs', 'kNN', 'untrained', 'linear probe', 'largest fall of kNN']
+    header += [ablation.signal] if ablation.signal else []
     rows = [header]
     for arm in ablation.arms:
         runs = completed(results, arm.name)
         failed = [r for r in results if r.arm == arm.name and r.error]
         count = str(len(runs)) + (f', {len(failed)} failed' if failed else '')
-        cells = [percent([getattr(r, name) for r in runs]) for name in ('knn', 'probe', 'dip')]
+        cells = [percent([getattr(r, name) for r in runs]) for name in ('knn', 'untrained', 'probe', 'dip')]
         signal = [r.signal for r in runs if math.isfinite(r.signal)]
         cells += [f'{np.mean(signal):.3g}' if signal else 'not measured'] if ablation.signal else []
         rows.append([arm.name, count, *cells])
@@ -83,7 +94,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def sentences(ablation: Ablation, results: Sequence[Result]) -> list[str]:
-    """What the results say: the best arm, whether its range overlaps with the next, what collapsed and what failed."""
+    """What the results say: the best arm and whether its range overlaps with the next; what is below its untrained
+    encoder, what collapsed and what failed."""
     accuracies = {
         arm.name: [r.knn for r in completed(results, arm.name) if math.isfinite(r.knn)] for arm in ablation.arms
     }
@@ -101,6 +113,9 @@ def sentences(ablation: Ablation, results: Sequence[Result]) -> list[str]:
             found.append(f'The runs of {best} and of {second} overlap: their order is not certain.')
     for arm in ablation.arms:
         runs = completed(results, arm.name)
+        if runs and all(r.knn < r.untrained for r in runs):
+            values = f'{percent([r.knn for r in runs])} % against {percent([r.untrained for r in runs])} %'
+            found.append(f'Below its untrained encoder in every run: {arm.name}, kNN {values}.')
         if collapsed := [str(r.seed) for r in runs if r.collapsed]:
             seeds = f'with seed {" and ".join(collapsed)}' if len(collapsed) < len(runs) else 'in every run'
             found.append(f'Collapsed {seeds}: {arm.name}. The features of all images are nearly the same.')

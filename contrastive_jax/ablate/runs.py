@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from contrastive_jax.ablate.ablations import Ablation, Arm, Data, changes_of, config_of
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.evaluate.verdict import comparable, verdict
+from contrastive_jax.training.child import Children, children
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -28,6 +28,7 @@ class Result:
       arm: the name of the arm.
       seed: the seed of the run.
       knn, probe: accuracy of kNN and of the linear probe on held-out images at the end.
+      untrained: kNN accuracy at step 0.
       dip: the largest fall of the kNN accuracy from one evaluation to the next; 0 if it never fell.
       signal: the last value of the signal of the ablation.
       collapsed: whether the features of all images are nearly the same, by the rule of `evaluate.verdict`.
@@ -38,6 +39,7 @@ class Result:
     seed: int
     knn: float = math.nan
     probe: float = math.nan
+    untrained: float = math.nan
     dip: float = math.nan
     signal: float = math.nan
     collapsed: bool = False
@@ -68,12 +70,12 @@ def train(
       The result of each run, as soon as it is complete.
 
     Raises:
-      Interrupted: a run was interrupted by a signal, and is saved.
+      Interrupted: a signal arrived, and the running runs have saved themselves.
     """
     wanted = [(arm, seed) for seed in seeds for arm in ablation.arms]  # the first seed of every arm comes first
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with children() as processes, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         running = [
-            pool.submit(_train_one, ablation, arm, seed, data, folder, [*fields, f'--config.seed={seed}'])
+            pool.submit(_train_one, processes, ablation, arm, seed, data, folder, [*fields, f'--config.seed={seed}'])
             for arm, seed in wanted
         ]
         try:
@@ -106,7 +108,9 @@ def _file(config: str) -> str:
     return f'{name}.py:{variant}'
 
 
-def _train_one(ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path, fields: Sequence[str]) -> Result:
+def _train_one(
+    processes: Children, ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path, fields: Sequence[str]
+) -> Result:
     workdir = place(folder, arm, seed)
     given = arguments(ablation, arm, data, workdir, fields)
     done, log = workdir.with_name(f'seed{seed}.{DONE}'), workdir.with_name(f'seed{seed}.log')
@@ -114,7 +118,7 @@ def _train_one(ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', *given]
         with log.open('wb') as file:
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+            code = processes.run(command, file)
         if code == Interrupted.exit_code:
             raise Interrupted(f'{arm.name}, seed {seed}: interrupted and saved; run the same command to continue')
         if code:
@@ -136,6 +140,7 @@ def read(arm: str, seed: int, workdir: Path, signal: str = '') -> Result:
         seed,
         math.nan if knn is None else knn,
         math.nan if probe is None else probe,
+        last.get('baseline/knn_top1', math.nan),
         max([0.0, *falls]),
         last.get(signal, math.nan),
         any(sentence.startswith('collapsed') for sentence in verdict(last)),

@@ -115,7 +115,7 @@ def _images(c: ConfigDict, facts: DataFacts) -> Iterator[Problem]:
     if facts.gray and c.augment.color_space != 'rgb':
         yield Problem(
             f'augment.color_space {c.augment.color_space!r} separates lightness from color, and the images are gray: '
-            f"{c.method.name}'s second encoder sees a constant",
+            f'there are no colors that {c.method.name} can learn from',
             field='augment.color_space',
             remedy='train with another recipe',
         )

@@ -142,7 +142,7 @@ def _image(file: str, sample: str, members: dict[str, _Member]) -> str:
     if len(plain) > 1:
         raise DataError(
             f"'{file}': sample {sample} has {len(plain)} images, {' and '.join(plain)} -> set data.image_key to one of "
-            'these endings'
+            'these endings; if they are separate samples, rename the files: the name of a sample ends at the first dot'
         )
     return plain[0] if plain else ''
 

@@ -7,6 +7,7 @@ gradient of the whole batch on one device.
 
 from contrastive_jax.losses.barlow_twins import barlow_twins
 from contrastive_jax.losses.classification import cross_entropy
+from contrastive_jax.losses.colorization import color_bins, color_targets, color_weights, colorization, count_colors
 from contrastive_jax.losses.cpc import cpc_grid, cpc_sequence
 from contrastive_jax.losses.deepcluster import cluster_prediction, kmeans, pca_whiten, spherical_kmeans
 from contrastive_jax.losses.dino import dino
@@ -24,6 +25,11 @@ from contrastive_jax.losses.vicreg import vicreg
 __all__ = [
     'barlow_twins',
     'cluster_prediction',
+    'color_bins',
+    'color_targets',
+    'color_weights',
+    'colorization',
+    'count_colors',
     'cpc_grid',
     'cpc_sequence',
     'cross_entropy',

@@ -8,6 +8,7 @@ from contrastive_jax.methods.barlow_twins import BarlowTwins
 from contrastive_jax.methods.base import Method, MethodState
 from contrastive_jax.methods.byol import BYOL
 from contrastive_jax.methods.cmc import CMC
+from contrastive_jax.methods.colorization import Colorization
 from contrastive_jax.methods.context_encoder import ContextEncoder
 from contrastive_jax.methods.cpc import CPC
 from contrastive_jax.methods.deepcluster import DeepCluster
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     'deepcluster_v1': DeepClusterV1,
     'denoising': DenoisingAutoencoder,
     'context_encoder': ContextEncoder,
+    'colorization': Colorization,
     'exemplar': Exemplar,
     'relative_position': RelativePosition,
     'jigsaw': Jigsaw,
@@ -94,6 +96,7 @@ __all__ = [
     'METHODS',
     'NNCLR',
     'BarlowTwins',
+    'Colorization',
     'ContextEncoder',
     'DeepCluster',
     'DeepClusterV1',

@@ -9,6 +9,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from contrastive_jax.distributed.collectives import PyTree
@@ -24,10 +25,12 @@ class BYOL(base.Method):
     Attributes:
       network: encoder, projector and predictor, with BN over the whole global batch.
       momentum: tau of the target network at the start; it increases to 1 along half a cosine.
+      momentum_rises: False is an ablation: tau stays what it is at the start.
       use_predictor: False is an ablation: the projections take the place of the predictions.
     """
 
     momentum: float = field(0.996, least=0, most=1)
+    momentum_rises: bool = True
     use_predictor: bool = True
 
     has_predictor: ClassVar[bool] = True
@@ -66,10 +69,13 @@ class BYOL(base.Method):
         return loss, (state, base.regression_metrics(p1, z2, axis_name))
 
     def schedules(self, progress: float) -> dict[str, Array]:
-        return {'momentum of the target': ema.cosine_momentum(progress, self.momentum)}
+        return {'momentum of the target': self._tau(progress)}
 
     def after_update(
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:
-        tau = ema.cosine_momentum(progress, self.momentum)
-        return params, dataclasses.replace(state, target=ema.update(state.target, base.without_predictor(params), tau))
+        target = ema.update(state.target, base.without_predictor(params), self._tau(progress))
+        return params, dataclasses.replace(state, target=target)
+
+    def _tau(self, progress: Array | float) -> Array:
+        return ema.cosine_momentum(progress, self.momentum) if self.momentum_rises else jnp.asarray(self.momentum)

@@ -31,30 +31,41 @@ def feature_map(network: Network, x: Array, *, train: bool, axis_name: str | Non
     return network.projector(z, train=train, axis_name=axis_name)
 
 
-def decoder_for(network: Network, width: int, size: int, small: int, channels: int) -> Decoder:
-    """A decoder from maps of `small` positions along each axis to images of `size` pixels.
+def decoder_for(network: Network, width: int, size: int, small: int, stride: int, channels: int) -> Decoder:
+    """A decoder from maps of `small` positions along each axis to every `stride`-th pixel of images of `size` pixels.
 
     Raises:
-      ValueError: the map cannot be doubled to the size of the images.
+      ValueError: the map cannot be doubled to that size.
     """
-    doublings = (size // small).bit_length() - 1
-    if small * 2**doublings != size:
-        raise ValueError(f'image size {size} is not {small}, the size of the feature map, times a power of two')
+    doublings = (size // (small * stride)).bit_length() - 1
+    if doublings < 0 or small * stride * 2**doublings != size:
+        times = '' if stride == 1 else f' times the stride {stride}'
+        raise ValueError(f'image size {size} is not {small}, the size of the feature map,{times} times a power of two')
     return Decoder(doublings, width, channels, network.encoder.dtype)
 
 
-def init(network: Network, width: int, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-    """As `base.init_online`, with the parameters of the decoder."""
+def init(
+    network: Network, width: int, rng: Array, batch: base.Batch, *, stride: int = 1, channels: int | None = None
+) -> tuple[PyTree, base.MethodState]:
+    """As `base.init_online`, with the parameters of the decoder; `stride` and `channels` as in `reconstruct`."""
     params, state = base.init_online(network, rng, batch)
     x = batch['views'][0][:1]
     variables = {'params': params, 'batch_stats': state.batch_stats['online']}
     z = jax.eval_shape(lambda x: network.apply(variables, x, train=False, method=feature_map), x)
-    decoder = decoder_for(network, width, x.shape[1], z.shape[1], x.shape[-1])
+    decoder = decoder_for(network, width, x.shape[1], z.shape[1], stride, channels or x.shape[-1])
     return {**params, 'decoder': decoder.init(jax.random.fold_in(rng, 1), jnp.zeros(z.shape))['params']}, state
 
 
 def reconstruct(
-    network: Network, width: int, params: PyTree, stats: PyTree, x: Array, axis_name: str | None
+    network: Network,
+    width: int,
+    params: PyTree,
+    stats: PyTree,
+    x: Array,
+    axis_name: str | None,
+    *,
+    stride: int = 1,
+    channels: int | None = None,
 ) -> tuple[Array, Array, PyTree]:
     """Encodes and decodes images in training mode.
 
@@ -65,11 +76,14 @@ def reconstruct(
       stats: BN statistics of the network.
       x: [b, H, W, C] images.
       axis_name: the mapped device axis.
+      stride: the reconstruction is of every stride-th pixel, along both axes.
+      channels: the channels of the reconstruction, C; None: those of the images.
 
     Returns:
-      The reconstruction [b, H, W, C], the projections [b, dim], averaged over positions, and the new BN statistics.
+      The reconstruction [b, H / stride, W / stride, C], the projections [b, dim], averaged over positions, and the new
+      BN statistics.
     """
     z, stats = base.apply(network, params, stats, x, axis_name, feature_map)
-    decoder = decoder_for(network, width, x.shape[1], z.shape[1], x.shape[-1])
+    decoder = decoder_for(network, width, x.shape[1], z.shape[1], stride, channels or x.shape[-1])
     image: Any = decoder.apply({'params': params['decoder']}, z)
     return image, z.mean((1, 2)), stats

@@ -141,6 +141,8 @@ class ResNet(nn.Module):
       block: 'basic' (ResNet-18 and 34) or 'bottleneck' (deeper ones).
       width: the channels of the stem and of the first stage.
       width_multiplier: a factor on all channels; 1, 2 and 4 in SimCLR.
+      input_channels: the number of channels of an image that the network sees, the first ones; None: all. 1 for
+        colorization: the lightness of Lab.
       stem: 'imagenet' (a 7x7 convolution with stride 2, then max-pooling) or 'cifar' (a 3x3 convolution with stride 1,
         for images of 8 to 64 px).
       stem_width: the channels of the stem; None: those of the first stage. CMC keeps 64 at every width.
@@ -167,6 +169,7 @@ class ResNet(nn.Module):
     block: str
     width: int = rules.field(64, least=1)
     width_multiplier: int = rules.field(1, least=1)
+    input_channels: int | None = rules.field(None, least=1)
     stem: str = 'imagenet'
     stem_width: int | None = rules.field(None, least=1)
     stem_stride: int | None = rules.field(None, least=1)
@@ -224,6 +227,7 @@ class ResNet(nn.Module):
 
         padding, pool_padding = PADDINGS[self.padding]
         stem = self.stem_convolutions()
+        x = x if self.input_channels is None else x[..., : self.input_channels]
         for i, (channels, kernel_size, stride, edge) in enumerate(stem, start=1):
             x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=edge)(x)
             x = norm(name=f'bn{i}')(x, train=train, axis_name=axis_name)

@@ -1,6 +1,7 @@
 """The picture of an ablation: the accuracy of each training as bars, as a grid of pairs, or as curves."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -16,7 +17,7 @@ Values = Mapping[str, Sequence[float]]  # the name of an arm -> the accuracies o
 Places = Mapping[str, tuple[str, ...]]  # the name of an arm -> (row, column), or (curve, value on the x axis)
 
 
-def draw(kind: str, accuracies: Values, places: Places, path: Path) -> None:
+def draw(kind: str, accuracies: Values, places: Places, path: Path, untrained: float = math.nan) -> None:
     """Draws the picture.
 
     Args:
@@ -24,6 +25,7 @@ def draw(kind: str, accuracies: Values, places: Places, path: Path) -> None:
       accuracies: the runs of each arm; an arm without runs is left out.
       places: where each arm is, in a grid or on a curve.
       path: the PNG to write.
+      untrained: the mean accuracy of the untrained encoders, in percent, a dashed line in bars and curves; NaN: none.
     """
     measured = {name: [x for x in values if np.isfinite(x)] for name, values in accuracies.items()}
     measured = {name: values for name, values in measured.items() if values}
@@ -32,6 +34,10 @@ def draw(kind: str, accuracies: Values, places: Places, path: Path) -> None:
         figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine())
         axes = figure.subplots()
         {'bars': _bars, 'grid': _grid, 'curves': _curves}[kind](axes, measured, places)
+        if kind != 'grid' and np.isfinite(untrained):
+            line = axes.axvline if kind == 'bars' else axes.axhline
+            line(untrained, color=GRAY, linestyle='--', linewidth=1, label=f'untrained encoder, {untrained:.1f}')
+            axes.legend()
         save(figure, path)
 
 

@@ -75,7 +75,7 @@ def detectron2_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]
 
 def resnet_differences(module: ResNet) -> list[str]:
     """What distinguishes a ResNet from torchvision's, other than its depth and widths; [] if nothing does."""
-    found = []
+    found = [] if module.input_channels is None else [f'input_channels {module.input_channels}']
     _, *stem = module.stem_convolutions()[0]
     if module.sk_ratio:
         found.append('selective kernels')
@@ -101,7 +101,7 @@ def _notes_on_resnet(name: str, module: ResNet) -> list[str]:
     Raises:
       UserError: torchvision has no such ResNet, so its features would differ.
     """
-    if module.padding != 'torch' or module.sk_ratio:
+    if module.padding != 'torch' or module.sk_ratio or module.input_channels is not None:
         raise UserError(f"{name} has {resnet_differences(module)[0]}, unlike torchvision's ResNets -> {SELF_CONTAINED}")
     notes = ['torchvision: set model.fc = torch.nn.Identity()']
     if different := resnet_differences(module):

@@ -121,6 +121,7 @@ def _resnet(module: ResNet) -> dict[str, Any]:
         'block': module.block,
         'stage_sizes': module.stage_sizes,
         'width': module.width * module.width_multiplier,
+        'input_channels': module.input_channels,
         'stem': module.stem_convolutions(),
         'stem_relu': module.stem_relu,
         'pool': pool if module.stem_pools else '',

@@ -120,6 +120,7 @@ EXPERIMENTS = {
     'jigsaw_digits': digits('jigsaw:digits', 87.5, min_gain=0.0),
     'denoising_digits': digits('denoising:digits', 94.4),
     'context_encoder_digits': digits('context_encoder:digits', 93.1),
+    'colorization_digits': digits('colorization:digits', 69.7, min_gain=0.0),  # they have no colors
     'dino_digits': digits('dino:digits', 91.1),
     'barlow_twins_digits': digits('barlow_twins:digits', 97.5, runs='n = 2: 98.3, 96.7'),
     'vicreg_digits': digits('vicreg:digits', 97.4, runs='n = 2: 97.5, 97.2'),

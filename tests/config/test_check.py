@@ -48,6 +48,7 @@ CPC = 'cpc:tiny'
 BYOL, SIMSIAM = 'byol:tiny', 'simsiam:tiny'
 SWAV, DEEP, DEEP_V1 = 'swav:tiny', 'deepcluster:tiny', 'deepcluster_v1:tiny'
 JIGSAW, DENOISING, CONTEXT = 'jigsaw:tiny', 'denoising:tiny', 'context_encoder:center,tiny'
+COLORIZATION = 'colorization:tiny'
 
 RULES: list[tuple[str, str, Any, str]] = [
     # batch, devices, length
@@ -169,6 +170,11 @@ RULES: list[tuple[str, str, Any, str]] = [
     (DENOISING, 'data.image_size', 12, 'image size 12 is not 2, the size of the feature map, times a power of two'),
     (CONTEXT, 'method.overlap', 2, 'overlap 2 leaves nothing to predict in the center of 8 pixels -> use at'),
     (CONTEXT, 'encoder', dict(encoder_config('vit_tiny', patch_size=4)), "'vit_tiny' has no feature map to decode"),
+    (COLORIZATION, 'method.stride', 3, 'method.stride 3 does not divide the image size 8 -> use a stride that does'),
+    (COLORIZATION, 'encoder.input_channels', 3, 'input_channels 3 shows the encoder the colors that colorization pred'),
+    (COLORIZATION, 'augment.mean', (50.0, 6.0, 0.0), "are not those that colorization takes colors from -> use 'lab',"),
+    (COLORIZATION, 'method.neighbors', 262, 'method.neighbors 262 is out of range -> it must be at least 1 and at mos'),
+    (COLORIZATION, 'data.image_size', 12, 'image size 12 is not 2, the size of the feature map, times a power of two'),
     (DEEP_V1, 'method.pca_dim', 9, 'method.pca_dim 9 is more than projector.output_dim 8 -> use at most 8'),
     (SWAV, 'method.queue_size', -16, 'method.queue_size -16 is not a multiple of the batch size 16 -> use 0 or 16'),
     (SWAV, 'method.queue_size', 40, 'method.queue_size 40 is not a multiple of the batch size 16 -> use 0 or 32 or 48'),

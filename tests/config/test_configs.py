@@ -25,6 +25,7 @@ FILES = (
     'barlow_twins',
     'byol',
     'cmc',
+    'colorization',
     'context_encoder',
     'cpc',
     'deepcluster',

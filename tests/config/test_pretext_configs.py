@@ -1,5 +1,7 @@
 """The recipes of the pretext tasks have the values of their papers."""
 
+import numpy as np
+
 from contrastive_jax.config.build import build_policy
 from tests import train_steps
 from tests.config.test_configs import check_values
@@ -84,6 +86,35 @@ def test_context_encoder() -> None:
     assert abs(config.epochs * (1_281_167 // 64) - 100_000) < 500
     center = {'data.image_size': 128, 'method.region': 'center', 'method.overlap': 7, 'method.overlap_weight': 10.0}
     check_values(train_steps.load('context_encoder:center'), {**expected, **center})
+
+
+def test_colorization() -> None:
+    """arXiv 1603.08511, sections 2 and 3.3, and richzhang/colorization, train_alexnet: solver0 to 3, train_val."""
+    expected = {
+        **NO_COLOR,
+        'batch_size': 80,
+        'data.name': 'imagenet2012',
+        'augment.color_space': 'lab',
+        'encoder.input_channels': 1,
+        'method.stride': 8,
+        'method.neighbors': 5,
+        'method.sigma': 5.0,
+        'method.uniform': 0.5,
+        'optimizer.name': 'adam',
+        'optimizer.b1': 0.9,
+        'optimizer.b2': 0.999,
+        'optimizer.weight_decay': 1e-3,
+        'optimizer.learning_rate': 3e-5,
+        'optimizer.learning_rate_batch': 0,
+    }
+    config = train_steps.load('colorization')
+    check_values(config, expected)
+    steps_per_epoch = 1_281_167 // 80
+    assert abs(config.epochs * steps_per_epoch - 450_000) < 500
+    milestones = [epoch * steps_per_epoch for epoch in config.schedule.milestones]
+    np.testing.assert_allclose(milestones, [240_000, 300_000, 400_000], rtol=0.02)
+    rates = [config.optimizer.learning_rate * factor for factor in config.schedule.factors]
+    np.testing.assert_allclose(rates, [1e-5, 3e-6, 1e-6])
 
 
 def test_deepcluster() -> None:

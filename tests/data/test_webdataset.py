@@ -85,6 +85,9 @@ def test_several_images_a_sample(tmp_path: Path) -> None:
     assert shades(opened(tmp_path, image_key='right.png')) == [1, 3]
     write_tar(tmp_path / 'x.tar', [('1.png', PICTURES[5]), ('1.mask.png', PICTURES[6])])
     assert shades(opened(tmp_path)) == [5]
+    write_tar(tmp_path / 'x.tar', [('trip.001.png', PICTURES[0]), ('trip.002.png', PICTURES[1])])
+    with pytest.raises(DataError, match=r'sample trip has 2 images.*rename the files: .* ends at the first dot'):
+        opened(tmp_path)
 
 
 def test_files_of_splits(tmp_path: Path) -> None:

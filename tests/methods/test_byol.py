@@ -73,6 +73,15 @@ def test_a_training_is_that_of_the_equations(rng):
         assert 0.0 < metrics['alignment'] < 4.0 and set(state.target) == {'encoder', 'projector'}
 
 
+def test_a_momentum_that_does_not_rise():
+    """Table 5a of the paper: with tau = 0 the target is the online network, also at the end of the training."""
+    method = BYOL(network(12, True, None, jnp.float32, HEAD, HEAD), momentum=0.0, momentum_rises=False)
+    params, state = method.init(jax.random.key(0), {'views': (jnp.zeros((8, 6)),) * 2})
+    _, after = method.after_update(params, state, progress=0.9)
+    jax.tree.map(np.testing.assert_array_equal, after.target, {part: params[part] for part in after.target})
+    assert method.schedules(0.9) == {'momentum of the target': 0}
+
+
 def test_the_target_has_other_initial_weights():
     """As in the official code: the same distribution, with another key."""
     method = BYOL(network(12, True, None, jnp.float32, HEAD, HEAD))

@@ -158,6 +158,10 @@ def test_detectron2(tmp_path: Path) -> None:
     [
         ({'name': 'resnet_tiny', 'padding': 'same'}, "has padding 'same', unlike torchvision's ResNets"),
         ({'name': 'resnet50', 'stage_sizes': [1], 'width': 8, 'sk_ratio': 0.0625}, 'has selective kernels'),
+        (
+            {'name': 'resnet_tiny', 'width': 4, 'input_channels': 1},
+            "has input_channels 1, unlike torchvision's ResNets",
+        ),
         ({'name': 'split_resnet_tiny', 'width': 4}, 'split_resnet_tiny has no counterpart in torchvision or timm'),
         ({'name': 'cpc_tiny', 'patch_size': 16, 'patch_stride': 8}, 'cpc_tiny has no counterpart'),
     ],

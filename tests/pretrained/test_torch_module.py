@@ -14,6 +14,7 @@ import pytest
 from contrastive_jax import convert as command
 from contrastive_jax import pretrained
 from contrastive_jax.augment.policy import Policy
+from contrastive_jax.methods import colorization
 from contrastive_jax.pretrained import files, pixels, state_dicts
 from tests.pretrained.encoders import STAGES, VIT, assert_near, documented_code, random_encoder, random_images
 
@@ -32,6 +33,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     'wide': ({'name': 'resnet50', **STAGES, 'width_multiplier': 2, 'stem_width': 12, 'padding': 'simclr'}, {}, 33),
     'selective': (SK, pixels.NORMALIZATIONS['unit'], 31),
     'cmc': ({'name': 'split_resnet_tiny', 'width': 4}, pixels.NORMALIZATIONS['lab'], 16),
+    'colorization': (
+        {'name': 'resnet_tiny', 'width': 4, 'input_channels': 1},
+        {'color_space': 'lab', 'mean': colorization.MEAN, 'std': colorization.STD},
+        16,
+    ),
     'ycbcr': ({'name': 'split_resnet18', **STAGES}, YCBCR, 32),
     'mocov3': ({'name': 'vit_small', **VIT}, pixels.NORMALIZATIONS['half'], 32),
     'dino': ({'name': 'dino_small', **VIT, 'qkv_bias': False, 'mlp_ratio': 2.0, 'layer_norm_epsilon': 1e-5}, {}, 24),
