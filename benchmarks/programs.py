@@ -21,9 +21,24 @@ from jax import Array
 from contrastive_jax.augment.views import resident_batch, streamed_batch
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import ContrastiveOutput, info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import BYOL, MethodState, MoCo, MoCoV3, SimCLR, SimSiam, base, ema, memory, moco, mocov3
+from contrastive_jax.methods import (
+    BYOL,
+    MethodState,
+    MoCo,
+    MoCoV3,
+    SimCLR,
+    SimSiam,
+    base,
+    ema,
+    memory,
+    moco,
+    mocov3,
+    networks,
+    signals,
+)
 from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import train_step
 
@@ -118,8 +133,8 @@ def supervised(run: Run, classes: int, state: TrainState) -> tuple[Callable[...,
         variables = {'params': params, 'batch_stats': stats}
         features = jax.eval_shape(partial(encoder.apply, train=False), variables, x).shape[-1]
         kernel = 0.01 * jax.random.normal(jax.random.key(0), (features, classes))
-        params = {'encoder': base.copy(params), 'linear': {'kernel': kernel, 'bias': jnp.zeros(classes)}}
-        method = MethodState(target={}, batch_stats=base.copy(stats), memory={})
+        params = {'encoder': networks.copy(params), 'linear': {'kernel': kernel, 'bias': jnp.zeros(classes)}}
+        method = MethodState(target={}, batch_stats=networks.copy(stats), memory={})
         return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params), method)
 
     def supervised_step(
@@ -207,7 +222,7 @@ def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Gen
     T, zero = method.temperature, jnp.zeros((), jnp.int32)
     dim = method.network.projector.output_dim
     q1, q2, k1, k2 = (rng.standard_normal((run.batch_size, dim), np.float32) for _ in range(4))
-    queue, online = state.method.memory.get('queue', {}), base.without_predictor(state.params)
+    queue, online = state.method.memory.get('queue', {}), networks.without_predictor(state.params)
 
     def augmentation(count: Array, batch: PyTree, *, axis_name: str | None) -> tuple[Array, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(run.seed), count)
@@ -241,9 +256,9 @@ def alone(run: Run, state: TrainState, batch: dict[str, Any], rng: np.random.Gen
         if queue:
             negative = jnp.mean(q @ collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name))
         else:
-            negative = base.mean_negative_similarity(q, k, axis_name)
-        others = {'feature_std': base.feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
-        return count + 1, {**base.contrast_metrics(terms, T, negative), **others}
+            negative = signals.mean_negative_similarity(q, k, axis_name)
+        others = {'feature_std': feature_std(q, axis_name), 'grad_norm': optax.tree.norm(grads)}
+        return count + 1, {**signals.contrast_metrics(terms, T, negative), **others}
 
     return {
         'augmentation alone': Program(augmentation, zero, batch),

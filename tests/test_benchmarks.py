@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import count, gpu, measure, programs, step
+from benchmarks import count, gpu, measure, peers, programs, sides, step
 from contrastive_jax.methods import ema
 from contrastive_jax.models import network
 from contrastive_jax.plan import flops
@@ -209,3 +209,60 @@ def test_a_part_writes_a_line_and_the_table_shows_it(tmp_path: Path, capsys: pyt
     gpu.main(['--table', str(file)])
     out = capsys.readouterr().out
     assert 'peak (small)' in out and 'vit' in out and 'failed: stopped after 10 min' in out
+
+
+# ================================ peers.py ================================
+
+
+def test_rows_are_measured_side_by_side_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order: list[str] = []
+
+    def make(setting: sides.Setting) -> sides.Makers:
+        assert setting.folder.is_dir() and setting.photos == tmp_path
+
+        def missing() -> sides.Side:
+            raise ModuleNotFoundError(name='faster')
+
+        def side(name: str, items: int) -> sides.Side:
+            return sides.Side(lambda: order.append(name), items, lambda: f'{name} was called')
+
+        return {'ours': lambda: side('ours', 1), 'theirs': lambda: side('theirs', 2), 'faster': missing}
+
+    clock = iter(range(100))  # a second between two readings
+    monkeypatch.setattr(sides, 'cpu_seconds', lambda: float(next(clock)))
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0})
+    monkeypatch.setattr(peers, 'ROWS', {'work': sides.Row('some work', 'an image', {'theirs': 0.6}, make)})
+    file = tmp_path / 'found.jsonl'
+    arguments = ['work', '--windows=3', f'--photos={tmp_path}', f'--json={file}']
+    peers.main(arguments)
+    shown = capsys.readouterr()
+    assert order == ['ours', 'theirs'] * 4  # once each before the first window
+    assert 'faster is left out: faster is not installed' in shown.err
+    row = '| some work, an image | 3 | 1e+03 [1e+03, 1e+03] | theirs | 500 [500, 500] | 0.50 [0.50, 0.50] | 0.6 | no |'
+    assert row in shown.out and 'some work, theirs: theirs was called' in shown.out
+    found = json.loads(file.read_text())
+    assert (
+        found['ms'] == {'ours': [1000.0] * 3, 'theirs': [500.0] * 3} and f'jax {jax.__version__}' in found['versions']
+    )
+    peers.main([f'--table={file}'])
+    assert row in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'cores', 'line'),
+    [
+        (['knnn'], 1, "no row 'knnn' -> choose from mocov2, "),
+        (['--windows=0'], 1, '--windows 0 -> it must be at least 1'),
+        (['knn'], 2, '2 cores, and threads that wait for one another use CPU time -> begin with `taskset -c 0`'),
+        (['jpeg'], 1, 'jpeg: no photos are given -> --photos=FOLDER'),
+    ],
+)
+def test_mistakes_in_the_arguments_of_peers(
+    arguments: list[str], cores: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(cores)))
+    with pytest.raises(SystemExit) as stop:
+        peers.main(arguments)
+    assert stop.value.code == 2 and line in capsys.readouterr().err

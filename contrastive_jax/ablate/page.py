@@ -10,6 +10,7 @@ import numpy as np
 
 from contrastive_jax.ablate.ablations import Ablation
 from contrastive_jax.ablate.runs import Result
+from contrastive_jax.evaluate.verdict import LEAST_STD
 from contrastive_jax.plots import ablations as pictures
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -38,7 +39,8 @@ def write(ablation: Ablation, results: Sequence[Result], folder: Path, command: 
     accuracies = {arm.name: [100 * r.knn for r in completed(results, arm.name)] for arm in ablation.arms}
     places = {arm.name: arm.place for arm in ablation.arms}
     untrained = [100 * r.untrained for r in results if math.isfinite(r.untrained)]
-    pictures.draw(ablation.picture, accuracies, places, folder / PICTURE, float(np.mean(untrained or math.nan)))
+    mean = float(np.mean(untrained or math.nan))
+    pictures.draw(ablation.picture, accuracies, places, folder / PICTURE, mean, ablation.axis)
     write_atomically(folder / TABLE, markdown(rows).encode())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('contrastive_jax.ablate', ''), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -119,5 +121,9 @@ def sentences(ablation: Ablation, results: Sequence[Result]) -> list[str]:
         if collapsed := [str(r.seed) for r in runs if r.collapsed]:
             seeds = f'with seed {" and ".join(collapsed)}' if len(collapsed) < len(runs) else 'in every run'
             found.append(f'Collapsed {seeds}: {arm.name}. The features of all images are nearly the same.')
+        elif runs and ablation.signal == 'feature_std' and all(r.signal < LEAST_STD for r in runs):
+            found.append(
+                f'The projections of all images are nearly the same: {arm.name}. The features of the encoder are not.'
+            )
     found += [f'Failed: {r.arm}, seed {r.seed}, {r.error}' for r in results if r.error]
     return found or ['Nothing was measured yet.']

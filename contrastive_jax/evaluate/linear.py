@@ -110,7 +110,8 @@ def _standardize(train: Array, test: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _logits(params: Params, x: Array) -> Array:
-    return jnp.matmul(x, params['weight'], precision='highest') + params['bias']
+    # The weight is [C, D]: with [D, C], XLA on a CPU takes five times as long for its gradient.
+    return jnp.einsum('nd,cd->nc', x, params['weight'], precision='highest') + params['bias']
 
 
 @functools.partial(jax.jit, static_argnames=('num_classes', 'max_iterations'))
@@ -137,7 +138,7 @@ def _fit(
         _, _, largest, i = carry
         return (largest > tolerance) & (i < max_iterations)  # a NaN also ends the loop
 
-    start = {'weight': jnp.zeros((x.shape[1], num_classes), x.dtype), 'bias': jnp.zeros(num_classes, x.dtype)}
+    start = {'weight': jnp.zeros((num_classes, x.shape[1]), x.dtype), 'bias': jnp.zeros(num_classes, x.dtype)}
     first = (start, lbfgs.init(start), jnp.asarray(jnp.inf, x.dtype), jnp.asarray(0))
     params, _, _, iterations = lax.while_loop(unfinished, step, first)
     return params, loss_of(params), iterations

@@ -9,7 +9,7 @@ import dataclasses
 from jax import Array
 
 from contrastive_jax.losses.barlow_twins import barlow_twins_terms
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -26,7 +26,7 @@ class BarlowTwins(base.Method):
     off_diagonal: float = field(0.0051, least=0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
-        return base.init_online(self.network, rng, batch)
+        return networks.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -40,9 +40,9 @@ class BarlowTwins(base.Method):
     ) -> base.LossOutput:
         del rng, progress
         x1, x2 = batch['views']
-        z1, stats = base.project(self.network, params, state.batch_stats['online'], x1, axis_name)
-        z2, stats = base.project(self.network, params, stats, x2, axis_name)
+        z1, stats = networks.project(self.network, params, state.batch_stats['online'], x1, axis_name)
+        z2, stats = networks.project(self.network, params, stats, x2, axis_name)
         terms = barlow_twins_terms(z1, z2, axis_name=axis_name)
         loss = terms.on_diagonal + self.off_diagonal * terms.off_diagonal
-        metrics = base.regression_metrics(z1, z2, axis_name) | terms._asdict()
+        metrics = signals.regression_metrics(z1, z2, axis_name) | terms._asdict()
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

@@ -1,4 +1,4 @@
-"""The interface between a method and the training loop, and functions that many methods share.
+"""The interface between a method and the training loop.
 
 A method is a frozen dataclass that inherits from `Method`. Its fields are a network and hyperparameters, the same ones
 as in the section `config.method`, so that a misspelled field raises an error and `repr(method)` shows all of them. It
@@ -14,12 +14,12 @@ To write a method:
 1. Declare the dataclass. `rules.field` declares the legal range of a field together with its default. Set the class
    constants of `Method` that differ from their defaults: from them the config check knows which networks and views the
    method can use.
-2. `init` returns the parameters and the state at step 0. `init_online` and `init_online_and_target` do this for most
-   methods. Every method trains `params['encoder']`, with the BN statistics `state.batch_stats['online']['encoder']`:
-   this is the encoder that is evaluated and exported.
-3. `loss` applies the networks in training mode (`project`, `predict` or `project_views`), computes a loss, and returns
-   it with the new state and metrics. The new state has the structure, shapes and dtypes of the old one. Gradients must
-   not flow through the state.
+2. `init` returns the parameters and the state at step 0. `networks.init_online` and `init_online_and_target` do this
+   for most methods. Every method trains `params['encoder']`, with the BN statistics
+   `state.batch_stats['online']['encoder']`: this is the encoder that is evaluated and exported.
+3. `loss` applies the networks in training mode (`networks.project`, `predict` or `project_views`), computes a loss,
+   and returns it with the new state and metrics. The new state has the structure, shapes and dtypes of the old one.
+   Gradients must not flow through the state.
 4. Override `after_update` if something changes after the optimizer's step, such as a target network, and `check` if a
    field is only legal together with other fields.
 5. Write a config whose `method.name` is 'package.module:Class'. For a method of this package, add the class to
@@ -35,24 +35,15 @@ same on all devices, except the parts of the memory that `memory_spec` shards.
 
 import abc
 import dataclasses
-import itertools
-from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import flax
-import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
-from jax import Array, lax
+from jax import Array
 from ml_collections import ConfigDict
 
-from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
-from contrastive_jax.losses.collapse import feature_std
-from contrastive_jax.losses.info_nce import ContrastiveOutput
-from contrastive_jax.losses.regression import negative_cosine
 from contrastive_jax.models.network import Network
 from contrastive_jax.rules import Rules
 
@@ -153,7 +144,7 @@ class Method(abc.ABC):
 
         Returns:
           Trained parameters {'encoder': ..., ...}, and the state. They must not share buffers, because both are donated
-          to the compiled step; see `copy`.
+          to the compiled step; see `networks.copy`.
         """
 
     @abc.abstractmethod
@@ -237,217 +228,6 @@ class Method(abc.ABC):
         raise NotImplementedError
 
 
-# ================================ initialization ================================
-
-
-def init_network(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    """Initializes the parameters and BN statistics of a network, for views of the shape of the first one.
-
-    The key is `fold_in(rng, 0)`, so that the weights do not depend on what else a method derives from `rng`.
-    """
-    examples = jax.tree.map(lambda x: x[:2], batch['views'][0])  # BN needs more than one
-    return _init_network(network, jax.random.fold_in(rng, 0), examples)
-
-
-@partial(jax.jit, static_argnums=0)  # one trace for each network and shape, shared by the check of a config and the run
-def _init_network(network: Network, rng: Array, x: Array) -> tuple[PyTree, PyTree]:
-    variables = network.init(rng, x, train=True)
-    return _as_dict(variables['params']), _as_dict(variables.get('batch_stats', {}))
-
-
-def init_online(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, MethodState]:
-    """Parameters and state of a method with one network; without target and memory."""
-    params, stats = init_network(network, rng, batch)
-    return params, MethodState(target={}, batch_stats={'online': stats}, memory={})
-
-
-def init_online_and_target(network: Network, rng: Array, batch: Batch) -> tuple[PyTree, MethodState]:
-    """Parameters and state of a method whose target network starts as a copy of the online network; without memory.
-
-    The target has no predictor.
-    """
-    params, stats = init_network(network, rng, batch)
-    target, target_stats = copy((without_predictor(params), without_predictor(stats)))
-    return params, MethodState(target=target, batch_stats={'online': stats, 'target': target_stats}, memory={})
-
-
-def copy(tree: PyTree) -> PyTree:
-    """Copies all arrays. A target that starts equal to the online network needs its own buffers: both are donated."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def without_predictor(params: PyTree) -> PyTree:
-    """The parameters (or BN statistics) of the online network that a target network has: all but the predictor's."""
-    return {name: part for name, part in params.items() if name != 'predictor'}
-
-
-def _as_dict(tree: PyTree) -> PyTree:
-    return tree.unfreeze() if isinstance(tree, FrozenDict) else tree
-
-
-# ================================ networks in training mode =========================
-
-
-def apply(
-    network: Network,
-    params: PyTree,
-    stats: PyTree,
-    x: Array,
-    axis_name: str | None,
-    method: str | Callable[..., Any] = '__call__',
-    rngs: dict[str, Array] | None = None,
-) -> tuple[Any, PyTree]:
-    """Applies a network in training mode, in `network.chunks` chunks of the local batch.
-
-    With more than one chunk no activations are stored: the backward pass recomputes them for one chunk at a time from
-    its images (GradCache, arXiv 2101.06983). The loss has the embeddings of the whole batch, so that its value and
-    gradient do not change. BN groups, if any, must lie within a chunk.
-
-    Args:
-      network: the network.
-      params: its parameters.
-      stats: its BN statistics.
-      x: [b, ...] images, or other inputs of `method`.
-      axis_name: the mapped device axis.
-      method: the name of a method of the network, or a function of the network and x.
-      rngs: keys for random operations of the network, such as drop path; not with several chunks.
-
-    Returns:
-      The output of `method`, and the new BN statistics.
-    """
-
-    def forward(x: Array) -> tuple[Any, PyTree]:
-        variables = {'params': params, 'batch_stats': stats}
-        out, new = network.apply(
-            variables, x, train=True, axis_name=axis_name, method=method, rngs=rngs, mutable=['batch_stats']
-        )
-        return out, _as_dict(new.get('batch_stats', {}))
-
-    if network.chunks == 1:
-        return forward(x)
-    chunks = x.reshape(network.chunks, -1, *x.shape[1:])
-    out, new = lax.map(jax.checkpoint(forward, prevent_cse=False), chunks)  # not needed inside a loop
-    # Each chunk averages the same old statistics with its own, so the mean is the average with those of the batch.
-    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), out), jax.tree.map(lambda s: s.mean(0), new)
-
-
-def project(network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None) -> tuple[Array, PyTree]:
-    """Returns z = projector(encoder(x)) in training mode, [b, D], and the new BN statistics."""
-    (_, z), stats = apply(network, params, stats, x, axis_name, 'project')
-    return z, stats
-
-
-def predict(
-    network: Network, params: PyTree, stats: PyTree, x: Array, axis_name: str | None
-) -> tuple[tuple[Array, Array], PyTree]:
-    """Returns z = projector(encoder(x)) and p = predictor(z) in training mode, [b, D] each; and new BN statistics."""
-    (_, z, p), stats = apply(network, params, stats, x, axis_name)
-    return (z, p), stats
-
-
-def project_views(
-    network: Network,
-    params: PyTree,
-    stats: PyTree,
-    views: tuple[Array, ...],
-    axis_name: str | None,
-    drop_path: Array | None = None,
-) -> tuple[Array, PyTree]:
-    """Projects multi-crop views in training mode: one pass of the encoder for each image size, one of the projector.
-
-    The rows of a pass are ordered by image, then view. So BN groups, and random operations that depend on the position,
-    do not depend on the number of devices. A BN group of n images has all of their views in the pass.
-
-    Args:
-      network: encoder and projector.
-      params: its parameters.
-      stats: its BN statistics.
-      views: V arrays [b, H, W, C]; views of the same size follow each other.
-      axis_name: the mapped device axis.
-      drop_path: a key for the drop path of the encoder; None: without drop path.
-
-    Returns:
-      Projections z [V, b, D], and the new BN statistics.
-    """
-    h: list[Array] = []
-    for _, group in itertools.groupby(views, key=jnp.shape):
-        x = jnp.stack(tuple(group), axis=1)  # [b, v, H, W, C]
-        rngs = None if drop_path is None else {'drop_path': jax.random.fold_in(drop_path, len(h))}
-        encoder = network.clone(encoder=_scale_bn_groups(network.encoder, x.shape[1]))
-        rows, stats = apply(encoder, params, stats, x.reshape(-1, *x.shape[2:]), axis_name, 'encode', rngs)
-        h.append(rows.reshape(*x.shape[:2], -1))
-    rows = jnp.concatenate(h, axis=1)  # [b, V, D of h]
-    project = lambda network, h, **kwargs: network.projector(h, **kwargs)  # noqa: E731
-    projector = network.clone(projector=_scale_bn_groups(network.projector, len(views)))
-    z, stats = apply(projector, params, stats, rows.reshape(-1, rows.shape[-1]), axis_name, project)
-    return z.reshape(*rows.shape[:2], -1).swapaxes(0, 1), stats
-
-
-def _scale_bn_groups(module: Any, views: int) -> Any:
-    """The module with BN groups for `views` rows of each image."""
-    group = getattr(module, 'bn_group_size', None)
-    return module.clone(bn_group_size=group * views) if group else module
-
-
-def unshuffle(keys: Array, shuffle: Array, axis_name: str | None = None) -> Array:
-    """Restores the order of keys that were encoded in shuffled order (MoCo, section 3.3).
-
-    Args:
-      keys: [b, D] keys; the one at the global position i belongs to example shuffle[i].
-      shuffle: int32[B], a permutation of the global batch.
-      axis_name: the mapped device axis.
-
-    Returns:
-      [b, D] keys of the local examples.
-    """
-    inverse = jnp.argsort(shuffle)
-    return collectives.all_gather(keys, axis_name)[collectives.local_rows(inverse, axis_name)]
-
-
-# ================================ schedules and metrics ================================
-
-
 def step_from_progress(progress: Array | float, total_steps: int) -> Array:
     """The step, int32, from progress = step / total_steps. In float32 it is exact below four million steps."""
     return jnp.round(jnp.asarray(progress) * total_steps).astype(jnp.int32)
-
-
-def contrast_metrics(terms: ContrastiveOutput, temperature: float, negative_mean: Array) -> dict[str, Array]:
-    """Metrics of a contrastive loss: top-1 accuracy, and similarities as cosines.
-
-    Args:
-      terms: the terms of the local queries.
-      temperature: the temperature that the logits were divided by.
-      negative_mean: mean cosine similarity of a query and a negative.
-    """
-    positive = jnp.mean(terms.positive_logit) * temperature
-    return {
-        'contrastive_top1': jnp.mean(terms.correct),
-        'positive_similarity': positive,
-        'negative_similarity': negative_mean,
-        'alignment': 2.0 - 2.0 * positive,  # mean squared distance of unit vectors (Wang & Isola 2020)
-    }
-
-
-def regression_metrics(p: Array, z: Array, axis_name: str | None = None) -> dict[str, Array]:
-    """Metrics of a regression loss: similarity of predictions p and targets z, [b, D], and collapse of the targets."""
-    positive = -negative_cosine(p, z)
-    return {
-        'positive_similarity': positive,
-        'alignment': 2.0 - 2.0 * positive,
-        'feature_std': feature_std(z, axis_name),
-    }
-
-
-def mean_negative_similarity(q: Array, k: Array, axis_name: str | None = None) -> Array:
-    """Mean cosine similarity of the local queries and the keys of the other examples in the global batch.
-
-    Args:
-      q: [b, D] local queries, unit vectors.
-      k: [b, D] local keys, unit vectors.
-      axis_name: the mapped device axis.
-    """
-    B = q.shape[0] * collectives.axis_size(axis_name)
-    mean_key = collectives.pmean(jnp.mean(k, axis=0), axis_name)  # [D]
-    all_pairs, positive = jnp.mean(q @ mean_key), jnp.mean(jnp.sum(q * k, axis=-1))
-    return (all_pairs * B - positive) / max(B - 1, 1)

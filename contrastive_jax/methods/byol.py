@@ -14,7 +14,7 @@ from jax import Array
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses import normalized_regression
-from contrastive_jax.methods import base, ema
+from contrastive_jax.methods import base, ema, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -36,11 +36,11 @@ class BYOL(base.Method):
     has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, stats = base.init_network(self.network, rng, batch)
-        target, target_stats = base.init_network(self.network, jax.random.fold_in(rng, 1), batch)
+        params, stats = networks.init_network(self.network, rng, batch)
+        target, target_stats = networks.init_network(self.network, jax.random.fold_in(rng, 1), batch)
         state = base.MethodState(
-            target=base.without_predictor(target),
-            batch_stats={'online': stats, 'target': base.without_predictor(target_stats)},
+            target=networks.without_predictor(target),
+            batch_stats={'online': stats, 'target': networks.without_predictor(target_stats)},
             memory={},
         )
         return params, state
@@ -58,15 +58,15 @@ class BYOL(base.Method):
         del rng, progress
         x1, x2 = batch['views']
         stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        (q1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
-        (q2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        (q1, p1), stats = networks.predict(self.network, params, stats, x1, axis_name)
+        (q2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
         if not self.use_predictor:
             p1, p2 = q1, q2
-        z1, stats_k = base.project(self.network, state.target, stats_k, x1, axis_name)
-        z2, stats_k = base.project(self.network, state.target, stats_k, x2, axis_name)
+        z1, stats_k = networks.project(self.network, state.target, stats_k, x1, axis_name)
+        z2, stats_k = networks.project(self.network, state.target, stats_k, x2, axis_name)
         loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # without gradient through z
         state = dataclasses.replace(state, batch_stats={'online': stats, 'target': stats_k})
-        return loss, (state, base.regression_metrics(p1, z2, axis_name))
+        return loss, (state, signals.regression_metrics(p1, z2, axis_name))
 
     def schedules(self, progress: float) -> dict[str, Array]:
         return {'momentum of the target': self._tau(progress)}
@@ -74,7 +74,7 @@ class BYOL(base.Method):
     def after_update(
         self, params: PyTree, state: base.MethodState, *, progress: Array | float
     ) -> tuple[PyTree, base.MethodState]:
-        target = ema.update(state.target, base.without_predictor(params), self._tau(progress))
+        target = ema.update(state.target, networks.without_predictor(params), self._tau(progress))
         return params, dataclasses.replace(state, target=target)
 
     def _tau(self, progress: Array | float) -> Array:

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, memory
+from contrastive_jax.methods import base, memory, networks
 from contrastive_jax.methods.instdis import OBJECTIVES, check_objective, contrast_with_bank, init_log_Z
 from contrastive_jax.rules import Rules, field
 
@@ -56,7 +57,7 @@ class CMC(base.Method):
         check_objective(c, rules)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         dim = self.network.projector.l.output_dim
         banks = {
             'bank_l': memory.init_bank(jax.random.fold_in(rng, 1), self.num_examples, dim),
@@ -77,7 +78,7 @@ class CMC(base.Method):
     ) -> base.LossOutput:
         del progress
         old, index = state.memory, batch['index']
-        f, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
+        f, stats = networks.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         l, ab = map(normalize, jnp.split(f, 2, axis=-1))  # [b, D] each
         negatives = memory.sample_rows(rng, len(f), self.num_negatives, self.num_examples, axis_name)  # [b, K]
         compare = partial(
@@ -90,8 +91,8 @@ class CMC(base.Method):
         metrics = output_l.metrics(self.temperature)
         metrics |= {
             'contrastive_top1_ab': jnp.mean(output_ab.terms.correct),
-            'feature_std': base.feature_std(l, axis_name),
-            'feature_std_ab': base.feature_std(ab, axis_name),
+            'feature_std': feature_std(l, axis_name),
+            'feature_std_ab': feature_std(ab, axis_name),
         }
         new = {
             'bank_l': memory.update_bank(old['bank_l'], index, l, self.momentum, axis_name),

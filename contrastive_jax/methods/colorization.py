@@ -20,6 +20,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.colorization import color_bins, color_targets, color_weights, colorization, count_colors
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.methods import base, decoding
@@ -121,7 +122,7 @@ class Colorization(base.Method):
         nearest = color_targets(ab, neighbors=self.neighbors, sigma=self.sigma)[0][..., 0]  # as in the loss
         metrics = {
             'pretext_top1': jnp.mean(jnp.argmax(logits, axis=-1) == nearest),
-            'feature_std': base.feature_std(normalize(z), axis_name),
+            'feature_std': feature_std(normalize(z), axis_name),
         }
         loss = colorization(logits, ab, state.memory['weights'], neighbors=self.neighbors, sigma=self.sigma)
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.reconstruction import masked_squared_error
 from contrastive_jax.methods import base, decoding
@@ -80,7 +81,7 @@ class ContextEncoder(base.Method):
         )
         metrics = {
             'reconstruction_error': masked_squared_error(prediction, x, missing),
-            'feature_std': base.feature_std(normalize(z), axis_name),
+            'feature_std': feature_std(normalize(z), axis_name),
         }
         state = dataclasses.replace(state, batch_stats={'online': stats})
         return masked_squared_error(prediction, x, weights), (state, metrics)

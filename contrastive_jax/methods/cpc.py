@@ -20,9 +20,10 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.cpc import CANDIDATES, DIRECTIONS, cpc_terms, rotate_to_direction
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.models.context import ContextNetwork
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.network import Network
@@ -106,7 +107,7 @@ class CPC(base.Method):
         return ContextNetwork(self.context_blocks, self.context_dim, self.network.encoder.dtype)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         D = params['projector']['linear_0']['kernel'].shape[0]  # channels of the latents, which the projector takes
         K, target_dim = len(self.offsets), self.network.projector.output_dim
         context, predict = {}, {}
@@ -127,7 +128,7 @@ class CPC(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        (latents, targets), _ = base.apply(
+        (latents, targets), _ = networks.apply(
             self.network, params, {}, batch['views'][0], axis_name, latents_and_targets
         )  # [b, R, C, D]
 
@@ -152,7 +153,7 @@ class CPC(base.Method):
         metrics = {
             'contrastive_top1': mean(output.correct for output in outputs),
             'positive_logit': mean(output.positive_logit for output in outputs),
-            'feature_std': base.feature_std(normalize(latents.mean((1, 2))), axis_name),
+            'feature_std': feature_std(normalize(latents.mean((1, 2))), axis_name),
         }
         return len(outputs) * mean(output.loss for output in outputs), (state, metrics)
 

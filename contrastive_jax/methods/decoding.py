@@ -8,7 +8,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.models.decoder import Decoder
 from contrastive_jax.models.network import Network, encoder_class_or_none
 from contrastive_jax.rules import Rules
@@ -47,8 +47,8 @@ def decoder_for(network: Network, width: int, size: int, small: int, stride: int
 def init(
     network: Network, width: int, rng: Array, batch: base.Batch, *, stride: int = 1, channels: int | None = None
 ) -> tuple[PyTree, base.MethodState]:
-    """As `base.init_online`, with the parameters of the decoder; `stride` and `channels` as in `reconstruct`."""
-    params, state = base.init_online(network, rng, batch)
+    """As `networks.init_online`, with the parameters of the decoder; `stride` and `channels` as in `reconstruct`."""
+    params, state = networks.init_online(network, rng, batch)
     x = batch['views'][0][:1]
     variables = {'params': params, 'batch_stats': state.batch_stats['online']}
     z = jax.eval_shape(lambda x: network.apply(variables, x, train=False, method=feature_map), x)
@@ -83,7 +83,7 @@ def reconstruct(
       The reconstruction [b, H / stride, W / stride, C], the projections [b, dim], averaged over positions, and the new
       BN statistics.
     """
-    z, stats = base.apply(network, params, stats, x, axis_name, feature_map)
+    z, stats = networks.apply(network, params, stats, x, axis_name, feature_map)
     decoder = decoder_for(network, width, x.shape[1], z.shape[1], stride, channels or x.shape[-1])
     image: Any = decoder.apply({'params': params['decoder']}, z)
     return image, z.mean((1, 2)), stats

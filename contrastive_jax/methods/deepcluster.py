@@ -16,9 +16,10 @@ from jax import Array, lax
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.deepcluster import cluster_prediction, spherical_kmeans
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, memory
+from contrastive_jax.methods import base, memory, networks
 from contrastive_jax.rules import field
 
 
@@ -57,7 +58,7 @@ class DeepCluster(base.Method):
     }
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         rows, D = memory.num_rows(self.num_examples), self.network.projector.output_dim
         new = {
             'banks': tuple(jnp.zeros((rows, D), jnp.float32) for _ in range(2)),
@@ -75,7 +76,7 @@ class DeepCluster(base.Method):
     ) -> base.MethodState:
         stats, banks = state.batch_stats['online'], list(state.memory['banks'])
         for i, view in enumerate(batch['views'][:2]):  # in two passes, as in the official code
-            z, stats = base.project(self.network, params, stats, view, axis_name)
+            z, stats = networks.project(self.network, params, stats, view, axis_name)
             banks[i] = memory.update_bank(banks[i], batch['index'], normalize(z), 0.0, axis_name)
         return dataclasses.replace(state, batch_stats={'online': stats}, memory=state.memory | {'banks': tuple(banks)})
 
@@ -115,7 +116,7 @@ class DeepCluster(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        z, stats = base.project_views(self.network, params, state.batch_stats['online'], batch['views'], axis_name)
+        z, stats = networks.project_views(self.network, params, state.batch_stats['online'], batch['views'], axis_name)
         z = normalize(z)  # [V, b, D]
         assigned = memory.read_bank(state.memory['assignments'], batch['index'], axis_name)  # [b, heads]
         loss, top1 = jnp.zeros(()), jnp.zeros(())
@@ -135,7 +136,7 @@ class DeepCluster(base.Method):
             'cluster_top1': top1,
             'cluster_entropy': state.memory['entropy'],  # 0: all images in one cluster
             'relative_loss': loss * heads / sum(map(math.log, self.num_prototypes)),  # 1: all predictions are uniform
-            'feature_std': base.feature_std(z[0], axis_name),
+            'feature_std': feature_std(z[0], axis_name),
         }
         new = state.memory | {'banks': banks}
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}, memory=new), metrics)

@@ -21,9 +21,10 @@ from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
 from contrastive_jax.losses.classification import cross_entropy
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.deepcluster import kmeans, pca_whiten
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, memory
+from contrastive_jax.methods import base, memory, networks
 from contrastive_jax.rules import Rules, field
 
 # Of the classifier, in the official code; its learning rate is a field.
@@ -81,7 +82,7 @@ class DeepClusterV1(base.Method):
         )
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         rows, D, K = memory.num_rows(self.num_examples), self.network.projector.output_dim, self.num_prototypes
         new = {  # `before_epoch` replaces all but the bank at step 0
             'bank': jnp.zeros((rows, D), jnp.float32),
@@ -96,7 +97,7 @@ class DeepClusterV1(base.Method):
     def init_memory(
         self, params: PyTree, state: base.MethodState, batch: base.Batch, *, axis_name: str | None = None
     ) -> base.MethodState:
-        z, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
+        z, stats = networks.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         bank = memory.write_bank(state.memory['bank'], batch['index'], z, axis_name)
         return dataclasses.replace(state, batch_stats={'online': stats}, memory=state.memory | {'bank': bank})
 
@@ -136,7 +137,7 @@ class DeepClusterV1(base.Method):
     ) -> base.LossOutput:
         del rng, progress
         old, index = state.memory, batch['index']
-        z, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
+        z, stats = networks.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         cluster = memory.read_bank(old['assignments'], index, axis_name)[:, 0]  # [b]
         weights = jnp.where(cluster >= 0, lax.stop_gradient(old['weights'])[jnp.maximum(cluster, 0)], 0.0)
 
@@ -161,7 +162,7 @@ class DeepClusterV1(base.Method):
         metrics = {
             'pretext_top1': jnp.mean(jnp.argmax(scores(classifier, z), axis=-1) == cluster),
             'cluster_entropy': old['entropy'],  # 0: all images in one cluster
-            'feature_std': base.feature_std(normalize(z), axis_name),
+            'feature_std': feature_std(normalize(z), axis_name),
         }
         bank = memory.write_bank(old['bank'], index, z, axis_name)
         new = old | {'bank': bank, 'classifier': trained, 'velocity': lax.stop_gradient(velocity)}

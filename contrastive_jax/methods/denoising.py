@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.reconstruction import reconstruction_cross_entropy
 from contrastive_jax.methods import base, decoding
@@ -73,7 +74,7 @@ class DenoisingAutoencoder(base.Method):
         )
         metrics = {
             'reconstruction_error': jnp.mean((jax.nn.sigmoid(logits) - x) ** 2),
-            'feature_std': base.feature_std(normalize(z), axis_name),
+            'feature_std': feature_std(normalize(z), axis_name),
         }
         state = dataclasses.replace(state, batch_stats={'online': stats})
         return reconstruction_cross_entropy(logits, x), (state, metrics)

@@ -14,9 +14,10 @@ from jax import Array, lax
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import info_nce_in_batch_terms, info_nce_terms
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, memory
+from contrastive_jax.methods import base, memory, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -38,7 +39,7 @@ class EndToEnd(base.Method):
         return self.shuffle_bn
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        return base.init_online(self.network, rng, batch)
+        return networks.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -53,14 +54,14 @@ class EndToEnd(base.Method):
         del rng, progress
         stats = state.batch_stats['online']
         key_views = batch['shuffled'] if self.shuffle_bn else batch['views']
-        q, stats = base.project(self.network, params, stats, batch['views'][0], axis_name)
-        k, stats = base.project(self.network, params, stats, key_views[1], axis_name)
+        q, stats = networks.project(self.network, params, stats, batch['views'][0], axis_name)
+        k, stats = networks.project(self.network, params, stats, key_views[1], axis_name)
         if self.shuffle_bn:
-            k = base.unshuffle(k, batch['shuffle'], axis_name)
+            k = networks.unshuffle(k, batch['shuffle'], axis_name)
         terms = info_nce_in_batch_terms(q, k, temperature=self.temperature, axis_name=axis_name)
         q, k = lax.stop_gradient((normalize(q), normalize(k)))
-        metrics = base.contrast_metrics(terms, self.temperature, base.mean_negative_similarity(q, k, axis_name))
-        metrics['feature_std'] = base.feature_std(q, axis_name)
+        metrics = signals.contrast_metrics(terms, self.temperature, signals.mean_negative_similarity(q, k, axis_name))
+        metrics['feature_std'] = feature_std(q, axis_name)
         return jnp.mean(terms.loss), (dataclasses.replace(state, batch_stats={'online': stats}), metrics)
 
 
@@ -88,7 +89,7 @@ class MemoryBank(base.Method):
     memory_spec: ClassVar[PyTree] = {'bank': memory.BANK_SPEC}
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         bank = memory.init_bank(jax.random.fold_in(rng, 1), self.num_examples, self.network.projector.output_dim)
         return params, dataclasses.replace(state, memory={'bank': bank})
 
@@ -104,7 +105,7 @@ class MemoryBank(base.Method):
     ) -> base.LossOutput:
         del progress
         bank = state.memory['bank']
-        q, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
+        q, stats = networks.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         q = normalize(q)  # [b, D]
         k = lax.stop_gradient(memory.read_bank(bank, batch['index'], axis_name))  # [b, D], the rows of the examples
         sampled = jax.random.randint(rng, (self.num_negatives,), 0, self.num_examples)
@@ -113,7 +114,7 @@ class MemoryBank(base.Method):
         bank = memory.update_bank(bank, batch['index'], q, self.momentum, axis_name)
         total = jnp.sum(jnp.where(owned[:, None], normalize(negatives), 0.0), axis=0)  # [D]
         negative_mean = jnp.mean(q @ collectives.psum(total, axis_name)) / self.num_negatives
-        metrics = base.contrast_metrics(terms, self.temperature, negative_mean)
-        metrics['feature_std'] = base.feature_std(q, axis_name)
+        metrics = signals.contrast_metrics(terms, self.temperature, negative_mean)
+        metrics['feature_std'] = feature_std(q, axis_name)
         state = dataclasses.replace(state, batch_stats={'online': stats}, memory={'bank': bank})
         return jnp.mean(terms.loss), (state, metrics)

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.dino import dino, targets, update_center
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, ema
+from contrastive_jax.methods import base, ema, networks
 from contrastive_jax.models.heads import torch_uniform
 from contrastive_jax.rules import field
 
@@ -60,12 +61,12 @@ class DINO(base.Method):
     supports_drop_path: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online_and_target(self.network, rng, batch)
+        params, state = networks.init_online_and_target(self.network, rng, batch)
         shape = (self.network.projector.output_dim, self.output_dim)
         last = {'kernel': torch_uniform(jax.random.fold_in(rng, 1), shape, jnp.float32)}
         if self.train_gain:
             last['gain'] = jnp.ones((1, self.output_dim))  # two dimensions: decayed, as in the official code
-        target = state.target | {'last_layer': base.copy(last)}
+        target = state.target | {'last_layer': networks.copy(last)}
         memory = {'center': jnp.zeros(self.output_dim)}
         return params | {'last_layer': last}, dataclasses.replace(state, target=target, memory=memory)
 
@@ -81,8 +82,8 @@ class DINO(base.Method):
     ) -> base.LossOutput:
         views, center = batch['views'], state.memory['center']
         stats, stats_t = state.batch_stats['online'], state.batch_stats['target']
-        z, stats = base.project_views(self.network, params, stats, views, axis_name, drop_path=rng)  # [V, b, D]
-        z_t, stats_t = base.project_views(self.network, state.target, stats_t, views[:2], axis_name)  # [2, b, D]
+        z, stats = networks.project_views(self.network, params, stats, views, axis_name, drop_path=rng)  # [V, b, D]
+        z_t, stats_t = networks.project_views(self.network, state.target, stats_t, views[:2], axis_name)  # [2, b, D]
         z, z_t = normalize(z), normalize(z_t)
         student = last_layer(params['last_layer'], z, self.network.projector.dtype)  # [V, b, O]
         teacher = lax.stop_gradient(last_layer(state.target['last_layer'], z_t, self.network.projector.dtype))
@@ -102,7 +103,7 @@ class DINO(base.Method):
         metrics = {
             'positive_similarity': positive,
             'alignment': 2.0 - 2.0 * positive,
-            'feature_std': base.feature_std(z[0], axis_name),
+            'feature_std': feature_std(z[0], axis_name),
             # 0: all probability on one output; 1: uniform. Both are collapse, which center and temperature prevent.
             'teacher_entropy': -jnp.mean(jnp.sum(p * jnp.log(jnp.maximum(p, 1e-30)), axis=-1))
             / math.log(self.output_dim),

@@ -15,8 +15,9 @@ from jax import Array, lax
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.classification import cross_entropy
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.rules import field
 
 
@@ -34,7 +35,7 @@ class Exemplar(base.Method):
     global_views: ClassVar[tuple[int, ...]] = (1,)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         D, N = self.network.projector.output_dim, max(self.num_examples, 1)  # a config that is checked has no data yet
         kernel = jax.random.normal(jax.random.fold_in(rng, 1), (D, N)) * D**-0.5
         return {**params, 'classifier': {'kernel': kernel, 'bias': jnp.zeros(N)}}, state
@@ -50,12 +51,12 @@ class Exemplar(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        z, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
+        z, stats = networks.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         z, classifier = jnp.maximum(z, 0), params['classifier']
         logits = jnp.matmul(z, classifier['kernel'], precision=lax.Precision.HIGHEST) + classifier['bias']  # [b, N]
         metrics = {
             'pretext_top1': jnp.mean(jnp.argmax(logits, axis=-1) == batch['index']),
-            'feature_std': base.feature_std(normalize(z), axis_name),
+            'feature_std': feature_std(normalize(z), axis_name),
         }
         state = dataclasses.replace(state, batch_stats={'online': stats})
         return cross_entropy(logits, batch['index']), (state, metrics)

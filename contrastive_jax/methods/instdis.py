@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import ContrastiveOutput
 from contrastive_jax.losses.nce import log_partition, nce, non_parametric_softmax_terms, sampled_softmax_terms
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, memory
+from contrastive_jax.methods import base, memory, networks, signals
 from contrastive_jax.rules import Rules, field
 
 OBJECTIVES = ('nce', 'softmax')
@@ -54,7 +55,7 @@ class InstDis(base.Method):
         check_objective(c, rules)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         bank = memory.init_bank(jax.random.fold_in(rng, 1), self.num_examples, self.network.projector.output_dim)
         return params, dataclasses.replace(state, memory={'bank': bank, 'log_Z': init_log_Z(self.objective)})
 
@@ -70,7 +71,7 @@ class InstDis(base.Method):
     ) -> base.LossOutput:
         del progress
         bank, index = state.memory['bank'], batch['index']
-        f, stats = base.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
+        f, stats = networks.project(self.network, params, state.batch_stats['online'], batch['views'][0], axis_name)
         f = normalize(f)  # [b, D]
         negatives = memory.sample_rows(rng, len(f), self.num_negatives, self.num_examples, axis_name)  # [b, K]
         output = contrast_with_bank(
@@ -83,7 +84,7 @@ class InstDis(base.Method):
             loss += self.proximal * jnp.mean(jnp.sum((f - lax.stop_gradient(v)) ** 2, axis=-1))
 
         metrics = output.metrics(self.temperature)
-        metrics['feature_std'] = base.feature_std(f, axis_name)
+        metrics['feature_std'] = feature_std(f, axis_name)
         bank = memory.update_bank(bank, index, f, self.momentum, axis_name)
         state = base.MethodState(target={}, batch_stats={'online': stats}, memory={'bank': bank, 'log_Z': output.log_Z})
         return loss, (state, metrics)
@@ -116,7 +117,7 @@ class BankOutput(NamedTuple):
 
     def metrics(self, temperature: float) -> dict[str, Array]:
         """The metrics of a contrastive loss, and log_Z if there is one."""
-        metrics = base.contrast_metrics(self.terms, temperature, self.negative_mean)
+        metrics = signals.contrast_metrics(self.terms, temperature, self.negative_mean)
         return metrics | ({'log_Z': self.log_Z} if isinstance(self.log_Z, Array) else {})
 
 

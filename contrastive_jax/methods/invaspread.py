@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.instance_softmax import instance_softmax
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -32,7 +33,7 @@ class InvaSpread(base.Method):
     concat_views: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        return base.init_online(self.network, rng, batch)
+        return networks.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -46,12 +47,12 @@ class InvaSpread(base.Method):
     ) -> base.LossOutput:
         del rng, progress
         views = jnp.concatenate(batch['views'])  # [2b, ...]: one pass, so that BN is over both
-        z, stats = base.project(self.network, params, state.batch_stats['online'], views, axis_name)
+        z, stats = networks.project(self.network, params, state.batch_stats['online'], views, axis_name)
         z1, z2 = jnp.split(z, 2)  # [b, D]
         loss = instance_softmax(z1, z2, temperature=self.temperature, axis_name=axis_name)
 
         z1, z2 = lax.stop_gradient((normalize(z1), normalize(z2)))
         terms = info_nce_in_batch_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
-        metrics = base.contrast_metrics(terms, self.temperature, base.mean_negative_similarity(z1, z2, axis_name))
-        metrics['feature_std'] = base.feature_std(z1, axis_name)
+        metrics = signals.contrast_metrics(terms, self.temperature, signals.mean_negative_similarity(z1, z2, axis_name))
+        metrics['feature_std'] = feature_std(z1, axis_name)
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

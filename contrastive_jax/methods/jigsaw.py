@@ -24,8 +24,9 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.classification import cross_entropy
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.methods.tiles import TILES, check_grid, project_tiles
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.rules import Rules, field
@@ -58,7 +59,7 @@ class Jigsaw(base.Method):
         return MLP(2, self.hidden_dim, self.num_permutations, bias=True, batch_norm=False, dtype=dtype)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         tiles = jnp.zeros((1, TILES * self.network.projector.output_dim))
         classifier = self.classifier.init(jax.random.fold_in(rng, 1), tiles, train=True)['params']
         return {**params, 'classifier': classifier}, state
@@ -85,7 +86,7 @@ class Jigsaw(base.Method):
         )
         metrics = {
             'pretext_top1': jnp.mean(jnp.argmax(logits, axis=-1) == label),
-            'feature_std': base.feature_std(normalize(z[TILES // 2]), axis_name),
+            'feature_std': feature_std(normalize(z[TILES // 2]), axis_name),
         }
         state = dataclasses.replace(state, batch_stats={'online': stats})
         return cross_entropy(logits, label), (state, metrics)

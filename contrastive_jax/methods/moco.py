@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import info_nce_terms
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, ema, memory
+from contrastive_jax.methods import base, ema, memory, networks, signals
 from contrastive_jax.rules import Rules, field
 
 
@@ -55,7 +56,7 @@ class MoCo(base.Method):
         return self.shuffle_bn
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online_and_target(self.network, rng, batch)
+        params, state = networks.init_online_and_target(self.network, rng, batch)
         B, dim = batch['views'][0].shape[0], self.network.projector.output_dim
         queue = memory.init_queue(jax.random.fold_in(rng, 1), self.queue_size, B, dim)
         return params, dataclasses.replace(state, memory={'queue': queue})
@@ -81,16 +82,16 @@ class MoCo(base.Method):
         loss, metrics = jnp.zeros(()), {}
         # Both directions use the old queue. The official demo enqueues the keys of view 1, then those of view 2.
         for i_q, i_k in ((1, 0), (0, 1)) if self.symmetric else ((0, 1),):
-            q, stats = base.project(self.network, params, stats, query_views[i_q], axis_name)
-            k, stats_k = base.project(self.network, target, stats_k, key_views[i_k], axis_name)
+            q, stats = networks.project(self.network, params, stats, query_views[i_q], axis_name)
+            k, stats_k = networks.project(self.network, target, stats_k, key_views[i_k], axis_name)
             q, k = normalize(q), lax.stop_gradient(normalize(k))  # [b, D]
             if self.shuffle_bn:
-                k = base.unshuffle(k, batch['shuffle'], axis_name)
+                k = networks.unshuffle(k, batch['shuffle'], axis_name)
             terms = info_nce_terms(q, k, queue['keys'], temperature=self.temperature, axis_name=axis_name)
             loss += jnp.mean(terms.loss)
             enqueued = memory.enqueue(enqueued, k)
-            metrics = base.contrast_metrics(terms, self.temperature, jnp.mean(q @ mean_negative))
-            metrics['feature_std'] = base.feature_std(q, axis_name)
+            metrics = signals.contrast_metrics(terms, self.temperature, jnp.mean(q @ mean_negative))
+            metrics['feature_std'] = feature_std(q, axis_name)
         state = base.MethodState(
             target=target,
             batch_stats={'online': stats, 'target': stats_k},

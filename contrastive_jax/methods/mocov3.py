@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.info_nce import info_nce_in_batch_terms
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, ema
+from contrastive_jax.methods import base, ema, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -33,7 +34,7 @@ class MoCoV3(base.Method):
     has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        return base.init_online_and_target(self.network, rng, batch)
+        return networks.init_online_and_target(self.network, rng, batch)
 
     def schedules(self, progress: float) -> dict[str, Array]:
         return {'momentum of the target': ema.cosine_momentum(progress, self.momentum)}
@@ -51,13 +52,13 @@ class MoCoV3(base.Method):
         del rng
         x1, x2 = batch['views']
         stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        (_, q1), stats = base.predict(self.network, params, stats, x1, axis_name)
-        (_, q2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        (_, q1), stats = networks.predict(self.network, params, stats, x1, axis_name)
+        (_, q2), stats = networks.predict(self.network, params, stats, x2, axis_name)
 
         momentum = ema.cosine_momentum(progress, self.momentum)
-        target = ema.update(state.target, base.without_predictor(params), momentum)  # before the keys are encoded
-        k1, stats_k = base.project(self.network, target, stats_k, x1, axis_name)
-        k2, stats_k = base.project(self.network, target, stats_k, x2, axis_name)
+        target = ema.update(state.target, networks.without_predictor(params), momentum)  # before the keys are encoded
+        k1, stats_k = networks.project(self.network, target, stats_k, x1, axis_name)
+        k2, stats_k = networks.project(self.network, target, stats_k, x2, axis_name)
         k1, k2 = lax.stop_gradient((k1, k2))
 
         T = self.temperature
@@ -66,7 +67,7 @@ class MoCoV3(base.Method):
         loss = 2 * T * jnp.mean(terms12.loss) + 2 * T * jnp.mean(terms21.loss)
 
         q1, k2 = normalize(lax.stop_gradient(q1)), normalize(k2)
-        metrics = base.contrast_metrics(terms12, T, base.mean_negative_similarity(q1, k2, axis_name))
-        metrics |= {'feature_std': base.feature_std(q1, axis_name), 'momentum': momentum}
+        metrics = signals.contrast_metrics(terms12, T, signals.mean_negative_similarity(q1, k2, axis_name))
+        metrics |= {'feature_std': feature_std(q1, axis_name), 'momentum': momentum}
         state = base.MethodState(target=target, batch_stats={'online': stats, 'target': stats_k}, memory={})
         return loss, (state, metrics)

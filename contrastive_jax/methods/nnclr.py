@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from ml_collections import ConfigDict
 
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.nnclr import nearest_neighbors, nnclr_terms
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, memory
+from contrastive_jax.methods import base, memory, networks, signals
 from contrastive_jax.rules import Rules, field
 
 
@@ -41,7 +42,7 @@ class NNCLR(base.Method):
             rules.multiple('method.queue_size', c.batch_size, f'the batch size {c.batch_size}')
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         B, dim = batch['views'][0].shape[0], self.network.projector.output_dim
         queue = memory.init_queue(jax.random.fold_in(rng, 1), self.queue_size, B, dim)
         return params, dataclasses.replace(state, memory={'queue': queue})
@@ -58,8 +59,8 @@ class NNCLR(base.Method):
     ) -> base.LossOutput:
         del rng, progress
         (x1, x2), queue, T = batch['views'], state.memory['queue'], self.temperature
-        (z1, p1), stats = base.predict(self.network, params, state.batch_stats['online'], x1, axis_name)
-        (z2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        (z1, p1), stats = networks.predict(self.network, params, state.batch_stats['online'], x1, axis_name)
+        (z2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
 
         # Both directions look in the old queue, which then gets the projections of the first views.
         nn1, nn2 = (nearest_neighbors(z, queue['keys'], axis_name=axis_name) for z in (z1, z2))
@@ -68,10 +69,10 @@ class NNCLR(base.Method):
         loss = jnp.mean(terms12.loss) / 2 + jnp.mean(terms21.loss) / 2
         queue = memory.enqueue(queue, normalize(z1))
 
-        negative = base.mean_negative_similarity(nn1.rows, lax.stop_gradient(normalize(p2)), axis_name)
-        metrics = base.contrast_metrics(terms12, T, negative)
+        negative = signals.mean_negative_similarity(nn1.rows, lax.stop_gradient(normalize(p2)), axis_name)
+        metrics = signals.contrast_metrics(terms12, T, negative)
         metrics |= {
             'neighbor_similarity': jnp.mean(nn1.similarity),
-            'feature_std': base.feature_std(lax.stop_gradient(z1), axis_name),
+            'feature_std': feature_std(lax.stop_gradient(z1), axis_name),
         }
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}, memory={'queue': queue}), metrics)

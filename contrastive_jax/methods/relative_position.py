@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.losses.classification import cross_entropy
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.methods.tiles import TILES, check_grid, project_tiles
 from contrastive_jax.models.heads import MLP
 from contrastive_jax.rules import Rules, field
@@ -53,7 +54,7 @@ class RelativePosition(base.Method):
         return MLP(3, self.hidden_dim, POSITIONS, bias=True, batch_norm=False, dtype=self.network.encoder.dtype)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         pair = jnp.zeros((1, 2 * self.network.projector.output_dim))
         classifier = self.classifier.init(jax.random.fold_in(rng, 1), pair, train=True)['params']
         return {**params, 'classifier': classifier}, state
@@ -80,6 +81,6 @@ class RelativePosition(base.Method):
         loss = cross_entropy(logits, position)
         metrics = {
             'pretext_top1': jnp.mean(jnp.argmax(logits, axis=-1) == position),
-            'feature_std': base.feature_std(normalize(center), axis_name),
+            'feature_std': feature_std(normalize(center), axis_name),
         }
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

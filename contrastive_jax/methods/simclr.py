@@ -22,9 +22,10 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.nt_xent import add_negatives, nt_xent_terms
 from contrastive_jax.losses.numerics import TENSORFLOW_NORM_FLOOR, normalize
-from contrastive_jax.methods import base, ema, memory
+from contrastive_jax.methods import base, ema, memory, networks, signals
 from contrastive_jax.rules import Rules, field
 
 
@@ -42,7 +43,7 @@ class SimCLR(base.Method):
     concat_views: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        return base.init_online(self.network, rng, batch)
+        return networks.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -56,13 +57,13 @@ class SimCLR(base.Method):
     ) -> base.LossOutput:
         del rng, progress
         x = jnp.concatenate(batch['views'])  # [2b, H, W, C]
-        z, stats = base.project(self.network, params, state.batch_stats['online'], x, axis_name)
+        z, stats = networks.project(self.network, params, state.batch_stats['online'], x, axis_name)
         z1, z2 = jnp.split(unit(z), 2)  # [b, D]
         terms = nt_xent_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
         loss = 2.0 * jnp.mean(terms.loss)  # NT-Xent, the mean over the first views plus that over the second views
 
-        metrics = base.contrast_metrics(terms, self.temperature, mean_similarity_in_batch(z1, z2, axis_name))
-        metrics['feature_std'] = base.feature_std(z1, axis_name)
+        metrics = signals.contrast_metrics(terms, self.temperature, mean_similarity_in_batch(z1, z2, axis_name))
+        metrics['feature_std'] = feature_std(z1, axis_name)
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)
 
 
@@ -90,7 +91,7 @@ class SimCLRMemory(base.Method):
             rules.multiple('method.queue_size', views, f'the batch size {views} (both views of the batch)')
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online_and_target(self.network, rng, batch)
+        params, state = networks.init_online_and_target(self.network, rng, batch)
         B, dim = batch['views'][0].shape[0], self.network.projector.output_dim
         queue = memory.init_queue(jax.random.fold_in(rng, 1), self.queue_size, B, dim)
         return params, dataclasses.replace(state, memory={'queue': queue})
@@ -108,7 +109,7 @@ class SimCLRMemory(base.Method):
         del rng, progress
         x = jnp.concatenate(batch['views'])  # [2b, H, W, C]
         queue = state.memory['queue']
-        z, stats = base.project(self.network, params, state.batch_stats['online'], x, axis_name)
+        z, stats = networks.project(self.network, params, state.batch_stats['online'], x, axis_name)
         z = unit(z)
         z1, z2 = jnp.split(z, 2)  # [b, D]
         terms = nt_xent_terms(z1, z2, temperature=self.temperature, axis_name=axis_name)
@@ -116,7 +117,7 @@ class SimCLRMemory(base.Method):
         loss = 2.0 * jnp.mean(terms.loss)
 
         target = ema.update(state.target, params, self.momentum)  # before the keys are encoded
-        k, stats_k = base.project(self.network, target, state.batch_stats['target'], x, axis_name)
+        k, stats_k = networks.project(self.network, target, state.batch_stats['target'], x, axis_name)
         enqueued = queue
         for keys in jnp.split(unit(k), 2):
             enqueued = memory.enqueue(enqueued, keys)
@@ -124,8 +125,8 @@ class SimCLRMemory(base.Method):
         in_batch = 2 * z1.shape[0] * collectives.axis_size(axis_name) - 2  # negatives of a view
         mean_key = collectives.pmean(jnp.mean(queue['keys'], axis=(0, 1)), axis_name)  # [D]
         negative = in_batch * mean_similarity_in_batch(z1, z2, axis_name) + self.queue_size * jnp.mean(z @ mean_key)
-        metrics = base.contrast_metrics(terms, self.temperature, negative / (in_batch + self.queue_size))
-        metrics['feature_std'] = base.feature_std(z1, axis_name)
+        metrics = signals.contrast_metrics(terms, self.temperature, negative / (in_batch + self.queue_size))
+        metrics['feature_std'] = feature_std(z1, axis_name)
         state = base.MethodState(
             target=target,
             batch_stats={'online': stats, 'target': stats_k},

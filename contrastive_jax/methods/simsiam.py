@@ -11,7 +11,7 @@ from typing import ClassVar
 from jax import Array
 
 from contrastive_jax.losses import negative_cosine
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks, signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SimSiam(base.Method):
     has_predictor: ClassVar[bool] = True
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
-        return base.init_online(self.network, rng, batch)
+        return networks.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -45,11 +45,11 @@ class SimSiam(base.Method):
         del rng, progress
         x1, x2 = batch['views']
         stats = state.batch_stats['online']
-        (z1, p1), stats = base.predict(self.network, params, stats, x1, axis_name)
-        (z2, p2), stats = base.predict(self.network, params, stats, x2, axis_name)
+        (z1, p1), stats = networks.predict(self.network, params, stats, x1, axis_name)
+        (z2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
         if not self.use_predictor:
             p1, p2 = z1, z2
         D = partial(negative_cosine, stop_gradient=self.stop_gradient)
         loss = D(p1, z2) / 2 + D(p2, z1) / 2
         state = dataclasses.replace(state, batch_stats={'online': stats})
-        return loss, (state, base.regression_metrics(p1, z2, axis_name))
+        return loss, (state, signals.regression_metrics(p1, z2, axis_name))

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import AXIS
+from contrastive_jax.losses.collapse import feature_std
 from contrastive_jax.losses.numerics import normalize
 from contrastive_jax.losses.swav import sinkhorn, swapped_prediction
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.models.heads import uniform
 from contrastive_jax.rules import Rules, field
 
@@ -65,7 +66,7 @@ class SwAV(base.Method):
         rules.multiple('method.queue_size', B, f'the batch size {B}', or_zero=True)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[PyTree, base.MethodState]:
-        params, state = base.init_online(self.network, rng, batch)
+        params, state = networks.init_online(self.network, rng, batch)
         B, D = batch['views'][0].shape[0], self.network.projector.output_dim
         init = uniform(D**-0.5)  # as in torch's nn.Linear
         params['prototypes'] = normalize(init(jax.random.fold_in(rng, 1), (self.num_prototypes, D)))
@@ -84,7 +85,7 @@ class SwAV(base.Method):
     ) -> base.LossOutput:
         del rng
         C = params['prototypes']  # [K, D], unit vectors
-        z, stats = base.project_views(self.network, params, state.batch_stats['online'], batch['views'], axis_name)
+        z, stats = networks.project_views(self.network, params, state.batch_stats['online'], batch['views'], axis_name)
         z = normalize(z)  # [V, b, D]
         scores = self.score(z, C)  # [V, b, K]
 
@@ -104,7 +105,7 @@ class SwAV(base.Method):
         metrics = self.metrics(lax.stop_gradient(scores), codes, axis_name)
         metrics |= {
             'relative_loss': loss / math.log(self.num_prototypes),  # 1: all predictions are uniform
-            'feature_std': base.feature_std(z[0], axis_name),
+            'feature_std': feature_std(z[0], axis_name),
         }
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}, memory=memory), metrics)
 

@@ -5,7 +5,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from contrastive_jax.distributed.collectives import PyTree
-from contrastive_jax.methods import base
+from contrastive_jax.methods import networks
 from contrastive_jax.models.cpc import CPC_ENCODERS, check_patches
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.vit import VITS
@@ -31,7 +31,7 @@ def project_tiles(
       relu(z) [9, b, D] of the tiles, row by row, and new BN statistics.
     """
     tiles = tiles.reshape(len(tiles), TILES, *tiles.shape[3:])
-    z, stats = base.project_views(network, params, stats, tuple(jnp.moveaxis(tiles, 1, 0)), axis_name)
+    z, stats = networks.project_views(network, params, stats, tuple(jnp.moveaxis(tiles, 1, 0)), axis_name)
     return jnp.maximum(z, 0), stats
 
 

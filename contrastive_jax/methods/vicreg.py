@@ -9,7 +9,7 @@ import dataclasses
 from jax import Array
 
 from contrastive_jax.losses.vicreg import vicreg_terms
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks, signals
 from contrastive_jax.rules import field
 
 
@@ -30,7 +30,7 @@ class VICReg(base.Method):
     covariance: float = field(1.0, least=0)
 
     def init(self, rng: Array, batch: base.Batch) -> tuple[base.PyTree, base.MethodState]:
-        return base.init_online(self.network, rng, batch)
+        return networks.init_online(self.network, rng, batch)
 
     def loss(
         self,
@@ -44,9 +44,9 @@ class VICReg(base.Method):
     ) -> base.LossOutput:
         del rng, progress
         x1, x2 = batch['views']
-        z1, stats = base.project(self.network, params, state.batch_stats['online'], x1, axis_name)
-        z2, stats = base.project(self.network, params, stats, x2, axis_name)
+        z1, stats = networks.project(self.network, params, state.batch_stats['online'], x1, axis_name)
+        z2, stats = networks.project(self.network, params, stats, x2, axis_name)
         terms = vicreg_terms(z1, z2, axis_name=axis_name)
         loss = self.invariance * terms.invariance + self.variance * terms.variance + self.covariance * terms.covariance
-        metrics = base.regression_metrics(z1, z2, axis_name) | terms._asdict()
+        metrics = signals.regression_metrics(z1, z2, axis_name) | terms._asdict()
         return loss, (dataclasses.replace(state, batch_stats={'online': stats}), metrics)

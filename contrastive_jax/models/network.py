@@ -61,7 +61,7 @@ class Network(nn.Module):
       projector: maps h to projections z.
       predictor: maps z to predictions p, or None.
       chunks: the number of pieces of the local batch that training processes one after the other to save memory; see
-        `methods.base.apply`.
+        `methods.networks.apply`.
     """
 
     encoder: nn.Module

@@ -20,7 +20,7 @@ from contrastive_jax.distributed.devices import REPLICATED, Devices
 from contrastive_jax.errors import UserError
 from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.knn import top_accuracies
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from contrastive_jax.models.network import Network
 from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.optim import optimizers, schedules
@@ -97,7 +97,7 @@ class FineTune(base.Method):
         """
         rngs = None if key is None else {'drop_path': key}
         h_projected = lambda network, x, **how: network.projector_features(x, self.projector_layers, **how)  # noqa: E731
-        h, stats = base.apply(self.network, _below(params), stats, x, axis_name, h_projected, rngs)
+        h, stats = networks.apply(self.network, _below(params), stats, x, axis_name, h_projected, rngs)
         return classify(params['classifier'], h.astype(jnp.float32)), stats
 
     def logits(self, params: PyTree, stats: PyTree, x: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import base, ema
+from contrastive_jax.methods import base, ema, networks
 from contrastive_jax.methods.dino import last_layer, teacher_temperature
 from contrastive_jax.models import MLP
 from contrastive_jax.optim import optimizers, schedules
@@ -137,8 +137,8 @@ def test_one_pass_for_each_size_is_every_view_by_itself(name: str, rng: np.rando
     config = train_steps.load(name)
     network = train_steps.build(config)[0].method.network
     views = tuple(jnp.asarray(rng.normal(size=(4, s, s, 3)), jnp.float32) for s in (8, 8, 4, 4, 4))
-    params, stats = base.init_network(network, jax.random.key(0), {'views': views})
-    z, new_stats = jax.jit(lambda: base.project_views(network, params, stats, views, None))()
+    params, stats = networks.init_network(network, jax.random.key(0), {'views': views})
+    z, new_stats = jax.jit(lambda: networks.project_views(network, params, stats, views, None))()
     assert z.shape == (5, 4, network.projector.output_dim)
     assert jax.tree.structure(new_stats) == jax.tree.structure(stats)
 
@@ -163,7 +163,7 @@ def test_golden_multi_crop(case: goldens.Case) -> None:
         params = {'encoder': params, 'projector': {'linear_0': {'kernel': jnp.eye(encoder.width)}}}
         views = tuple(jnp.asarray(case.key(key).transpose(0, 2, 3, 1)) for key in f['inputs'])
         assert [x.shape[1] for x in views] == f['sizes']
-        z, _ = jax.jit(lambda: base.project_views(network, params, {}, views, None))()
+        z, _ = jax.jit(lambda: networks.project_views(network, params, {}, views, None))()
     goldens.assert_close(z.reshape(-1, encoder.width), case.key(f['output']), case.tolerances['float64'])
 
 

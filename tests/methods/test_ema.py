@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.methods import base, ema
+from contrastive_jax.methods import ema, networks
 from tests import train_steps
 
 
@@ -95,7 +95,7 @@ def test_the_target_keeps_its_own_buffers(rng: np.random.Generator) -> None:
         )
         _, (new, _) = method.loss(params, state, batch, rng=jax.random.key(1), progress=0.0)
         averaged = jax.tree.map(lambda k, q: momentum * k + (1 - momentum) * q, state.target, params)
-        _, own = base.project(method.network, averaged, state.batch_stats['target'], views[1], None)
+        _, own = networks.project(method.network, averaged, state.batch_stats['target'], views[1], None)
         return new, averaged, own
 
     new, averaged, own = jax.jit(step)()

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.methods import MethodState, MoCoV3
-from contrastive_jax.methods.base import mean_negative_similarity
+from contrastive_jax.methods.signals import mean_negative_similarity
 from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.test_moco import compare

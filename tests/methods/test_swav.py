@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from contrastive_jax.losses.numerics import normalize
-from contrastive_jax.methods import MethodState, SwAV, base
+from contrastive_jax.methods import MethodState, SwAV, networks
 from contrastive_jax.optim import optimizers
 from tests import goldens
 from tests.methods.identity_network import same
@@ -127,7 +127,7 @@ def test_a_pass_for_each_size_and_one_of_the_head(crops):
     expected, _ = net.apply(
         variables, jnp.concatenate(h), mutable=['batch_stats'], method=lambda net, h: net.projector(h, train=True)
     )
-    z, new = base.project_views(net, params, stats, crops, None)
+    z, new = networks.project_views(net, params, stats, crops, None)
     np.testing.assert_allclose(z.reshape(16, 3), expected, rtol=1e-5, atol=1e-6)
     assert jax.tree.structure(new) == jax.tree.structure(stats)
 
@@ -137,7 +137,7 @@ def test_a_bn_group_counts_images(crops):
     whole, halves = (network(5, True, group, jnp.float32, HEAD, None) for group in (None, 2))
     variables = whole.init(jax.random.key(0), crops[0], train=True)
     params, stats = variables['params'], variables['batch_stats']
-    z, _ = base.project_views(halves, params, stats, crops, None)
+    z, _ = networks.project_views(halves, params, stats, crops, None)
     for half in (slice(0, 2), slice(2, 4)):
-        expected, _ = base.project_views(whole, params, stats, tuple(x[half] for x in crops), None)
+        expected, _ = networks.project_views(whole, params, stats, tuple(x[half] for x in crops), None)
         np.testing.assert_allclose(z[:, half], expected, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.check import check
 from contrastive_jax.distributed import collectives
-from contrastive_jax.methods import base
+from contrastive_jax.methods import base, networks
 from tests import train_steps
 
 NO_NORM = {
@@ -63,10 +63,10 @@ def test_memory_is_that_of_a_chunk() -> None:
     for chunks in (1, 8):
         config = train_steps.load(VIT, chunks=chunks, **NO_NORM)
         network = build_network(config)
-        params, stats = base.init_network(network, jax.random.key(0), {'views': (x,)})
+        params, stats = networks.init_network(network, jax.random.key(0), {'views': (x,)})
 
         def loss(params: Any) -> Any:
-            z, new = base.project(network, params, stats, x, None)  # noqa: B023
+            z, new = networks.project(network, params, stats, x, None)  # noqa: B023
             return jnp.mean(jax.nn.logsumexp(z @ z.T, axis=-1)), new
 
         compiled = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile()
