@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from contrastive_jax.errors import UserError
 from contrastive_jax.rules import Rules, is_of
 
 # The list of a config, and the field of a member that has one of its values.
@@ -47,6 +49,21 @@ def members_of(config: ConfigDict) -> list[Member]:
         setting = '_'.join(text for part, text in names.items() if part != 'seed')
         found.append(Member('_'.join(names.values()), setting, member.lock(), parts))
     return found
+
+
+def refuse_lists(arguments: Sequence[str], remedy: str) -> None:
+    """Refuses a command line that asks for several runs where a command starts each of its runs by itself.
+
+    Args:
+      arguments: '--config.field=value'.
+      remedy: what to do instead.
+
+    Raises:
+      UserError: one of them sets a list.
+    """
+    for argument in arguments:
+        if (name := argument.partition('=')[0].removeprefix('--config.')) in LISTS:
+            raise UserError(f'{argument}: this command trains one run in each workdir', field=name, remedy=remedy)
 
 
 def check_group(c: ConfigDict, rules: Rules) -> None:

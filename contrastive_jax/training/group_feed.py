@@ -4,8 +4,8 @@ Members differ in values that the program gets as arguments: the seed, the learn
 forms. *In turn*: the program of one run is called for one member after the other. *Vectorized*: the states are stacked
 on a leading axis, and one call of a program under `jax.vmap` takes the step of all of them.
 
-On a CPU members take their steps in turn: `vmap` is 12 % slower for a ResNet, whose convolutions become grouped ones, no
-faster for a ViT, and it takes longer to compile (benchmarks/README.md). On accelerators a small network alone leaves
+On a CPU members take their steps in turn: `vmap` is 12 % slower for a ResNet, whose convolutions become grouped ones,
+no faster for a ViT, and takes longer to compile (benchmarks/README.md). On accelerators a small network alone leaves
 most of the device idle, which `vmap` fills; this was not measured.
 """
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive_jax import main
+from contrastive_jax import compare, main
+from contrastive_jax.ablate import __main__ as ablate
 from contrastive_jax.config.check import check
 from contrastive_jax.config.group import members_of
 from contrastive_jax.distributed.devices import find_devices
@@ -203,3 +204,16 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main.main(args) == 0
     assert trained == [(3, 4)]
     assert f'contrastive_jax.report --workdir={tmp_path}/runs/seed3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('command', 'args', 'remedy'),
+    [
+        (compare.main, [], 'train the runs of one config with contrastive_jax.main'),
+        (ablate.main, ['momentum'], 'give --seeds=0,1,2 for several seeds'),
+    ],
+)
+def test_commands_that_start_each_run_by_itself_refuse_lists(command, args, remedy, tmp_path, capsys):
+    assert command([*args, f'--workdir={tmp_path}/runs', '--config.seeds=0,1']) == 2
+    assert f'--config.seeds=0,1: this command trains one run in each workdir -> {remedy}' in capsys.readouterr().err
+    assert not (tmp_path / 'runs').exists()
