@@ -214,7 +214,11 @@ class DINO(Peer):
     def build_projector(self) -> nn.Module:
         p = self.c.projector
         return DINOProjectionHead(
-            int(self.encoder.features), p.hidden_dim, p.output_dim, self.c.method.output_dim, freeze_last_layer=1
+            int(self.encoder.features),
+            p.hidden_dim,
+            p.output_dim,
+            self.c.method.output_dim,
+            freeze_last_layer=int(self.c.optimizer.freeze_epochs),
         )
 
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
@@ -306,13 +310,31 @@ def train(c: ConfigDict, images: np.ndarray, evaluate: Callable[[int, Features],
         if step % per_epoch == 0:
             order = torch.randperm(len(images))
         at = step % per_epoch * c.batch_size
-        views = make_views(pixels[order[at : at + c.batch_size]], c.augment, c.data.image_size)
-        for group in optimizer.param_groups:
-            group['lr'] = rates[0 if group.get('constant') else step] * group.get('factor', 1.0)
-        optimizer.zero_grad(set_to_none=True)
-        peer.loss(views, step / total).backward()
-        peer.after_backward(step // per_epoch)
-        optimizer.step()
-        peer.after_update(step / total)
+        train_step(peer, optimizer, rates, step, per_epoch, pixels[order[at : at + c.batch_size]])
         if (step + 1) % c.eval_every_steps == 0:
             evaluate(step + 1, features)
+
+
+def train_step(
+    peer: Peer, optimizer: torch.optim.Optimizer, rates: np.ndarray, step: int, per_epoch: int, images: Tensor
+) -> tuple[list[Tensor], float]:
+    """One step on images, uint8 [B, 3, S, S]; returns their views and the loss.
+
+    Args:
+      peer, optimizer: they are changed.
+      rates: the learning rate of each step.
+      step: the number of this one.
+      per_epoch: steps of an epoch.
+      images: the batch.
+    """
+    c, total = peer.c, len(rates)
+    views = make_views(images, c.augment, c.data.image_size)
+    for group in optimizer.param_groups:
+        group['lr'] = rates[0 if group.get('constant') else step] * group.get('factor', 1.0)
+    optimizer.zero_grad(set_to_none=True)
+    loss = peer.loss(views, step / total)
+    loss.backward()
+    peer.after_backward(step // per_epoch)
+    optimizer.step()
+    peer.after_update(step / total)
+    return views, float(loss)

@@ -42,6 +42,7 @@ def test_every_arm_is_a_legal_config(name: str, data: Data) -> None:
     folders = {runs.place(Path(), arm, 0) for arm in ablation.arms}
     assert len(folders) == len(ablation.arms)
     if ablation.picture != 'bars':
+        assert bool(ablation.axis) == (ablation.picture == 'curves')
         assert len({arm.place for arm in ablation.arms}) == len(ablation.arms) and ablation.arms[0].place
 
 
@@ -203,6 +204,10 @@ def test_sentences() -> None:
         page.sentences(ablation, overlap)[1]
         == 'The runs of T = 0.1 and of T = 0.2 overlap: their order is not certain.'
     )
+    collapsed = [Result('BYOL', 0, knn=0.9, signal=0.9), Result('without predictor', 0, knn=0.8, signal=0.08)]
+    assert page.sentences(ABLATIONS['byol']('digits'), collapsed)[2:] == [
+        'The projections of all images are nearly the same: without predictor. The features of the encoder are not.'
+    ]
     assert page.sentences(ablation, []) == ['Nothing was measured yet.']
 
 
