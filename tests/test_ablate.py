@@ -42,6 +42,7 @@ def test_every_arm_is_a_legal_config(name: str, data: Data) -> None:
     folders = {runs.place(Path(), arm, 0) for arm in ablation.arms}
     assert len(folders) == len(ablation.arms)
     if ablation.picture != 'bars':
+        assert bool(ablation.axis) == (ablation.picture == 'curves')
         assert len({arm.place for arm in ablation.arms}) == len(ablation.arms) and ablation.arms[0].place
 
 

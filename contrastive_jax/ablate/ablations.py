@@ -45,6 +45,7 @@ class Ablation:
       config: the recipe, without the variant of the data.
       arms: the trainings; the first one is the recipe where nothing else is said.
       picture: 'bars', 'grid' (rows and columns of `Arm.place`) or 'curves'.
+      axis: what the x axis of curves is.
       signal: a metric of the method that shows what happens, beside the accuracies; '': none.
     """
 
@@ -54,6 +55,7 @@ class Ablation:
     config: str
     arms: tuple[Arm, ...]
     picture: Literal['bars', 'grid', 'curves'] = 'bars'
+    axis: str = ''
     signal: str = ''
 
 
@@ -148,6 +150,7 @@ def dictionary_size(data: Data) -> Ablation:
         'dictionary',
         tuple(arms),
         'curves',
+        'K, the number of negatives',
     )
 
 
@@ -165,6 +168,7 @@ def momentum(data: Data) -> Ablation:
         'mocov1',
         tuple(arms),
         'curves',
+        'm, the momentum of the key encoder',
     )
 
 
@@ -255,6 +259,7 @@ def temperature(data: Data) -> Ablation:
         'simclr',
         tuple(arms),
         'curves',
+        'T, the temperature',
     )
 
 

@@ -17,7 +17,9 @@ Values = Mapping[str, Sequence[float]]  # the name of an arm -> the accuracies o
 Places = Mapping[str, tuple[str, ...]]  # the name of an arm -> (row, column), or (curve, value on the x axis)
 
 
-def draw(kind: str, accuracies: Values, places: Places, path: Path, untrained: float = math.nan) -> None:
+def draw(
+    kind: str, accuracies: Values, places: Places, path: Path, untrained: float = math.nan, axis: str = ''
+) -> None:
     """Draws the picture.
 
     Args:
@@ -26,6 +28,7 @@ def draw(kind: str, accuracies: Values, places: Places, path: Path, untrained: f
       places: where each arm is, in a grid or on a curve.
       path: the PNG to write.
       untrained: the mean accuracy of the untrained encoders, in percent, a dashed line in bars and curves; NaN: none.
+      axis: the label of the x axis of curves.
     """
     measured = {name: [x for x in values if np.isfinite(x)] for name, values in accuracies.items()}
     measured = {name: values for name, values in measured.items() if values}
@@ -34,6 +37,8 @@ def draw(kind: str, accuracies: Values, places: Places, path: Path, untrained: f
         figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine())
         axes = figure.subplots()
         {'bars': _bars, 'grid': _grid, 'curves': _curves}[kind](axes, measured, places)
+        if kind == 'curves':
+            axes.set_xlabel(axis)
         if kind != 'grid' and np.isfinite(untrained):
             line = axes.axvline if kind == 'bars' else axes.axhline
             line(untrained, color=GRAY, linestyle='--', linewidth=1, label=f'untrained encoder, {untrained:.1f}')
