@@ -158,7 +158,7 @@ def checkpoint(setting: Setting) -> Makers:
         def call() -> None:
             began = time.perf_counter()
             parts = {'online': online, 'target': target, 'optimizer': optimizer}
-            state = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
+            state = {name: part.state_dict() for name, part in parts.items()}
             torch.save({**state, 'queue': queue}, setting.folder / 'state.pt')
             whole.append(time.perf_counter() - began)
 

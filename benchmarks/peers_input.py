@@ -142,7 +142,7 @@ def opencv(files: list[Path]) -> Side:
         for file in files:
             image = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
             for _ in range(2):
-                left, top, right, bottom = crop_box(rng, *image.shape[:2], SCALE, (3 / 4, 4 / 3))
+                left, top, right, bottom = crop_box(rng, image.shape[0], image.shape[1], SCALE, (3 / 4, 4 / 3))
                 how = cv2.INTER_AREA if min(right - left, bottom - top) > SIZE else cv2.INTER_LINEAR
                 cv2.resize(image[top:bottom, left:right], (SIZE, SIZE), interpolation=how)
 

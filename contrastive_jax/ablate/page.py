@@ -10,7 +10,7 @@ import numpy as np
 
 from contrastive_jax.ablate.ablations import Ablation
 from contrastive_jax.ablate.runs import Result
-from contrastive_jax.evaluate.verdict import LEAST_STD
+from contrastive_jax.evaluate.verdict import LEAST_STD, MARGIN
 from contrastive_jax.plots import ablations as pictures
 from contrastive_jax.workdir.atomic import write_atomically
 
@@ -19,8 +19,8 @@ SIGNALS = {
     'feature_std': 'feature_std is the spread of the normalized projections at the end: 1 if they are spread over the '
     'sphere, 0 if those of all images are equal.',
     'grad_norm': 'grad_norm is the norm of the gradient of the last step.',
-    'teacher_entropy': 'teacher_entropy is the entropy of the outputs of the teacher at the end: 0 if each is one '
-    'class, the logarithm of the number of classes if each is uniform.',
+    'teacher_entropy': 'teacher_entropy is the entropy of the outputs of the teacher at the end, relative to the '
+    'largest: 0 if each is one class, 1 if each is uniform.',
 }
 PAGE, TABLE, PICTURE = 'ablation.html', 'ablation.md', 'ablation.png'  # files in the folder of an ablation
 
@@ -106,16 +106,18 @@ def sentences(ablation: Ablation, results: Sequence[Result]) -> list[str]:
     if len(measured) > 1:
         order = sorted(measured, key=lambda name: float(np.mean(measured[name])), reverse=True)
         best, second, worst = order[0], order[1], order[-1]
-        found.append(
-            f'Highest kNN accuracy: {best}, {percent(measured[best])} %; lowest: {worst}, {percent(measured[worst])} %.'
-        )
+        high, low = percent(measured[best]), percent(measured[worst])
+        if high == low:
+            found.append(f'All arms have the same kNN accuracy, {high} %.')
+        else:
+            found.append(f'Highest kNN accuracy: {best}, {high} %; lowest: {worst}, {low} %.')
         if min(map(len, measured.values())) < 2:
             found.append('Each arm was run once, so a small difference says nothing: give several seeds.')
         elif min(measured[best]) <= max(measured[second]):
             found.append(f'The runs of {best} and of {second} overlap: their order is not certain.')
     for arm in ablation.arms:
         runs = completed(results, arm.name)
-        if runs and all(r.knn < r.untrained for r in runs):
+        if runs and all(r.knn < r.untrained - MARGIN for r in runs):
             values = f'{percent([r.knn for r in runs])} % against {percent([r.untrained for r in runs])} %'
             found.append(f'Below its untrained encoder in every run: {arm.name}, kNN {values}.')
         if collapsed := [str(r.seed) for r in runs if r.collapsed]:

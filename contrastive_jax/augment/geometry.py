@@ -1,25 +1,18 @@
-"""Flip, crop with resize, rotation with shear, and blur; each example of a batch has its own box, angle or width.
+"""Flip, crop with resize, rotation with shear, and blur; each example of a batch has its own box, angle or width."""
 
-Crops and blurs are linear and separable, so each is computed as two small dense matrix products,
-`rows @ image @ columns.T`, without gathers.
-"""
-
-from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
-from contrastive_jax.augment import crops
+from contrastive_jax.augment import crops, separable
 from contrastive_jax.models.interpolation import cubic, triangle
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
-Padding = Literal['edge', 'reflect', 'zero']
 
 
 def hflip(x: Array) -> Array:
@@ -79,17 +72,14 @@ def resized_crop(
     Returns:
       [..., *size, C], float32, or the dtype of x if that is wider.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    top, left, height, width = jnp.moveaxis(jnp.asarray(box), -1, 0)
-
-    def kernel(t: Array) -> Array:
-        return triangle(t, jnp) if interpolation == 'bilinear' else cubic(t, jnp, cubic_a)
-
-    weights = _clamped_weights if clamp and not antialias else partial(_weights, widen=antialias)
-    rows = weights(kernel, x.shape[-3], top, height, size[0], x.dtype)
-    columns = weights(kernel, x.shape[-2], left, width, size[1], x.dtype)
-    # Full precision, because accelerators would round the weights to so few bits that gray levels change.
-    return _separable(x, rows, columns, whole_levels=whole_levels, precision=lax.Precision.HIGHEST)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    radius = 1 if interpolation == 'bilinear' else 2
+    kernel = partial(triangle, xp=jnp) if interpolation == 'bilinear' else partial(cubic, xp=jnp, a=cubic_a)
+    rows, columns = (
+        separable.Resampling(kernel, radius, antialias, clamp, length, out, dtype)
+        for length, out in zip(x.shape[-3:-1], size, strict=True)
+    )
+    return separable.resize(x, jnp.asarray(box), (rows, columns), whole_levels, dtype)
 
 
 def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array, fill: float) -> Array:
@@ -119,7 +109,7 @@ def warp(x: Array, angle: Array, shear_down: Array, shear_right: Array, fill: fl
     return jax.vmap(jax.vmap(sample, (-1, None), -1))(x, source)
 
 
-def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: Padding = 'edge') -> Array:
+def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: separable.Padding = 'edge') -> Array:
     """A Gaussian blur with a separate width for each image.
 
     PIL's `GaussianBlur(radius=sigma)`, which the FAIR repositories use, approximates it with three box blurs.
@@ -133,69 +123,4 @@ def gaussian_blur(x: Array, sigma: ArrayLike, kernel_size: int = 17, padding: Pa
     Returns:
       [..., H, W, C].
     """
-    rows = _blur_weights(x.shape[-3], jnp.asarray(sigma, x.dtype), kernel_size, padding)
-    square = x.shape[-3] == x.shape[-2]
-    columns = rows if square else _blur_weights(x.shape[-2], jnp.asarray(sigma, x.dtype), kernel_size, padding)
-    return _separable(x, rows, columns)
-
-
-def _separable(
-    x: Array, rows: Array, columns: Array, whole_levels: bool = False, precision: lax.Precision | None = None
-) -> Array:
-    """Applies rows [..., h, H] and columns [..., w, W] to x [..., H, W, C]; returns [..., h, w, C].
-
-    The columns come first, as in PIL (but Pillow 13 reverses the order for some boxes that are reduced in height).
-    """
-
-    def finish(y: Array) -> Array:
-        # Halves are frequent, as the mean of two pixels. The 2**-12 rounds them all up, in whatever order a device
-        # sums, so that a difference in the last bit of a float does not become a difference of a gray level.
-        return jnp.clip(jnp.floor(y + (0.5 + 2**-12)), 0, 255) if whole_levels else y
-
-    # In the layout [..., H, C, W] both steps are batched matrix products, (H C) x W and H x (C w), without transposes.
-    y = jnp.swapaxes(x, -1, -2)
-    y = finish(jnp.einsum('...hcw,...jw->...hcj', y, columns, precision=precision))
-    y = finish(jnp.einsum('...ih,...hcj->...icj', rows, y, precision=precision))
-    return jnp.swapaxes(y, -1, -2)
-
-
-# Below, a box begins at `start` and has `extent` pixels. The center of output pixel i is at (2 i + 1) extent / (2 out),
-# and that of pixel p of the box at p + 1/2. Their distance times 2 out is an integer, so only one division is rounded.
-
-
-def _weights(
-    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype, widen: bool
-) -> Array:
-    """The weight of each pixel in each output pixel, [..., out, length]; `widen` the kernel if the box is reduced."""
-    start, extent = start[..., None, None], extent[..., None, None]
-    pixel, i = jnp.arange(length) - start, jnp.arange(out)[:, None]
-    distance = (2 * pixel + 1) * out - (2 * i + 1) * extent  # [..., out, length]
-    weights = kernel(distance.astype(dtype) / (2 * (jnp.maximum(extent, out) if widen else out)))
-    weights = jnp.where((pixel >= 0) & (pixel < extent), weights, 0)
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def _clamped_weights(
-    kernel: Callable[[Array], Array], length: int, start: Array, extent: Array, out: int, dtype: jnp.dtype
-) -> Array:
-    """The same with four taps around the center at every scale; taps outside the box are moved to its border."""
-    start, extent = start[..., None, None], extent[..., None, None]
-    pixel, i = jnp.arange(length) - start, jnp.arange(out)[:, None]
-    whole, part = jnp.divmod((2 * i + 1) * extent - out, 2 * out)  # [..., out, 1]
-    tap = jnp.arange(-1, 3)
-    weights = kernel(tap - part.astype(dtype) / (2 * out))  # [..., out, 4]
-    at = jnp.clip(whole + tap, 0, extent - 1)
-    return jnp.sum(weights[..., None] * (at[..., None] == pixel[..., None, :]), axis=-2, dtype=dtype)
-
-
-def _blur_weights(length: int, sigma: Array, kernel_size: int, padding: Padding) -> Array:
-    """A band matrix of Gaussian taps, [..., length, length]; `padding` decides about taps outside the image."""
-    radius = kernel_size // 2
-    offset = jnp.arange(-radius, radius + 1, dtype=sigma.dtype)
-    taps = jnp.exp(-0.5 * (offset / sigma[..., None]) ** 2)
-    taps /= taps.sum(axis=-1, keepdims=True)  # [..., kernel_size]
-    pixels = np.arange(length)
-    # -1 stands for no pixel.
-    source = np.pad(pixels, radius, constant_values=-1) if padding == 'zero' else np.pad(pixels, radius, mode=padding)
-    source = np.stack([source[k : k + length] for k in range(kernel_size)])  # [kernel_size, length]
-    return jnp.einsum('...k,kix->...ix', taps, (source[..., None] == jnp.arange(length)).astype(taps.dtype))
+    return separable.blur(x, jnp.asarray(sigma, x.dtype), kernel_size, padding)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from contrastive_jax.augment import color, geometry, planes, spaces
+from contrastive_jax.augment import color, geometry, planes, separable, spaces
 from contrastive_jax.augment.chance import sometimes
 from contrastive_jax.augment.crops import MIN_OBJECT_COVERED
 from contrastive_jax.augment.patches import Patches
@@ -225,7 +225,7 @@ class Policy:
         low, high = self.blur_sigma
         sigma = low + (high - low) * draws.sigma
         radius = crops.shape[1] // 20 if style.zero_padded_blur else math.ceil(4 * high)
-        padding: geometry.Padding = 'zero' if style.zero_padded_blur else 'edge'
+        padding: separable.Padding = 'zero' if style.zero_padded_blur else 'edge'
         blur, solarize = self.local_blur, 0.0
         if not self._is_local(view):
             blur, solarize = self.blur[view], self.solarize[view]

@@ -10,6 +10,7 @@ from flax.typing import Dtype
 from jax import Array
 
 from contrastive_jax import rules
+from contrastive_jax.models.convolution import conv_general_dilated
 from contrastive_jax.models.norm import BatchNorm
 
 # The convolutions of a block: (kernel size, whether it has the block's stride, output channels / stage channels).
@@ -65,7 +66,7 @@ class SelectiveKernels(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool, axis_name: str | None) -> Array:
         """Maps [B, H, W, C_in] to [B, H / stride, W / stride, C]; batch norm and ReLU are included."""
-        x = conv(2 * self.channels, 3, self.stride, self.dtype, name='conv', padding=self.padding)(x)
+        x = conv(2 * self.channels, 3, self.stride, self.dtype, name='conv', padding=self.padding, train=train)(x)
         x = nn.relu(self.norm(name='bn')(x, train=train, axis_name=axis_name))
         x = x.reshape(*x.shape[:-1], 2, self.channels)  # [B, H, W, 2, C]
         s = x.sum(-2).mean((1, 2), keepdims=True)  # [B, 1, 1, C], the mean over positions
@@ -115,7 +116,7 @@ class ResidualBlock(nn.Module):
                 )(y, train, axis_name)
                 continue
             channels = self.channels * expansion
-            y = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=self.padding)(y)
+            y = conv(channels, kernel_size, stride, self.dtype, f'conv{i}', self.padding, train)(y)
             scale_init = nn.initializers.zeros if last and self.zero_init_residual else nn.initializers.ones
             y = self.norm(scale_init=scale_init, name=f'bn{i}')(y, train=train, axis_name=axis_name)
             if not last:
@@ -229,7 +230,7 @@ class ResNet(nn.Module):
         stem = self.stem_convolutions()
         x = x if self.input_channels is None else x[..., : self.input_channels]
         for i, (channels, kernel_size, stride, edge) in enumerate(stem, start=1):
-            x = conv(channels, kernel_size, stride, self.dtype, name=f'conv{i}', padding=edge)(x)
+            x = conv(channels, kernel_size, stride, self.dtype, f'conv{i}', edge, train)(x)
             x = norm(name=f'bn{i}')(x, train=train, axis_name=axis_name)
             x = nn.relu(x) if self.stem_relu or i < len(stem) else x
         if self.stem_pools:
@@ -270,7 +271,13 @@ class ResNet(nn.Module):
 
 
 def conv(
-    channels: int, kernel_size: int, stride: int, dtype: Dtype, name: str, padding: str | int = 'symmetric'
+    channels: int,
+    kernel_size: int,
+    stride: int,
+    dtype: Dtype,
+    name: str,
+    padding: str | int = 'symmetric',
+    train: bool = False,
 ) -> nn.Conv:
     """A convolution without bias, with torchvision's initialization.
 
@@ -281,6 +288,7 @@ def conv(
       dtype: the dtype of the computation.
       name: the name of the module.
       padding: 'symmetric' (half the kernel on each side), 'SAME', or the number of pixels on each side.
+      train: whether gradients will be computed, see `models.convolution`.
     """
     return nn.Conv(
         channels,
@@ -291,6 +299,7 @@ def conv(
         kernel_init=kaiming_normal,
         dtype=dtype,
         name=name,
+        conv_general_dilated=conv_general_dilated if train else None,
     )
 
 
