@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.config.find import list_configs
+from contrastive_jax.config.group import refuse_lists
 from contrastive_jax.errors import Interrupted, UserError, exit_code_of, print_error
 from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
@@ -177,9 +178,10 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
     """Trains and compares the configs, and returns the exit code.
 
     Raises:
-      UserError: there are no configs, or the workdir cannot be written.
+      UserError: there are no configs, a field is a list of runs, or the workdir cannot be written.
       Interrupted: a signal arrived.
     """
+    refuse_lists(fields, 'train the runs of one config with contrastive_jax.main')
     configs, folder = configs or every_method(), Path(workdir).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -62,8 +62,17 @@ def run(argv: list[str]) -> int:
                 )
             run_protocol(config, FLAGS.workdir)
         else:
+            from contrastive_jax.config.group import is_group
             from contrastive_jax.pretrained.load import load
 
+            if is_group(config):
+                from contrastive_jax.training.group import fit_group
+
+                if FLAGS.rollback is not None:
+                    remedy = 'give it with the config and the workdir of one of them'
+                    raise UserError(f'--rollback={FLAGS.rollback} is for one run, not for several', remedy=remedy)
+                print_next(f'{FLAGS.workdir.rstrip("/")}/{next(iter(fit_group(config, FLAGS.workdir, load=load)))}')
+                return 0
             fit(config, FLAGS.workdir, rollback=FLAGS.rollback, verbose=FLAGS.verbose, load=load)
             print_next(FLAGS.workdir)
     except UserError as error:

@@ -23,6 +23,7 @@ from pathlib import Path
 from contrastive_jax.ablate import page
 from contrastive_jax.ablate.ablations import ABLATIONS, Data
 from contrastive_jax.ablate.runs import Result, train
+from contrastive_jax.config.group import refuse_lists
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.rules import did_you_mean
 
@@ -72,6 +73,7 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
     if given.jobs < 1:
         raise UserError(f'--jobs {given.jobs} is below 1', remedy='give the number of runs at the same time')
     data: Data = 'cifar10' if given.data else 'digits'
+    refuse_lists(fields, 'give --seeds=0,1,2 for several seeds')
     fields = [*fields]
     if given.data:
         file = Path(given.data).expanduser().absolute()

@@ -15,6 +15,7 @@ from contrastive_jax.config.batch import check_chunks, check_groups, check_group
 from contrastive_jax.config.best import check_best
 from contrastive_jax.config.build import build_network
 from contrastive_jax.config.fields import DTYPES, MAX_BATCH, Optimizer, Schedule, sections_of
+from contrastive_jax.config.group import check_group
 from contrastive_jax.config.plan import is_estimated
 from contrastive_jax.config.sizes import check_sizes
 from contrastive_jax.config.trackers import check_trackers
@@ -72,6 +73,7 @@ def check(config: ConfigDict, devices: int, processes: int = 1, num_examples: in
     )
     check_best(c, rules)
     check_trackers(c, rules)
+    check_group(c, rules)
     if (b := c.eval.batch_size) % processes:
         near = -(-b // processes) * processes
         rules.add(

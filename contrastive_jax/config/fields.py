@@ -33,6 +33,18 @@ class Training:
     seed: int = field(
         0, 'Seed of the first weights, the order of the examples and the augmentation.', least=0, most=2**31 - 1
     )
+    seeds: tuple[int, ...] = field(
+        (),
+        'Several runs in one program, one with each of these seeds, in workdirs of their own (training/group.py); (): '
+        'one run, with `seed`.',
+        least=0,
+        most=2**31 - 1,
+        example=(0, 1, 2),
+    )
+    learning_rates: tuple[float, ...] = field(
+        (), 'Likewise with each `optimizer.learning_rate`, and with each seed.', above=0, example=(0.03, 0.1)
+    )
+    temperatures: tuple[float, ...] = field((), 'Likewise with each `method.temperature`.', above=0, example=(0.1, 0.2))
     init: str = field(
         '',
         'Weights that the encoder starts from: the workdir of a run, a file of weights, or a published checkpoint; '

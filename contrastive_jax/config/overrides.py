@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.group import LISTS
 from contrastive_jax.errors import Problem
 from contrastive_jax.rules import Declared, Legal, declared_fields, did_you_mean, is_of, name_of
 
@@ -184,7 +185,7 @@ def _undeclared(name: str, value: Any) -> Declared:
 
 def _similar(config: ConfigDict, path: str) -> str:
     """The part of a message that suggests a field: of another section, with these initials, or of a similar name."""
-    names = {given: given.rpartition('.')[2] for given in flat(config)}
+    names = {given: given.rpartition('.')[2] for given in flat(config) if given not in LISTS}  # rather one run's field
     name = path.rpartition('.')[2]
     same = [given for given in names if names[given] == name]
     lr = [given for given in names if len(name) > 1 and ''.join(word[:1] for word in names[given].split('_')) == name]

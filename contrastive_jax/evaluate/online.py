@@ -4,6 +4,7 @@ No gradient reaches the encoder from here, and training never uses the held-out 
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -62,6 +63,7 @@ class OnlineFeatures:
       batch_size: global batch size.
       max_train: the largest number of training images.
       max_test: the largest number of held-out images.
+      extractor: makes what computes features, from the arguments of `FeatureExtractor`.
 
     Attributes:
       few: positions of the training and held-out images on which the untrained encoder is measured, at most `FEW_TRAIN`
@@ -80,8 +82,9 @@ class OnlineFeatures:
         batch_size: int,
         max_train: int,
         max_test: int,
+        extractor: Callable[..., FeatureExtractor] = FeatureExtractor,
     ):
-        self._extract = FeatureExtractor(network, policy, devices, image_size=image_size, batch_size=batch_size)
+        self._extract = extractor(network, policy, devices, image_size=image_size, batch_size=batch_size)
         self.train, self.test = train, train if test is None else test
         self._train_ids = evenly_spaced(len(train), max_train)
         self._test_ids = evenly_spaced(len(self.test), max_test)

@@ -115,6 +115,7 @@ def program(
     """
     state = jax.eval_shape(lambda: devices.padded(init_state(run), run.state_specs))
     B, put = run.batch_size, partial(_placed, devices)
+    values = put({'seed': jax.ShapeDtypeStruct((), np.int32)}, REPLICATED)
     if images is None:
         sizes = run.policy.view_sizes(run.image_size)
         ids = jax.ShapeDtypeStruct((B,), np.int32)
@@ -123,12 +124,11 @@ def program(
             'index': ids,
             'label': ids,
         }
-        return streamed_program(run, devices), (put(state, run.state_specs), put(batch, SHARDED))
-    number = jax.ShapeDtypeStruct((), np.int32)
-    data = {'images': images, 'labels': jax.ShapeDtypeStruct(images.shape[:1], np.int32), 'seed': number}
-    orders, steps = jax.ShapeDtypeStruct((stride, B), np.int32), number
+        return streamed_program(run, devices), (put(state, run.state_specs), put(batch, SHARDED), values)
+    data = {'images': images, 'labels': jax.ShapeDtypeStruct(images.shape[:1], np.int32)}
+    orders, steps = jax.ShapeDtypeStruct((stride, B), np.int32), jax.ShapeDtypeStruct((), np.int32)
     rest = (put(x, REPLICATED) for x in (data, orders, steps))
-    return resident_program(run, devices), (put(state, run.state_specs), *rest)
+    return resident_program(run, devices), (put(state, run.state_specs), *rest, values)
 
 
 def _placed(devices: Devices, tree: PyTree, specs: PyTree) -> PyTree:

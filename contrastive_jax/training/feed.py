@@ -3,9 +3,10 @@
 Both advance a state by many steps without waiting for the device.
 """
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,6 +27,21 @@ from contrastive_jax.training.step import train_step
 
 Metrics = list[dict[str, Array]]
 Step = Callable[..., tuple[TrainState, dict[str, Array]]]
+
+# Values of a run that its program gets as arguments, by name, and the run that has them. The seed is one of them: runs
+# that differ in it are the same program, which a later run finds in the compilation cache.
+Values = dict[str, Any]
+Vary = Callable[[Run, Mapping[str, Any]], Run]
+
+
+def with_seed(run: Run, values: Mapping[str, Any]) -> Run:
+    """The run with the seed that `values` has, which may be traced."""
+    return dataclasses.replace(run, seed=values['seed'])
+
+
+def values_of(run: Run) -> Values:
+    """The values of a run that its program gets as arguments."""
+    return {'seed': np.int32(run.seed)}
 
 
 class Feed(Protocol):
@@ -73,32 +89,50 @@ class ResidentFeed:
       source: training images in memory (`source.array`).
       max_steps: the largest number of steps of one call.
       step: the function of a step, of the form of `train_step`.
+      vary: makes the run that has given values; by default the seed is the only one.
+
+    Attributes:
+      n: number of images.
+      data: the images and their labels, on the devices.
+      values: the values of the run that its program gets, on the devices.
     """
 
-    def __init__(self, run: Run, devices: Devices, source: Source, max_steps: int, step: Step = train_step):
+    def __init__(
+        self,
+        run: Run,
+        devices: Devices,
+        source: Source,
+        max_steps: int,
+        step: Step = train_step,
+        vary: Vary = with_seed,
+    ):
         assert source.array is not None
-        self._run, self._devices, self._n = run, devices, len(source)
+        self.step, self.vary = step, vary
+        self.run, self.devices, self.n = run, devices, len(source)
         self.stride = 1 if jax.default_backend() == 'cpu' else max_steps
         labels = np.full(len(source), -1, np.int32) if source.labels is None else source.labels
-        data = {'images': source.array, 'labels': labels, 'seed': np.int32(run.seed)}
-        self._data = devices.place(data, REPLICATED)
-        self._call = resident_program(run, devices, step)
+        self.data = devices.place({'images': source.array, 'labels': labels}, REPLICATED)
+        self.values = devices.place(values_of(run), REPLICATED)
+        self._call = resident_program(run, devices, step, vary)
+
+    def of(self, run: Run, values: Values) -> 'ResidentFeed':
+        """A feed for a run that differs in these values alone. It shares images and program with this one."""
+        other = copy.copy(self)
+        other.run, other.values = run, self.devices.place(values, REPLICATED)
+        return other
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
         metrics = []
         for first in range(start, stop, self.stride):
             last = min(first + self.stride, stop)
-            orders = sampler.chunk_index(self._run.seed, first, last, self._n, self._run.batch_size)
-            # One shape, and so one program, for any number of steps: a run ends with the same bits however it is cut.
-            padded = np.zeros((self.stride, self._run.batch_size), np.int32)
-            padded[: last - first] = orders
-            given = self._devices.place({'orders': padded, 'steps': np.int32(last - first)}, REPLICATED)
-            state, sums = self._call(state, self._data, given['orders'], given['steps'])
+            orders = padded_orders(self.run, first, last, self.n, self.stride)
+            given = self.devices.place({'orders': orders, 'steps': np.int32(last - first)}, REPLICATED)
+            state, sums = self._call(state, self.data, given['orders'], given['steps'], self.values)
             metrics.append(sums)
         return state, metrics
 
     def close(self) -> None:
-        self._data = None
+        self.data = None
 
 
 class StreamFeed:
@@ -118,6 +152,7 @@ class StreamFeed:
         self._run, self._devices, self._source, self._workers = run, devices, source, workers
         self._batches: Iterator[dict[str, Any]] | None = None
         self._next = 0  # the step of the next batch
+        self._values = devices.place(values_of(run), REPLICATED)
         self._call = streamed_program(run, devices, step)
 
     def advance(self, state: PyTree, start: int, stop: int) -> tuple[PyTree, Metrics]:
@@ -143,7 +178,7 @@ class StreamFeed:
         metrics: Metrics = []
         batches = itertools.islice(self._batches, stop - start)
         for batch in watchdog.reading(batches, 'the batch of step', start + 1):
-            state, sums = self._call(state, self._devices.place_rows(batch))
+            state, sums = self._call(state, self._devices.place_rows(batch), self._values)
             metrics.append(sums)
         self._next = stop
         return state, metrics
@@ -153,23 +188,57 @@ class StreamFeed:
             self._batches.close()
 
 
-def resident_program(run: Run, devices: Devices, step: Step = train_step) -> Callable[..., Any]:
+def padded_orders(run: Run, start: int, stop: int, n: int, stride: int) -> np.ndarray:
+    """The examples of steps start..stop-1, followed by zeros: int32[stride, B].
+
+    One shape, and so one program, for any number of steps: a run ends with the same bits however it is cut.
+
+    Args:
+      run: what is constant in the run.
+      start, stop: at most `stride` steps.
+      n: number of examples in the data.
+      stride: number of rows.
+    """
+    padded = np.zeros((stride, run.batch_size), np.int32)
+    padded[: stop - start] = sampler.chunk_index(run.seed, start, stop, n, run.batch_size)
+    return padded
+
+
+def resident_program(run: Run, devices: Devices, step: Step = train_step, vary: Vary = with_seed) -> Callable[..., Any]:
     """The program of a `ResidentFeed`: `run_steps` on all devices."""
     r = REPLICATED
-    loop = partial(run_steps, run=run, axis_name=AXIS, step=step)
-    return devices.run(loop, (run.state_specs, r, r, r), (run.state_specs, r), donate=(0,))
+    loop = partial(run_steps, run=run, axis_name=AXIS, step=step, vary=vary)
+    return devices.run(loop, (run.state_specs, r, r, r, r), (run.state_specs, r), donate=(0,))
 
 
 def streamed_program(run: Run, devices: Devices, step: Step = train_step) -> Callable[..., Any]:
     """The program of a `StreamFeed`: `one_step` on all devices."""
     call = partial(one_step, run=run, axis_name=AXIS, step=step)
-    return devices.run(call, (run.state_specs, SHARDED), (run.state_specs, REPLICATED), donate=(0,))
+    specs = run.state_specs, SHARDED, REPLICATED
+    return devices.run(call, specs, (run.state_specs, REPLICATED), donate=(0,))
 
 
 def one_step(
-    state: TrainState, batch: dict[str, Any], *, run: Run, axis_name: str | None, step: Step = train_step
+    state: TrainState,
+    batch: dict[str, Any],
+    values: Values,
+    *,
+    run: Run,
+    axis_name: str | None,
+    step: Step = train_step,
+    vary: Vary = with_seed,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Runs `step`; returns its metrics as sums over 'steps' steps, here one, or none if its update was dropped."""
+    """Runs `step`; returns its metrics as sums over 'steps' steps, here one, or none if its update was dropped.
+
+    Args:
+      state, batch: of the step.
+      values: what is not constant in the program, such as the seed, scalars.
+      run: what is constant.
+      axis_name: the mapped device axis.
+      step: the function of a step.
+      vary: makes the run that has the values.
+    """
+    run = vary(run, values)
     state, metrics = step(state, batch, run=run, axis_name=axis_name)
     return state, {**metrics, 'steps': jnp.ones(()) - metrics.get('dropped', 0.0)}
 
@@ -179,31 +248,29 @@ def run_steps(
     data: dict[str, Array],
     orders: Array,
     steps: Array,
+    values: Values,
     *,
     run: Run,
     axis_name: str | None,
     step: Step = train_step,
+    vary: Vary = with_seed,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Runs the first `steps` of the given steps in one compiled loop.
 
     Args:
       state: before the first of them.
-      data: {'images': uint8 or uint16[n, H, W, C], 'labels': int32[n], 'seed': int32}. The seed is an argument, so that
-        runs that differ in it alone share one compiled program.
+      data: {'images': uint8 or uint16[n, H, W, C], 'labels': int32[n]}.
       orders: int32[S, B], the examples of each step.
       steps: number of steps to run, from 1 to S.
-      run: what is constant in the run.
-      axis_name: the mapped device axis.
-      step: the function of a step.
+      values, run, axis_name, step, vary: as in `one_step`.
 
     Returns:
       The state, and the sums of the metrics over the steps with their number under 'steps'.
     """
 
-    run = dataclasses.replace(run, seed=data['seed'])  # type: ignore[arg-type]  # it is traced
-
     def number(i: Array | int, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        return one_step(state, {**data, 'order': orders[i]}, run=run, axis_name=axis_name, step=step)
+        batch = {**data, 'order': orders[i]}
+        return one_step(state, batch, values, run=run, axis_name=axis_name, step=step, vary=vary)
 
     if orders.shape[0] == 1:
         return number(0, state)

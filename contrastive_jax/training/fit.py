@@ -18,6 +18,7 @@ from contrastive_jax.config.best import mode_of
 from contrastive_jax.config.check import check, check_examples, check_fields, check_init
 from contrastive_jax.config.choose import choose
 from contrastive_jax.config.choose_channels import check_channels, needs_estimate
+from contrastive_jax.config.group import is_group
 from contrastive_jax.config.plan import Choice, describe, keep
 from contrastive_jax.config.stored import defaults_of
 from contrastive_jax.data import facts, sources
@@ -28,13 +29,14 @@ from contrastive_jax.distributed.devices import Devices, find_devices
 from contrastive_jax.distributed.machine import this_machine
 from contrastive_jax.distributed.watchdog import opening
 from contrastive_jax.errors import MissingSplitError, UserError
+from contrastive_jax.evaluate.features import FeatureExtractor
 from contrastive_jax.evaluate.online import OnlineFeatures
 from contrastive_jax.training import given
 from contrastive_jax.training.best import BestBy
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.estimate import estimate, sentence
 from contrastive_jax.training.evaluators import Context, Evaluator, build_evaluators
-from contrastive_jax.training.feed import open_feed
+from contrastive_jax.training.feed import Feed, open_feed
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.loop import Cadence, Start, Trainer, from_scratch
 from contrastive_jax.training.progress import seconds
@@ -49,6 +51,25 @@ from contrastive_jax.workdir.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from contrastive_jax.pretrained.encoder import Encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """How the parts of a run are made that the runs of a group share (`training.group`).
+
+    Attributes:
+      read: opens the data, as `load_data`.
+      open_feed: brings the data to the train step, as `training.feed.open_feed`.
+      extractor: makes what computes features, as `evaluate.features.FeatureExtractor`.
+      label: stands before every line of the training.
+      quiet: whether the lines before it are left out.
+    """
+
+    read: Callable[..., tuple[sources.Source, sources.Source | None]]
+    open_feed: Callable[..., Feed] = open_feed
+    extractor: Callable[..., FeatureExtractor] = FeatureExtractor
+    label: str = ''
+    quiet: bool = False
 
 
 def fit(
@@ -77,73 +98,103 @@ def fit(
       UserError: config, data or workdir are wrong; nothing was compiled or lost.
       Interrupted: a signal, see `training.interrupt`; the state is saved.
     """
+    if is_group(config):
+        remedy = 'training.group.fit_group trains them'
+        raise UserError('the config describes several runs, and fit trains one', field='seeds', remedy=remedy)
     with Interrupt() as interrupt, contextlib.ExitStack() as held:  # a signal while the data is read is not lost
-        devices = find_devices(config.get('parallel', 'jit'))
-        config, resumed = with_stored_choices(config, workdir)
-        fits = not resumed and bool(config.get('auto', {}).get('reference_batch'))
-        problems = check_fields(config) if fits else check(config, devices.count, jax.process_count())
-        if problems := [*problems, *check_init(config)]:
-            raise UserError.of(problems)
-        path, first = resolve(workdir), jax.process_index() == 0
-        together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
-        check_same({'the checksum of the config (without data.path)': checksum_of(config)})
-        if first:
-            print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
-        began = time.monotonic()
-        derived = not resumed and 'data.channels' in config.get('auto', {}).get('fields', ())
-        source, held_out = together(opening(lambda: load_data(config, derive_channels=derived)))
-        check_same(opening(lambda: facts_of(source, held_out))())
-        inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
-        estimate_channels = not resumed and needs_estimate(config, source.channels)
-        measured, choices = together(opening(lambda: facts.measure(source, estimate_channels))), list[Choice]()
-        if resumed:  # other data is refused before sizes that do not fit it
-            together(lambda: check_inputs(path, inputs, write=False))
-        else:
-            config, choices = choose(config, measured, this_machine(devices.count))
-            check_same({'the choices by data and machine': checksum_of(config)})
-            source = source.for_image_size(config.data.image_size)
-            held_out = None if held_out is None else held_out.for_image_size(config.data.image_size)
-        if problems := check_channels(config, measured):
-            raise UserError.of(problems)
-        changed = fits or measured.channels != 3
-        if problems := check(config, devices.count, jax.process_count()) if changed else []:
-            raise UserError.of(problems)
-        if problems := check_examples(config, len(source), devices.count):
-            raise UserError.of(problems)
-        run = build_run(config, len(source))
-        check_same({'the number of steps': run.total_steps})
-        known = defaults_of(config)
-        begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
-        weights = None if not config.get('init') else cache(partial(_weights, config, run, load))
-        if weights and not begun:
-            encoder = together(weights)
-            check_same({'the checksum of the weights of init': encoder.fingerprint})
-            inputs['weights that it started from'] = (encoder.fingerprint, encoder.source)
-            for line in given.describe(encoder, run) if first else ():
-                print(line, flush=True)
-
-        def open_run() -> None:
-            open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
-            check_inputs(path, inputs, write=first)
-
-        together(open_run)
-        if first:
-            print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
-            if choices:
-                what = f'{len(source):,} images' + (f' of {measured.side:,} px' if measured.side else '')
-                print(f'chosen for {what} on {this_machine(devices.count)}, unless --config.FIELD=VALUE is given:')
-            for line in describe(choices):
-                print(line)
-            for line in advice(config, measured):
-                print(f'warning: {line}', flush=True)
-            machine = this_machine(devices.count)
-            if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
-                print(line, flush=True)
-        start = partial(given.start, weights=weights, devices=devices) if weights else from_scratch
-        trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose, start)
-        if rollback is not None:
-            roll_back(trainer, rollback, config, known)
+        parts = Parts(load_data)
+        trainer = open_trainer(config, workdir, held, parts, evaluators, verbose=verbose, rollback=rollback, load=load)
         return trainer.fit(interrupt)
+
+
+def open_trainer(
+    config: ConfigDict,
+    workdir: str,
+    held: contextlib.ExitStack,
+    parts: Parts,
+    evaluators: Sequence[Callable[[Context], Evaluator]] = (),
+    *,
+    verbose: bool = False,
+    rollback: int | None = None,
+    load: given.Load | None = None,
+) -> Trainer:
+    """Checks a config, opens data and workdir, and puts the trainer together; nothing is compiled.
+
+    Args:
+      held: gets the lock of the workdir.
+      parts: how parts are made.
+      config, workdir, evaluators, verbose, rollback, load: as `fit` takes them.
+
+    Raises:
+      UserError: as `fit`.
+    """
+    devices = find_devices(config.get('parallel', 'jit'))
+    config, resumed = with_stored_choices(config, workdir)
+    fits = not resumed and bool(config.get('auto', {}).get('reference_batch'))
+    problems = check_fields(config) if fits else check(config, devices.count, jax.process_count())
+    if problems := [*problems, *check_init(config)]:
+        raise UserError.of(problems)
+    path, first = resolve(workdir), jax.process_index() == 0
+    speaks = first and not parts.quiet
+    together(lambda: say_takeover(held.enter_context(Lock(path))) if first else None)
+    check_same({'the checksum of the config (without data.path)': checksum_of(config)})
+    if speaks:
+        print(f'reading the data ({config.data.path or config.data.name or config.data.source}) ...', flush=True)
+    began = time.monotonic()
+    derived = not resumed and 'data.channels' in config.get('auto', {}).get('fields', ())
+    source, held_out = together(opening(lambda: parts.read(config, derive_channels=derived)))
+    check_same(opening(lambda: facts_of(source, held_out))())
+    inputs = {'training images': (source.fingerprint, f'{len(source):,} of {source.name}')}
+    estimate_channels = not resumed and needs_estimate(config, source.channels)
+    measured, choices = together(opening(lambda: facts.measure(source, estimate_channels))), list[Choice]()
+    if resumed:  # other data is refused before sizes that do not fit it
+        together(lambda: check_inputs(path, inputs, write=False))
+    else:
+        config, choices = choose(config, measured, this_machine(devices.count))
+        check_same({'the choices by data and machine': checksum_of(config)})
+        source = source.for_image_size(config.data.image_size)
+        held_out = None if held_out is None else held_out.for_image_size(config.data.image_size)
+    if problems := check_channels(config, measured):
+        raise UserError.of(problems)
+    changed = fits or measured.channels != 3
+    if problems := check(config, devices.count, jax.process_count()) if changed else []:
+        raise UserError.of(problems)
+    if problems := check_examples(config, len(source), devices.count):
+        raise UserError.of(problems)
+    run = build_run(config, len(source))
+    check_same({'the number of steps': run.total_steps})
+    known = defaults_of(config)
+    begun = any((path / FOLDER).glob('[0-9]*'))  # a run that goes on does not need the weights again
+    weights = None if not config.get('init') else cache(partial(_weights, config, run, load))
+    if weights and not begun:
+        encoder = together(weights)
+        check_same({'the checksum of the weights of init': encoder.fingerprint})
+        inputs['weights that it started from'] = (encoder.fingerprint, encoder.source)
+        for line in given.describe(encoder, run) if speaks else ():
+            print(line, flush=True)
+
+    def open_run() -> None:
+        open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
+        check_inputs(path, inputs, write=first)
+
+    together(open_run)
+    if speaks:
+        print(f'{summary(source, held_out)} (read in {seconds(time.monotonic() - began)})', flush=True)
+        if choices:
+            what = f'{len(source):,} images' + (f' of {measured.side:,} px' if measured.side else '')
+            print(f'chosen for {what} on {this_machine(devices.count)}, unless --config.FIELD=VALUE is given:')
+        for line in describe(choices):
+            print(line)
+        for line in advice(config, measured):
+            print(f'warning: {line}', flush=True)
+        machine = this_machine(devices.count)
+        if machine.device == 'cpu' and (line := sentence(estimate(run, machine.cores), run, machine.cores)):
+            print(line, flush=True)
+    start = partial(given.start, weights=weights, devices=devices) if weights else from_scratch
+    trainer = build_trainer(config, path, devices, run, source, held_out, evaluators, verbose, start, parts)
+    if rollback is not None:
+        roll_back(trainer, rollback, config, known)
+    return trainer
 
 
 def with_stored_choices(config: ConfigDict, workdir: str) -> tuple[ConfigDict, bool]:
@@ -196,6 +247,7 @@ def build_trainer(
     evaluators: Sequence[Callable[[Context], Evaluator]] = (),
     verbose: bool = False,
     start: Start = from_scratch,
+    parts: Parts | None = None,
 ) -> Trainer:
     """Puts the parts of a pretraining run together.
 
@@ -209,7 +261,9 @@ def build_trainer(
       evaluators: further evaluators, see `fit`.
       verbose: whether the table of all parameters is printed.
       start: puts given weights into the state at step 0.
+      parts: how parts are made; None: as for a run alone.
     """
+    parts = parts or Parts(load_data)
     features = OnlineFeatures(
         run.method.network,
         run.policy,
@@ -220,9 +274,10 @@ def build_trainer(
         batch_size=config.eval.batch_size,
         max_train=config.eval.max_train,
         max_test=config.eval.max_test,
+        extractor=parts.extractor,
     )
     context = Context(config, run, devices, source, held_out, features)
-    feed = partial(open_feed, devices=devices, source=source, data=config.data, max_steps=config.log_every_steps)
+    feed = partial(parts.open_feed, devices=devices, source=source, data=config.data, max_steps=config.log_every_steps)
     first_pass = dataclasses.replace(run, total_steps=run.steps_per_epoch)
     return Trainer(
         run,
@@ -237,6 +292,7 @@ def build_trainer(
         track=partial(track, config, workdir) if config.trackers else None,
         best=BestBy(config.keep_best, mode_of(config)) if config.keep_best else None,
         verbose=verbose,
+        label=parts.label,
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from contrastive_jax.distributed.stopping import agreed, check, heeding
 from contrastive_jax.errors import Interrupted, NumericalError
 from contrastive_jax.training.best import BestBy, kept_lines
 from contrastive_jax.training.evaluators import Evaluator
-from contrastive_jax.training.feed import Feed, Metrics
+from contrastive_jax.training.feed import Feed, Metrics, values_of, with_seed
 from contrastive_jax.training.finite import PLACES, Dropped
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.training.progress import Progress
 from contrastive_jax.training.room import check_room, disk_line
 from contrastive_jax.training.run import Run, TrainState, differing_plan
+from contrastive_jax.training.session import Done, Segment, Session
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import about as about_file
 from contrastive_jax.workdir import lock
@@ -105,6 +106,7 @@ class Trainer:
       best: how the best checkpoint is chosen, which is kept; None: it is not.
       track: opens the trackers of the run, given a function that prints; None: there are none.
       verbose: whether the table of all parameters is printed.
+      label: stands before every line that is printed, where several runs train.
     """
 
     def __init__(
@@ -122,7 +124,9 @@ class Trainer:
         best: BestBy | None = None,
         track: Track | None = None,
         verbose: bool = False,
+        label: str = '',
     ):
+        self.label = label
         self.run, self.feed, self.evaluators, self.start = run, feed, tuple(evaluators), start
         self.workdir, self.devices, self.cadence, self.data = workdir, devices, cadence, data
         self.first_weights = 'untrained encoder' if start is from_scratch else 'given weights'  # at step 0
@@ -133,7 +137,20 @@ class Trainer:
         self.shapes = jax.eval_shape(lambda: init_state(run))  # in the global layout
 
     def fit(self, interrupt: Interrupt) -> dict[str, float]:
-        """Trains to the end, or to a signal.
+        """Trains to the end, or to a signal; arguments, result and errors are those of `session`."""
+        session = self.session(interrupt)
+        try:
+            segment = next(session)
+            while True:
+                segment = session.send(self.advance(segment, interrupt))
+        except StopIteration as end:
+            last: dict[str, float] = end.value
+            return last
+        finally:
+            session.close()
+
+    def session(self, interrupt: Interrupt) -> Session:
+        """The run to its end, or to a signal, all but the steps: it asks for them, so that several runs can share them.
 
         Args:
           interrupt: tells whether the run was asked to stop.
@@ -149,7 +166,7 @@ class Trainer:
         if max(self.checkpoints.steps, default=0) < total:
             together(lambda: check_room(self.shapes, self.workdir) if self.first_process else None)
         start, state, unlogged, plan = self.restore_or_init()
-        progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process)
+        progress = Progress(total, start, batch_size=self.run.batch_size, enabled=self.first_process, label=self.label)
         goes_on = self.first_process and start < total
         lacks_evaluation = self.lacks_evaluation(start)
         shown = self.first_process and (start < total or lacks_evaluation)
@@ -175,10 +192,10 @@ class Trainer:
                     with progress.stage(f'evaluating {what}'):
                         self.evaluate(start, state, writer, progress, interrupt)
                 if start == 0 and self.open_first_pass is not None:
-                    state = self.init_memory(self.open_first_pass(), state, progress, interrupt)
+                    state = yield from self.init_memory(self.open_first_pass(), state, progress, interrupt)
                 self.leave_early(start, interrupt)
                 with watchdog.stage('training', 'step'):
-                    self.train(start, state, unlogged, progress, writer, about, interrupt)
+                    yield from self.train(start, state, unlogged, progress, writer, about, interrupt)
                 return self.summarize(max(start, total), progress)
         finally:
             self.feed.close()
@@ -194,7 +211,7 @@ class Trainer:
         writer: MetricWriter,
         about: About,
         interrupt: Interrupt,
-    ) -> None:
+    ) -> Generator[Segment, Done, None]:
         """From `step` to the end. The device always has the next steps queued while the host logs the last ones.
 
         Which lines the log has, and over which steps each is a mean, follows from the steps alone, not from
@@ -218,11 +235,11 @@ class Trainer:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
             if before == start:
                 with progress.stage('compiling the training step and taking the first one'):
-                    state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
+                    state, metrics, step = yield Segment(self.feed, state, step, stop)
                     jax.block_until_ready(metrics)
                 progress.untimed(step)
             else:
-                state, metrics, step = self.advance(self.feed, state, step, stop, interrupt)
+                state, metrics, step = yield Segment(self.feed, state, step, stop)
             if running and before % cadence.log == 0:
                 sums = self.sums(unlogged, running)
                 self.streak(sums, state, progress)
@@ -263,10 +280,9 @@ class Trainer:
                     self.checkpoints.wait()
                 raise Interrupted(f'{asked} at step {step} of {total}, saved; the same command goes on from there')
 
-    def advance(
-        self, feed: Feed, state: PyTree, step: int, stop: int, interrupt: Interrupt
-    ) -> tuple[PyTree, Metrics, int]:
-        """Goes on to step `stop`, or less far if a signal comes: state, metrics, and the step that was reached."""
+    def advance(self, segment: Segment, interrupt: Interrupt) -> Done:
+        """Takes the steps of a segment, or less if a signal comes."""
+        feed, state, step, stop = segment
         metrics: Metrics = []
         for first in range(step, stop, feed.stride):
             step = min(first + feed.stride, stop)
@@ -292,22 +308,26 @@ class Trainer:
         if found is None:
             # Runs once: on CPU fast code for it takes longer to compile than it saves.
             options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-            init = lambda: self.devices.padded(init_state(self.run), specs)  # noqa: E731
-            shardings = self.devices.shardings(self.shapes, specs)
-            state = jax.jit(init, out_shardings=shardings, compiler_options=options)()
+            run, shardings = self.run, self.devices.shardings(self.shapes, specs)
+            init = lambda values: self.devices.padded(init_state(with_seed(run, values)), specs)  # noqa: E731
+            state = jax.jit(init, out_shardings=shardings, compiler_options=options)(values_of(run))
             found = Restored(0, self.devices.place(state, specs), {}, {})
         elif not found.plan and 'total_steps' in (known := about_file.run(about_file.read(self.workdir))):
             found = found._replace(plan={'steps': known['total_steps']})  # written by an older version
         return found._replace(state=self.start(found.state, found.step))
 
-    def init_memory(self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt) -> PyTree:
+    def init_memory(
+        self, feed: Feed, state: PyTree, progress: Progress, interrupt: Interrupt
+    ) -> Generator[Segment, Done, PyTree]:
         """Shows the untrained network one epoch, which fills the memory of a method. A run stopped here starts anew."""
-        steps = self.run.steps_per_epoch
+        step, steps = 0, self.run.steps_per_epoch
         try:
             with progress.stage(
                 f'{type(self.run.method).__name__} fills its memory in {steps} steps before the first one'
             ):
-                return self.advance(feed, state, 0, steps, interrupt)[0]
+                while step < steps and not agreed(interrupt.requested):
+                    state, _, step = yield Segment(feed, state, step, steps)
+                return state
         finally:
             feed.close()
 

@@ -23,6 +23,7 @@ class Progress:
       batch_size: global number of images of a step.
       enabled: False prints nothing (all processes but the first); times are still measured.
       stream: the output; sys.stdout by default. A terminal gets a progress bar.
+      label: stands before every line, where several runs print; there is no bar then.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Progress:
         batch_size: int,
         enabled: bool = True,
         stream: IO[str] | None = None,
+        label: str = '',
     ):
+        self._prefix = f'{label}: ' if label else ''
         self.total_steps, self.batch_size, self.enabled = total_steps, batch_size, enabled
         self._stream = sys.stdout if stream is None else stream
         self._step = start_step
@@ -42,7 +45,7 @@ class Progress:
         self._step_s: float | None = None  # smoothed seconds a step
         self._images_per_second = math.nan
         self._bar: tqdm | None = None
-        if enabled and self._stream.isatty():
+        if enabled and not label and self._stream.isatty():
             bar_format = '{percentage:3.0f}%|{bar}| {desc}'
             self._bar = tqdm(
                 total=total_steps, initial=start_step, bar_format=bar_format, dynamic_ncols=True, file=self._stream
@@ -102,7 +105,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif self.enabled:
-            print(text, file=self._stream, flush=True)
+            print(f'{self._prefix}{text}', file=self._stream, flush=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -13,10 +13,11 @@ from contrastive_jax.training.build import build_run
 
 def test_runs_that_differ_in_the_seed_alone_share_a_program() -> None:
     run, devices = build_run(simsiam.get_config('tiny'), 64), find_devices('jit', 1)
-    images = jax.ShapeDtypeStruct((64, 8, 8, 3), np.uint8)
+    resident = jax.ShapeDtypeStruct((64, 8, 8, 3), np.uint8)
 
-    def text(seed: int) -> str:
+    def text(images: jax.ShapeDtypeStruct | None, seed: int) -> str:
         call, arguments = program(dataclasses.replace(run, seed=seed), devices, images)
         return call.lower(*arguments).as_text()
 
-    assert text(0) == text(1)
+    for images in (resident, None):
+        assert text(images, 0) == text(images, 1)
