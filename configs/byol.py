@@ -117,6 +117,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    variants.handwriting(c)
     c.augment.style = 'pil'
     c.projector, c.predictor = head(256, 64), head(256, 64)
     c.method.momentum = 0.97

@@ -122,6 +122,7 @@ def digits(c: ConfigDict) -> None:
     c.projector = head_config(1, 128, 64, bias=True)
     c.method.update(objective='softmax', num_negatives=0, temperature=0.1)
     c.augment.update(color_space='rgb', blur=(0.0,), solarize=(0.0,))
+    variants.handwriting(c)
     c.schedule.milestones = (60, 80)
 
 

@@ -89,6 +89,7 @@ def digits(c: ConfigDict) -> None:
     """Cross-entropy over all images, as for CIFAR-10. Why not NCE: docs/results.md, "NCE on few images"."""
     variants.digits(c)
     c.augment.blur = c.augment.solarize = (0.0,)
+    variants.handwriting(c)
     c.projector = head_config(1, 128, 64, bias=True)
     c.method.update(objective='softmax', num_negatives=0, temperature=0.1)
     c.schedule.milestones = (60, 80)

@@ -78,6 +78,7 @@ def stl10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    variants.handwriting(c)
     c.projector = head_config(1, 128, 64, bias=True)
     c.schedule.milestones, c.schedule.factors = (60, 80), ()
 

@@ -75,6 +75,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    variants.handwriting(c)
     c.method.update(queue_size=1024, momentum=0.99)
     c.optimizer.learning_rate = 0.12
     c.schedule.milestones = (60, 80)

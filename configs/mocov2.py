@@ -78,12 +78,9 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """A queue of two batches: a larger one often holds an earlier key of the query's own image.
-
-    Views are also rotated and sheared, as handwriting differs in slant, and blurred, as it differs in stroke width.
-    """
+    """A queue of two batches: a larger one often holds an earlier key of the query's own image."""
     variants.digits(c)
-    c.augment.update(warp=1.0, rotation=15.0, shear=0.2, blur=(0.5, 0.5), blur_sigma=(0.1, 1.0))
+    variants.handwriting(c)
     c.bn_group_size = 32
     c.projector = head_config(2, 128, 64, bias=True, batch_norm=False)
     c.method.update(queue_size=256, momentum=0.99, temperature=0.1)

@@ -85,9 +85,9 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """A queue of eight batches, most of the data. Views are also rotated, sheared and blurred, as in MoCo v2."""
+    """A queue of eight batches, most of the data."""
     variants.digits(c)
-    c.augment.update(warp=1.0, rotation=15.0, shear=0.2, blur=(0.5, 0.5), blur_sigma=(0.1, 1.0))
+    variants.handwriting(c)
     c.augment.interpolation = 'bilinear'
     c.projector = projector(2, 128, 64)
     c.predictor = head_config(2, 256, 64, last_bias=True)

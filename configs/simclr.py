@@ -107,6 +107,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    variants.handwriting(c)
     c.augment.update(style='pil', interpolation='bilinear')  # as in `digits` of the other methods
     c.projector = head(2, 128, 64)
     c.method.temperature = 0.2

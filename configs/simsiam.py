@@ -75,6 +75,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    variants.handwriting(c)
     c.projector = head_config(2, 128, 128, last_batch_norm=True)
     c.predictor = head_config(2, 32, 128, last_bias=True)
     c.optimizer.learning_rate = 0.1

@@ -153,6 +153,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    variants.handwriting(c)
     c.augment.update(local_crops=2, local_size=6, local_scale=(0.25, 0.5), local_blur=0.0)
     c.projector = head_config(2, 128, 64, bias=True)
     c.optimizer.learning_rate = 2.0

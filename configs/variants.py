@@ -31,6 +31,11 @@ def digits(c: ConfigDict) -> None:
     c.eval.update(knn_k=20)
 
 
+def handwriting(c: ConfigDict) -> None:
+    """Rotates and shears the views, as handwriting differs in slant, and blurs them, as it differs in stroke width."""
+    c.augment.update(warp=1.0, rotation=15.0, shear=0.2, blur=tuple(0.5 for _ in c.augment.blur), blur_sigma=(0.1, 1.0))
+
+
 def folder(c: ConfigDict) -> None:
     """Your images, --config.data.path=FOLDER: one folder per class, or all files in one folder.
 

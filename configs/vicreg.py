@@ -93,9 +93,8 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
-    """Views are also rotated, sheared and blurred, as in `digits` of MoCo v2."""
     variants.digits(c)
-    c.augment.update(warp=1.0, rotation=15.0, shear=0.2, blur=(0.5, 0.5), blur_sigma=(0.1, 1.0))
+    variants.handwriting(c)
     c.augment.interpolation = 'bilinear'
     c.projector = expander(256)
     c.optimizer.learning_rate = 2.0

@@ -195,6 +195,8 @@ def test_sentences() -> None:
         'Highest kNN accuracy: T = 0.1, 90.0 %; lowest: T = 0.2, 80.0 %.',
         'Each arm was run once, so a small difference says nothing: give several seeds.',
     ]
+    same = [Result('T = 0.1', 0, knn=0.9), Result('T = 0.2', 0, knn=0.9)]
+    assert page.sentences(ablation, same)[0] == 'All arms have the same kNN accuracy, 90.0 %.'
     apart = [*one, Result('T = 0.1', 1, knn=0.92), Result('T = 0.2', 1, knn=0.82)]
     assert page.sentences(ablation, apart) == [
         'Highest kNN accuracy: T = 0.1, 91.0 (90.0 to 92.0) %; lowest: T = 0.2, 81.0 (80.0 to 82.0) %.'

@@ -106,9 +106,11 @@ def sentences(ablation: Ablation, results: Sequence[Result]) -> list[str]:
     if len(measured) > 1:
         order = sorted(measured, key=lambda name: float(np.mean(measured[name])), reverse=True)
         best, second, worst = order[0], order[1], order[-1]
-        found.append(
-            f'Highest kNN accuracy: {best}, {percent(measured[best])} %; lowest: {worst}, {percent(measured[worst])} %.'
-        )
+        high, low = percent(measured[best]), percent(measured[worst])
+        if high == low:
+            found.append(f'All arms have the same kNN accuracy, {high} %.')
+        else:
+            found.append(f'Highest kNN accuracy: {best}, {high} %; lowest: {worst}, {low} %.')
         if min(map(len, measured.values())) < 2:
             found.append('Each arm was run once, so a small difference says nothing: give several seeds.')
         elif min(measured[best]) <= max(measured[second]):
