@@ -337,4 +337,4 @@ def train_step(
     peer.after_backward(step // per_epoch)
     optimizer.step()
     peer.after_update(step / total)
-    return views, float(loss)
+    return views, loss.item()

@@ -136,3 +136,9 @@ def test_cut(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found['test_labels'], labels[:5])
     with pytest.raises(UserError, match='12 labeled train images, 13 are needed'):
         curves.cut(tmp_path / 'all.npz', curve_recipes.Size(train_images=13, test_images=5), tmp_path)
+
+
+def test_the_table_in_the_readme_is_that_of_the_results() -> None:
+    root = Path(__file__).parents[1]
+    runs = curve_table.read(root / 'results' / 'curves.jsonl')
+    assert curve_table.table(runs) in (root / 'benchmarks' / 'README.md').read_text(encoding='utf-8')

@@ -255,6 +255,8 @@ def eval_batches(
     """
     local = _local_batch_size(batch_size, process_count)
     indices = np.arange(len(source)) if indices is None else np.asarray(indices)
+    if source.array is not None and source.array.shape[1:3] == (image_size, image_size):
+        return _rows_in_memory(source, source.array, indices, batch_size, local, process_index * local)
     example = EvalExample(
         source=source,
         indices=indices,
@@ -266,6 +268,20 @@ def eval_batches(
         process_count=process_count,
     )
     return _batches(example, -(-len(indices) // batch_size) * local, local, 0, len(indices))
+
+
+def _rows_in_memory(
+    source: Source, array: np.ndarray, indices: np.ndarray, batch_size: int, local: int, first: int
+) -> Iterator[Batch]:
+    """The batches of `eval_batches` from images that need no work. Grain takes a quarter of a millisecond for each."""
+    labels = np.full(len(source), -1) if source.labels is None else source.labels
+    for start in range(first, first - (-len(indices) // batch_size) * batch_size, batch_size):
+        wanted = indices[start : start + local]
+        rows = np.full(local, -1, np.int32)  # [b]
+        rows[: len(wanted)] = wanted
+        exists = rows >= 0
+        image = np.where(exists[:, None, None, None], array[rows], np.zeros((), array.dtype))  # [b, size, size, C]
+        yield {'image': image, 'index': rows, 'label': np.where(exists, labels[rows], -1).astype(np.int32)}
 
 
 def _local_batch_size(batch_size: int, process_count: int) -> int:

@@ -34,7 +34,7 @@ def draw(
     measured = {name: values for name, values in measured.items() if values}
     with mpl.rc_context(STYLE):
         height = 1.3 + 0.4 * max(len(measured), 1) if kind == 'bars' else 4.2
-        figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine())
+        figure = Figure(figsize=(5.4 if kind == 'grid' else 8, height), layout=ConstrainedLayoutEngine())
         axes = figure.subplots()
         {'bars': _bars, 'grid': _grid, 'curves': _curves}[kind](axes, measured, places)
         if kind == 'curves':

@@ -163,13 +163,15 @@ def test_going_round_does_not_add_up() -> None:
     assert len(train(Damaged({1, 2, 3}), stop_step=60)) == 60
 
 
-def test_eval_reads_every_index_once_in_order_and_pads() -> None:
+@pytest.mark.parametrize('size', [8, 20])  # 20: images in memory that are used as they are
+def test_eval_reads_every_index_once_in_order_and_pads(size: int) -> None:
+    source = SOURCE if size == 8 else sources.ArraySource(PHOTOS[:, :20], np.arange(N) % 3)
     indices = np.array([7, 1, 12, 0, 3, 3])
     for count in (1, 2):
         shares = [
             list(
                 loader.eval_batches(
-                    SOURCE, indices=indices, image_size=8, batch_size=4, process_index=p, process_count=count
+                    source, indices=indices, image_size=size, batch_size=4, process_index=p, process_count=count
                 )
             )
             for p in range(count)
@@ -183,15 +185,19 @@ def test_eval_reads_every_index_once_in_order_and_pads() -> None:
         assert index.tolist() == [7, 1, 12, 0, 3, 3, -1, -1]
         assert np.concatenate([b['label'] for b in joined]).tolist() == [1, 1, 0, 0, 0, 0, -1, -1]
         pictures = np.concatenate([b['image'] for b in joined])
-        assert pictures.dtype == np.uint8 and pictures.shape == (8, 8, 8, 3) and not pictures[6:].any()
-        np.testing.assert_array_equal(pictures[0], images.center_crop(PHOTOS[7], 8))
-    assert sum(len(b['index']) for b in loader.eval_batches(SOURCE, image_size=8, batch_size=13)) == N
+        assert pictures.dtype == np.uint8 and pictures.shape == (8, size, size, 3) and not pictures[6:].any()
+        crop = images.center_crop(PHOTOS[7], 8) if size == 8 else PHOTOS[7, :20]
+        np.testing.assert_array_equal(pictures[0], crop)
+        for batch in shares[0]:
+            assert batch['index'].dtype == batch['label'].dtype == np.int32
+    assert sum(len(b['index']) for b in loader.eval_batches(source, image_size=size, batch_size=13)) == N
 
 
 def test_eval_passes_arrays_of_the_right_size_and_resizes_others() -> None:
     square = sources.ArraySource(PHOTOS[:, :20])
     (batch,) = loader.eval_batches(square, image_size=20, batch_size=N)
     np.testing.assert_array_equal(batch['image'], PHOTOS[:, :20])
+    assert batch['label'].tolist() == [-1] * N  # no labels
     (batch,) = loader.eval_batches(square, image_size=10, batch_size=N)
     # Halving is a filter over neighbours; the mean stays.
     np.testing.assert_allclose(batch['image'].mean((1, 2)), PHOTOS[:, :20].mean((1, 2)), atol=4)
