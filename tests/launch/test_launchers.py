@@ -121,7 +121,9 @@ def test_gpu_passes_arguments_on_and_starts_again(machine: Machine) -> None:
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
 def test_gpu_passes_a_signal_on_once_and_ends(machine: Machine, name: str) -> None:
     machine.training('wait')
-    with subprocess.Popen([LAUNCH / 'gpu.sh', '--', 'x'], env=machine.environment, start_new_session=True) as process:
+    # A shell that starts the tests in the background ignores SIGINT for them, and bash cannot trap what was ignored.
+    command = ['env', f'--default-signal={name}', LAUNCH / 'gpu.sh', '--', 'x']
+    with subprocess.Popen(command, env=machine.environment, start_new_session=True) as process:
         wait_for((machine.folder / 'listening').exists)
         os.killpg(process.pid, getattr(signal, name))  # as a terminal does: to all processes of its group
         assert process.wait(timeout=20) == 42
