@@ -201,8 +201,8 @@ def left_out(method: base.Method) -> dict[str, Replaced]:
         name_of_dictionary(method): dictionary,
         'EMA': ((ema, 'update', lambda target, online, momentum: jax.lax.stop_gradient(target)),),
         'metrics': (
-            (base, 'contrast_metrics', lambda *_: {}),
-            (base, 'feature_std', lambda *_: jnp.zeros(())),
+            (signals, 'contrast_metrics', lambda *_: {}),
+            (moco if isinstance(method, MoCo) else mocov3, 'feature_std', lambda *_: jnp.zeros(())),
             (optax.tree, 'norm', lambda _: jnp.zeros(())),
         ),
     }
