@@ -9,7 +9,7 @@ from types import FrameType
 from typing import IO, Any
 
 from contrastive_jax.errors import Interrupted
-from contrastive_jax.training.interrupt import SIGNALS
+from contrastive_jax.training.interrupt import heeded
 
 
 class Children:
@@ -66,14 +66,9 @@ class Children:
 
 @contextlib.contextmanager
 def children() -> Iterator[Children]:
-    """A context that forwards `interrupt.SIGNALS` to the processes that are started in it. For the main thread.
-
-    A signal that this process ignores, as SIGHUP under `nohup`, stays ignored.
-    """
-    found, before = Children(), dict[int, Any]()
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, found.forward)
+    """A context that forwards `interrupt.heeded` to the processes that are started in it. For the main thread."""
+    found = Children()
+    before: dict[int, Any] = {number: signal.signal(number, found.forward) for number in heeded()}
     try:
         yield found
     finally:

@@ -21,10 +21,15 @@ SIGNALS = tuple(
 )
 
 
+def heeded() -> list[int]:
+    """The SIGNALS that this process heeds: `nohup` starts one that ignores SIGHUP, and it keeps ignoring it."""
+    return [n for n in SIGNALS if signal.Signals(n).name != 'SIGHUP' or signal.getsignal(n) != signal.SIG_IGN]
+
+
 class Interrupt:
     """A context in which the first of SIGNALS sets `requested`, and a second SIGINT ends the process at once.
 
-    `nohup` starts a process that ignores SIGHUP; it keeps ignoring it. A watchdog ends the process if it does not get
+    A watchdog ends the process if it does not get
     to heed the signal, since it waits for data or for another process.
     """
 
@@ -35,10 +40,7 @@ class Interrupt:
         self._watched = contextlib.ExitStack()
 
     def __enter__(self) -> 'Interrupt':
-        for number in SIGNALS:
-            if signal.Signals(number).name == 'SIGHUP' and signal.getsignal(number) == signal.SIG_IGN:
-                continue
-            self._before[number] = signal.signal(number, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in heeded()}
         if (dog := watchdog.of_all()) is None:
             dog = Watchdog(patience_s=math.inf)
             self._watched.callback(dog.stop)
