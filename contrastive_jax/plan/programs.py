@@ -83,7 +83,7 @@ def compile_step(
     work = flops.count(traced.jaxpr, of_branches=min, loops_once=True) * devices.count
     began = time.monotonic()
     try:
-        compiled = traced.lower().compile(options)
+        compiled = _compile(traced.lower(), options)
     except jax.errors.JaxRuntimeError as error:
         text = ' '.join(str(error).split())
         if 'RESOURCE_EXHAUSTED' in text:
@@ -103,6 +103,20 @@ def compile_step(
         _optimal_seconds(compiled),
         seconds,
     )
+
+
+def _compile(lowered: Any, options: dict[str, Any] | None) -> Any:
+    """Compiles a lowered program, a second time without Triton if XLA has no tiles for one of its products.
+
+    Without a card XLA cannot measure tiles, and those that it assumes do not fit every product of a ViT. On a card such
+    a product runs in cuBLAS, too.
+    """
+    try:
+        return lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        if 'output tile sizes' not in str(error):
+            raise
+    return lowered.compile({**(options or {}), 'xla_gpu_enable_triton_gemm': False})
 
 
 def program(

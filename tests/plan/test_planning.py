@@ -3,6 +3,7 @@
 import importlib.util
 from typing import Any
 
+import jax
 import pytest
 
 from contrastive_jax.distributed.devices import find_devices
@@ -22,6 +23,25 @@ def test_the_command_on_virtual_devices(capsys: pytest.CaptureFixture[str]) -> N
         assert f'\n{name}' in out
     assert '8 x virtual CPU device' in out and '1,437 images stay on the devices' in out
     assert 'batch 64 (8 a device)' in out
+
+
+@pytest.mark.parametrize(
+    'message', ["INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot", 'INTERNAL: other']
+)
+def test_a_product_without_tiles_is_compiled_without_triton(message: str) -> None:
+    """What XLA for NVIDIA says of a ViT; the tests have no such compiler."""
+
+    class Lowered:
+        def compile(self, options: dict[str, Any] | None) -> dict[str, Any]:
+            if (options or {}).get('xla_gpu_enable_triton_gemm', True):
+                raise jax.errors.JaxRuntimeError(message)
+            return options or {}
+
+    if 'tile sizes' in message:
+        assert programs._compile(Lowered(), {'x': 1}) == {'x': 1, 'xla_gpu_enable_triton_gemm': False}
+    else:
+        with pytest.raises(jax.errors.JaxRuntimeError, match='other'):
+            programs._compile(Lowered(), None)
 
 
 # A chip of 1,000 bytes, and a compiler whose programs need 200 and 10 for each image of a chunk on a device.
