@@ -103,7 +103,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     """The table, in Markdown.
 
     Args:
-      found: for each row 'work', 'item', 'goals' and what `measure` returned.
+      found: the lines of the rows: 'work', 'item', 'goals' and what `measure` returned.
     """
     lines = [
         '| work | n | ours, CPU ms | peer | its CPU ms | peer / ours | goal | met |',

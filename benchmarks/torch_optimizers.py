@@ -15,7 +15,7 @@ class Adapted(torch.optim.Optimizer):
 
     Args:
       params: the parameters.
-      momentum: of the velocity.
+      momentum: the share of the velocity that stays in a step.
       weight_decay: it is a part of the gradient that is adapted.
       rate_inside: SimCLR: the velocity holds the learning rate, and parameters with one dimension are neither decayed
         nor adapted. Otherwise neither holds.

@@ -40,7 +40,7 @@ class Resampling:
       antialias: whether the kernel widens if the box is reduced.
       clamp: without `antialias`, whether pixels outside the box are replaced by its border.
       length: the number of pixels of the image.
-      out: that of the result.
+      out: the number of pixels of the result.
       dtype: the dtype of the weights.
     """
 
@@ -102,7 +102,7 @@ def resize(
     Args:
       x: [..., H, W, C].
       box: int [..., 4] or [4]: top, left, height, width.
-      resamplings: those of the rows and of the columns.
+      resamplings: how the rows and how the columns are resized.
       whole_levels: see `geometry.resized_crop`.
       dtype: the dtype of the result.
 

@@ -18,7 +18,7 @@ class Member:
     """A run of a group.
 
     Attributes:
-      name: of its workdir in that of the group, such as 'learning_rate0.1_seed0'.
+      name: the name of its workdir in that of the group, such as 'learning_rate0.1_seed0'.
       setting: its name without the seed; '' if the members differ in their seeds alone.
       config: the config that it would have if it were trained alone.
       values: what differs between the members, by the last part of the field: 'seed', 'learning_rate', 'temperature'.

@@ -100,7 +100,7 @@ def colorization(logits: Array, ab: Array, weights: Array, *, neighbors: int = 5
       logits: [..., Q], of the bins.
       ab: [..., 2], the colors. They get no gradient.
       weights: [Q], for example from `color_weights`. They get no gradient.
-      neighbors, sigma: of the soft targets, see `color_targets`.
+      neighbors, sigma: the parameters of the soft targets, see `color_targets`.
 
     Returns:
       Scalar, the mean over the pixels, at least float32. Its mean over the devices is the loss of the whole batch.

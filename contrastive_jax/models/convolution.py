@@ -21,7 +21,7 @@ def conv_general_dilated(x: Array, kernel: Array, *args: Any, **options: Any) ->
     Args:
       x: [B, H, W, C].
       kernel: [h, w, C, D].
-      args, options: those of `jax.lax.conv_general_dilated`.
+      args, options: what else `jax.lax.conv_general_dilated` takes.
 
     Returns:
       [B, H', W', D]. Its gradients are the same up to the order of sums.

@@ -195,7 +195,7 @@ def padded_orders(run: Run, start: int, stop: int, n: int, stride: int) -> np.nd
 
     Args:
       run: what is constant in the run.
-      start, stop: at most `stride` steps.
+      start, stop: numbers of steps done, before and after; they differ by at most `stride`.
       n: number of examples in the data.
       stride: number of rows.
     """
@@ -231,7 +231,7 @@ def one_step(
     """Runs `step`; returns its metrics as sums over 'steps' steps, here one, or none if its update was dropped.
 
     Args:
-      state, batch: of the step.
+      state, batch: the arguments of the step.
       values: what is not constant in the program, such as the seed, scalars.
       run: what is constant.
       axis_name: the mapped device axis.

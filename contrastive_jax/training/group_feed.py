@@ -100,17 +100,17 @@ class GroupFeeds:
         """Takes the steps of members that are at the same step, in one call of the device or in one for each of them.
 
         Args:
-          segments: of members, with feeds of `open` for the same function of a step.
-          stop: at most a stride after their step.
+          segments: what the members ask for; their feeds are from `open`, for the same function of a step.
+          stop: the step to reach, at most a stride after their step.
 
         Returns:
           What became of each segment.
         """
-        feeds = [feed_of(segment) for segment in segments]
         start = segments[0].step
         if not self._vectorized:
             results = [segment.feed.advance(segment.state, start, stop) for segment in segments]
             return [(state, metrics, stop) for state, metrics in results]
+        feeds = [feed_of(segment) for segment in segments]
         first, count = feeds[0], len(feeds)
         if (first.step, count) not in self._joint:
             self._joint[first.step, count] = joint_program(first, count)
@@ -140,7 +140,7 @@ def joint_program(feed: ResidentFeed, count: int) -> Any:
     """`run_steps` of so many members under `jax.vmap`: takes and returns tuples of what `run_steps` takes and returns.
 
     Args:
-      feed: of any of the members.
+      feed: the feed of any of the members.
       count: number of members.
     """
     # The members are at the same step: unlike a batched one, it chooses a branch of a condition.
