@@ -143,6 +143,7 @@ def test_the_tables_in_the_readme_are_those_of_the_results_and_have_all_methods(
     runs = curve_table.read(root / 'results' / 'curves.jsonl')
     readme = (root / 'benchmarks' / 'README.md').read_text(encoding='utf-8')
     assert curve_table.table(runs) in readme
+    assert set(curve_table.methods_of(runs)) == set(curve_recipes.METHODS)
     steps = readme[readme.index('| method | first loss |') :]
     rows = steps[: steps.index('\n\n')].splitlines()[2:]
     assert [row.split(' | ')[0].removeprefix('| ') for row in rows] == list(curve_recipes.METHODS)
