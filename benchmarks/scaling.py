@@ -105,8 +105,7 @@ def measure(folder: str, windows: int, batches: int, cores: Sequence[int]) -> di
                 rates[name].append(sum(float(_line(process)) for process in side))
     finally:
         for process in everyone:
-            process.kill()
-            process.wait()
+            process.communicate()  # its input ends, and with it the process and its workers
     return rates
 
 
