@@ -1,6 +1,6 @@
 """How the input scales: images/s from photos to two crops on one and more cores, with threads, workers and processes.
 
-    python -m benchmarks.scaling FOLDER [--windows 5] [--batches 8]
+    python -m benchmarks.scaling FOLDER [--windows 5] [--batches 16]
 
 FOLDER holds photos, as `config.data.path` of the source `folder`. Each side is one process or several, which read with
 the loader of a run and are bound to their cores. They stay, and read in turn, a window each: other work on the machine
@@ -25,7 +25,7 @@ from contrastive_jax.data.open import open_source
 from contrastive_jax.data.sources import Subset
 
 BATCH, SIZE, SCALE = 64, 224, (0.2, 1.0)
-FIRST = 3  # batches before a window is timed
+FIRST = 8  # batches before a window is timed: then the buffers of workers are as full as at its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument('folder')
     parser.add_argument('--windows', type=int, default=5)
-    parser.add_argument('--batches', type=int, default=8, help=f'batches of {BATCH} images in a window')
+    parser.add_argument('--batches', type=int, default=16, help=f'batches of {BATCH} images in a window')
     parser.add_argument('--reader', help=argparse.SUPPRESS)  # this process is one of a side
     given = parser.parse_args(argv)
     if given.reader:
