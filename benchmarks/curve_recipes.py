@@ -1,6 +1,6 @@
 """The recipes of `benchmarks.curves`: those of CIFAR-10 in `configs/`, at the size that one core trains in minutes.
 
-Both sides read these numbers. The network is a ResNet with one block a stage and 16 channels at first, or for MoCo v3 a
+Both sides read these numbers. The network is a ResNet with one block a stage and 8 channels at first, or for MoCo v3 a
 ViT of width 64 with 4 blocks. Images are cropped to 16 pixels. All methods crop and jitter as PIL and torchvision do,
 without blur, so that one augmentation with different strengths serves all of them.
 """
@@ -107,10 +107,30 @@ def mocov3_vit(c: ConfigDict) -> None:
     c.schedule.warmup_epochs = 1.0
 
 
+def barlow_twins(c: ConfigDict) -> None:
+    c.projector.update(hidden_dim=256, output_dim=256)
+    c.optimizer.update(learning_rate=0.06, learning_rate_batch=64)
+
+
+def vicreg(c: ConfigDict) -> None:
+    """LARS with the learning rate outside the momentum buffer."""
+    c.projector.update(hidden_dim=256, output_dim=256)
+    c.optimizer.update(learning_rate=2.0, learning_rate_batch=64)
+    c.schedule.warmup_epochs = 1.0
+
+
+def nnclr(c: ConfigDict) -> None:
+    """A queue of eight batches, as for MoCo v2."""
+    c.projector.update(hidden_dim=256, output_dim=64)
+    c.predictor.update(hidden_dim=256, output_dim=64)
+    c.method.queue_size = 8 * c.batch_size
+    c.optimizer.update(learning_rate=0.06, learning_rate_batch=64)
+
+
 # In the order in which they are trained.
 METHODS: dict[str, Any] = {
     'mocov2': mocov2, 'simclr': simclr, 'byol': byol, 'simsiam': simsiam, 'dino': dino, 'swav': swav,
-    'mocov3_vit': mocov3_vit,
+    'mocov3_vit': mocov3_vit, 'barlow_twins': barlow_twins, 'vicreg': vicreg, 'nnclr': nnclr,
 }  # fmt: skip
 
 

@@ -124,8 +124,8 @@ def train_torch(config: ConfigDict, images: np.ndarray, steps: int) -> tuple[Any
     peer, B = PEERS[config.method.name](config).train(), config.batch_size
     before = PEERS[config.method.name](config)
     before.load_state_dict(peer.state_dict())
-    if config.method.name == 'moco':  # the state does not hold the queue
-        before.criterion.memory_bank.bank.copy_(peer.criterion.memory_bank.bank)
+    if config.method.get('queue_size'):  # the state does not hold the queue
+        queue_of(before).copy_(queue_of(peer))
     per_epoch = len(images) // B
     optimizer, rates = build_optimizer(peer, config), schedule(config, per_epoch, round(config.epochs * per_epoch))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -136,6 +136,11 @@ def train_torch(config: ConfigDict, images: np.ndarray, steps: int) -> tuple[Any
     return before, peer, taken
 
 
+def queue_of(peer: Any) -> Any:
+    """The queue of MoCo or NNCLR in PyTorch, a tensor [K, D]."""
+    return (peer.neighbors if hasattr(peer, 'neighbors') else peer.criterion.memory_bank).bank
+
+
 def train_ours(run: Run, config: ConfigDict, before: Any, taken: Sequence[Any]) -> tuple[PyTree, list[float]]:
     """Trains the same steps with this package; returns the parameters and the losses."""
     state = jax.jit(lambda: init_state(run))()
@@ -143,11 +148,11 @@ def train_ours(run: Run, config: ConfigDict, before: Any, taken: Sequence[Any]) 
     if method.target:
         method = dataclasses.replace(method, target=filled(method.target, tensors_of(*before.target)))
     order = np.arange(config.batch_size)
-    if config.method.name == 'moco':
+    if 'queue' in method.memory:
         queue = method.memory['queue']
-        keys = before.criterion.memory_bank.bank.numpy()  # [K, D]
-        queue = {**queue, 'keys': jnp.array(keys.reshape(queue['keys'].shape))}
+        queue = {**queue, 'keys': jnp.array(queue_of(before).numpy().reshape(queue['keys'].shape))}
         method = dataclasses.replace(method, memory={'queue': queue})
+    if config.method.name == 'moco':
         # Image n is in group n mod S of lightly's norms, and in group n // (B / S) of ours.
         order = order.reshape(config.bn_group_size, -1).T.ravel()
 

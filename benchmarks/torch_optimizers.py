@@ -11,19 +11,20 @@ TRUST = 1e-3
 
 
 class Adapted(torch.optim.Optimizer):
-    """Layer-wise adapted SGD: SimCLR's LARS, or SGD with apex's LARC as SwAV uses it.
+    """Layer-wise adapted SGD: the LARS of SimCLR or of VICReg, or SGD with apex's LARC as SwAV uses it.
 
     Args:
       params: the parameters.
+      name: 'lars_simclr', whose velocity holds the learning rate; 'lars' or 'larc', whose velocity does not. With both
+        kinds of LARS, parameters with one dimension are neither decayed nor adapted.
       momentum: the share of the velocity that stays in a step.
       weight_decay: it is a part of the gradient that is adapted.
-      rate_inside: SimCLR: the velocity holds the learning rate, and parameters with one dimension are neither decayed
-        nor adapted. Otherwise neither holds.
     """
 
-    def __init__(self, params: Any, *, momentum: float, weight_decay: float, rate_inside: bool):
+    def __init__(self, params: Any, name: str, *, momentum: float, weight_decay: float):
         super().__init__(params, {'lr': 0.0})
-        self.momentum, self.weight_decay, self.rate_inside = momentum, weight_decay, rate_inside
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.larc, self.rate_inside = name == 'larc', name == 'lars_simclr'
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -32,15 +33,15 @@ class Adapted(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 g, wd = p.grad, self.weight_decay
-                if not (self.rate_inside and p.ndim == 1):
-                    if self.rate_inside:
+                if self.larc or p.ndim > 1:
+                    if not self.larc:
                         g = g + wd * p
                     w_norm, g_norm = float(p.norm()), float(g.norm())
                     if w_norm > 0 and g_norm > 0:
-                        if self.rate_inside:
-                            g = g * (TRUST * w_norm / g_norm)
-                        else:
+                        if self.larc:
                             g = (g + wd * p) * (TRUST * w_norm / (g_norm + wd * w_norm + 1e-8))
+                        else:
+                            g = g * (TRUST * w_norm / g_norm)
                 v = self.state[p].setdefault('velocity', torch.zeros_like(p))
                 v.mul_(self.momentum).add_(g, alpha=group['lr'] if self.rate_inside else 1.0)
                 p.sub_(v, alpha=1.0 if self.rate_inside else group['lr'])
@@ -49,11 +50,8 @@ class Adapted(torch.optim.Optimizer):
 def build_optimizer(peer: nn.Module, c: ConfigDict) -> torch.optim.Optimizer:
     """The optimizer of a recipe; `lr` of its groups is set at every step."""
     o, trained = c.optimizer, [(name, p) for name, p in peer.named_parameters() if p.requires_grad]
-    if o.name in ('lars_simclr', 'larc'):
-        return Adapted(
-            [p for _, p in trained],
-            momentum=o.momentum, weight_decay=o.weight_decay, rate_inside=o.name == 'lars_simclr',
-        )  # fmt: skip
+    if o.name in ('lars', 'lars_simclr', 'larc'):
+        return Adapted([p for _, p in trained], o.name, momentum=o.momentum, weight_decay=o.weight_decay)
     if c.method.name == 'byol':  # the loss is a quarter of the official one, for which the recipe's numbers are
         return torch.optim.SGD(
             [{'params': [p for _, p in trained], 'factor': 4.0}],

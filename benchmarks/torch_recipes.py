@@ -1,110 +1,29 @@
 """The methods of `benchmarks.curves` in PyTorch: losses, heads and networks of lightly and timm, the rest by papers.
 
 The recipe, numbers alone, is the config of `curve_recipes.py`. What they mean here follows the official repositories
-and lightly, not our package: nothing of it is imported. Networks are initialized as torchvision and the official
-repositories do.
+and lightly, not our package: nothing of it is imported. Networks are in `torch_networks.py`.
 """
 
 import abc
 import copy
-import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss
-from lightly.models import ResNetGenerator, utils
-from lightly.models.modules.heads import DINOProjectionHead, ProjectionHead
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss, VICRegLoss
+from lightly.models import utils
+from lightly.models.modules import NNMemoryBankModule
+from lightly.models.modules.heads import DINOProjectionHead
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
+from benchmarks.torch_networks import ResNet, ViT, head
 from benchmarks.torch_optimizers import build_optimizer, schedule
 from benchmarks.torch_views import center, make_views
 
 Features = Callable[[np.ndarray], np.ndarray]  # uint8 [n, S, S, 3] -> float32 [n, D]
-
-
-class ResNet(nn.Module):
-    """lightly's ResNet for small images without its classifier: [b, 3, s, s] -> [b, D]."""
-
-    def __init__(self, c: ConfigDict):
-        super().__init__()
-        splits = c.batch_size // c.bn_group_size if c.bn_group_size else 0
-        net = ResNetGenerator('resnet-9', width=c.encoder.width / 64, num_splits=splits)
-        del net.linear
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-        if c.encoder.zero_init_residual:
-            for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-                nn.init.zeros_(stage[0].bn2.weight)
-        self.net, self.features = net, 8 * c.encoder.width
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.net.bn1(self.net.conv1(x)))
-        for stage in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
-            x = stage(x)
-        return x.mean((2, 3))
-
-
-class ViT(nn.Module):
-    """timm's ViT, initialized as in MoCo v3, with its fixed positions and its frozen patch projection."""
-
-    def __init__(self, c: ConfigDict):
-        super().__init__()
-        from timm.models.vision_transformer import VisionTransformer
-
-        D, p = c.encoder.width, c.encoder.patch_size
-        self.net = VisionTransformer(
-            img_size=c.data.image_size, patch_size=p, embed_dim=D, depth=c.encoder.depth, num_heads=c.encoder.num_heads,
-            num_classes=0, norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
-        )  # fmt: skip
-        for name, module in self.net.named_modules():
-            if isinstance(module, nn.Linear):
-                if name.endswith('qkv'):  # each of the three matrices on its own
-                    nn.init.uniform_(module.weight, -math.sqrt(6 / (2 * D)), math.sqrt(6 / (2 * D)))
-                else:
-                    nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.net.cls_token, std=1e-6)
-        bound = math.sqrt(6 / (3 * p**2 + D))
-        nn.init.uniform_(self.net.patch_embed.proj.weight, -bound, bound)
-        nn.init.zeros_(self.net.patch_embed.proj.bias)
-        self.net.patch_embed.requires_grad_(False)
-        side = c.data.image_size // p
-        w, h = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing='ij')
-        omega = 10_000.0 ** (-torch.arange(D // 4) / (D / 4))
-        parts = [f(x.flatten()[:, None] * omega) for x in (w, h) for f in (torch.sin, torch.cos)]
-        self.net.pos_embed.data[0] = torch.cat([torch.zeros(1, D), torch.cat(parts, 1)])
-        self.net.pos_embed.requires_grad_(False)
-        self.features = D
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-def head(c: ConfigDict, features: int) -> nn.Module:
-    """A projector or predictor of lightly's blocks, with the layers that a section of the config describes."""
-    blocks: list[Any] = []
-    for i in range(c.num_layers):
-        last = i == c.num_layers - 1
-        out = c.output_dim if last else c.hidden_dim
-        bias = c.bias if not last or c.get('last_bias') is None else c.last_bias
-        norm = None
-        if c.last_batch_norm if last else c.batch_norm:
-            norm = nn.BatchNorm1d(out, affine=not last or c.last_batch_norm_affine)
-        blocks.append((features, out, norm, None if last else nn.ReLU(), bias))
-        features = out
-    made = ProjectionHead(blocks)
-    if c.get('kernel_init') == 'normal':  # SimCLR
-        for module in made.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-        made.layers[-1].bias.requires_grad_(False)  # its last norm has no offset
-    return made
 
 
 class Peer(nn.Module, abc.ABC):
@@ -258,6 +177,12 @@ class SwAV(Peer):
             self.prototypes.weight.grad = None
 
 
+def contrast_in_batch(q: Tensor, k: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of queries [b, D]: the keys [b, D] of the other images of the batch are the negatives."""
+    logits = F.normalize(q, dim=1) @ F.normalize(k, dim=1).T / temperature
+    return F.cross_entropy(logits, torch.arange(len(q)))
+
+
 class MoCoV3(Peer):
     def __init__(self, c: ConfigDict):
         super().__init__(c)
@@ -268,15 +193,43 @@ class MoCoV3(Peer):
         self.follow(rising(progress, self.momentum))
         with torch.no_grad():
             k1, k2 = (self.target(x) for x in views)
-        return self._contrast(q1, k2) + self._contrast(q2, k1)
+        T = self.temperature
+        return 2 * T * (contrast_in_batch(q1, k2, T) + contrast_in_batch(q2, k1, T))
 
-    def _contrast(self, q: Tensor, k: Tensor) -> Tensor:
-        logits = F.normalize(q, dim=1) @ F.normalize(k, dim=1).T / self.temperature
-        return 2 * self.temperature * F.cross_entropy(logits, torch.arange(len(q)))
+
+class BarlowTwins(Peer):
+    def loss(self, views: list[Tensor], progress: float) -> Tensor:
+        return BarlowTwinsLoss(self.c.method.off_diagonal)(*(self.project(x) for x in views))
+
+
+class VICReg(Peer):
+    def loss(self, views: list[Tensor], progress: float) -> Tensor:
+        m = self.c.method
+        return VICRegLoss(m.invariance, m.variance, m.covariance)(*(self.project(x) for x in views))
+
+
+class NNCLR(Peer):
+    """With the loss of the paper's algorithm 1: its negatives are the other predictions of the batch.
+
+    lightly's example uses its NT-Xent, which also has neighbors as negatives of neighbors, and a direction from
+    predictions to neighbors.
+    """
+
+    def __init__(self, c: ConfigDict):
+        super().__init__(c)
+        self.neighbors = NNMemoryBankModule((c.method.queue_size, c.projector.output_dim))
+
+    def loss(self, views: list[Tensor], progress: float) -> Tensor:
+        z1, z2 = (self.project(x) for x in views)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        nn2 = self.neighbors(z2.detach())
+        nn1 = self.neighbors(z1.detach(), update=True)  # both look in the old queue
+        return 0.5 * (contrast_in_batch(nn1, p2, self.temperature) + contrast_in_batch(nn2, p1, self.temperature))
 
 
 PEERS: dict[str, type[Peer]] = {
     'moco': MoCo, 'simclr': SimCLR, 'byol': BYOL, 'simsiam': SimSiam, 'dino': DINO, 'swav': SwAV, 'mocov3': MoCoV3,
+    'barlow_twins': BarlowTwins, 'vicreg': VICReg, 'nnclr': NNCLR,
 }  # fmt: skip
 
 

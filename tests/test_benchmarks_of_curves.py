@@ -138,7 +138,11 @@ def test_cut(tmp_path: Path) -> None:
         curves.cut(tmp_path / 'all.npz', curve_recipes.Size(train_images=13, test_images=5), tmp_path)
 
 
-def test_the_table_in_the_readme_is_that_of_the_results() -> None:
+def test_the_tables_in_the_readme_are_those_of_the_results_and_have_all_methods() -> None:
     root = Path(__file__).parents[1]
     runs = curve_table.read(root / 'results' / 'curves.jsonl')
-    assert curve_table.table(runs) in (root / 'benchmarks' / 'README.md').read_text(encoding='utf-8')
+    readme = (root / 'benchmarks' / 'README.md').read_text(encoding='utf-8')
+    assert curve_table.table(runs) in readme
+    steps = readme[readme.index('| method | first loss |') :]
+    rows = steps[: steps.index('\n\n')].splitlines()[2:]
+    assert [row.split(' | ')[0].removeprefix('| ') for row in rows] == list(curve_recipes.METHODS)
