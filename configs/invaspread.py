@@ -78,9 +78,10 @@ def stl10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    c.epochs = 200.0  # after 100 it is hardly better than raw pixels
     variants.handwriting(c)
     c.projector = head_config(1, 128, 64, bias=True)
-    c.schedule.milestones, c.schedule.factors = (60, 80), ()
+    c.schedule.milestones, c.schedule.factors = (120, 160), ()
 
 
 def folder(c: ConfigDict) -> None:

@@ -91,7 +91,10 @@ def cifar10(c: ConfigDict) -> None:
 
 
 def digits(c: ConfigDict) -> None:
+    """Views that rotate and shear, without blur, and 200 epochs: after 100 it is below raw pixels."""
     variants.digits(c)
+    c.epochs = 200.0
+    c.augment.update(warp=1.0, rotation=15.0, shear=0.2)
     c.encoder = encoder_config('vit_tiny', patch_size=2, width=64, depth=4, num_heads=4)
     c.projector = head_config(3, 256, 64, last_batch_norm=True)
     c.predictor = head_config(2, 256, 64, last_batch_norm=True)

@@ -75,6 +75,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    c.epochs = 200.0  # after 100 it is hardly better than raw pixels
     variants.handwriting(c)
     c.projector = head_config(2, 128, 128, last_batch_norm=True)
     c.predictor = head_config(2, 32, 128, last_bias=True)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import count, gpu, measure, peers, programs, sides, step
+from benchmarks import count, gpu, measure, peers, programs, scaling, sides, step
 from contrastive_jax.methods import ema
 from contrastive_jax.models import network
 from contrastive_jax.plan import flops
@@ -266,3 +267,20 @@ def test_mistakes_in_the_arguments_of_peers(
     with pytest.raises(SystemExit) as stop:
         peers.main(arguments)
     assert stop.value.code == 2 and line in capsys.readouterr().err
+
+
+def test_scaling_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        Image.new('RGB', (40, 30), (i, 0, 0)).save(tmp_path / f'{i}.jpg')
+    first = min(os.sched_getaffinity(0))
+    monkeypatch.setenv('PYTHONPATH', str(Path(scaling.__file__).parents[1]))
+    (rates,) = scaling.measure(str(tmp_path), 2, 1, [first]).values()
+    assert len(rates) == 2 and min(rates) > 0
+
+    sides = scaling.sides_of([4, 7])
+    assert {name: [(r.cores, r.workers, r.index, r.count) for r in side] for name, side in sides.items()} == {
+        'one core, threads': [((4,), 0, 0, 1)],
+        '2 cores, threads': [((4, 7), 0, 0, 1)],
+        '2 cores, 2 workers': [((4, 7), 2, 0, 1)],
+        '2 processes, each with one core': [((4,), 0, 0, 2), ((7,), 0, 1, 2)],
+    }

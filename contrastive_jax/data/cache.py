@@ -19,6 +19,7 @@ from PIL import Image
 
 from contrastive_jax.data.images import ImageError
 from contrastive_jax.data.sources import DataSetupError, Source
+from contrastive_jax.distributed.cores import usable_cores
 from contrastive_jax.errors import DataError, UserError
 
 FILE = 'cache.json'
@@ -204,7 +205,7 @@ def check_complete(folder: Path, known: Mapping[str, Split], found: Mapping[str,
 
 def _in_order(make: Callable[[int], bytes], ids: Sequence[int]) -> Iterator[bytes]:
     """The results for all ids, in their order, made by threads that are at most AHEAD of it."""
-    with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+    with futures.ThreadPoolExecutor(usable_cores()) as threads:
         waiting: list[Any] = [threads.submit(make, i) for i in ids[:AHEAD]]
         for k in range(len(ids)):
             yield waiting.pop(0).result()

@@ -7,7 +7,6 @@ runs on the device.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from PIL import Image
 from contrastive_jax.augment.styles import STYLES
 from contrastive_jax.data import images, sampler
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.cores import usable_cores
 from contrastive_jax.errors import DataError, UserError
 
 Batch = dict[str, Any]
@@ -304,7 +304,7 @@ def _batches(example: Any, count: int, local: int, num_workers: int, n: int) -> 
         stacked = examples.batch(local, drop_remainder=True, batch_fn=_stack).to_iter_dataset(ahead)
         dataset = stacked.mp_prefetch(workers)
     else:
-        ahead = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=PREFETCH_BATCHES * local)
+        ahead = grain.ReadOptions(num_threads=usable_cores(), prefetch_buffer_size=PREFETCH_BATCHES * local)
         dataset = examples.to_iter_dataset(ahead).batch(local, drop_remainder=True, batch_fn=_stack)
     tally = Tally(n)
     iterator = iter(dataset)

@@ -1,9 +1,10 @@
 """What a run can use of the machine: the kind and number of its devices, their memory, and the processor's cores."""
 
 import dataclasses
-import os
 
 import jax
+
+from contrastive_jax.distributed.cores import usable_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Machine:
       device: 'cpu', 'gpu' or 'tpu'.
       devices: the number of devices that the run uses, on all hosts.
       memory_gib: memory of one device, in GiB; 0: not known.
-      cores: processor cores of this host.
+      cores: processor cores of this host that the process may use.
       hosts: the number of hosts.
     """
 
@@ -42,6 +43,5 @@ def this_machine(devices: int) -> Machine:
         limit = (device.memory_stats() or {}).get('bytes_limit', 0)
     except jax.errors.JaxRuntimeError:  # a backend without statistics
         limit = 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     kind = 'gpu' if device.platform in ('cuda', 'rocm', 'gpu') else device.platform
-    return Machine(kind, devices, limit / 2**30 if kind != 'cpu' else 0, cores, jax.process_count())
+    return Machine(kind, devices, limit / 2**30 if kind != 'cpu' else 0, usable_cores(), jax.process_count())

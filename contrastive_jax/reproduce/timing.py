@@ -1,7 +1,6 @@
 """How long an experiment will take on this machine, from a measured short run of it."""
 
 import dataclasses
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from contrastive_jax.data.sources import Source
+from contrastive_jax.distributed.cores import usable_cores
 from contrastive_jax.distributed.devices import find_devices
 
 FEW_TRAIN, FEW_TEST = 2048, 512  # images of the measured evaluation
@@ -89,7 +89,7 @@ def hours_on_a_cpu(config: ConfigDict, n: int, most_s: float) -> float:
 
     if jax.default_backend() != 'cpu':
         return 0.0
-    seconds = count(build_run(config, n), os.cpu_count() or 1).total_s
+    seconds = count(build_run(config, n), usable_cores()).total_s
     return seconds / 3600 if seconds > RULE_ERROR * max(most_s, 0) else 0.0
 
 

@@ -82,6 +82,20 @@ def test_vectorized(npz, trained, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_several_devices(npz, tmp_path, monkeypatch):
+    """The queue is sharded, and keys travel between the devices: also for several members under `vmap`."""
+    monkeypatch.setattr(fit_module, 'find_devices', lambda mode: find_devices(mode, 2))
+    config = load(npz, seed=1)
+    fit(config, str(tmp_path / 'alone'))
+    alone = state_of(config, tmp_path / 'alone')
+    fit_group(load(npz, seeds=(0, 1)), str(tmp_path / 'in_turn'), vectorized=False)
+    assert digest(state_of(config, tmp_path / 'in_turn' / 'seed1')) == digest(alone)
+    fit_group(load(npz, seeds=(0, 1)), str(tmp_path / 'vectorized'), vectorized=True)
+    ours = state_of(config, tmp_path / 'vectorized' / 'seed1')
+    assert relative_error(ours.params, alone.params) < 1e-4
+    assert relative_error(ours.method, alone.method) < 1e-4
+
+
 class Cut(group.Interrupt):
     """A SIGTERM when members have taken so many steps together."""
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from contrastive_jax.config.build import build_policy
 from tests import train_steps
-from tests.config.test_configs import check_values
+from tests.config.papers import check_values
 
 NO_COLOR = {'augment.jitter': (0.0, 0.0, 0.0, 0.0), 'augment.blur': (0.0,), 'augment.solarize': (0.0,)}
 SGD = {'optimizer.name': 'sgd', 'optimizer.momentum': 0.9, 'optimizer.learning_rate_batch': 0}
