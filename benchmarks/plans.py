@@ -16,6 +16,7 @@ from contrastive_jax.config.load import load
 from contrastive_jax.errors import UserError
 from contrastive_jax.plan.chips import GIB
 from contrastive_jax.plan.planning import Plan, make, prepare
+from contrastive_jax.plan.programs import use_least_effort
 from contrastive_jax.plan.topologies import described
 
 IMAGENET = 1_281_167
@@ -71,8 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('recipe', nargs='*', default=RECIPES, help='recipes; default: all for ImageNet')
     parser.add_argument('--topology', action='append', help='a topology; may be given several times')
     parser.add_argument('--dtype', default='', help="instead of the recipes'")
+    parser.add_argument('--effort', choices=('usual', 'least'), default='usual', help='as for contrastive_jax.plan')
     given = parser.parse_args(argv)
     jax.config.update('jax_platforms', 'cpu')
+    if given.effort == 'least':
+        use_least_effort()
     print(f'| {" | ".join(HEAD)} |\n|{"---|" * len(HEAD)}', flush=True)
     for topology in given.topology or TOPOLOGIES:
         for name in given.recipe:

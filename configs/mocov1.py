@@ -75,11 +75,10 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.epochs = 200.0  # after 100 it is hardly better than raw pixels
     variants.handwriting(c)
     c.method.update(queue_size=1024, momentum=0.99)
     c.optimizer.learning_rate = 0.12
-    c.schedule.milestones = (120, 160)
+    c.schedule.milestones = (60, 80)
 
 
 def tiny(c: ConfigDict) -> None:

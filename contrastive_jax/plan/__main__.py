@@ -23,6 +23,7 @@ from contrastive_jax.config.overrides import PREFIXES, override
 from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.plan.page import page
 from contrastive_jax.plan.planning import make, prepare
+from contrastive_jax.plan.programs import use_least_effort
 from contrastive_jax.plan.topologies import EXAMPLES, described
 
 
@@ -33,6 +34,8 @@ def run(given: argparse.Namespace, overrides: Sequence[str]) -> int:
       UserError: a mistake in the arguments, or the run does not fit.
     """
     jax.config.update('jax_platforms', 'cpu')  # the described devices are not here, and jax must not look for them
+    if given.effort == 'least':
+        use_least_effort()
     config = load(given.config)
     if 'protocol' in config:
         raise UserError(f'{given.config} is an evaluation', remedy='plan the config of a pretraining')
@@ -64,7 +67,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         '--quick', action='store_true', help='only the step itself: no largest batch, and no alternatives'
     )
-
+    parser.add_argument(
+        '--effort', choices=('usual', 'least'), default='usual',
+        help="XLA's effort; with the least a TPU's program takes a tenth of the time, and memory is an estimate",
+    )  # fmt: skip
     return parser
 
 

@@ -1,6 +1,7 @@
 """The command: a plan on virtual devices, what it counts, and mistakes in one line."""
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,9 +16,22 @@ from contrastive_jax.plan.page import page
 from tests import train_steps
 
 
+@pytest.fixture
+def usual_effort() -> Iterator[None]:
+    """XLA's effort is that of the other tests again afterwards."""
+    names = ('jax_exec_time_optimization_effort', 'jax_memory_fitting_effort')
+    before = [getattr(jax.config, name) for name in names]
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures('usual_effort')
 def test_the_command_on_virtual_devices(capsys: pytest.CaptureFixture[str]) -> None:
     given = ['--config=tests/tiny_configs.py:simclr', '--topology=cpu:8', '--config.batch_size=64', '--quick']
+    given += ['--effort=least']
     assert command.main(given) == 0
+    assert jax.config.jax_exec_time_optimization_effort == jax.config.jax_memory_fitting_effort == -1
     out = capsys.readouterr().out
     for name in ('devices', 'run', 'parameters', 'work', 'memory a device', 'memory traffic', 'collectives', 'time'):
         assert f'\n{name}' in out
