@@ -98,10 +98,7 @@ def measure_steps(name: str, windows: int, steps: int) -> None:
 def _steps(config, run, source, devices, count, vectorized, steps) -> Callable[[], float]:  # type: ignore[no-untyped-def]
     """A function that takes steps of `count` members and returns the CPU milliseconds of a step."""
     feeds = GroupFeeds(vectorized)
-    own = [
-        feeds.open(run, devices, source, data=config.data, max_steps=1, config=config, values={'seed': seed})
-        for seed in range(count)
-    ]
+    own = [feeds.open(run, devices, source, config=config, values={'seed': seed}) for seed in range(count)]
     init = jax.jit(lambda: devices.padded(init_state(run), run.state_specs))
     states = [devices.place(init(), run.state_specs) for _ in own]
 
