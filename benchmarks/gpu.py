@@ -155,7 +155,7 @@ def epoch(sizes: Sizes) -> list[Row]:
     rng = np.random.default_rng(0)
     source = ArraySource(rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 10, n))
     run, devices = build_run(config, n), find_devices('jit', count=1)
-    feed = open_feed(run, devices, source, data=config.data, max_steps=config.log_every_steps)
+    feed = open_feed(run, devices, source, config=config)
     state = devices.place(_state(run), run.state_specs)
     seconds, at = [], 0
     for _ in range(1 + sizes.windows):

@@ -44,6 +44,8 @@ def members_of(config: ConfigDict) -> list[Member]:
         member.update(dict.fromkeys(LISTS, ()))
         values = dict(zip(given, chosen, strict=True))
         member.update_from_flattened_dict(values)
+        if member.get('auto'):  # as for the run alone, whose command line sets these fields
+            member.auto.fields = tuple(field for field in member.auto.fields if field not in given)
         parts = {field.rpartition('.')[2]: value for field, value in values.items()}
         names = {part: f'{part}{value:g}' if part != 'seed' else f'seed{value}' for part, value in parts.items()}
         setting = '_'.join(text for part, text in names.items() if part != 'seed')

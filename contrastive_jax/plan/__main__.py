@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import jax
 
 from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.group import LISTS, is_group
 from contrastive_jax.config.load import load
 from contrastive_jax.config.overrides import PREFIXES, override
 from contrastive_jax.errors import UserError, exit_code_of
@@ -41,6 +42,9 @@ def run(given: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError(f'{given.config} is an evaluation', remedy='plan the config of a pretraining')
     if problems := override(config, overrides, sections_of):
         raise UserError.of(problems)
+    if is_group(config):
+        given_lists = ', '.join(name for name in LISTS if config.get(name))
+        raise UserError(f'{given_lists} give several runs', remedy='plan one of them, without these fields')
     if given.images < 0:
         raise UserError(f'--images {given.images} is out of range', remedy='give the number of training images')
     chip, devices = described(given.topology)
@@ -48,6 +52,8 @@ def run(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(f'plan of {given.config} on {given.topology}', flush=True)
     plan = make(setting, given.quick, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(page(plan))
+    if given.effort == 'least':
+        print("effort            XLA's least: memory and its traffic are estimates, often too low (docs/devices.md)")
     if not plan.fits:
         ways = [other.flags for other in plan.alternatives if other.fits]
         smaller = f'--config.batch_size={plan.largest}' if plan.largest else 'a smaller batch, or more devices'

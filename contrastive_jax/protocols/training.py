@@ -135,7 +135,7 @@ def build_trainer(
     """
     return Trainer(
         run,
-        open_feed(run, devices, source, data=config.data, max_steps=config.log_every_steps),
+        open_feed(run, devices, source, config=config),
         [evaluator],
         start,
         workdir,

@@ -60,22 +60,20 @@ class Feed(Protocol):
         """Stops threads and worker processes, if there are any."""
 
 
-def open_feed(
-    run: Run, devices: Devices, source: Source, *, data: ConfigDict, max_steps: int, step: Step = train_step
-) -> Feed:
+def open_feed(run: Run, devices: Devices, source: Source, *, config: ConfigDict, step: Step = train_step) -> Feed:
     """The feed for a data set: from the device if the data is in memory, otherwise off the host.
 
     Args:
       run: what is constant in the run.
       devices: the devices that the run uses.
       source: training images.
-      data: the section `data` of a config: `on_device`, `workers`.
-      max_steps: the most steps that one call of the device runs.
+      config: the config of the run: `data.on_device`, `data.workers`, and `log_every_steps`, which is the most steps
+        that one call of the device runs.
       step: the function of a step, of the form of `train_step`.
     """
-    if source.array is not None and data.on_device:
-        return ResidentFeed(run, devices, source, max_steps, step)
-    return StreamFeed(run, devices, source, data.workers, step)
+    if source.array is not None and config.data.on_device:
+        return ResidentFeed(run, devices, source, config.log_every_steps, step)
+    return StreamFeed(run, devices, source, config.data.workers, step)
 
 
 class ResidentFeed:

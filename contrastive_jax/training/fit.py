@@ -277,7 +277,7 @@ def build_trainer(
         extractor=parts.extractor,
     )
     context = Context(config, run, devices, source, held_out, features)
-    feed = partial(parts.open_feed, devices=devices, source=source, data=config.data, max_steps=config.log_every_steps)
+    feed = partial(parts.open_feed, devices=devices, source=source, config=config)
     first_pass = dataclasses.replace(run, total_steps=run.steps_per_epoch)
     return Trainer(
         run,

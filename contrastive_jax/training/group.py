@@ -60,7 +60,7 @@ def fit_group(
       UserError: config, data or a workdir are wrong; or members have failed, when all others are finished.
       Interrupted: a signal; all members are saved.
     """
-    if problems := check(config, jax.device_count(), jax.process_count()):
+    if problems := check(config, 1, jax.process_count()):  # a member is checked for its devices, with what is chosen
         raise UserError.of(problems)
     if jax.process_count() > 1:
         remedy = 'give each run a command of its own, with --config.seed=N'
@@ -133,7 +133,7 @@ class Group:
 
         trainers = []
         for i, (member, held) in enumerate(zip(self._members, self._held, strict=True)):
-            feed = partial(self._feeds.open, config=member.config, values=member.values)
+            feed = partial(self._feeds.open, values=member.values)
             parts = Parts(read, feed, make_extractor, label=member.name, quiet=i > 0)
             trainers.append(open_trainer(member.config, str(folder / member.name), held, parts, load=load))
         names = ', '.join(member.name for member in self._members)

@@ -17,9 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax import Array
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.fields import CADENCES
+from contrastive_jax.config.group import LISTS
 from contrastive_jax.data.sources import Source
 from contrastive_jax.distributed.devices import AXIS, REPLICATED, Devices
 from contrastive_jax.errors import UserError
@@ -61,6 +64,7 @@ class GroupFeeds:
     def __init__(self, vectorized: bool):
         self._vectorized = vectorized
         self._first: dict[Step, ResidentFeed] = {}
+        self._config: ConfigDict | None = None  # of the first member
         self._joint: dict[tuple[Step, int], Any] = {}  # of so many members
 
     def open(
@@ -69,30 +73,36 @@ class GroupFeeds:
         devices: Devices,
         source: Source,
         *,
-        data: ConfigDict,
-        max_steps: int,
-        step: Step = train_step,
         config: ConfigDict,
+        step: Step = train_step,
         values: Mapping[str, int | float],
     ) -> ResidentFeed:
         """The feed of a member.
 
         Args:
-          run, devices, source, data, max_steps, step: as `training.feed.open_feed` takes them.
-          config: the config of the member.
+          run, devices, source, config, step: as `training.feed.open_feed` takes them.
           values: what differs between the members, as in `config.group.Member`.
 
         Raises:
-          UserError: the images are not in memory.
+          UserError: the images are not in memory, or the members differ in other fields.
         """
-        if source.array is None or not data.on_device:
+        self._config = self._config or config
+        if differ := differences(self._config, config):
+            raise UserError(
+                f'several runs share one program, and {"; ".join(differ)} in the first run and this one',
+                field='seeds',
+                remedy='give the runs that were not begun yet another workdir, or train them on the machine of the '
+                'others',
+            )
+        if source.array is None or not config.data.on_device:
             raise UserError(
                 f'the images of {source.name} are read while a run trains, and several runs share images in memory',
                 field='seeds',
                 remedy='give each run a command of its own, with --config.seed=N',
             )
         if step not in self._first:
-            self._first[step] = ResidentFeed(run, devices, source, max_steps, step, partial(varied, config=config))
+            vary = partial(varied, config=config)
+            self._first[step] = ResidentFeed(run, devices, source, config.log_every_steps, step, vary)
         given = {name: np.float32(x) for name, x in values.items() if name != 'seed'}
         return self._first[step].of(run, {**values_of(run), **given})
 
@@ -128,6 +138,20 @@ class GroupFeeds:
     def close(self) -> None:
         for feed in self._first.values():
             feed.close()
+
+
+def differences(first: ConfigDict, other: ConfigDict) -> list[str]:
+    """What differs between the configs of two members beside the values of the lists, such as 'batch_size 64 and 32'.
+
+    A run that goes on keeps what was chosen for it, and one that begins on another machine may get other choices.
+    """
+    may_differ = (*CADENCES, *LISTS.values())
+    one, two = (flatten_dict(config.to_dict(), sep='.') for config in (first, other))
+    return [
+        f'{name} is {one.get(name)!r} and {two.get(name)!r}'
+        for name in sorted({*one, *two})
+        if one.get(name) != two.get(name) and name not in may_differ and not name.startswith(('auto.', 'eval.'))
+    ]
 
 
 def feed_of(segment: Segment) -> ResidentFeed:

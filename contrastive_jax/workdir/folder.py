@@ -114,7 +114,9 @@ def read_config(workdir: Path) -> ConfigDict:
             raise ValueError('it holds no config')
         return ConfigDict(config)
     except OSError as error:
-        raise UserError(f'cannot read {file}: {error.strerror} -> give the workdir of a run') from error
+        runs = sorted(str(found.parent) for found in workdir.glob(f'*/{CONFIG_FILE}'))
+        example = f', such as {runs[0]}' if runs else ''  # the folder holds several runs
+        raise UserError(f'cannot read {file}: {error.strerror} -> give the workdir of a run{example}') from error
     except ValueError as error:
         raise UserError(
             f'{file} is not the JSON of a run ({error}) -> restore it from a copy, or give another workdir'

@@ -37,6 +37,7 @@ def test_the_command_on_virtual_devices(capsys: pytest.CaptureFixture[str]) -> N
         assert f'\n{name}' in out
     assert '8 x virtual CPU device' in out and '1,437 images stay on the devices' in out
     assert 'batch 64 (8 a device)' in out
+    assert out.endswith('memory and its traffic are estimates, often too low (docs/devices.md)\n')
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,7 @@ def test_other_mistakes(capsys: pytest.CaptureFixture[str], nothing_compiled: No
     for arguments, code, line in (
         (['--config=mocov2:tiny', '--batch_size=3'], 2, 'unexpected --batch_size=3'),
         (['--config=eval/knn'], 2, 'is an evaluation'),
+        (['--config=mocov2:tiny', '--config.seeds=0,1'], 2, 'seeds give several runs -> plan one of them'),
         (['--config=mocov2:tiny', '--images=-1'], 2, 'out of range'),
         (['--config=mocov2:folder', '--config.data.path=/none/such'], 3, '--images=N'),
         (['--config=mocov2', '--images=1000', '--topology=cpu:8', '--config.batch_size=12'], 2, 'batch_size 12'),

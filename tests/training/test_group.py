@@ -10,7 +10,9 @@ from PIL import Image
 from contrastive_jax import compare, main
 from contrastive_jax.ablate import __main__ as ablate
 from contrastive_jax.config.check import check
+from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.group import members_of
+from contrastive_jax.config.overrides import override
 from contrastive_jax.distributed.devices import find_devices
 from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.training import fit as fit_module
@@ -137,8 +139,13 @@ def test_resume(npz, trained, tmp_path, monkeypatch):
 
 
 def test_rates_and_temperatures_and_a_member_that_fails(npz, tmp_path, capsys):
-    """The rate and the temperature are arguments of the program here, and constants of the run alone."""
-    few = {'steps': 3, 'eval.evaluators': ('signals',), 'max_dropped_in_row': 1}
+    """The rate and the temperature are arguments of the program here, and constants of the run alone.
+
+    What is chosen by the data, such as the batch and with it the factor of the rate, is as for the run alone.
+    """
+    few = {'steps': 3, 'eval.evaluators': ('signals',), 'max_dropped_in_row': 1, 'optimizer.learning_rate_batch': 32}
+    chosen = ('batch_size', 'method.queue_size', 'method.temperature', 'optimizer.learning_rate')
+    few |= {'auto.fields': chosen, 'auto.reference_batch': 64}
     config = load(npz, learning_rates=(0.2, 1e30), temperatures=(0.3,), seed=2, **few)
     with pytest.raises(UserError, match=r'1 of 2 runs failed, learning_rate1e\+30_temperature0.3 first') as stop:
         fit_group(config, str(tmp_path / 'group'), vectorized=False)
@@ -146,9 +153,13 @@ def test_rates_and_temperatures_and_a_member_that_fails(npz, tmp_path, capsys):
     said = capsys.readouterr()
     assert 'learning_rate1e+30_temperature0.3: 1 steps in a row were dropped' in said.err
     assert 'learning_rate0.2_temperature0.3: effective_rank: ' in said.out
-    alone = load(npz, seed=2, **{'optimizer.learning_rate': 0.2, 'method.temperature': 0.3, **few})
+    alone = load(npz, seed=2, **few)
+    assert not override(alone, ['--config.optimizer.learning_rate=0.2', '--config.method.temperature=0.3'], sections_of)
     fit(alone, str(tmp_path / 'alone'))
-    found, expected = (lines(tmp_path / f) for f in ('group/learning_rate0.2_temperature0.3', 'alone'))
+    folders = [tmp_path / f for f in ('group/learning_rate0.2_temperature0.3', 'alone')]
+    assert len({(folder / CONFIG_FILE).read_text() for folder in folders}) == 1
+    found, expected = map(lines, folders)
+    assert next(line['learning_rate'] for line in found if 'loss' in line) == pytest.approx(0.2 * 8 / 32)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
         np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-4, atol=1e-6)
@@ -169,6 +180,17 @@ def test_mean_and_spread():
     del found[2]['eval/own']
     assert spread(found) == [f'knn_top1: 0.94 +- {np.std(accuracies, ddof=1):.2g} (0.9 to 0.97, n = 3)']
     assert spread(found[:1]) == ['knn_top1: 0.9', 'own: 1']
+
+
+def test_a_further_run_for_which_another_machine_chooses_otherwise(npz, tmp_path, monkeypatch, nothing_compiled):
+    few = {'auto.fields': ('batch_size',), 'auto.reference_batch': 64, 'method.queue_size': 32}
+    config = load(npz, seeds=(0, 1), **few)
+    real = fit_module.choose
+    monkeypatch.setattr(
+        fit_module, 'choose', lambda c, *facts: real(c, *facts) if c.seed == 0 else (load(npz, seed=1), [])
+    )
+    with pytest.raises(UserError, match='share one program, and batch_size is 8 and 16'):
+        fit_group(config, str(tmp_path))
 
 
 def test_the_members_of_a_config(npz):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from contrastive_jax.config.overrides import flat
 from contrastive_jax.config.stored import complete, defaults_of
 from contrastive_jax.errors import UserError
 from contrastive_jax.workdir import folder
-from contrastive_jax.workdir.folder import FREE, open_workdir
+from contrastive_jax.workdir.folder import FREE, open_workdir, read_config
 from tests import train_steps
 
 
@@ -241,3 +242,10 @@ def test_a_run_whose_config_is_gone_is_refused(tmp_path, left):
     with pytest.raises(UserError, match=f'holds {left} of a run, and its config.json is gone -> restore'):
         open_workdir(str(tmp_path), train_steps.load('mocov2:tiny'))
     assert [file.name for file in tmp_path.iterdir()] == [left]
+
+
+def test_the_folder_of_several_runs_names_one(tmp_path):
+    for name in ('seed1', 'seed0'):
+        open_workdir(str(tmp_path / name), ConfigDict({'seed': 0}))
+    with pytest.raises(UserError, match=f'give the workdir of a run, such as {re.escape(str(tmp_path / "seed0"))}$'):
+        read_config(tmp_path)
