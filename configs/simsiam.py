@@ -75,11 +75,10 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
-    c.epochs = 200.0  # after 100 it is hardly better than raw pixels
     variants.handwriting(c)
     c.projector = head_config(2, 128, 128, last_batch_norm=True)
     c.predictor = head_config(2, 32, 128, last_bias=True)
-    c.optimizer.learning_rate = 0.1
+    c.optimizer.learning_rate, c.optimizer.weight_decay = 0.2, 5e-4  # with 0.1 and 1e-4 it is below raw pixels
 
 
 def tiny(c: ConfigDict) -> None:

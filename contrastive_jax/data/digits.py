@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits, the embedded data set."""
 
+import functools
+
 import numpy as np
 
 from contrastive_jax.data.sources import ArraySource
@@ -15,12 +17,20 @@ def load(split: str = 'train', channels: int = 0) -> ArraySource:
       split: 'train', the evaluation split by any of its names, or 'all'.
       channels: see `ArraySource`.
     """
-    from sklearn.datasets import load_digits  # imported here because it takes a second, and no other source needs it
-
-    data = load_digits()
-    images = np.rint(data.images * (255 / 16)).astype(np.uint8)  # the data set has levels 0..16
+    images, labels = _read()
     if split != 'all':
         split = resolve_split(split, ('train', 'test'), 'digits')
     rows = {'train': slice(None, NUM_TRAIN), 'test': slice(NUM_TRAIN, None), 'all': slice(None)}[split]
     classes = tuple('0123456789')
-    return ArraySource(images[rows], data.target[rows], name='digits', classes=classes, channels=channels)
+    return ArraySource(images[rows], labels[rows], name='digits', classes=classes, channels=channels)
+
+
+@functools.cache
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 [1797, 8, 8], and their labels, which a run needs twice: for training and evaluation."""
+    from sklearn.datasets import load_digits  # imported here because it takes a second, and no other source needs it
+
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)  # the data set has levels 0..16
+    images.setflags(write=False)  # all sources share them
+    return images, data.target

@@ -228,7 +228,7 @@ class Signals(Evaluator):
 
 
 class Pictures(Evaluator):
-    """Draws the augmented views at the start, and at each evaluation the curves and the nearest neighbors."""
+    """Draws the augmented views at the start, the curves at later evaluations, and the nearest neighbors at each."""
 
     name = 'pictures'
     measures = False
@@ -249,7 +249,8 @@ class Pictures(Evaluator):
             run = context.run
             drawn['augmentation'] = workdir / 'augmentation.png'
             contact_sheet(context.source, run.policy, run.image_size, run.seed, drawn['augmentation'])
-        figures.curves(read(workdir), workdir / 'curves.png', first_weights(context.config.get('init', '')))
+        else:  # at the start each curve would be a single point
+            figures.curves(read(workdir), workdir / 'curves.png', first_weights(context.config.get('init', '')))
         assert self._found is not None
         drawn['neighbours'] = workdir / 'neighbours.png'
         features, run = context.features, context.run
