@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from contrastive_jax.config.find import list_configs
-from contrastive_jax.config.group import refuse_lists
+from contrastive_jax.config.group import is_group, refuse_lists
+from contrastive_jax.config.load import load
 from contrastive_jax.errors import Interrupted, UserError, exit_code_of, print_error
 from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
@@ -150,6 +151,22 @@ def every_method() -> list[str]:
     return [f'{name}:digits' for name in list_configs() if '/' not in name and name != 'dictionary']
 
 
+def refuse_other_than_one_run(config: str) -> None:
+    """Refuses a config whose workdir has no accuracies for a row.
+
+    Raises:
+      UserError: it is an evaluation, or describes several runs.
+    """
+    try:
+        loaded = load(config)
+    except UserError:
+        return  # its training says so, and the others go on
+    if 'protocol' in loaded:
+        raise UserError(f'--config={config} is an evaluation', remedy='give configs of pretrainings')
+    if is_group(loaded):
+        raise UserError(f'--config={config} describes several runs', remedy='give configs of one run each')
+
+
 def options() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.compare', description=__doc__, allow_abbrev=False)
@@ -178,10 +195,12 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
     """Trains and compares the configs, and returns the exit code.
 
     Raises:
-      UserError: there are no configs, a field is a list of runs, or the workdir cannot be written.
+      UserError: a config is not that of one pretraining, or the workdir cannot be written.
       Interrupted: a signal arrived.
     """
     refuse_lists(fields, 'train the runs of one config with contrastive_jax.main')
+    for config in configs or ():
+        refuse_other_than_one_run(config)
     configs, folder = configs or every_method(), Path(workdir).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)

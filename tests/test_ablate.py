@@ -234,6 +234,10 @@ def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
         (('simsiam', '--workdir=x', '--seeds=0,a'), "--seeds '0,a' is no list of different integers"),
         (('simsiam', '--workdir=x', '--jobs=0'), '--jobs 0 is below 1'),
         (
+            ('simsiam', '--workdir=x', '--config.seed=3'),
+            '--config.seed would be the same in all runs, which have those',
+        ),
+        (
             ('mocov2_ladder', '--workdir=x', '--config.epochs=3.0'),
             '--config.epochs would be the same in all arms, which differ in it -> leave it out',
         ),

@@ -101,3 +101,11 @@ def test_picture(tmp_path: Path) -> None:
         blue.append(sorted(np.nonzero(near)[1])[0])  # the leftmost
     assert blue[1] > blue[0]
     figures.comparison([], tmp_path / 'empty.png')
+
+
+def test_an_evaluation_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(['--config=mocov2:tiny', '--config=eval/knn:digits', f'--workdir={tmp_path}/runs']) == 2
+    assert '--config=eval/knn:digits is an evaluation -> give configs of pretrainings' in capsys.readouterr().err
+    assert not (tmp_path / 'runs').exists()

@@ -81,6 +81,10 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
             raise UserError(f'--data {given.data} is no .npz file', remedy='see docs/results.md for how to write one')
         fields += ['--config.data.source=npz', f'--config.data.path={file}']
     seeds = seeds_of(given.seeds)
+    if any(field.partition('=')[0] == '--config.seed' for field in fields):
+        raise UserError(
+            '--config.seed would be the same in all runs, which have those of --seeds', remedy='use --seeds'
+        )
     ablation, folder = ABLATIONS[given.name](data), Path(given.workdir).expanduser().absolute() / given.name
     varied = {name for arm in ablation.arms for name in arm.changes}
     if fixed := sorted(varied & {field.partition('=')[0].removeprefix('--config.') for field in fields}):

@@ -125,10 +125,12 @@ def combine(parts: Sequence[Part], open_split: Callable[[str], Source], given: s
                 remedy='give a larger slice',
             )
         found.append((source, start, end))
-    kinds: dict[tuple[int, np.dtype[Any]], str] = {
-        (source.channels, source.dtype): f'{split} is {source.dtype} with {source.channels} channels'
-        for split, source in opened.items()
-    }
+    kinds: dict[Any, str] = {}
+    for split, source in opened.items():
+        shape = None if source.array is None else source.array.shape[1:3]  # images in memory are joined to one array
+        size = '' if shape is None else f' of {shape[0]} x {shape[1]} px'
+        kind = f'{split} is {source.dtype} with {source.channels} channels{size}'
+        kinds.setdefault((source.channels, source.dtype, shape), kind)
     if len(kinds) > 1:
         raise DataError(f'{where} {given!r}: {", ".join(kinds.values())} -> join splits that are stored alike')
     named = [source.classes for source in opened.values() if source.classes is not None]

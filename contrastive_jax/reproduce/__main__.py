@@ -45,6 +45,7 @@ from contrastive_jax.rules import did_you_mean
 from contrastive_jax.training.interrupt import RESTART
 
 MISSED = 7  # exit code
+MINUTES = 60.0  # the time for --gpu
 RESULTS = 'results.jsonl'  # the file of results in WORKDIR
 
 
@@ -90,7 +91,10 @@ def run(given: argparse.Namespace, command: str) -> int:
     experiment, place = None, ''
     if given.name:
         experiment, place = with_seed(find_experiment(given.name), given.name, given.seed)
-    if not given.minutes > 0:
+    if given.minutes is not None and not given.gpu:
+        raise UserError(f'--minutes {given.minutes:g} is for --gpu -> leave it out')
+    minutes = MINUTES if given.minutes is None else given.minutes
+    if not minutes > 0:
         raise UserError(f'--minutes {given.minutes:g} is out of range -> give a time above 0')
     if '://' in given.workdir:
         raise UserError(f'--workdir {given.workdir} is not local -> mount the bucket and give the mounted folder')
@@ -101,7 +105,7 @@ def run(given: argparse.Namespace, command: str) -> int:
     connect(given.coordinator_address, given.num_processes, given.process_id)
     enable_compilation_cache()
     if experiment is None:
-        return run_gpu(given, folder, file, command)
+        return run_gpu(given, minutes, folder, file, command)
     result = run_experiment(given.name, experiment, folder / place, given.data, command)
     if jax.process_index() == 0:
         append_result(result, file)
@@ -112,11 +116,12 @@ def run(given: argparse.Namespace, command: str) -> int:
     return 0 if passed else MISSED
 
 
-def run_gpu(given: argparse.Namespace, folder: Path, file: Path, command: str) -> int:
+def run_gpu(given: argparse.Namespace, minutes: float, folder: Path, file: Path, command: str) -> int:
     """Runs the experiments that fit the time, and prints what became of all of them.
 
     Args:
       given: the parsed arguments of the command.
+      minutes: the time for all of them.
       folder: the folder of all experiments.
       file: the file of results.
       command: the command as text, for the results.
@@ -128,14 +133,14 @@ def run_gpu(given: argparse.Namespace, folder: Path, file: Path, command: str) -
         raise UserError('--gpu is for one host -> run single experiments on several')
     on_gpu = jax.default_backend() == 'gpu'
     machine = environment()
-    print(f'{given.minutes:g} min on {machine["devices"]}, {machine["hosts"]}' + '; no GPU' * (not on_gpu), flush=True)
+    print(f'{minutes:g} min on {machine["devices"]}, {machine["hosts"]}' + '; no GPU' * (not on_gpu), flush=True)
 
     def place(name: str) -> tuple[Experiment, Path]:
         experiment, own = with_seed(EXPERIMENTS[name], name, given.seed)
         return experiment, folder / own
 
     outcomes = run_all(
-        EXPERIMENTS, place, minutes=given.minutes, data=given.data, folder=folder, results=file, command=command
+        EXPERIMENTS, place, minutes=minutes, data=given.data, folder=folder, results=file, command=command
     )
     print(f'\n{outcomes_table(outcomes)}\nresults: {file}', flush=True)
     found = {outcome.what for outcome in outcomes.values()}
@@ -151,7 +156,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         '--gpu', action='store_true', help='run the experiments that fit --minutes, in an order of worth'
     )
-    parser.add_argument('--minutes', type=float, default=60.0, help='the time for --gpu; default: 60')
+    parser.add_argument('--minutes', type=float, help=f'the time for --gpu; default: {MINUTES:g}')
     parser.add_argument(
         '--data', default='', help='an .npz file, or the data_dir of TFDS; not for the digits, which are embedded'
     )

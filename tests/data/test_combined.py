@@ -11,7 +11,7 @@ from PIL import Image
 from contrastive_jax.data import sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
-from contrastive_jax.errors import UserError
+from contrastive_jax.errors import DataError, UserError
 
 
 def test_slices_of_the_digits() -> None:
@@ -48,6 +48,13 @@ def test_bad_slices_are_one_line(split: str, line: str) -> None:
     with pytest.raises(UserError, match=re.escape(line)) as error:
         open_source('digits', split=split)
     assert ' -> ' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_arrays_of_images_of_two_sizes_are_not_joined(tmp_path: Path) -> None:
+    file = tmp_path / 'x.npz'
+    np.savez(file, train_images=np.zeros((3, 8, 8, 3), np.uint8), test_images=np.zeros((2, 8, 6, 3), np.uint8))
+    with pytest.raises(DataError, match='train is uint8 with 3 channels of 8 x 8 px, test is .* of 8 x 6 px -> join'):
+        open_source('npz', path=str(file), split='train+test')
 
 
 def test_slices_that_share_images_with_the_evaluation_are_refused() -> None:
