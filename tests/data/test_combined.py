@@ -53,7 +53,7 @@ def test_bad_slices_are_one_line(split: str, line: str) -> None:
 def test_arrays_of_images_of_two_sizes_are_not_joined(tmp_path: Path) -> None:
     file = tmp_path / 'x.npz'
     np.savez(file, train_images=np.zeros((3, 8, 8, 3), np.uint8), test_images=np.zeros((2, 8, 6, 3), np.uint8))
-    with pytest.raises(DataError, match='train is uint8 with 3 channels of 8 x 8 px, test is .* of 8 x 6 px -> join'):
+    with pytest.raises(DataError, match=r'train is uint8 with 3 channels of 8 x 8 px, test is .* of 8 x 6 px -> join'):
         open_source('npz', path=str(file), split='train+test')
 
 
