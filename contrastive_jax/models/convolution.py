@@ -24,7 +24,8 @@ def conv_general_dilated(x: Array, kernel: Array, *args: Any, **options: Any) ->
       args, options: what else `jax.lax.conv_general_dilated` takes.
 
     Returns:
-      [B, H', W', D]. Its gradients are the same up to the order of sums.
+      [B, H', W', D]. Its gradients are the same up to the order of sums. Where they are computed in parts, it has no
+      forward-mode derivative (`jax.jvp`): jax names `custom_vjp` in its error.
     """
     convolve = functools.partial(_plain, args=args, options=options)
     # In bfloat16 the sum of parts would be less exact; kernels of one pixel are no faster in parts.

@@ -11,7 +11,7 @@ import collections
 import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,15 @@ class Group:
 
     def _open(self, folder: Path, load: given.Load | None) -> list[Trainer]:
         """The trainers of the members. All of them are checked before one begins."""
-        data, extractor = cache(lambda derived: load_data(self._members[0].config, derive_channels=derived)), None
+        loaded: dict[int, Data] = {}  # by the number of channels: a member that goes on has one, a new one derives it
+        extractor = None
 
         def read(config: ConfigDict, *, derive_channels: bool = False) -> Data:
-            del config  # the members have the same data
-            return data(derive_channels)
+            wanted = 0 if derive_channels else config.data.get('channels', 3)
+            if wanted not in loaded:
+                found = load_data(config, derive_channels=derive_channels)
+                loaded[wanted] = loaded[found[0].channels] = found
+            return loaded[wanted]
 
         def make_extractor(*args: Any, **kwargs: Any) -> FeatureExtractor:
             nonlocal extractor

@@ -10,7 +10,7 @@ from PIL import Image
 from contrastive_jax import compare, main
 from contrastive_jax.ablate import __main__ as ablate
 from contrastive_jax.config.check import check
-from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.fields import OF_CHANNELS, sections_of
 from contrastive_jax.config.group import members_of
 from contrastive_jax.config.overrides import override
 from contrastive_jax.distributed.devices import find_devices
@@ -191,6 +191,22 @@ def test_a_further_run_for_which_another_machine_chooses_otherwise(npz, tmp_path
     )
     with pytest.raises(UserError, match='share one program, and batch_size is 8 and 16'):
         fit_group(config, str(tmp_path))
+
+
+def test_the_number_of_channels_is_derived_for_new_runs_and_kept_for_others(tmp_path, monkeypatch, nothing_compiled):
+    file, found = tmp_path / 'bands.npz', []
+    np.savez(file, train_images=np.zeros((20, 8, 8, 5), np.uint8), test_images=np.ones((20, 8, 8, 5), np.uint8))
+
+    def session(trainer, interrupt):
+        found.append(trainer.feed.data['images'].shape[-1])
+        return {}
+        yield
+
+    monkeypatch.setattr(group.Trainer, 'session', session)
+    for seeds in ((0, 1), (0, 1), (0, 1, 2)):
+        config = load(file, seeds=seeds, **{'auto.fields': OF_CHANNELS, 'augment.mean': (), 'augment.std': ()})
+        fit_group(config, str(tmp_path / 'group'))
+    assert found == [5] * 7
 
 
 def test_the_members_of_a_config(npz):
