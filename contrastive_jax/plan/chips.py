@@ -48,8 +48,7 @@ def _tpu(name: str, title: str, memory: float, bandwidth: float, flops: float, g
 CHIPS = {
     chip.name: chip
     for chip in (
-        # jax shows the two cores of a v4 chip as two devices here, each with half of everything.
-        _tpu('v4', 'half a TPU v4 chip', 16, 614, 137.5, 1200, 'v4'),
+        _tpu('v4', 'TPU v4', 32, 1228, 275, 2400, 'v4'),
         _tpu('v5e', 'TPU v5e', 16, 819, 197, 1600, 'v5e'),
         _tpu('v5p', 'TPU v5p', 95, 2765, 459, 4800, 'v5p'),
         _tpu('v6e', 'TPU v6e', 32, 1640, 918, 3584, 'v6e'),

@@ -198,7 +198,7 @@ def _largest(setting: Setting, compiled: Compiled | None, say: Say, compiler: Co
     if most <= least:
         return None
     grows = (most - least) / (many - few)
-    room = int(few + (RESERVED * setting.chip.memory - least) / grows)
+    room = min(int(few + (RESERVED * setting.chip.memory - least) / grows), setting.count)
     unit = max(setting.config.bn_group_size, 1) * setting.devices.count
     for candidate in range(room // unit * unit, 0, -unit):
         if setting.changed(batch_size=candidate) is not None:

@@ -61,7 +61,9 @@ def _tpus(topology: str) -> list[Any]:
     }
     for name, value in known.items():
         os.environ.setdefault(name, value)
-    return _topology(topology, platform='tpu', topology_name=topology)
+    # On a TPU VM jax shows the two cores of a v4 chip as one device; libtpu describes two unless it is told so.
+    cores = {'chip_config_name': 'megacore'} if topology.startswith('v4:') else {}
+    return _topology(topology, platform='tpu', topology_name=topology, **cores)
 
 
 def _gpus(chip: Chip, count: int) -> list[Any]:

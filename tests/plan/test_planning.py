@@ -1,6 +1,9 @@
 """The command: a plan on virtual devices, what it counts, and mistakes in one line."""
 
+import dataclasses
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,6 +94,16 @@ def test_what_fits(nothing_compiled: None) -> None:
     assert 'which means nothing' in text and '2 all-reduce' in text
 
 
+def test_the_largest_batch_is_not_above_the_number_of_images(nothing_compiled: None, monkeypatch: Any) -> None:
+    tried = []
+    changed = planning.Setting.changed
+    monkeypatch.setattr(planning.Setting, 'changed', lambda self, **fields: tried.append(0) or changed(self, **fields))
+    config = train_steps.load_small('simclr:tiny', bn_group_size=16, batch_size=64)
+    chip = dataclasses.replace(SMALL, memory=10**6)
+    assert planning.make(planning.prepare(config, chip, find_devices(count=2), 500), compiler=compiler).largest == 480
+    assert len(tried) == 2  # half of the batch for the line, and the answer: none of the 3,000 that are too large
+
+
 def test_what_does_not_fit_is_told_with_what_does(nothing_compiled: None) -> None:
     plan = plan_of(batch_size=256)
     assert not plan.fits and plan.largest == plan_of(batch_size=64).largest
@@ -154,6 +167,16 @@ def test_the_extras_are_named_where_they_are_missing(capsys: pytest.CaptureFixtu
         if importlib.util.find_spec(module) is None:
             assert command.main(['--config=mocov2:tiny', f'--topology={topology}']) == 2
             assert "pip install 'contrastive_jax[plan]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='it is in the extra [plan]')
+def test_a_chip_of_each_tpu_is_a_device() -> None:
+    """In another process: libtpu stays loaded."""
+    sizes = {'v4:2x2x1': 4, 'v5e:2x4': 8, 'v5p:2x2x1': 4, 'v6e:2x2': 4}
+    code = 'import sys; from contrastive_jax.plan.topologies import described; '
+    code += 'print(*(described(x)[1].count for x in sys.argv[1:]))'
+    child = subprocess.run([sys.executable, '-c', code, *sizes], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == [str(count) for count in sizes.values()]
 
 
 def test_facts_about_chips() -> None:
