@@ -19,6 +19,8 @@ from contrastive_jax.ablate import page, runs
 from contrastive_jax.ablate.ablations import ABLATIONS, Data, changes_of, config_of
 from contrastive_jax.ablate.runs import Result
 from contrastive_jax.config.check import check
+from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.overrides import override
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.losses import negative_cosine
 from contrastive_jax.training.child import Children
@@ -249,6 +251,15 @@ def test_an_error_is_one_line(arguments: tuple[str, ...], line: str, capsys, mon
     assert command.main(arguments) == 2
     (found,) = capsys.readouterr().err.splitlines()
     assert line in found and not list(tmp_path.iterdir())
+
+
+def test_a_field_of_the_user_replaces_that_of_the_shorter_training(tmp_path: Path) -> None:
+    """Also a tuple: a command whose tuple is given twice joins the two."""
+    ablation = ABLATIONS['momentum']('cifar10')
+    given = runs.arguments(ablation, ablation.arms[0], 'cifar10', tmp_path, ['--config.schedule.milestones=10,15'])
+    config = train_steps.load(config_of(ablation, ablation.arms[0], 'cifar10'))
+    assert not override(config, [text for text in given if text.startswith('--config.')], sections_of)
+    assert config.schedule.milestones == (10, 15) and config.schedule.warmup_epochs == 2
 
 
 def test_every_signal_is_explained() -> None:

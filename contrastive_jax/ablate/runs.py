@@ -98,7 +98,9 @@ def place(folder: Path, arm: Arm, seed: int) -> Path:
 
 def arguments(ablation: Ablation, arm: Arm, data: Data, workdir: Path, fields: Sequence[str]) -> list[str]:
     """The arguments of `contrastive_jax.main` for an arm; `fields` have the last word."""
-    changes = [f'--config.{name}={value}' for name, value in changes_of(arm, data).items()]
+    own = {field.partition('=')[0] for field in fields}  # not given twice: the command would join the two tuples
+    flags = {f'--config.{name}': value for name, value in changes_of(arm, data).items()}
+    changes = [f'{flag}={value}' for flag, value in flags.items() if flag not in own]
     return [f'--config=configs/{_file(config_of(ablation, arm, data))}', f'--workdir={workdir}', *changes, *fields]
 
 
