@@ -29,7 +29,7 @@ flags.DEFINE_float(
     'stall_timeout',
     PATIENCE_S,
     'Seconds that a host may wait for a batch, and all hosts for a step, before they end; six times that for the first '
-    'reading of the data.',
+    'reading of the data and for the first step.',
     1,
 )
 flags.DEFINE_integer(

@@ -5,11 +5,12 @@ threads if the process itself has stalled, when
 
 - another process of the run has failed: all end with its exit code and line; or it gives no sign of life;
 - this process has waited for its data for longer than the patience, or no process has finished a step for so long;
-- this process has read its data for the first time, before it trains, for several times the patience;
+- this process has read its data for the first time, before it trains, for several times the patience, or no process has
+  finished its first step, which compiles, for so long;
 - a signal asked the run to stop, and the main thread does not come to heed it, since it waits for data or devices.
 
-What may take long without being wrong, such as compiling, evaluating and saving, is never limited. A batch or a step
-may always take a few times as long as the longest one before it.
+What may take long without being wrong, such as evaluating and saving, is never limited. A batch or a step may always
+take a few times as long as the longest one before it.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ PATIENCE_S = 300.0  # seconds for a batch of data or for a step, on several proc
 LOST_S = 25.0  # seconds without a sign of life after which a process counts as lost
 STOP_S = 20.0  # seconds after a signal for a batch or a step; a scheduler often gives 30 to end
 LATER_S = 20.0  # seconds, see `Watchdog`
-OPENING = 6  # reading the data for the first time may take so many times the patience
+OPENING = 6  # reading the data for the first time, and the first step, may take so many times the patience
 TIMES = 5  # a batch or a step may always take so many times as long as the longest one before it
 POLL_S = 1.0  # seconds between two looks
 STAYS_S = 3.0  # without process 0, jax ends the others before they have said why they end
@@ -50,11 +51,17 @@ _of_all: 'Watchdog | None' = None  # of this process, if it is one of several
 
 @dataclasses.dataclass
 class Stage:
-    """What the main thread does since a time of the monotonic clock."""
+    """What the main thread does since a time of the monotonic clock, and how often it was marked."""
 
     what: str
     kind: Kind
     since: float
+    marks: int = 0
+
+    @property
+    def compiles(self) -> bool:
+        """Whether it is the first step of a training, which is marked when it begins, or comes before it."""
+        return self.kind == 'step' and self.marks < 2
 
 
 _stages = [Stage('starting', 'free', time.monotonic())]
@@ -79,10 +86,11 @@ def stage(what: str, kind: Kind = 'free') -> Iterator[None]:
 
 
 def mark(what: str) -> None:
-    """Something has been done in the innermost stage, and the next thing begins."""
+    """Something has been done in the innermost stage, and the next thing begins; a step is marked when it begins."""
     now, top = time.monotonic(), _stages[-1]
-    _longest[top.kind] = max(_longest.get(top.kind, 0.0), now - top.since)
-    top.what, top.since = what, now
+    if not top.compiles:
+        _longest[top.kind] = max(_longest.get(top.kind, 0.0), now - top.since)
+    top.what, top.since, top.marks = what, now, top.marks + 1
 
 
 def opening(action: Callable[[], T]) -> Callable[[], T]:
@@ -209,8 +217,10 @@ class Watchdog:
 
     def _limit(self, now: Stage) -> float | None:
         """How long a stage may take, in seconds; None: any time."""
-        if now.kind == 'free' or (now.kind == 'step' and now.kind not in _longest):  # the first step compiles
+        if now.kind == 'free':
             return None
+        if now.compiles:
+            return self._patience_s * OPENING
         patience = self._patience_s * (OPENING if now.kind == 'opening' else 1)
         least = min(self._stop_s if self._asked else math.inf, patience)
         return max(least, TIMES * _longest.get(now.kind, 0.0))

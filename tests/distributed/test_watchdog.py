@@ -87,15 +87,25 @@ IMPATIENT = STORE.replace('30.0', '3.0')
 
 
 def test_what_may_take_long() -> None:
-    """What is not limited, a first step, and what has taken as long before; another process that is busy."""
+    """What is not limited, a first step, and what has taken as long before; another process that is busy.
+
+    The patience is 0.2 s, and 1.5 s more for a step.
+    """
     code, lines, _ = run(
         """
         with stage('saving'):
             time.sleep(1.3)
+        watchdog.OPENING = 60
+        for _ in range(2):  # another training of the same process compiles again
+            with stage('training', 'step'):
+                mark('training step 1')
+                time.sleep(3)
         with stage('training', 'step'):
-            time.sleep(1.3)  # the first one compiles
+            mark('training step 1')
             mark('training step 2')
-            time.sleep(1.3)
+            time.sleep(0.5)
+            mark('training step 3')
+            time.sleep(2.2)
         watchdog._longest.clear()
         store['contrastive_jax/0'] = '["saving step 3", true, 7]'
         with stage('training', 'step'):
@@ -114,6 +124,7 @@ def test_a_step_that_no_process_finishes() -> None:
         """
         store['contrastive_jax/0'] = '["training step 5", false, 7]'
         with stage('training', 'step'):
+            mark('training step 3')
             mark('training step 4')
             time.sleep(50)
     """,
@@ -122,6 +133,12 @@ def test_a_step_that_no_process_finishes() -> None:
     assert code == 142
     assert 'error: training step 4 has not ended for ' in lines[-1]
     assert ' s (process 0: training step 5) -> look at' in lines[-1]
+
+
+def test_a_first_step_that_never_ends() -> None:
+    code, lines, seconds = run("with stage('training', 'step'): mark('training step 1'); time.sleep(50)", STORE)
+    assert code == 142 and 2.7 < seconds < 20
+    assert 'error: training step 1 has not ended for ' in lines[-1]
 
 
 def test_what_another_process_has_said() -> None:
