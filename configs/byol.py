@@ -117,6 +117,7 @@ def cifar10(c: ConfigDict) -> None:
 
 def digits(c: ConfigDict) -> None:
     variants.digits(c)
+    c.epochs = 200.0  # after 100 it is hardly better than raw pixels
     variants.handwriting(c)
     c.augment.style = 'pil'
     c.projector, c.predictor = head(256, 64), head(256, 64)
