@@ -71,7 +71,8 @@ def run(argv: list[str]) -> int:
                 if FLAGS.rollback is not None:
                     remedy = 'give it with the config and the workdir of one of them'
                     raise UserError(f'--rollback={FLAGS.rollback} is for one run, not for several', remedy=remedy)
-                print_next(f'{FLAGS.workdir.rstrip("/")}/{next(iter(fit_group(config, FLAGS.workdir, load=load)))}')
+                found = fit_group(config, FLAGS.workdir, load=load, verbose=FLAGS.verbose)
+                print_next(f'{FLAGS.workdir.rstrip("/")}/{next(iter(found))}')
                 return 0
             fit(config, FLAGS.workdir, rollback=FLAGS.rollback, verbose=FLAGS.verbose, load=load)
             print_next(FLAGS.workdir)

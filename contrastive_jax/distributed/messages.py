@@ -29,7 +29,7 @@ class Messages:
     Args:
       client: jax's client of the coordinator.
       process: the number of this process.
-      doing: returns what the main thread does, and whether it may take any time.
+      doing: returns what the main thread does, and whether others wait for it however long it takes.
       lost_s: a process that has told nothing for so many seconds counts as lost.
     """
 
@@ -44,7 +44,7 @@ class Messages:
         threading.Thread(target=self._talk, name='messages', daemon=True).start()
 
     def others(self) -> dict[int, tuple[str, bool, int]]:
-        """Other process -> what it does, whether that may take any time, and a number that grows; -1: it is done."""
+        """Other process -> what it does, whether others wait for it, and a number that grows; -1: it is done."""
         told = {name.removeprefix(PREFIX): x for name, x in self._found.items() if name != ENDED}
         return {int(i): tuple(json.loads(x)) for i, x in sorted(told.items()) if int(i) != self.process}
 

@@ -185,9 +185,9 @@ class Watchdog:
             os.close(self._signals)
 
     def doing(self) -> tuple[str, bool]:
-        """What the main thread does, and whether it may take any time."""
+        """What the main thread does, and whether others wait for it however long it takes: it may still compile."""
         now = _stages[-1]
-        return now.what, self._limit(now) is None
+        return now.what, now.compiles or self._limit(now) is None
 
     def leave(self, code: int) -> None:
         """Ends the process without waiting for others. Process 0 stays until they have read why."""
@@ -236,7 +236,8 @@ class Watchdog:
         if now.kind in ('data', 'opening') and took > limit:
             return LostError(f'{why}{now.what} has taken more than {limit:.0f} s', remedy=remedy)
         others = self.messages.others() if self.messages else {}
-        busy = any(any_time for _, any_time, beat in others.values() if beat >= 0)
+        # All processes compile at the same time: then a limit that is over is over for each of them.
+        busy = not now.compiles and any(any_time for _, any_time, beat in others.values() if beat >= 0)
         if now.kind == 'step' and took > limit + (self._later_s if self.messages else 0) and not busy:
             doing = ', '.join(f'process {i}: {what}' for i, (what, *_) in others.items())
             return LostError(

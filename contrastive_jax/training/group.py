@@ -42,6 +42,7 @@ def fit_group(
     *,
     load: given.Load | None = None,
     vectorized: bool | None = None,
+    verbose: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Trains the runs that the lists of a config describe; the same call again continues all of them.
 
@@ -52,6 +53,7 @@ def fit_group(
       workdir: the folder of the group; member NAME has the workdir NAME in it.
       load: reads the weights of `config.init`, as for `training.fit.fit`.
       vectorized: whether one call of the device takes the step of all members, under `jax.vmap`; None: not on a CPU.
+      verbose: whether the first member prints the table of all parameters, which is that of all of them.
 
     Returns:
       Name of the member -> its last evaluation.
@@ -68,7 +70,7 @@ def fit_group(
     members = members_of(config)
     feeds = GroupFeeds(jax.default_backend() != 'cpu' if vectorized is None else vectorized)
     with Interrupt() as interrupt, contextlib.closing(feeds):
-        return Group(members, feeds, interrupt).train(resolve(workdir), load)
+        return Group(members, feeds, interrupt, verbose).train(resolve(workdir), load)
 
 
 class Group:
@@ -78,10 +80,11 @@ class Group:
       members: the runs.
       feeds: takes their steps.
       interrupt: tells whether they were asked to stop.
+      verbose: as `fit_group` takes it.
     """
 
-    def __init__(self, members: Sequence[Member], feeds: GroupFeeds, interrupt: Interrupt):
-        self._members, self._feeds, self._interrupt = members, feeds, interrupt
+    def __init__(self, members: Sequence[Member], feeds: GroupFeeds, interrupt: Interrupt, verbose: bool = False):
+        self._members, self._feeds, self._interrupt, self._verbose = members, feeds, interrupt, verbose
         self._asked = Interrupt()  # what the members see: it changes between their steps, so that all stop at the same
         self._held = [contextlib.ExitStack() for _ in members]
         self._sessions: list[Session] = []
@@ -139,7 +142,8 @@ class Group:
         for i, (member, held) in enumerate(zip(self._members, self._held, strict=True)):
             feed = partial(self._feeds.open, values=member.values)
             parts = Parts(read, feed, make_extractor, label=member.name, quiet=i > 0)
-            trainers.append(open_trainer(member.config, str(folder / member.name), held, parts, load=load))
+            place, table = str(folder / member.name), self._verbose and i == 0
+            trainers.append(open_trainer(member.config, place, held, parts, verbose=table, load=load))
         names = ', '.join(member.name for member in self._members)
         print(f'{len(trainers)} runs in one program, each with a workdir in {folder}: {names}', flush=True)
         return trainers

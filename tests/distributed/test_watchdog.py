@@ -100,6 +100,7 @@ def test_what_may_take_long() -> None:
             with stage('training', 'step'):
                 mark('training step 1')
                 time.sleep(3)
+                assert store['contrastive_jax/1'].startswith('["training step 1", true, '), 'others wait for it'
         with stage('training', 'step'):
             mark('training step 1')
             mark('training step 2')
@@ -136,7 +137,16 @@ def test_a_step_that_no_process_finishes() -> None:
 
 
 def test_a_first_step_that_never_ends() -> None:
-    code, lines, seconds = run("with stage('training', 'step'): mark('training step 1'); time.sleep(50)", STORE)
+    """Nor does that of another process, which waits for this one."""
+    code, lines, seconds = run(
+        """
+        store['contrastive_jax/0'] = '["training step 1", true, 7]'
+        with stage('training', 'step'):
+            mark('training step 1')
+            time.sleep(50)
+    """,
+        STORE,
+    )
     assert code == 142 and 2.7 < seconds < 20
     assert 'error: training step 1 has not ended for ' in lines[-1]
 

@@ -199,13 +199,14 @@ def test_the_number_of_channels_is_derived_for_new_runs_and_kept_for_others(tmp_
 
     def session(trainer, interrupt):
         found.append(trainer.feed.data['images'].shape[-1])
+        assert trainer.verbose == (trainer.label == 'seed0')
         return {}
         yield
 
     monkeypatch.setattr(group.Trainer, 'session', session)
     for seeds in ((0, 1), (0, 1), (0, 1, 2)):
         config = load(file, seeds=seeds, **{'auto.fields': OF_CHANNELS, 'augment.mean': (), 'augment.std': ()})
-        fit_group(config, str(tmp_path / 'group'))
+        fit_group(config, str(tmp_path / 'group'), verbose=True)
     assert found == [5] * 7
 
 
@@ -251,8 +252,14 @@ def test_images_that_are_read_while_a_run_trains_are_refused(tmp_path, nothing_c
 def test_the_command(tmp_path, capsys, monkeypatch):
     """It trains the members, and names the commands that go on with the first of them."""
     trained = []
-    monkeypatch.setattr(group, 'fit_group', lambda config, workdir, load: trained.append(config.seeds) or {'seed3': {}})
-    args = ['--config=tests/tiny_configs.py:mocov2', f'--workdir={tmp_path}/runs/', '--config.seeds=3,4']
+
+    def fit_group(config, workdir, load, verbose):
+        trained.append(config.seeds)
+        assert verbose
+        return {'seed3': {}}
+
+    monkeypatch.setattr(group, 'fit_group', fit_group)
+    args = ['--config=tests/tiny_configs.py:mocov2', f'--workdir={tmp_path}/runs/', '--config.seeds=3,4', '--verbose']
     assert main.main(args) == 0
     assert trained == [(3, 4)]
     assert f'contrastive_jax.report --workdir={tmp_path}/runs/seed3' in capsys.readouterr().out
