@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from contrastive_jax.ablate import __main__ as command
@@ -20,6 +21,7 @@ from contrastive_jax.ablate.ablations import ABLATIONS, Data, changes_of, config
 from contrastive_jax.ablate.runs import Result
 from contrastive_jax.config.check import check
 from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.load import load
 from contrastive_jax.config.overrides import override
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.losses import negative_cosine
@@ -97,7 +99,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         if 'predictor' in str(workdir):
             output.write(b'contrastive_jax: error: no\n')
             return 2
-        workdir.mkdir(parents=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         writer, collapsed = metrics.MetricWriter(workdir), 'stop' in str(workdir)
         for step, knn in ((0, 0.5), (10, 0.8), (20, 0.7), (30, 0.1 if collapsed else 0.9)):
             std = 0.0 if collapsed else 1.0
@@ -119,7 +121,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_runs_are_trained_once_and_the_page_says_what_they_say(
-    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ['simsiam', f'--workdir={tmp_path}', '--seeds=0,1', '--jobs=2', '--config.epochs=3.0']
     assert command.main(given) == 1, 'an arm fails'
@@ -156,6 +158,15 @@ def test_runs_are_trained_once_and_the_page_says_what_they_say(
 
     assert command.main(given) == 1
     assert len(started) == 10, 'those that failed are tried again, and no other'
+
+    def changed(given: str) -> ConfigDict:  # as in a later version
+        config = load(given)
+        config.optimizer.weight_decay = 0.5
+        return config
+
+    monkeypatch.setattr(runs, 'load', changed)
+    assert command.main(given) == 1
+    assert len(started) == 18, 'of another recipe, all of them'
 
 
 def test_a_signal_reaches_the_running_run(

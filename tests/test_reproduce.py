@@ -148,6 +148,10 @@ def test_an_experiment_from_start_to_result(
         patch.setattr(protocols_run, 'run_protocol', None)
         code, again, _ = call(capsys, 'easy', *argv)
     assert code == 0 and 'easy: pass' in again and results.read_text() == line + '\n'
+    changed = dataclasses.replace(tiny(10.0), changes={**CHANGES, 'steps': 4, 'method.temperature': 0.3})
+    monkeypatch.setitem(command.EXPERIMENTS, 'easy', changed)  # as in a later version
+    code, _, err = call(capsys, 'easy', *argv)
+    assert code == 2 and 'result of another recipe (method.temperature: 0.2 -> 0.3; steps: 3 -> 4) -> choose' in err
 
     shutil.copytree(folder / run_experiment.PRETRAINING, tmp_path / 'runs' / 'hard' / run_experiment.PRETRAINING)
     code, out, _ = call(capsys, 'hard', *argv)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -11,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from contrastive_jax.ablate.ablations import Ablation, Arm, Data, changes_of, config_of
+from contrastive_jax.config.fields import sections_of
+from contrastive_jax.config.load import load
+from contrastive_jax.config.overrides import override
 from contrastive_jax.errors import Interrupted
 from contrastive_jax.evaluate.verdict import comparable, verdict
 from contrastive_jax.training.child import Children, children
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.atomic import write_atomically
 
-DONE = 'done.json'  # beside the workdir of a run: the arguments with which it was completed
+DONE = 'done.json'  # beside the workdir of a run: what was completed, see `described`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +78,11 @@ def train(
     """
     wanted = [(arm, seed) for seed in seeds for arm in ablation.arms]  # the first seed of every arm comes first
     with children() as processes, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        running = [
-            pool.submit(_train_one, processes, ablation, arm, seed, data, folder, [*fields, f'--config.seed={seed}'])
-            for arm, seed in wanted
-        ]
+        running = []
+        for arm, seed in wanted:
+            workdir = place(folder, arm, seed)
+            given = arguments(ablation, arm, data, workdir, [*fields, f'--config.seed={seed}'])
+            running.append(pool.submit(_train_one, processes, ablation, arm, seed, workdir, given, described(given)))
         try:
             for count, future in enumerate(concurrent.futures.as_completed(running), 1):
                 found = future.result()
@@ -104,6 +109,17 @@ def arguments(ablation: Ablation, arm: Arm, data: Data, workdir: Path, fields: S
     return [f'--config=configs/{_file(config_of(ablation, arm, data))}', f'--workdir={workdir}', *changes, *fields]
 
 
+def described(given: Sequence[str]) -> list[str]:
+    """What a run trains: its arguments, and a checksum of the config that they make, as a recipe may change later.
+
+    Args:
+      given: as `arguments` returns them.
+    """
+    config = load(given[0].removeprefix('--config='))
+    override(config, [text for text in given[1:] if text.startswith('--config.')], sections_of)
+    return [*given, hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:12]]
+
+
 def _file(config: str) -> str:
     """'simclr:digits' -> 'simclr.py:digits'."""
     name, _, variant = config.partition(':')
@@ -111,12 +127,16 @@ def _file(config: str) -> str:
 
 
 def _train_one(
-    processes: Children, ablation: Ablation, arm: Arm, seed: int, data: Data, folder: Path, fields: Sequence[str]
+    processes: Children,
+    ablation: Ablation,
+    arm: Arm,
+    seed: int,
+    workdir: Path,
+    given: Sequence[str],
+    description: Sequence[str],
 ) -> Result:
-    workdir = place(folder, arm, seed)
-    given = arguments(ablation, arm, data, workdir, fields)
     done, log = workdir.with_name(f'seed{seed}.{DONE}'), workdir.with_name(f'seed{seed}.log')
-    if not done.exists() or json.loads(done.read_text(encoding='utf-8')) != given:
+    if not done.exists() or json.loads(done.read_text(encoding='utf-8')) != [*description]:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', *given]
         with log.open('wb') as file:
@@ -126,7 +146,7 @@ def _train_one(
         if code:
             last = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
             return Result(arm.name, seed, error=f'exit code {code}: {last[-1] if last else "it printed nothing"}')
-        write_atomically(done, json.dumps(given).encode())
+        write_atomically(done, json.dumps([*description]).encode())
     return read(arm.name, seed, workdir, ablation.signal)
 
 

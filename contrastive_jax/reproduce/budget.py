@@ -19,6 +19,7 @@ from contrastive_jax.reproduce.run_experiment import (
     PRETRAINING,
     RESULT,
     check_images,
+    completed,
     load_config,
     load_configs,
     read_json,
@@ -120,7 +121,7 @@ def _run(name: str, experiment: Experiment, own: Path, folder: Path, data: str, 
 
     embedded = load_config(experiment.config, experiment.changes).data.source == 'digits'
     config, evaluations = load_configs(experiment, own, '' if embedded else data)
-    if (result := read_json(own / RESULT)) is not None:
+    if (result := completed(config, own)) is not None:
         return _judged(result, None)
     if end <= time.monotonic():
         return Outcome('left out', 'the time is over')

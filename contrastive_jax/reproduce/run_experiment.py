@@ -20,7 +20,7 @@ from contrastive_jax.reproduce.results import compare_with_references, environme
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import metrics, run_record
 from contrastive_jax.workdir.atomic import write_atomically
-from contrastive_jax.workdir.folder import open_workdir
+from contrastive_jax.workdir.folder import changed_fields, open_workdir, read_config
 from contrastive_jax.workdir.inputs import check_inputs, differ
 
 PRETRAINING = 'pretraining'  # the workdir of the training, in the folder of an experiment
@@ -58,7 +58,8 @@ def run_experiment(
       The result, which is also written to the folder. If the experiment is complete, its result as it was written.
 
     Raises:
-      UserError: an argument or the data is wrong; it is raised before anything is compiled.
+      UserError: an argument or the data is wrong, or the folder holds the result of another recipe; it is raised before
+        anything is compiled.
       Interrupted: a signal arrived; everything that was done is saved.
     """
     from contrastive_jax.training.fit import fit  # imported after the hosts are connected: jax finds its devices once
@@ -78,7 +79,7 @@ def run_experiment(
 
         inputs = check_images(config)
         check_inputs(folder / PRETRAINING, inputs, write=False)  # also for results that are complete
-        if (result := read_json(folder / RESULT)) is not None:
+        if (result := completed(config, folder)) is not None:
             return result
         stop_if_interrupted()
         start = time.monotonic() - (read_json(folder / SECONDS) or 0)  # the file has the time of earlier starts
@@ -105,6 +106,35 @@ def run_experiment(
         'pretraining': trained,
     }
     write_json(folder / RESULT, result)
+    return result
+
+
+def completed(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
+    """The result of an experiment that is complete; None if it is not.
+
+    Args:
+      config: the config of the training as it is now.
+      folder: the folder of the experiment.
+
+    Raises:
+      UserError: the training that the result is of had another config or another length.
+    """
+    from contrastive_jax.config.stored import defaults_of
+    from contrastive_jax.training.fit import with_stored_choices
+
+    result: dict[str, Any] | None = read_json(folder / RESULT)
+    if result is None:
+        return None
+    config, trained = with_stored_choices(config, str(folder / PRETRAINING))
+    if trained:
+        before = read_config(folder / PRETRAINING)
+        changes = changed_fields(folder / PRETRAINING, config, defaults_of(config))
+        changes += [f'{x}: {before.get(x)} -> {config[x]}' for x in ('epochs', 'steps') if before.get(x) != config[x]]
+        if changes:
+            raise UserError(
+                f'{folder} holds the result of another recipe ({"; ".join(changes)})',
+                remedy='choose another workdir, or move this folder away',
+            )
     return result
 
 
