@@ -108,7 +108,7 @@ def compile_step(
 def use_least_effort() -> None:
     """Lets XLA optimize as little as it can from now on: a TPU's program then takes a tenth of the time to compile.
 
-    Its memory is an estimate: 0.88 of that with XLA's usual effort for MoCo v2 with ResNet-18 on eight v5e, and 1.32 for
+    Its memory is an estimate: 0.88 of that with XLA's usual effort for MoCo v2 with ResNet-18 on eight v5e, 1.32 for
     a chain of convolutions (findings/tpu_compile_effort.sh).
     """
     jax.config.update('jax_exec_time_optimization_effort', -1.0)
