@@ -113,7 +113,7 @@ def described(given: Sequence[str]) -> list[str]:
     """What a run trains: its arguments, and a checksum of the config that they make, as a recipe may change later.
 
     Args:
-      given: as `arguments` returns them.
+      given: the arguments of `contrastive_jax.main`, as `arguments` returns them.
     """
     config = load(given[0].removeprefix('--config='))
     override(config, [text for text in given[1:] if text.startswith('--config.')], sections_of)

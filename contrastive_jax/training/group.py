@@ -80,7 +80,7 @@ class Group:
       members: the runs.
       feeds: takes their steps.
       interrupt: tells whether they were asked to stop.
-      verbose: as `fit_group` takes it.
+      verbose: whether the first member prints the table of all parameters.
     """
 
     def __init__(self, members: Sequence[Member], feeds: GroupFeeds, interrupt: Interrupt, verbose: bool = False):
