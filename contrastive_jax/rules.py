@@ -181,8 +181,8 @@ def declared_fields(section: type) -> dict[str, Declared]:
     """The fields that a dataclass (or a Linen module) declares for a section of a config."""
     names = [field.name for field in dataclasses.fields(section)]
     # No config sets the network of a method, nor what Linen adds to the fields of a module. `dtype` and `bn_group_size`
-    # of a module are those of the top level.
-    others = ('network', 'parent', 'name', 'dtype', 'bn_group_size') if 'parent' in names else ('network',)
+    # of a module are those of the top level; `bn_views` follows from the method.
+    others = ('network', 'parent', 'name', 'dtype', 'bn_group_size', 'bn_views') if 'parent' in names else ('network',)
     fields = [field for field in dataclasses.fields(section) if field.init and field.name not in others]
     kinds: dict[str, Any] = {field.name: field.type for field in fields}
     if any(isinstance(kind, str) for kind in kinds.values()):  # from __future__ import annotations

@@ -17,7 +17,7 @@ To write a method:
 2. `init` returns the parameters and the state at step 0. `networks.init_online` and `init_online_and_target` do this
    for most methods. Every method trains `params['encoder']`, with the BN statistics
    `state.batch_stats['online']['encoder']`: this is the encoder that is evaluated and exported.
-3. `loss` applies the networks in training mode (`networks.project`, `predict` or `project_views`), computes a loss,
+3. `loss` applies the networks in training mode (`networks.project`, `project_each`, `predict_each`), computes a loss,
    and returns it with the new state and metrics. The new state has the structure, shapes and dtypes of the old one.
    Gradients must not flow through the state.
 4. Override `after_update` if something changes after the optimizer's step, such as a target network, and `check` if a

@@ -56,14 +56,11 @@ class BYOL(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        x1, x2 = batch['views']
-        stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        (q1, p1), stats = networks.predict(self.network, params, stats, x1, axis_name)
-        (q2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
+        views, stats, stats_k = batch['views'], state.batch_stats['online'], state.batch_stats['target']
+        ((q1, p1), (q2, p2)), stats = networks.predict_each(self.network, params, stats, views, axis_name)
         if not self.use_predictor:
             p1, p2 = q1, q2
-        z1, stats_k = networks.project(self.network, state.target, stats_k, x1, axis_name)
-        z2, stats_k = networks.project(self.network, state.target, stats_k, x2, axis_name)
+        (z1, z2), stats_k = networks.project_each(self.network, state.target, stats_k, views, axis_name)
         loss = normalized_regression(p1, z2) + normalized_regression(p2, z1)  # without gradient through z
         state = dataclasses.replace(state, batch_stats={'online': stats, 'target': stats_k})
         return loss, (state, signals.regression_metrics(p1, z2, axis_name))

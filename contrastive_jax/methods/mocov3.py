@@ -50,15 +50,12 @@ class MoCoV3(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng
-        x1, x2 = batch['views']
-        stats, stats_k = state.batch_stats['online'], state.batch_stats['target']
-        (_, q1), stats = networks.predict(self.network, params, stats, x1, axis_name)
-        (_, q2), stats = networks.predict(self.network, params, stats, x2, axis_name)
+        views, stats, stats_k = batch['views'], state.batch_stats['online'], state.batch_stats['target']
+        ((_, q1), (_, q2)), stats = networks.predict_each(self.network, params, stats, views, axis_name)
 
         momentum = ema.cosine_momentum(progress, self.momentum)
         target = ema.update(state.target, networks.without_predictor(params), momentum)  # before the keys are encoded
-        k1, stats_k = networks.project(self.network, target, stats_k, x1, axis_name)
-        k2, stats_k = networks.project(self.network, target, stats_k, x2, axis_name)
+        (k1, k2), stats_k = networks.project_each(self.network, target, stats_k, views, axis_name)
         k1, k2 = lax.stop_gradient((k1, k2))
 
         T = self.temperature

@@ -58,9 +58,9 @@ class NNCLR(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        (x1, x2), queue, T = batch['views'], state.memory['queue'], self.temperature
-        (z1, p1), stats = networks.predict(self.network, params, state.batch_stats['online'], x1, axis_name)
-        (z2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
+        views, queue, T = batch['views'], state.memory['queue'], self.temperature
+        stats = state.batch_stats['online']
+        ((z1, p1), (z2, p2)), stats = networks.predict_each(self.network, params, stats, views, axis_name)
 
         # Both directions look in the old queue, which then gets the projections of the first views.
         nn1, nn2 = (nearest_neighbors(z, queue['keys'], axis_name=axis_name) for z in (z1, z2))

@@ -43,10 +43,8 @@ class SimSiam(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        x1, x2 = batch['views']
         stats = state.batch_stats['online']
-        (z1, p1), stats = networks.predict(self.network, params, stats, x1, axis_name)
-        (z2, p2), stats = networks.predict(self.network, params, stats, x2, axis_name)
+        ((z1, p1), (z2, p2)), stats = networks.predict_each(self.network, params, stats, batch['views'], axis_name)
         if not self.use_predictor:
             p1, p2 = z1, z2
         D = partial(negative_cosine, stop_gradient=self.stop_gradient)

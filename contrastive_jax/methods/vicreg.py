@@ -43,9 +43,8 @@ class VICReg(base.Method):
         axis_name: str | None = None,
     ) -> base.LossOutput:
         del rng, progress
-        x1, x2 = batch['views']
-        z1, stats = networks.project(self.network, params, state.batch_stats['online'], x1, axis_name)
-        z2, stats = networks.project(self.network, params, stats, x2, axis_name)
+        stats = state.batch_stats['online']
+        (z1, z2), stats = networks.project_each(self.network, params, stats, batch['views'], axis_name)
         terms = vicreg_terms(z1, z2, axis_name=axis_name)
         loss = self.invariance * terms.invariance + self.variance * terms.variance + self.covariance * terms.covariance
         metrics = signals.regression_metrics(z1, z2, axis_name) | terms._asdict()

@@ -48,6 +48,7 @@ class MLP(nn.Module):
       activation: 'relu' or 'gelu', applied after every layer but the last.
       kernel_init: the initializer of the kernels, 'torch', 'normal' or 'trunc_normal'; see `INITS`.
       bn_group_size: the number of examples that share BN statistics; None: the global batch. See `BatchNorm`.
+      bn_views: how many views follow each other in a batch, each with BN statistics of its own; see `BatchNorm.views`.
       bn_momentum: the momentum of the running statistics, new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
       bn_unbiased: whether the running variance is unbiased, as in torch, or not, as in Keras and Haiku.
@@ -66,6 +67,7 @@ class MLP(nn.Module):
     activation: str = 'relu'
     kernel_init: str = 'torch'
     bn_group_size: int | None = None
+    bn_views: int = 1
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     bn_unbiased: bool = True
@@ -110,6 +112,7 @@ class MLP(nn.Module):
                 offset = scale if not last or self.last_batch_norm_offset is None else self.last_batch_norm_offset
                 x = BatchNorm(
                     group_size=self.bn_group_size,
+                    views=self.bn_views,
                     momentum=self.bn_momentum,
                     epsilon=self.bn_epsilon,
                     unbiased=self.bn_unbiased,

@@ -53,6 +53,8 @@ class BatchNorm(nn.Module):
     Attributes:
       group_size: the number of examples that share statistics; None: the global batch. A batch smaller than a group is
         one group, and so is the batch with which parameters are initialized.
+      views: how many batches follow each other in the rows of a device, all of its first batch before its second. Each
+        has its own groups, and the running statistics move once for each, as if they came one after the other.
       momentum: running = momentum * running + (1 - momentum) * batch; torch calls 1 - momentum the momentum.
       epsilon: added to the variance.
       unbiased: whether the running variance divides by n - 1, as in torch, or by n, as in Keras and Haiku.
@@ -63,6 +65,7 @@ class BatchNorm(nn.Module):
     """
 
     group_size: int | None = None
+    views: int = 1
     momentum: float = 0.9
     epsilon: float = 1e-5
     unbiased: bool = True
@@ -94,19 +97,22 @@ class BatchNorm(nn.Module):
 
         if train:
             if self.is_initializing():
-                axis_name, groups, group_devices = None, 1, 1
+                axis_name, views, groups, group_devices = None, 1, 1, 1
             else:
-                groups, group_devices = split_groups(self.group_size, shape[0], collectives.axis_size(axis_name))
-            x = x.reshape(groups, -1, *shape[1:])  # consecutive examples: [groups, examples, ..., C]
-            mean, var = group_moments(x, group_devices, axis_name)  # [groups, 1, ..., 1, C]
+                views, devices = self.views, collectives.axis_size(axis_name)
+                groups, group_devices = split_groups(self.group_size, shape[0] // views, devices)
+            x = x.reshape(views * groups, -1, *shape[1:])  # consecutive examples: [views * groups, examples, ..., C]
+            mean, var = group_moments(x, group_devices, axis_name)  # [views * groups, 1, ..., 1, C]
             if not self.is_initializing():
                 n = group_devices * math.prod(x.shape[1:-1])
                 correction = n / max(n - 1, 1) if self.unbiased else 1.0
-                batch = (mean.reshape(groups, -1).mean(0), var.reshape(groups, -1).mean(0) * correction)
+                batch = [x.reshape(views, groups, -1).mean(1) for x in (mean, var * correction)]  # [views, C]
                 if group_devices < collectives.axis_size(axis_name):  # other devices have other groups
                     batch = collectives.pmean(batch, axis_name)
                 for running, new in zip((running_mean, running_var), batch, strict=True):
-                    updated = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
+                    updated = running.value
+                    for of_view in lax.stop_gradient(new):
+                        updated = self.momentum * updated + (1 - self.momentum) * of_view
                     running.value = updated.astype(running.value.dtype)
         else:
             mean, var = running_mean.value, running_var.value

@@ -158,6 +158,7 @@ class ResNet(nn.Module):
         (He et al., arXiv:1812.01187): three 3x3 convolutions replace the 7x7 one, and shortcuts average before they
         project. 0.0625 in SimCLR v2.
       bn_group_size: the number of examples that share BN statistics; None: the global batch. See `BatchNorm`.
+      bn_views: how many views follow each other in a batch, each with BN statistics of its own; see `BatchNorm.views`.
       bn_momentum: the momentum of the running statistics, new = bn_momentum * old + (1 - bn_momentum) * batch.
       bn_epsilon: added to the variance.
       bn_unbiased: whether the running variance is unbiased, as in torch, or not, as in Keras and Haiku.
@@ -181,6 +182,7 @@ class ResNet(nn.Module):
     padding: str = 'torch'
     sk_ratio: float = 0.0
     bn_group_size: int | None = None
+    bn_views: int = 1
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     bn_unbiased: bool = True
@@ -218,6 +220,7 @@ class ResNet(nn.Module):
         norm = partial(
             BatchNorm,
             group_size=self.bn_group_size,
+            views=self.bn_views,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             unbiased=self.bn_unbiased,

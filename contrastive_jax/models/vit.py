@@ -142,6 +142,7 @@ class ConvStem(nn.Module):
     Attributes:
       width: the channels of a token; the 3x3 convolutions have 1/8, 1/4, 1/2 and all of them.
       bn_group_size: the number of examples that share BN statistics; see `BatchNorm`.
+      bn_views: how many views follow each other in a batch; see `BatchNorm.views`.
       bn_momentum: the momentum of the running statistics.
       bn_epsilon: added to the variance.
       dtype: the dtype of the computation; parameters are float32.
@@ -149,6 +150,7 @@ class ConvStem(nn.Module):
 
     width: int
     bn_group_size: int | None = None
+    bn_views: int = 1
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
@@ -170,6 +172,7 @@ class ConvStem(nn.Module):
             )(x)
             x = BatchNorm(
                 group_size=self.bn_group_size,
+                views=self.bn_views,
                 momentum=self.bn_momentum,
                 epsilon=self.bn_epsilon,
                 dtype=self.dtype,
@@ -285,6 +288,7 @@ class VisionTransformer(nn.Module):
       drop_path: the probability that a branch of the last block is dropped, drawn for each image; it grows linearly
         from 0 in the first block. Nothing is dropped without the rng stream 'drop_path', e.g. for a teacher.
       bn_group_size: the number of examples that share BN statistics in the convolutional stem; see `BatchNorm`.
+      bn_views: how many views follow each other in a batch; see `BatchNorm.views`.
       bn_momentum: the momentum of the stem's running statistics.
       bn_epsilon: added to the variance of the stem's batch norm.
       remat: recompute each block in the backward pass, which saves memory for about a third more work; the results are
@@ -304,6 +308,7 @@ class VisionTransformer(nn.Module):
     kernel_init: str = 'xavier'
     drop_path: float = 0.0
     bn_group_size: int | None = None
+    bn_views: int = 1
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     remat: bool = False
@@ -357,7 +362,13 @@ class VisionTransformer(nn.Module):
             x = PatchEmbed(self.patch_size, self.width, self.kernel_init, self.dtype, name='patch_embed')(x)
         else:
             x = ConvStem(
-                self.width, self.bn_group_size, self.bn_momentum, self.bn_epsilon, self.dtype, name='patch_embed'
+                self.width,
+                self.bn_group_size,
+                self.bn_views,
+                self.bn_momentum,
+                self.bn_epsilon,
+                self.dtype,
+                name='patch_embed',
             )(x, train=train, axis_name=axis_name)
         b, height, width, d = x.shape
         token_init = nn.initializers.normal(1e-6) if self.kernel_init == 'xavier' else INITS['trunc_normal']

@@ -27,8 +27,8 @@ Load = Callable[..., 'Encoder']  # contrastive_jax.load_encoder
 Say = Callable[[str], None]
 
 # Fields of an encoder that do not change its features: how it is initialized, trained and computed.
-OF_TRAINING = ('dtype', 'remat', 'zero_init_residual', 'bn_group_size', 'bn_momentum', 'bn_unbiased', 'drop_path',
-               'kernel_init', 'parent', 'name')  # fmt: skip
+OF_TRAINING = ('dtype', 'remat', 'zero_init_residual', 'bn_group_size', 'bn_views', 'bn_momentum', 'bn_unbiased',
+               'drop_path', 'kernel_init', 'parent', 'name')  # fmt: skip
 SHOWN = 5  # differences in a message
 
 

@@ -144,6 +144,36 @@ def test_pmap_too(group_size: int | None) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), many, one)
 
 
+@pytest.mark.parametrize('devices', [1, 4])
+@pytest.mark.parametrize('group_size', [None, 2, 4])
+def test_views_are_normalized_one_after_the_other(group_size: int | None, devices: int) -> None:
+    """Rows of a device: its part of the first view, then of the second. Statistics move twice."""
+    with jax.enable_x64(True):
+        x, _, variables = inputs()
+        views = x.reshape(2, B // 2, H, H, C)
+        expected, stats = [], variables['batch_stats']
+        for view in views:
+            y, stats = slow_batch_norm(view, {**variables, 'batch_stats': stats}, group_size or B // 2)
+            expected.append(y)
+        options = {'momentum': MOMENTUM, 'epsilon': EPSILON, 'dtype': jnp.float64}
+        model = BatchNorm(group_size=group_size, views=2, **options)
+
+        def step(views: jax.Array) -> tuple[jax.Array, Any]:
+            rows = views.reshape(-1, H, H, C)
+            y, new = model.apply(variables, rows, train=True, axis_name='data', mutable=['batch_stats'])
+            return y.reshape(views.shape), new['batch_stats']
+
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((devices,), ('data',), axis_types=auto, devices=jax.devices()[:devices])
+        sharded = jax.shard_map(
+            step, mesh=mesh, in_specs=P(None, 'data'), out_specs=(P(None, 'data'), P()), check_vma=False
+        )
+        found, found_stats = jax.jit(sharded)(jnp.asarray(views))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    for name, value in stats.items():
+        np.testing.assert_allclose(found_stats[name], value, rtol=1e-12)
+
+
 def test_eval_uses_running_statistics() -> None:
     x, _, variables = inputs()
     with jax.enable_x64(True):

@@ -1,0 +1,74 @@
+"""Views in one pass of a network: what a pass for each view computes."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from contrastive_jax.config.build import build_network
+from contrastive_jax.methods import networks
+from contrastive_jax.models.network import Network
+from tests import train_steps
+
+
+def one_by_one(network: Network, params: Any, stats: Any, views: jax.Array) -> tuple[Any, Any]:
+    """The oracle of `predict_each`: `Network` itself, applied to a view after the other."""
+    found = []
+    for x in views:
+        (_, z, p), new = network.apply({'params': params, 'batch_stats': stats}, x, train=True, mutable=['batch_stats'])
+        found.append((z, p))
+        stats = new['batch_stats']
+    return found, stats
+
+
+@pytest.mark.parametrize(
+    ('name', 'fields', 'passes'),
+    [
+        ('byol:tiny', {}, 1),
+        ('byol:tiny', {'bn_group_size': 4}, 1),
+        ('byol:tiny', {'bn_group_size': 4, 'chunks': 2}, 2),  # chunks bound the memory: no pass gets larger
+        ('mocov3_vit:tiny', {'encoder.stem': 'conv', 'encoder.patch_size': 16, 'data.image_size': 32}, 1),
+    ],
+)
+def test_each_view_is_normalized_alone(name: str, fields: dict[str, Any], passes: int) -> None:
+    """Outputs, BN statistics and gradients, in float64."""
+    with jax.enable_x64(True):
+        config = train_steps.load(name, dtype='float64').unlock()
+        config.update_from_flattened_dict(fields)
+        network, size = build_network(config), config.data.image_size
+        rng = np.random.default_rng(0)
+        views = jnp.asarray(rng.normal(size=(2, 8, size, size, 3)) * [[[[[1.0]]]], [[[[3.0]]]]])
+        params, stats = networks.init_network(network, jax.random.key(0), {'views': views})
+        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape)), params)
+        stats = jax.tree.map(lambda x: x.astype(jnp.float64), stats)
+
+        @functools.partial(jax.value_and_grad, has_aux=True)
+        def in_one(params: Any) -> Any:
+            out, new = networks.predict_each(network, params, stats, tuple(views), None)
+            return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(out)), (out, new)
+
+        @functools.partial(jax.value_and_grad, has_aux=True)
+        def in_turn(params: Any) -> Any:
+            out, new = one_by_one(network.clone(chunks=1), params, stats, views)
+            return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(out)), (out, new)
+
+        found, expected = jax.jit(in_one)(params), jax.jit(in_turn)(params)
+        assert train_steps.relative_error(found, expected) < 1e-9
+        forward = str(jax.make_jaxpr(lambda: networks.predict_each(network, params, stats, tuple(views), None)[0])())
+        alone = str(jax.make_jaxpr(lambda: networks.predict_each(network, params, stats, (views[0],), None)[0])())
+    assert forward.count('conv_general_dilated[') == passes * alone.count('conv_general_dilated[') > 0
+
+
+def test_projections_of_each_view_are_those_of_its_predictions() -> None:
+    config = train_steps.load('byol:tiny')
+    network = build_network(config)
+    views = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 8, 3)), jnp.float32)
+    params, stats = networks.init_network(network, jax.random.key(0), {'views': views})
+    predicted, stats_p = networks.predict_each(network, params, stats, tuple(views), None)
+    projected, stats_z = networks.project_each(network, params, stats, tuple(views), None)
+    for (z, _), alone in zip(predicted, projected, strict=True):
+        np.testing.assert_allclose(alone, z, rtol=1e-6)
+    assert train_steps.relative_error(*map(networks.without_predictor, (stats_z, stats_p))) < 1e-6
