@@ -17,7 +17,7 @@ from PIL import Image
 
 from contrastive_jax.ablate import __main__ as command
 from contrastive_jax.ablate import page, runs
-from contrastive_jax.ablate.ablations import ABLATIONS, Data, changes_of, config_of
+from contrastive_jax.ablate.ablations import ABLATIONS, Arm, Data, changes_of, config_of
 from contrastive_jax.ablate.runs import Result
 from contrastive_jax.config.check import check
 from contrastive_jax.config.fields import sections_of
@@ -37,7 +37,8 @@ def test_every_arm_is_a_legal_config(name: str, data: Data) -> None:
     ablation = ABLATIONS[name](data)
     trainings = []
     for arm in ablation.arms:
-        config = train_steps.load(config_of(ablation, arm, data), **changes_of(arm, data))
+        recipe = train_steps.load(config_of(ablation, arm, data))
+        config = train_steps.load(config_of(ablation, arm, data), **changes_of(arm, data, recipe))
         if data == 'cifar10':
             config.data.update(source='npz', path='cifar10.npz')
         assert [problem for problem in check(config, 1) if 'cifar10.npz' not in problem] == [], arm.name
@@ -52,7 +53,8 @@ def test_every_arm_is_a_legal_config(name: str, data: Data) -> None:
 
 def test_the_digits_are_ablated_in_the_settings_of_the_papers() -> None:
     """Some values, written out again."""
-    m = [changes_of(arm, 'digits')['method.momentum'] for arm in ABLATIONS['momentum']('digits').arms]
+    recipe = train_steps.load('mocov1:digits')
+    m = [changes_of(arm, 'digits', recipe)['method.momentum'] for arm in ABLATIONS['momentum']('digits').arms]
     assert m == [0.0, 0.9, 0.99, 0.999, 0.9999]
     pairs = [arm.place for arm in ABLATIONS['augmentations']('cifar10').arms]
     assert len(pairs) == 5 * 6 / 2 and ('crop', 'color') in pairs
@@ -123,13 +125,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_runs_are_trained_once_and_the_page_says_what_they_say(
     started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ['simsiam', f'--workdir={tmp_path}', '--seeds=0,1', '--jobs=2', '--config.epochs=3.0']
+    given = ['simsiam', f'--workdir={tmp_path}', '--seeds=0,1', '--jobs=2', '--epochs=3', '--config.batch_size=64']
     assert command.main(given) == 1, 'an arm fails'
     assert len(started) == 8
     (without,) = [c for c in started if any('stop_gradient/seed1' in arg for arg in c)]
     assert without[1:3] == ['-m', 'contrastive_jax.main'] and '--config=configs/simsiam.py:digits' in without
-    assert '--config.method.stop_gradient=False' in without and without[-2:] == [
-        '--config.epochs=3.0',
+    assert {'--config.method.stop_gradient=False', '--config.epochs=3.0'} <= {*without}
+    assert without[-2:] == [
+        '--config.batch_size=64',
         '--config.seed=1',
     ]
 
@@ -251,9 +254,14 @@ def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
             '--config.seed would be the same in all runs, which have those',
         ),
         (
-            ('mocov2_ladder', '--workdir=x', '--config.epochs=3.0'),
-            '--config.epochs would be the same in all arms, which differ in it -> leave it out',
+            ('simsiam', '--workdir=x', '--config.method.use_predictor=False'),
+            '--config.method.use_predictor would be the same in all arms, which differ in it -> leave it out',
         ),
+        (
+            ('simsiam', '--workdir=x', '--config.epochs=3.0'),
+            '--config.epochs leaves the rest of the schedule as it is -> use --epochs',
+        ),
+        (('simsiam', '--workdir=x', '--epochs=0'), '--epochs 0 is not above 0'),
         (('simsiam', '--workdir=x', '--data=cifar'), '--data cifar is no .npz file'),
     ],
 )
@@ -270,7 +278,26 @@ def test_a_field_of_the_user_replaces_that_of_the_shorter_training(tmp_path: Pat
     given = runs.arguments(ablation, ablation.arms[0], 'cifar10', tmp_path, ['--config.schedule.milestones=10,15'])
     config = train_steps.load(config_of(ablation, ablation.arms[0], 'cifar10'))
     assert not override(config, [text for text in given if text.startswith('--config.')], sections_of)
-    assert config.schedule.milestones == (10, 15) and config.schedule.warmup_epochs == 2
+    assert config.schedule.milestones == (10, 15) and config.epochs == 20
+
+
+def test_a_shorter_training_keeps_the_shares_of_its_phases() -> None:
+    """And an arm that is trained longer has as many times the length."""
+    step = train_steps.load('mocov1:cifar10')
+    assert (step.epochs, step.schedule.name, step.schedule.milestones) == (200.0, 'step', (120, 160))
+    arms = ABLATIONS['mocov2_ladder']('cifar10').arms
+    assert changes_of(arms[0], 'cifar10', step) == {'epochs': 20.0, 'schedule.milestones': (12.0, 16.0)}
+    assert changes_of(arms[0], 'cifar10', step, 3.0) == {'epochs': 3.0, 'schedule.milestones': (1.8, 2.4)}
+    lengths = [changes_of(arm, 'cifar10', step, 3.0)['epochs'] for arm in arms]
+    assert lengths == [3.0, 3.0, 3.0, 3.0, 3.0, 6.0]
+    warm = train_steps.load('simclr:cifar10')
+    assert warm.schedule.warmup_epochs == 10
+    assert changes_of(Arm('SimCLR'), 'cifar10', warm) == {'epochs': 20.0, 'schedule.warmup_epochs': 2.0}
+    teacher = train_steps.load('dino:cifar10', **{'method.teacher_warmup_epochs': 30})
+    found = changes_of(Arm('DINO'), 'cifar10', teacher, 10.0)
+    assert found['method.teacher_warmup_epochs'] == 3 and found['schedule.warmup_epochs'] == 1.0
+    digits = train_steps.load('simsiam:digits')
+    assert changes_of(Arm('SimSiam'), 'digits', digits) == {}
 
 
 def test_every_signal_is_explained() -> None:

@@ -2,19 +2,22 @@
 
     python -m contrastive_jax.ablate
     python -m contrastive_jax.ablate simsiam --workdir=runs/ablate
-    python -m contrastive_jax.ablate temperature --workdir=runs/ablate --seeds=0,1,2 --jobs=2 --config.epochs=30.0
+    python -m contrastive_jax.ablate temperature --workdir=runs/ablate --seeds=0,1,2 --jobs=2 --epochs=30
     python -m contrastive_jax.ablate momentum --workdir=runs/ablate --data=cifar10.npz
 
 Without a name it lists the ablations. The digits are trained on, which are embedded; with --data the images of an .npz
-file of CIFAR-10, for 20 epochs. Each run is started by `contrastive_jax.main` in a workdir of its own in WORKDIR/NAME;
-what it prints is in a file beside it. The page is ablation.html, written again after every run. The same command
-continues after an interruption and does not repeat completed runs. --config.field=value is set in all runs; it cannot
-be a field in which they differ.
+file of CIFAR-10, for 20 epochs. With --epochs the schedule of the learning rate fits into that length, and arms that
+are trained longer have a multiple of it. Each run is started by `contrastive_jax.main` in a workdir of its own in
+WORKDIR/NAME; what it prints is in a file beside it. The page is ablation.html, written again after every run. The same
+command continues after an interruption and does not repeat completed runs. --config.field=value is set in all runs; it
+cannot be a field in which they differ.
 
 Exit codes: 0 all runs were trained, 1 a run failed, 2 an argument is wrong, 42 interrupted and saved.
 """
 
 import argparse
+import functools
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -72,6 +75,8 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
         raise UserError('--workdir is missing', remedy='give a folder for the runs and the page')
     if given.jobs < 1:
         raise UserError(f'--jobs {given.jobs} is below 1', remedy='give the number of runs at the same time')
+    if given.epochs is not None and not 0 < given.epochs < math.inf:
+        raise UserError(f'--epochs {given.epochs:g} is not above 0', remedy='give the length of a training')
     data: Data = 'cifar10' if given.data else 'digits'
     refuse_lists(fields, 'give --seeds=0,1,2 for several seeds')
     fields = [*fields]
@@ -87,6 +92,8 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
         )
     ablation, folder = ABLATIONS[given.name](data), Path(given.workdir).expanduser().absolute() / given.name
     varied = {name for arm in ablation.arms for name in arm.changes}
+    if any(field.partition('=')[0] == '--config.epochs' for field in fields):
+        raise UserError('--config.epochs leaves the rest of the schedule as it is', remedy='use --epochs')
     if fixed := sorted(varied & {field.partition('=')[0].removeprefix('--config.') for field in fields}):
         raise UserError(f'--config.{fixed[0]} would be the same in all arms, which differ in it', remedy='leave it out')
     try:
@@ -95,7 +102,8 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
         raise UserError(f'cannot write to --workdir {folder}: {error.strerror}', remedy='choose another') from error
     print(f'{given.name}: {ablation.question}\n{len(ablation.arms) * len(seeds)} runs on {data}', flush=True)
     results: list[Result] = []
-    for result in train(ablation, data, folder, seeds, fields, given.jobs, lambda line: print(line, flush=True)):
+    say = functools.partial(print, flush=True)
+    for result in train(ablation, data, folder, seeds, fields, given.epochs, given.jobs, say):
         results.append(result)
         page.write(ablation, results, folder, command, data)
     print('\n'.join(['', *page.sentences(ablation, results), '', page.markdown(page.table(ablation, results))]), end='')
@@ -111,6 +119,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument('--workdir', default='', help='a folder; each ablation has its own folder in it')
     parser.add_argument('--data', default='', help='an .npz file of CIFAR-10, instead of the digits')
     parser.add_argument('--seeds', default='0', help='the seeds of each arm, separated by commas; default: 0')
+    parser.add_argument('--epochs', type=float, help="the length of a run; default: the recipe's, or 20 with --data")
     parser.add_argument('--jobs', type=int, default=1, help='how many runs are trained at the same time; default: 1')
     return parser
 

@@ -9,12 +9,12 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from ml_collections import ConfigDict
+
 Data = Literal['digits', 'cifar10']
 Changes = Mapping[str, Any]  # dotted field of a config -> value
 
 CIFAR10_EPOCHS = 20.0
-# A tenth of the usual 200 epochs, and of their warm-up and the milestones of a rate that falls in steps.
-CIFAR10: Changes = {'epochs': CIFAR10_EPOCHS, 'schedule.warmup_epochs': 2.0, 'schedule.milestones': (12, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Arm:
       changes: the fields that differ from the recipe.
       config: another recipe than that of the ablation, with its variants but the data's; '': that one.
       place: (row, column) in a grid, or (curve, value on the x axis) of curves; () for bars.
+      length: how many times the epochs of the other arms it is trained.
     """
 
     name: str
     changes: Changes = dataclasses.field(default_factory=dict)
     config: str = ''
     place: tuple[str, ...] = ()
+    length: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +102,9 @@ def augmentations(data: Data) -> Ablation:
 
 def mocov2_ladder(data: Data) -> Ablation:
     """MoCo v2, table 1: from v1 to v2."""
-    epochs, hidden = {'digits': (100.0, 128), 'cifar10': (CIFAR10_EPOCHS, 512)}[data]
     mlp: Changes = {
         'projector.num_layers': 2,
-        'projector.hidden_dim': hidden,
+        'projector.hidden_dim': {'digits': 128, 'cifar10': 512}[data],
         'projector.batch_norm': False,
         'method.temperature': 0.2,
     }
@@ -125,7 +126,7 @@ def mocov2_ladder(data: Data) -> Ablation:
             Arm('augmentation', augmented),
             Arm('MLP, augmentation', {**mlp, **augmented}),
             Arm('MLP, augmentation, cosine', {**mlp, **augmented, **cosine}),
-            Arm('the same, twice the epochs', {**mlp, **augmented, **cosine, 'epochs': 2 * epochs}),
+            Arm('the same, twice the epochs', {**mlp, **augmented, **cosine}, length=2),
         ),
     )
 
@@ -282,6 +283,29 @@ def config_of(ablation: Ablation, arm: Arm, data: Data) -> str:
     return f'{name}:{variant},{data}' if variant else f'{name}:{data}'
 
 
-def changes_of(arm: Arm, data: Data) -> dict[str, Any]:
-    """The fields of an arm that differ from its recipe, with the shorter training on CIFAR-10."""
-    return {**(CIFAR10 if data == 'cifar10' else {}), **arm.changes}
+def changes_of(arm: Arm, data: Data, recipe: ConfigDict, epochs: float | None = None) -> dict[str, Any]:
+    """The fields of an arm that differ from its recipe.
+
+    Args:
+      arm: the arm.
+      data: which recipes are used.
+      recipe: the config of `config_of`.
+      epochs: the length of the ablation's trainings; None: that of the recipe, or `CIFAR10_EPOCHS`.
+    """
+    usual = CIFAR10_EPOCHS if data == 'cifar10' else recipe.epochs
+    return {**_of_length(recipe, arm.length * (epochs or usual)), **arm.changes}
+
+
+def _of_length(recipe: ConfigDict, epochs: float) -> dict[str, Any]:
+    """Another length, and what begins or ends within it: milestones keep their share, a warm-up has at most a tenth."""
+    if epochs == recipe.epochs:
+        return {}
+    schedule, method = recipe.schedule, recipe.method
+    changes: dict[str, Any] = {'epochs': float(epochs)}
+    if 'warmup' in schedule.name:
+        changes['schedule.warmup_epochs'] = min(schedule.warmup_epochs, epochs / 10)
+    if schedule.name == 'step':
+        changes['schedule.milestones'] = tuple(float(f'{epochs / recipe.epochs * m:.3g}') for m in schedule.milestones)
+    if method.get('teacher_warmup_epochs', 0):
+        changes['method.teacher_warmup_epochs'] = min(method.teacher_warmup_epochs, int(0.3 * epochs))
+    return changes

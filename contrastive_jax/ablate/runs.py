@@ -56,6 +56,7 @@ def train(
     folder: Path,
     seeds: Sequence[int],
     fields: Sequence[str] = (),
+    epochs: float | None = None,
     jobs: int = 1,
     say: Callable[[str], None] = print,
 ) -> Iterator[Result]:
@@ -67,6 +68,7 @@ def train(
       folder: the folder of the ablation; the runs have workdirs in it.
       seeds: the seeds.
       fields: '--config.field=value', set in all runs.
+      epochs: the length of the trainings, see `ablations.changes_of`.
       jobs: how many runs are trained at the same time.
       say: is called with a line for each run.
 
@@ -81,7 +83,7 @@ def train(
         running = []
         for arm, seed in wanted:
             workdir = place(folder, arm, seed)
-            given = arguments(ablation, arm, data, workdir, [*fields, f'--config.seed={seed}'])
+            given = arguments(ablation, arm, data, workdir, [*fields, f'--config.seed={seed}'], epochs)
             running.append(pool.submit(_train_one, processes, ablation, arm, seed, workdir, given, described(given)))
         try:
             for count, future in enumerate(concurrent.futures.as_completed(running), 1):
@@ -101,12 +103,15 @@ def place(folder: Path, arm: Arm, seed: int) -> Path:
     return folder / re.sub(r'[^a-z0-9.]+', '_', arm.name.lower()).strip('_') / f'seed{seed}'
 
 
-def arguments(ablation: Ablation, arm: Arm, data: Data, workdir: Path, fields: Sequence[str]) -> list[str]:
+def arguments(
+    ablation: Ablation, arm: Arm, data: Data, workdir: Path, fields: Sequence[str], epochs: float | None = None
+) -> list[str]:
     """The arguments of `contrastive_jax.main` for an arm; `fields` have the last word."""
+    file = f'configs/{_file(config_of(ablation, arm, data))}'
     own = {field.partition('=')[0] for field in fields}  # not given twice: the command would join the two tuples
-    flags = {f'--config.{name}': value for name, value in changes_of(arm, data).items()}
+    flags = {f'--config.{name}': value for name, value in changes_of(arm, data, load(file), epochs).items()}
     changes = [f'{flag}={value}' for flag, value in flags.items() if flag not in own]
-    return [f'--config=configs/{_file(config_of(ablation, arm, data))}', f'--workdir={workdir}', *changes, *fields]
+    return [f'--config={file}', f'--workdir={workdir}', *changes, *fields]
 
 
 def described(given: Sequence[str]) -> list[str]:
