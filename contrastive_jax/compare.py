@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Row:
     """The results of a run. Accuracies are in [0, 1]; a value that was not measured is NaN.
 
     Attributes:
-      config: the name of the config file and its variant, such as 'mocov2:digits'.
+      config: the name of the config and its variant, such as 'mocov2:digits'.
       method: the name of the method in the registry.
       encoder: the name of the encoder.
       epochs: the number of training epochs; NaN if the config gives steps.
@@ -77,8 +78,8 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
       Interrupted: a signal arrived, and the running training has saved itself.
     """
     rows, failed = [], []
-    for config in configs:
-        workdir = folder / short_name(config).replace(':', '_').replace(',', '_')
+    for config, name in names(configs).items():
+        workdir = folder / re.sub('[:,/]', '_', name)
         print(f'== {config}', flush=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', f'--config={config}', f'--workdir={workdir}', *fields]
         with children() as processes:
@@ -88,7 +89,7 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
         if code:
             failed.append(config)
             continue
-        rows.append(read_row(config, workdir))
+        rows.append(read_row(name, workdir))
         folder.joinpath(TABLE).write_text(table(rows), encoding='utf-8')
         figures.comparison([(row.config, row.knn, row.knn_before) for row in rows], folder / PICTURE, first_of(rows))
     if rows:
@@ -96,8 +97,8 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
     return failed
 
 
-def read_row(config: str, workdir: Path) -> Row:
-    """Reads the results of a run from its workdir."""
+def read_row(name: str, workdir: Path) -> Row:
+    """Reads the results of the run `name` from its workdir."""
     fields = json.loads((workdir / CONFIG_FILE).read_text(encoding='utf-8'))
     lines = metrics.read(workdir)
     last = {name: value for line in lines for name, value in line.items() if value is not None}
@@ -105,7 +106,7 @@ def read_row(config: str, workdir: Path) -> Row:
     nan = math.nan
     knn, probe = (comparable(last, f'eval/{name}_top1') for name in ('knn', 'probe'))
     return Row(
-        config=short_name(config),
+        config=name,
         method=fields['method']['name'],
         encoder=fields['encoder']['name'],
         epochs=fields['epochs'] if not fields['steps'] else nan,
@@ -139,10 +140,26 @@ def first_of(rows: Sequence[Row]) -> str:
     return ' or '.join(dict.fromkeys(row.first for row in rows)) or UNTRAINED
 
 
-def short_name(config: str) -> str:
-    """'configs/mocov2.py:digits' -> 'mocov2:digits'."""
+def names(configs: Sequence[str]) -> dict[str, str]:
+    """A name for each config: 'configs/mocov2.py:digits' -> 'mocov2:digits', with folders where names would be equal.
+
+    Raises:
+      UserError: a config is given twice.
+    """
+    longest = max((len(Path(config.partition(':')[0]).parts) for config in configs), default=0)
+    for parts in range(1, longest + 1):
+        found = {config: _name(config, parts) for config in configs}
+        if len({re.sub('[:,/]', '_', name) for name in found.values()}) == len(configs):
+            return found
+    twice = [config for i, config in enumerate(configs) if config in configs[:i]]
+    raise UserError(f'--config={(twice or configs)[0]} is given twice', remedy='give each config once')
+
+
+def _name(config: str, parts: int) -> str:
+    """The last `parts` parts of the path, without the ending of the file, and the variant."""
     file, _, variant = config.partition(':')
-    return f'{Path(file).stem}:{variant}' if variant else Path(file).stem
+    path = '/'.join(Path(file).with_suffix('').parts[-parts:])
+    return f'{path}:{variant}' if variant else path
 
 
 def every_method() -> list[str]:
@@ -195,13 +212,14 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
     """Trains and compares the configs, and returns the exit code.
 
     Raises:
-      UserError: a config is not that of one pretraining, or the workdir cannot be written.
+      UserError: a config is not that of one pretraining, or is given twice, or the workdir cannot be written.
       Interrupted: a signal arrived.
     """
     refuse_lists(fields, 'train the runs of one config with contrastive_jax.main')
     for config in configs or ():
         refuse_other_than_one_run(config)
     configs, folder = configs or every_method(), Path(workdir).expanduser().absolute()
+    names(configs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         failed = compare(configs, folder, fields)

@@ -109,3 +109,19 @@ def test_an_evaluation_is_refused_before_anything_is_trained(
     assert compare.main(['--config=mocov2:tiny', '--config=eval/knn:digits', f'--workdir={tmp_path}/runs']) == 2
     assert '--config=eval/knn:digits is an evaluation -> give configs of pretrainings' in capsys.readouterr().err
     assert not (tmp_path / 'runs').exists()
+
+
+def test_files_of_the_same_name_are_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has its own workdir and its own row."""
+    assert compare.names(['a/x.py:digits', 'b/x.py:digits', 'a/y.py']) == {
+        'a/x.py:digits': 'a/x:digits', 'b/x.py:digits': 'b/x:digits', 'a/y.py': 'a/y',
+    }  # fmt: skip
+    assert compare.names(['a/x.py:digits', 'b/y.py:digits']) == {
+        'a/x.py:digits': 'x:digits',
+        'b/y.py:digits': 'y:digits',
+    }
+    assert list(compare.names(['a/x.py:one,two', 'b/x.py:one_two']).values()) == ['a/x:one,two', 'b/x:one_two']
+    twice = 2 * ['--config=mocov2:tiny']
+    assert compare.main([*twice, '--config=byol:tiny', f'--workdir={tmp_path}/runs']) == 2
+    assert '--config=mocov2:tiny is given twice -> give each config once' in capsys.readouterr().err
+    assert not (tmp_path / 'runs').exists()
