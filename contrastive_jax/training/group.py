@@ -73,6 +73,27 @@ def fit_group(
         return Group(members, feeds, interrupt, verbose).train(resolve(workdir), load)
 
 
+class BetweenSteps(Interrupt):
+    """What the members of a group see: `requested` changes between their steps, so that all stop at the same one.
+
+    Args:
+      of_process: tells whether the process was asked to stop; it ends an evaluation of a member at once.
+    """
+
+    def __init__(self, of_process: Interrupt) -> None:
+        super().__init__()
+        self._of_process = of_process
+
+    @property
+    def at_once(self) -> str | None:
+        return self._of_process.requested
+
+    def look(self) -> bool:
+        """Lets the members see whether they were asked to stop."""
+        self.requested = self._of_process.requested
+        return self.requested is not None
+
+
 class Group:
     """The members of a group while they train.
 
@@ -84,8 +105,8 @@ class Group:
     """
 
     def __init__(self, members: Sequence[Member], feeds: GroupFeeds, interrupt: Interrupt, verbose: bool = False):
-        self._members, self._feeds, self._interrupt, self._verbose = members, feeds, interrupt, verbose
-        self._asked = Interrupt()  # what the members see: it changes between their steps, so that all stop at the same
+        self._members, self._feeds, self._verbose = members, feeds, verbose
+        self._asked = BetweenSteps(interrupt)
         self._held = [contextlib.ExitStack() for _ in members]
         self._sessions: list[Session] = []
         self._waiting: dict[int, Segment] = {}  # what the members ask for that train
@@ -101,15 +122,15 @@ class Group:
             for session in self._sessions:
                 all_held.callback(session.close)
             for i, session in enumerate(self._sessions):
-                self._look()
+                self._asked.look()
                 self._go_on(i, partial(next, session))
-            if self._look():
+            if self._asked.look():
                 for i in list(self._waiting):  # nothing was trained
                     asked = Interrupted(f'{self._asked.requested} before a step; the same command goes on from there')
                     self._go_on(i, partial(self._sessions[i].throw, asked))
             ahead: collections.deque[Any] = collections.deque()
             while self._waiting:
-                self._look()
+                self._asked.look()
                 now, stop = next_steps(self._waiting)
                 watchdog.mark(f'training step {stop} of {len(now)} members')
                 done = self._feeds.advance([self._waiting[i] for i in now], stop)
@@ -147,11 +168,6 @@ class Group:
         names = ', '.join(member.name for member in self._members)
         print(f'{len(trainers)} runs in one program, each with a workdir in {folder}: {names}', flush=True)
         return trainers
-
-    def _look(self) -> bool:
-        """Lets the members see whether they were asked to stop."""
-        self._asked.requested = self._interrupt.requested
-        return self._asked.requested is not None
 
     def _go_on(self, i: int, resume: Callable[[], Segment]) -> None:
         """Resumes a member, to its next segment or to its end."""

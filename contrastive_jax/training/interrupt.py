@@ -29,8 +29,7 @@ def heeded() -> list[int]:
 class Interrupt:
     """A context in which the first of SIGNALS sets `requested`, and a second SIGINT ends the process at once.
 
-    A watchdog ends the process if it does not get
-    to heed the signal, since it waits for data or for another process.
+    A watchdog ends the process if it does not get to heed the signal, since it waits for data or for another process.
     """
 
     def __init__(self) -> None:
@@ -38,6 +37,11 @@ class Interrupt:
         self._sigints = 0
         self._before: dict[int, Any] = {}
         self._watched = contextlib.ExitStack()
+
+    @property
+    def at_once(self) -> str | None:
+        """What ends an evaluation, between two of its batches."""
+        return self.requested
 
     def __enter__(self) -> 'Interrupt':
         self._before = {number: signal.signal(number, self._handle) for number in heeded()}

@@ -429,7 +429,7 @@ class Trainer:
         due, shown = self.due(step), list[str]()
         metrics: dict[str, float] = {}
         try:
-            with heeding(lambda: interrupt.requested):
+            with heeding(lambda: interrupt.at_once):
                 for evaluator in due:
                     check()
                     found = evaluator(step, state)
@@ -438,7 +438,7 @@ class Trainer:
         except Interrupted as stop:
             where = f'at step {step} of {self.run.total_steps}, saved' if step else 'before the first step'
             raise Interrupted(
-                f'{interrupt.requested or "a signal to another host"} during the evaluation {where}; the same command '
+                f'{interrupt.at_once or "a signal to another host"} during the evaluation {where}; the same command '
                 'goes on from there'
             ) from stop
         if metrics:

@@ -113,7 +113,7 @@ class Cut(group.Interrupt):
 
 
 def test_resume(npz, trained, tmp_path, monkeypatch):
-    """After a signal, and after a kill that one member was saved before and one was not."""
+    """After a signal between steps and one in an evaluation, and after a kill that one member was saved before."""
     advance = group.GroupFeeds.advance
 
     def counted(*args):
@@ -122,13 +122,14 @@ def test_resume(npz, trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(group.GroupFeeds, 'advance', counted)
     with monkeypatch.context() as patch:
-        real = group.Interrupt
-        patch.setattr(group, 'Interrupt', lambda made=[]: made.append(0) or (Cut() if len(made) == 1 else real()))
-        Cut.steps, Cut.after = 0, 3
-        with pytest.raises(Interrupted, match=r'2 of 2 runs .* SIGTERM at step 4 of 7, saved'):
-            fit_group(load(npz, seeds=(0, 1)), str(tmp_path), vectorized=False)
-    assert [int(p.name) for p in (tmp_path / 'seed1' / FOLDER).iterdir()] == [4]
-    (tmp_path / 'seed1' / FOLDER / '4').rename(tmp_path / 'lost')
+        patch.setattr(group, 'Interrupt', Cut)
+        for after, where in ((1, r'at step 2'), (2, r'during the evaluation at step 4')):
+            Cut.steps, Cut.after = 0, after
+            with pytest.raises(Interrupted, match=rf'2 of 2 runs .* SIGTERM {where} of 7, saved'):
+                fit_group(load(npz, seeds=(0, 1)), str(tmp_path), vectorized=False)
+    assert sorted(int(p.name) for p in (tmp_path / 'seed1' / FOLDER).iterdir()) == [2, 4]
+    for name in ('2', '4'):
+        (tmp_path / 'seed1' / FOLDER / name).rename(tmp_path / name)
     (tmp_path / 'seed1' / 'metrics.jsonl').unlink()
     Cut.steps = 0
     fit_group(load(npz, seeds=(0, 1)), str(tmp_path), vectorized=False)
