@@ -135,13 +135,10 @@ def predict_each(
 def _apply_to_each(
     network: Network, params: PyTree, stats: PyTree, views: Sequence[Array], axis_name: str | None, method: str
 ) -> tuple[list[tuple[Array, ...]], PyTree]:
-    """Applies a network to views of one size: a ResNet to all of them in one pass.
-
-    On a TPU many of its layers pad the images of a pass to 128, so that two passes of 64 move a seventh more bytes than
-    one. The layers of a ViT do not, and one pass moved a twentieth more (`benchmarks/README.md`, plans).
-    """
+    """Applies a network to views of one size: one after the other, or in one pass where `network.tile` asks for it."""
     passes = [(network, [view]) for view in views]
-    if network.chunks == 1 and hasattr(network.encoder, 'bn_views'):
+    fills_tiles = network.tile and views[0].shape[0] % network.tile
+    if fills_tiles and network.chunks == 1 and hasattr(network.encoder, 'bn_views'):
         parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
         parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items() if part is not None}
         passes = [(network.clone(**parts), [*views])]

@@ -11,6 +11,7 @@ import pytest
 from contrastive_jax.config.build import build_network
 from contrastive_jax.methods import networks
 from contrastive_jax.models.network import Network
+from contrastive_jax.training.build import build_run
 from tests import train_steps
 
 
@@ -38,7 +39,7 @@ def test_each_view_is_normalized_alone(name: str, fields: dict[str, Any], passes
     with jax.enable_x64(True):
         config = train_steps.load(name, dtype='float64').unlock()
         config.update_from_flattened_dict(fields)
-        network, size = build_network(config), config.data.image_size
+        network, size = build_network(config, 'tpu'), config.data.image_size
         rng = np.random.default_rng(0)
         views = jnp.asarray(rng.normal(size=(2, 8, size, size, 3)) * [[[[[1.0]]]], [[[[3.0]]]]])
         params, stats = networks.init_network(network, jax.random.key(0), {'views': views})
@@ -62,9 +63,19 @@ def test_each_view_is_normalized_alone(name: str, fields: dict[str, Any], passes
     assert forward.count('conv_general_dilated[') == passes * alone.count('conv_general_dilated[') > 0
 
 
+@pytest.mark.parametrize(('platform', 'images', 'passes'), [('tpu', 64, 1), ('tpu', 128, 2), ('gpu', 64, 2)])
+def test_views_share_a_pass_where_it_fills_a_tile(platform: str, images: int, passes: int) -> None:
+    network = build_run(train_steps.load('byol:tiny'), 64, platform).method.network
+    view = jax.ShapeDtypeStruct((images, 8, 8, 3), jnp.float32)
+    params, stats = jax.eval_shape(lambda x: networks.init_network(network, jax.random.key(0), {'views': (x, x)}), view)
+    project = lambda params, stats, x: networks.project_each(network, params, stats, (x, x), None)  # noqa: E731
+    convolutions = str(jax.make_jaxpr(project)(params, stats, view)).count('conv_general_dilated[')
+    assert convolutions == passes * len([path for path, x in jax.tree.leaves_with_path(params) if x.ndim == 4])
+
+
 def test_projections_of_each_view_are_those_of_its_predictions() -> None:
     config = train_steps.load('byol:tiny')
-    network = build_network(config)
+    network = build_network(config, 'tpu')
     views = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 8, 3)), jnp.float32)
     params, stats = networks.init_network(network, jax.random.key(0), {'views': views})
     predicted, stats_p = networks.predict_each(network, params, stats, tuple(views), None)
