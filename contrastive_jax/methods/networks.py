@@ -1,5 +1,6 @@
 """A method's networks: initializes them, and applies them in training mode."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -140,15 +141,21 @@ def _apply_to_each(
     A TPU pads the images of a pass to 128 in many layers, so that two passes of 64 move a seventh more bytes than one.
     """
     passes = [(network, [view]) for view in views]
-    if network.chunks == 1 and hasattr(network.encoder, 'bn_views'):
-        parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
-        parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items() if part is not None}
+    parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    if network.chunks == 1 and all(map(_tells_views_apart, parts.values())):
+        parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items()}
         passes = [(network.clone(**parts), [*views])]
     found: list[tuple[Array, ...]] = []
     for one, group in passes:
         out, stats = apply(one, params, stats, jnp.concatenate(group), axis_name, method)
         found += zip(*(jnp.split(y, len(group)) for y in out), strict=True)
     return found, stats
+
+
+def _tells_views_apart(module: Any) -> bool:
+    """Whether the class of a module declares `bn_views` itself: a class that inherits it may have BN of its own."""
+    return 'bn_views' in inspect.get_annotations(type(module))
 
 
 def project_views(

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from contrastive_jax.config.build import build_network
 from contrastive_jax.methods import networks
+from contrastive_jax.models import BatchNorm
 from contrastive_jax.models.network import Network
+from contrastive_jax.models.resnet import ResNet
 from tests import train_steps
 
 
@@ -60,6 +63,33 @@ def test_each_view_is_normalized_alone(name: str, fields: dict[str, Any], passes
         forward = str(jax.make_jaxpr(lambda: networks.predict_each(network, params, stats, tuple(views), None)[0])())
         alone = str(jax.make_jaxpr(lambda: networks.predict_each(network, params, stats, (views[0],), None)[0])())
     assert forward.count('conv_general_dilated[') == passes * alone.count('conv_general_dilated[') > 0
+
+
+class OwnResNet(ResNet):
+    """As of a user, with a batch norm of its own that does not know of `bn_views`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None = None) -> jax.Array:
+        h = super().__call__(x, train=train, axis_name=axis_name)
+        return BatchNorm(dtype=self.dtype)(h, train=train, axis_name=axis_name)
+
+
+class OwnHead(nn.Module):
+    """As of a user, without a field `bn_views`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None = None) -> jax.Array:
+        return BatchNorm()(nn.Dense(4)(x), train=train, axis_name=axis_name)
+
+
+@pytest.mark.parametrize('part', ['encoder', 'projector', 'predictor'])
+def test_parts_of_a_user_get_one_view_after_the_other(part: str) -> None:
+    own = OwnResNet(stage_sizes=(), block='basic', width=4) if part == 'encoder' else OwnHead()
+    network = build_network(train_steps.load('byol:tiny')).clone(**{part: own})
+    views = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 8, 3)), jnp.float32).at[1].multiply(3)
+    params, stats = networks.init_network(network, jax.random.key(0), {'views': views})
+    found = networks.predict_each(network, params, stats, tuple(views), None)
+    assert train_steps.relative_error(found, one_by_one(network, params, stats, views)) < 1e-5
 
 
 def test_projections_of_each_view_are_those_of_its_predictions() -> None:
