@@ -5,7 +5,8 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.plan import Plan
-from contrastive_jax.models.vit import CONV_STEM_STRIDE, VITS
+from contrastive_jax.models.patch_embed import CONV_STEM_STRIDE
+from contrastive_jax.models.vit import VITS
 
 FIELDS = (
     'data.image_size', 'augment.local_size', 'augment.blur', 'augment.local_blur', 'augment.crop_scale',

@@ -136,9 +136,10 @@ def predict_each(
 def _apply_to_each(
     network: Network, params: PyTree, stats: PyTree, views: Sequence[Array], axis_name: str | None, method: str
 ) -> tuple[list[tuple[Array, ...]], PyTree]:
-    """Applies a network to views of one size, all in one pass where its BN can tell them apart.
+    """Applies a network to views of one size: a ResNet to all of them in one pass.
 
-    A TPU pads the images of a pass to 128 in many layers, so that two passes of 64 move a seventh more bytes than one.
+    On a TPU many of its layers pad the images of a pass to 128, so that two passes of 64 move a seventh more bytes than
+    one. The layers of a ViT do not, and one pass moved a twentieth more (`benchmarks/README.md`, plans).
     """
     passes = [(network, [view]) for view in views]
     parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}

@@ -6,6 +6,8 @@
 - norm               batch norm over groups of examples
 - context            the context network of CPC
 - decoder            from a feature map back to an image
+- patch_embed        from an image to the tokens of a ViT
+- positions          fixed and resized position embeddings of a ViT
 - tokens             other features of a ViT than its class token
 - interpolation      kernels that resize images and position embeddings
 """

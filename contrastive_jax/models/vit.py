@@ -1,20 +1,18 @@
 """Vision transformers of MoCo v3 and DINO: sin-cos or learned positions, linear patches or a convolutional stem."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.typing import Dtype
-from jax import Array, lax
+from jax import Array
 
 from contrastive_jax import rules
 from contrastive_jax.distributed import collectives
-from contrastive_jax.models.heads import INITS, torch_uniform, uniform
-from contrastive_jax.models.interpolation import cubic
-from contrastive_jax.models.norm import BatchNorm
+from contrastive_jax.models.heads import INITS, uniform
+from contrastive_jax.models.patch_embed import CONV_STEM_STRIDE, ConvStem, PatchEmbed
+from contrastive_jax.models.positions import resize_positions, sincos_position
 
 DINO = {'position': 'learned', 'kernel_init': 'trunc_normal'}
 
@@ -32,157 +30,8 @@ VITS: dict[str, dict[str, Any]] = {
     'dino_base': {'width': 768, 'depth': 12, 'num_heads': 12, **DINO},
 }
 
-CONV_STEM_STRIDE = 16
 POSITIONS = ('sincos', 'learned')
 KERNEL_INITS = ('xavier', 'trunc_normal')
-
-
-def sincos_position(height: int, width: int, dim: int, temperature: float = 10_000.0) -> np.ndarray:
-    """The fixed 2-D position embedding of MoCo v3 (`vits.py`), with a row of zeros for the class token.
-
-    Half of the channels encode one coordinate, half the other: sin and cos of coordinate / temperature^(i / (dim/4)).
-    The authors build the grid with 'ij' indexing of (width, height): patch n of the row-major sequence gets the
-    coordinates (n // height, n % height). For square images these are (row, column); for other images they are not
-    aligned with rows. They are kept because the authors' checkpoints were trained with them.
-
-    Args:
-      height: the number of patches in a column.
-      width: the number of patches in a row.
-      dim: the number of channels, a multiple of 4.
-      temperature: the base of the wavelengths.
-
-    Returns:
-      float64 [1 + height * width, dim].
-
-    Raises:
-      ValueError: dim is not a multiple of 4.
-    """
-    if dim % 4:
-        raise ValueError(f'ViT width {dim} must be a multiple of 4 for sin-cos positions; use {dim - dim % 4 + 4}')
-    omega = temperature ** -(np.arange(dim // 4) / (dim // 4))
-    first, second = np.meshgrid(np.arange(width), np.arange(height), indexing='ij')
-    angle_1, angle_2 = first.reshape(-1, 1) * omega, second.reshape(-1, 1) * omega
-    position = np.concatenate([np.sin(angle_1), np.cos(angle_1), np.sin(angle_2), np.cos(angle_2)], axis=1)
-    return np.concatenate([np.zeros((1, dim)), position])
-
-
-def resize_positions(position: Array, height: int, width: int) -> Array:
-    """Interpolates learned positions to another grid, as DINO does.
-
-    Args:
-      position: [1 + N, D], the positions of the class token and of a square grid of N patches.
-      height, width: the number of patches in a column and in a row of the new grid.
-
-    Returns:
-      [1 + height * width, D].
-    """
-    side = math.isqrt(len(position) - 1)
-    if (height, width) == (side, side):
-        return position
-    rows, columns = (jnp.asarray(bicubic(side, size), position.dtype) for size in (height, width))
-    grid = position[1:].reshape(side, side, -1)
-    grid = jnp.einsum('hr,wc,rcd->hwd', rows, columns, grid, precision=lax.Precision.HIGHEST)
-    return jnp.concatenate([position[:1], grid.reshape(height * width, -1)])
-
-
-def bicubic(source: int, target: int) -> np.ndarray:
-    """The weights of DINO's interpolation of `source` learned positions to `target`, along one axis of the image.
-
-    The kernel is torch's bicubic one (a = -0.75), without antialiasing; positions beyond the border repeat the border.
-    The authors use the scale (target + 0.1) / source, so that rounding never loses a patch, and torch samples at this
-    scale; target / source would give other positions.
-
-    Returns:
-      float64 [target, source].
-    """
-    at = (np.arange(target) + 0.5) * source / (target + 0.1) - 0.5  # the target's patches in units of source patches
-    weights = np.zeros((target, source))
-    for tap in range(-1, 3):
-        index = np.floor(at).astype(int) + tap
-        np.add.at(weights, (np.arange(target), np.clip(index, 0, source - 1)), cubic(at - index, np, a=-0.75))
-    return weights
-
-
-class PatchEmbed(nn.Module):
-    """Cuts images into patches and maps each linearly; 'proj' has a kernel [p, p, C, width], as a convolution has.
-
-    Attributes:
-      patch_size: p, the height and width of a patch, in pixels.
-      width: the channels of a token.
-      kernel_init: 'xavier', or 'trunc_normal', where the kernel is initialized as torch's convolutions, as in DINO.
-      dtype: the dtype of the computation; parameters are float32.
-    """
-
-    patch_size: int
-    width: int
-    kernel_init: str = 'xavier'
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [B, H, W, C] to tokens [B, H/p, W/p, width]."""
-        p = self.patch_size
-        b, h, w, c = x.shape
-        patches = x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3)  # [B, H/p, W/p, p, p, C]
-        # Xavier over the flattened kernel is MoCo v3's bound √(6 / (3p² + width)).
-        xavier = self.kernel_init == 'xavier'
-        return nn.DenseGeneral(
-            self.width,
-            axis=(-3, -2, -1),
-            kernel_init=nn.initializers.xavier_uniform() if xavier else torch_uniform,
-            bias_init=nn.initializers.zeros if xavier else uniform((p * p * c) ** -0.5),
-            dtype=self.dtype,
-            name='proj',
-        )(patches)
-
-
-class ConvStem(nn.Module):
-    """Four 3x3 convolutions of stride 2 with batch norm and ReLU, then a 1x1 one (Xiao et al., arXiv:2106.14881).
-
-    Attributes:
-      width: the channels of a token; the 3x3 convolutions have 1/8, 1/4, 1/2 and all of them.
-      bn_group_size: the number of examples that share BN statistics; see `BatchNorm`.
-      bn_views: how many views follow each other in a batch; see `BatchNorm.views`.
-      bn_momentum: the momentum of the running statistics.
-      bn_epsilon: added to the variance.
-      dtype: the dtype of the computation; parameters are float32.
-    """
-
-    width: int
-    bn_group_size: int | None = None
-    bn_views: int = 1
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
-        """Maps [B, H, W, C] to tokens [B, H/16, W/16, width]."""
-        for i in range(4):
-            channels = self.width // 2 ** (3 - i)
-            x = nn.Conv(
-                channels,
-                (3, 3),
-                strides=2,
-                padding=1,
-                use_bias=False,
-                kernel_init=torch_uniform,
-                dtype=self.dtype,
-                name=f'conv_{i}',
-            )(x)
-            x = BatchNorm(
-                group_size=self.bn_group_size,
-                views=self.bn_views,
-                momentum=self.bn_momentum,
-                epsilon=self.bn_epsilon,
-                dtype=self.dtype,
-                name=f'bn_{i}',
-            )(x, train=train, axis_name=axis_name)
-            x = nn.relu(x)
-        bias_init = uniform(x.shape[-1] ** -0.5)
-        return nn.Conv(
-            self.width, (1, 1), kernel_init=torch_uniform, bias_init=bias_init, dtype=self.dtype, name='proj'
-        )(x)
 
 
 class Attention(nn.Module):
@@ -288,7 +137,6 @@ class VisionTransformer(nn.Module):
       drop_path: the probability that a branch of the last block is dropped, drawn for each image; it grows linearly
         from 0 in the first block. Nothing is dropped without the rng stream 'drop_path', e.g. for a teacher.
       bn_group_size: the number of examples that share BN statistics in the convolutional stem; see `BatchNorm`.
-      bn_views: how many views follow each other in a batch; see `BatchNorm.views`.
       bn_momentum: the momentum of the stem's running statistics.
       bn_epsilon: added to the variance of the stem's batch norm.
       remat: recompute each block in the backward pass, which saves memory for about a third more work; the results are
@@ -308,7 +156,6 @@ class VisionTransformer(nn.Module):
     kernel_init: str = 'xavier'
     drop_path: float = 0.0
     bn_group_size: int | None = None
-    bn_views: int = 1
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     remat: bool = False
@@ -362,13 +209,7 @@ class VisionTransformer(nn.Module):
             x = PatchEmbed(self.patch_size, self.width, self.kernel_init, self.dtype, name='patch_embed')(x)
         else:
             x = ConvStem(
-                self.width,
-                self.bn_group_size,
-                self.bn_views,
-                self.bn_momentum,
-                self.bn_epsilon,
-                self.dtype,
-                name='patch_embed',
+                self.width, self.bn_group_size, self.bn_momentum, self.bn_epsilon, self.dtype, name='patch_embed'
             )(x, train=train, axis_name=axis_name)
         b, height, width, d = x.shape
         token_init = nn.initializers.normal(1e-6) if self.kernel_init == 'xavier' else INITS['trunc_normal']

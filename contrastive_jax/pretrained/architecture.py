@@ -9,9 +9,10 @@ import flax.linen as nn
 import numpy as np
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.models.positions import sincos_position
 from contrastive_jax.models.resnet import RESNETS, ResNet
 from contrastive_jax.models.split import Split
-from contrastive_jax.models.vit import VITS, VisionTransformer, sincos_position
+from contrastive_jax.models.vit import VITS, VisionTransformer
 
 POSITION = 'pos_embed'
 FIRST = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')  # convolutions of images

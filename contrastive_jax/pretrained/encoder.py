@@ -22,8 +22,9 @@ from contrastive_jax.data.pixels import WHITE
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.network import Network, Projection
+from contrastive_jax.models.positions import resize_positions
 from contrastive_jax.models.tokens import Tokens, tokens
-from contrastive_jax.models.vit import VisionTransformer, resize_positions
+from contrastive_jax.models.vit import VisionTransformer
 
 # The networks of a method: the one that is trained, and its moving average (BYOL's target, MoCo's key encoder, DINO's
 # teacher).

@@ -3,8 +3,9 @@
 import numpy as np
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.models.positions import sincos_position
 from contrastive_jax.models.resnet import ResNet
-from contrastive_jax.models.vit import VisionTransformer, sincos_position
+from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.pretrained import architecture, names
 from contrastive_jax.pretrained.encoder import Encoder
 

@@ -10,16 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contrastive_jax.models.vit import (
-    ConvStem,
-    PatchEmbed,
-    TransformerBlock,
-    VisionTransformer,
-    bicubic,
-    resize_positions,
-    sincos_position,
-    vit,
-)
+from contrastive_jax.models.patch_embed import ConvStem, PatchEmbed
+from contrastive_jax.models.positions import bicubic, resize_positions, sincos_position
+from contrastive_jax.models.vit import TransformerBlock, VisionTransformer, vit
 from tests import goldens
 
 TINY = {'patch_size': 4, 'width': 16, 'depth': 2, 'num_heads': 2}

@@ -23,7 +23,7 @@ from contrastive_jax import convert as command
 from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.models.vit import sincos_position
+from contrastive_jax.models.positions import sincos_position
 from contrastive_jax.pretrained import export, files, names, state_dicts
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from tests import untrained_workdirs

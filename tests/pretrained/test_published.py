@@ -11,8 +11,9 @@ import pytest
 from contrastive_jax import pretrained
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
+from contrastive_jax.models.patch_embed import ConvStem
+from contrastive_jax.models.positions import sincos_position
 from contrastive_jax.models.resnet import ResNet
-from contrastive_jax.models.vit import ConvStem, sincos_position
 from contrastive_jax.pretrained import architecture, names, pixels, published
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from contrastive_jax.pretrained.discover import discover
