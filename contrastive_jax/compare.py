@@ -79,7 +79,7 @@ def compare(configs: Sequence[str], folder: Path, fields: Sequence[str] = ()) ->
     """
     rows, failed = [], []
     for config, name in names(configs).items():
-        workdir = folder / re.sub('[:,/]', '_', name)
+        workdir = folder / _place(name)
         print(f'== {config}', flush=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', f'--config={config}', f'--workdir={workdir}', *fields]
         with children() as processes:
@@ -144,15 +144,27 @@ def names(configs: Sequence[str]) -> dict[str, str]:
     """A name for each config: 'configs/mocov2.py:digits' -> 'mocov2:digits', with folders where names would be equal.
 
     Raises:
-      UserError: a config is given twice.
+      UserError: a config is given twice, or names no file.
     """
-    longest = max((len(Path(config.partition(':')[0]).parts) for config in configs), default=0)
-    for parts in range(1, longest + 1):
-        found = {config: _name(config, parts) for config in configs}
-        if len({re.sub('[:,/]', '_', name) for name in found.values()}) == len(configs):
-            return found
-    twice = [config for i, config in enumerate(configs) if config in configs[:i]]
-    raise UserError(f'--config={(twice or configs)[0]} is given twice', remedy='give each config once')
+    paths = [Path(config.partition(':')[0]) for config in configs]
+    if nameless := [config for config, path in zip(configs, paths, strict=True) if not path.name]:
+        raise UserError(f'--config={nameless[0]} names no file', remedy='give a recipe, or the path of a file')
+    places: list[str] = []
+    for parts in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        found = [_name(config, parts) for config in configs]
+        places = [_place(name) for name in found]
+        if len({*places}) == len(configs):
+            return dict(zip(configs, found, strict=True))
+    i = next(i for i, place in enumerate(places) if place in places[:i])
+    first, second = configs[places.index(places[i])], configs[i]
+    if first == second:
+        raise UserError(f'--config={first} is given twice', remedy='give each config once')
+    raise UserError(f'--config={first} and --config={second} would share a workdir', remedy='leave one of them out')
+
+
+def _place(name: str) -> str:
+    """The workdir of a name, in the folder of the comparison."""
+    return re.sub('[:,/]', '_', name)
 
 
 def _name(config: str, parts: int) -> str:

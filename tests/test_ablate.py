@@ -261,7 +261,13 @@ def test_pictures_of_each_kind(name: str, tmp_path: Path) -> None:
             ('simsiam', '--workdir=x', '--config.epochs=3.0'),
             '--config.epochs leaves the rest of the schedule as it is -> use --epochs',
         ),
-        (('simsiam', '--workdir=x', '--epochs=0'), '--epochs 0 is not above 0'),
+        (
+            ('mocov2_ladder', '--workdir=x', '--config.steps=9'),
+            '--config.steps leaves the rest of the schedule as it is -> use --epochs',
+        ),
+        (('simsiam', '--workdir=x', '--epochs=0'), '--epochs 0 is no length above 0'),
+        (('simsiam', '--workdir=x', '--epochs=inf'), '--epochs inf is no length above 0'),
+        (('simsiam', '--workdir=x', '--seeds=1,01'), "--seeds '1,01' is no list of different integers"),
         (('simsiam', '--workdir=x', '--data=cifar'), '--data cifar is no .npz file'),
     ],
 )
@@ -270,6 +276,29 @@ def test_an_error_is_one_line(arguments: tuple[str, ...], line: str, capsys, mon
     assert command.main(arguments) == 2
     (found,) = capsys.readouterr().err.splitlines()
     assert line in found and not list(tmp_path.iterdir())
+
+
+def test_a_wrong_field_is_one_line_and_no_run_begins(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(['byol', f'--workdir={tmp_path}', '--config.batch_size=many']) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert '--config.batch_size=many: an integer is needed' in line and not started
+
+
+def test_trainings_of_another_length_are_no_results(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`main` would go on with the longer schedule, or say that the shorter training is already complete."""
+    given = ['temperature', f'--workdir={tmp_path}']
+    assert command.main([*given, '--epochs=3']) == 0
+    stored = train_steps.load('simclr:digits', epochs=3.0).to_json()  # as `main` stores it
+    (tmp_path / 'temperature' / 't_0.1' / 'seed0' / 'config.json').write_text(stored)
+    for epochs in ('--epochs=2', '--epochs=4'):
+        assert command.main([*given, epochs]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert 't_0.1/seed0 holds a run with epochs 3.0, and this one has' in line
+    assert len(started) == 5 and command.main([*given, '--epochs=3']) == 0
 
 
 def test_a_field_of_the_user_replaces_that_of_the_shorter_training(tmp_path: Path) -> None:
@@ -296,6 +325,9 @@ def test_a_shorter_training_keeps_the_shares_of_its_phases() -> None:
     teacher = train_steps.load('dino:cifar10', **{'method.teacher_warmup_epochs': 30})
     found = changes_of(Arm('DINO'), 'cifar10', teacher, 10.0)
     assert found['method.teacher_warmup_epochs'] == 3 and found['schedule.warmup_epochs'] == 1.0
+    assert (teacher.optimizer.freeze_first, teacher.optimizer.freeze_epochs) == (('last_layer',), 1.0)
+    assert found['optimizer.freeze_epochs'] == 1.0
+    assert changes_of(Arm('DINO'), 'cifar10', teacher, 1.0)['optimizer.freeze_epochs'] == 0.1
     digits = train_steps.load('simsiam:digits')
     assert changes_of(Arm('SimSiam'), 'digits', digits) == {}
 

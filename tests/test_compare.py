@@ -121,7 +121,15 @@ def test_files_of_the_same_name_are_two_runs(tmp_path: Path, capsys: pytest.Capt
         'b/y.py:digits': 'y:digits',
     }
     assert list(compare.names(['a/x.py:one,two', 'b/x.py:one_two']).values()) == ['a/x:one,two', 'b/x:one_two']
-    twice = 2 * ['--config=mocov2:tiny']
-    assert compare.main([*twice, '--config=byol:tiny', f'--workdir={tmp_path}/runs']) == 2
-    assert '--config=mocov2:tiny is given twice -> give each config once' in capsys.readouterr().err
+    for given, line in (
+        (['byol:tiny', 'mocov2:tiny', 'mocov2:tiny'], '--config=mocov2:tiny is given twice -> give each config once'),
+        (
+            ['byol:tiny', 'mocov2:tiny', 'mocov2.py:tiny'],
+            '--config=mocov2:tiny and --config=mocov2.py:tiny would share a workdir -> leave one of them out',
+        ),
+        (['byol:tiny', ''], '--config= names no file -> give a recipe, or the path of a file'),
+        (['byol:tiny', ':tiny'], '--config=:tiny names no file'),
+    ):
+        assert compare.main([*(f'--config={config}' for config in given), f'--workdir={tmp_path}/runs']) == 2
+        assert line in capsys.readouterr().err
     assert not (tmp_path / 'runs').exists()

@@ -45,9 +45,10 @@ def seeds_of(text: str) -> list[int]:
       UserError: it is no list of different integers from 0 on.
     """
     parts = [part.strip() for part in text.split(',')]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    seeds = [int(part) for part in parts if part.isdecimal()]
+    if len(set(seeds)) < len(parts):
         raise UserError(f'--seeds {text!r} is no list of different integers -> give for example 0,1,2')
-    return [int(part) for part in parts]
+    return seeds
 
 
 def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
@@ -76,7 +77,7 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
     if given.jobs < 1:
         raise UserError(f'--jobs {given.jobs} is below 1', remedy='give the number of runs at the same time')
     if given.epochs is not None and not 0 < given.epochs < math.inf:
-        raise UserError(f'--epochs {given.epochs:g} is not above 0', remedy='give the length of a training')
+        raise UserError(f'--epochs {given.epochs:g} is no length above 0', remedy='give that of a training')
     data: Data = 'cifar10' if given.data else 'digits'
     refuse_lists(fields, 'give --seeds=0,1,2 for several seeds')
     fields = [*fields]
@@ -92,8 +93,9 @@ def run(given: argparse.Namespace, fields: Sequence[str], command: str) -> int:
         )
     ablation, folder = ABLATIONS[given.name](data), Path(given.workdir).expanduser().absolute() / given.name
     varied = {name for arm in ablation.arms for name in arm.changes}
-    if any(field.partition('=')[0] == '--config.epochs' for field in fields):
-        raise UserError('--config.epochs leaves the rest of the schedule as it is', remedy='use --epochs')
+    for name in ('--config.epochs', '--config.steps'):
+        if any(field.partition('=')[0] == name for field in fields):
+            raise UserError(f'{name} leaves the rest of the schedule as it is', remedy='use --epochs')
     if fixed := sorted(varied & {field.partition('=')[0].removeprefix('--config.') for field in fields}):
         raise UserError(f'--config.{fixed[0]} would be the same in all arms, which differ in it', remedy='leave it out')
     try:

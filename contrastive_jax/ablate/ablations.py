@@ -297,13 +297,18 @@ def changes_of(arm: Arm, data: Data, recipe: ConfigDict, epochs: float | None = 
 
 
 def _of_length(recipe: ConfigDict, epochs: float) -> dict[str, Any]:
-    """Another length, and what begins or ends within it: milestones keep their share, a warm-up has at most a tenth."""
+    """Another length, and what begins or ends within it.
+
+    Milestones keep their share; a warm-up, and a phase in which a part is not trained, have at most a tenth.
+    """
     if epochs == recipe.epochs:
         return {}
-    schedule, method = recipe.schedule, recipe.method
+    schedule, method, optimizer = recipe.schedule, recipe.method, recipe.optimizer
     changes: dict[str, Any] = {'epochs': float(epochs)}
     if 'warmup' in schedule.name:
         changes['schedule.warmup_epochs'] = min(schedule.warmup_epochs, epochs / 10)
+    if optimizer.freeze_first:
+        changes['optimizer.freeze_epochs'] = min(optimizer.freeze_epochs, epochs / 10)
     if schedule.name == 'step':
         changes['schedule.milestones'] = tuple(float(f'{epochs / recipe.epochs * m:.3g}') for m in schedule.milestones)
     if method.get('teacher_warmup_epochs', 0):

@@ -11,15 +11,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from contrastive_jax.ablate.ablations import Ablation, Arm, Data, changes_of, config_of
 from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.load import load
 from contrastive_jax.config.overrides import override
-from contrastive_jax.errors import Interrupted
+from contrastive_jax.errors import Interrupted, UserError
 from contrastive_jax.evaluate.verdict import comparable, verdict
 from contrastive_jax.training.child import Children, children
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.atomic import write_atomically
+from contrastive_jax.workdir.folder import CONFIG_FILE, read_config
 
 DONE = 'done.json'  # beside the workdir of a run: what was completed, see `described`
 
@@ -76,15 +79,18 @@ def train(
       The result of each run, as soon as it is complete.
 
     Raises:
+      UserError: a field is wrong, or the folder holds trainings of another length; no run has begun.
       Interrupted: a signal arrived, and the running runs have saved themselves.
     """
-    wanted = [(arm, seed) for seed in seeds for arm in ablation.arms]  # the first seed of every arm comes first
+    wanted: list[tuple[Arm, int, Path, list[str], list[str]]] = []
+    for seed, arm in itertools.product(seeds, ablation.arms):  # the first seed of every arm comes first
+        workdir = place(folder, arm, seed)
+        given = arguments(ablation, arm, data, workdir, [*fields, f'--config.seed={seed}'], epochs)
+        config = made_by(given)
+        refuse_another_length(workdir, config)
+        wanted.append((arm, seed, workdir, given, described(given, config)))
     with children() as processes, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        running = []
-        for arm, seed in wanted:
-            workdir = place(folder, arm, seed)
-            given = arguments(ablation, arm, data, workdir, [*fields, f'--config.seed={seed}'], epochs)
-            running.append(pool.submit(_train_one, processes, ablation, arm, seed, workdir, given, described(given)))
+        running = [pool.submit(_train_one, processes, ablation, *one) for one in wanted]
         try:
             for count, future in enumerate(concurrent.futures.as_completed(running), 1):
                 found = future.result()
@@ -114,15 +120,38 @@ def arguments(
     return [f'--config={file}', f'--workdir={workdir}', *changes, *fields]
 
 
-def described(given: Sequence[str]) -> list[str]:
-    """What a run trains: its arguments, and a checksum of the config that they make, as a recipe may change later.
+def made_by(given: Sequence[str]) -> ConfigDict:
+    """The config that the arguments of `contrastive_jax.main` make, as `arguments` returns them.
 
-    Args:
-      given: the arguments of `contrastive_jax.main`, as `arguments` returns them.
+    Raises:
+      UserError: a field is wrong.
     """
     config = load(given[0].removeprefix('--config='))
-    override(config, [text for text in given[1:] if text.startswith('--config.')], sections_of)
+    if problems := override(config, [text for text in given[1:] if text.startswith('--config.')], sections_of):
+        raise UserError.of(problems)
+    return config
+
+
+def described(given: Sequence[str], config: ConfigDict) -> list[str]:
+    """What a run trains: its arguments, and a checksum of the config that they make, as a recipe may change later."""
     return [*given, hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:12]]
+
+
+def refuse_another_length(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a workdir whose run is shorter or longer: `main` would go on with another schedule, or end at once.
+
+    Raises:
+      UserError: it holds such a run.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    before = read_config(workdir)
+    for name in ('epochs', 'steps'):
+        if before.get(name) != config[name]:
+            raise UserError(
+                f'{workdir} holds a run with {name} {before.get(name)}, and this one has {name} {config[name]}',
+                remedy='choose another --workdir, or the --epochs of before',
+            )
 
 
 def _file(config: str) -> str:

@@ -1,5 +1,6 @@
 """A method's networks: initializes them, and applies them in training mode."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -137,16 +138,22 @@ def _apply_to_each(
 ) -> tuple[list[tuple[Array, ...]], PyTree]:
     """Applies a network to views of one size: one after the other, or in one pass where `network.tile` asks for it."""
     passes = [(network, [view]) for view in views]
+    parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
+    parts = {name: part for name, part in parts.items() if part is not None}
     fills_tiles = network.tile and views[0].shape[0] % network.tile
-    if fills_tiles and network.chunks == 1 and hasattr(network.encoder, 'bn_views'):
-        parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
-        parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items() if part is not None}
+    if fills_tiles and network.chunks == 1 and all(map(_tells_views_apart, parts.values())):
+        parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items()}
         passes = [(network.clone(**parts), [*views])]
     found: list[tuple[Array, ...]] = []
     for one, group in passes:
         out, stats = apply(one, params, stats, jnp.concatenate(group), axis_name, method)
         found += zip(*(jnp.split(y, len(group)) for y in out), strict=True)
     return found, stats
+
+
+def _tells_views_apart(module: Any) -> bool:
+    """Whether the class of a module declares `bn_views` itself: a class that inherits it may have BN of its own."""
+    return 'bn_views' in inspect.get_annotations(type(module))
 
 
 def project_views(

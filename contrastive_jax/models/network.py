@@ -9,8 +9,9 @@ the user's own, 'package.module:Class'.
   float32.
 - Its variables are in the collections 'params' and, with batch norm, 'batch_stats'. Batch norm is `models.BatchNorm`,
   called with `train` and `axis_name`, so that results do not depend on the number of devices. Its `group_size` is the
-  field `bn_group_size` of the encoder: the config sets it, and multi-crop multiplies it. With a field `bn_views`, its
-  `views`, an encoder gets several views in one pass; without it, as the ViTs, each view has a pass of its own.
+  field `bn_group_size` of the encoder: the config sets it, and multi-crop multiplies it. An encoder whose class itself
+  declares a field `bn_views`, its `views`, gets several views in one pass; without it, as the ViTs, each view has a
+  pass of its own.
 - `encoder.feature_map(x, train=..., axis_name=None)`, [B, h, w, D], is needed by methods that decode images alone
   (methods/decoding.py); the ResNets have it.
 - Its fields are hashable, because a module is a static argument of `jit`; lists in a config become tuples.
