@@ -10,7 +10,7 @@ stored uncompressed, or as JPEG with --quality=95, in about a quarter of the spa
 was stopped or killed. A folder that holds something else is refused.
 
 Exit codes: 0 written, 42 interrupted by a signal (the same command goes on), 2 a mistake in the arguments, 3 a problem
-with the data.
+with the data, 5 the disk is full.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from contrastive_jax.data import cache
 from contrastive_jax.data.encoded import evenly
 from contrastive_jax.data.images import ImageError
 from contrastive_jax.data.open import SOURCES, open_source, summary
-from contrastive_jax.data.sources import Source
+from contrastive_jax.data.sources import Source, check_apart
 from contrastive_jax.distributed.hosts import end_alone
 from contrastive_jax.errors import Interrupted, MissingSplitError, UserError
 from contrastive_jax.training.interrupt import Interrupt
@@ -73,6 +73,7 @@ def run(given: argparse.Namespace) -> int:
     splits = {'train': opened(given.split)}
     with contextlib.suppress(MissingSplitError):
         splits['test'] = opened(given.eval_split)
+        check_apart(splits['train'], splits['test'], given.split, given.eval_split)  # a training cannot tell any more
     print(summary(splits['train'], splits.get('test')), flush=True)
     print(loss_of_resolution(splits['train'], given.size), flush=True)
     cache.plan(folder, splits, given.size, given.quality)

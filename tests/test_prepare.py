@@ -11,7 +11,8 @@ from contrastive_jax import prepare
 from contrastive_jax.data import cache
 from contrastive_jax.data.images import ImageError
 from contrastive_jax.data.open import open_source, summary
-from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.errors import DataError, DiskFullError, UserError
+from tests import small_disks
 from tests.data.record_files import CLASSES, examples, write_folder, write_webdataset
 
 pytest.importorskip('array_record')
@@ -67,6 +68,21 @@ def test_after_a_kill_only_what_is_missing_is_written(tmp_path: Path, monkeypatc
     assert not list(out.glob(f'*{cache.PARTIAL}'))
 
 
+def test_a_full_disk_is_one_line_and_costs_no_complete_file(tmp_path: Path) -> None:
+    write_folder(tmp_path / 'data', SPLITS)
+    source = open_source('folder', path=str(tmp_path / 'data'))
+    with small_disks.mounted(tmp_path / 'disk', 1 << 20) as disk:
+        out = disk / 'cache'
+        write: Any = lambda: cache.write(out, 'train', source, 8, 95, say=print, per_file=5)  # noqa: E731
+        cache.plan(out, {'train': source}, 8, 95, per_file=5)
+        filler = small_disks.fill(disk)
+        with pytest.raises(DiskFullError, match=r'No space left on device; free are .* -> make room; complete files'):
+            write()
+        assert not list(out.glob('*-of-00003'))
+        small_disks.make_room(filler)
+        assert write() == 0 and len(open_source('array_record', path=str(out), split='all')) == 12
+
+
 def test_a_damaged_image_keeps_its_place(tmp_path: Path) -> None:
     write_folder(tmp_path / 'data', SPLITS)
     source, out = open_source('folder', path=str(tmp_path / 'data')), tmp_path / 'cache'
@@ -83,9 +99,16 @@ def test_other_folders_and_wrong_values_are_refused(tmp_path: Path, capsys: pyte
     write_folder(tmp_path / 'data', SPLITS)
     given = 'source=folder', str(tmp_path / 'data')
     assert call(*given, f'--out={tmp_path}/cache', '--size=8') == 0
+    (tmp_path / 'file').write_text('')
     for argv, line in (
         ([f'--out={tmp_path}/cache', '--size=9'], 'holds a cache of other images, or of another size or quality'),
         ([f'--out={tmp_path}/data'], 'is not empty and holds no cache -> give another folder'),
+        ([f'--out={tmp_path}/file'], "/file': File exists -> give another folder"),
+        ([f'--out={tmp_path}/file/x'], "/file/x': Not a directory -> give another folder"),
+        (
+            [f'--out={tmp_path}/x', '--config.data.eval_split=train'],
+            "data.split 'train' and data.eval_split 'train' are the same images",
+        ),
         ([f'--out={tmp_path}/x', '--size=0'], '--size 0 is out of range -> give 1 to'),
         ([f'--out={tmp_path}/x', '--quality=101'], '--quality 101 is out of range -> give 0 to 100'),
     ):
@@ -93,6 +116,15 @@ def test_other_folders_and_wrong_values_are_refused(tmp_path: Path, capsys: pyte
         assert call(*given, *argv) == 2
         err = capsys.readouterr().err
         assert line in err and err.count('\n') == 1 and not (tmp_path / 'x').exists()
+
+
+def test_a_damaged_description_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / 'data', SPLITS)
+    (tmp_path / 'cache').mkdir()
+    (tmp_path / 'cache' / cache.FILE).write_text('{')
+    assert call('source=folder', str(tmp_path / 'data'), f'--out={tmp_path}/cache') == DataError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot read '{tmp_path}/cache/{cache.FILE}': " in line
 
 
 def test_deep_images_are_refused(tmp_path: Path) -> None:

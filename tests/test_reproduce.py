@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,35 @@ def test_the_end_of_the_time_saves(
     code, out, _ = call(capsys, '--gpu', '--minutes=0.03', f'--workdir={tmp_path}')
     assert code == 42 and asked == ['SIGTERM']
     assert 'easy: stopped: the time is over: SIGTERM at step 1' in out and 'hard: left out: the time is over' in out
+
+
+def test_a_signal_while_it_measures_starts_nothing(
+    tmp_path: Path, tiny_experiments: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*args: Any) -> timing.Timing:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return timing.Timing(0.0, 0.0, 0.0, timing.this_device())
+
+    monkeypatch.setattr(timing, 'measure', measure)
+    monkeypatch.setattr(budget, 'run_experiment', None)
+    code, out, _ = call(capsys, '--gpu', f'--workdir={tmp_path}')
+    assert code == 42 and 'SIGTERM between two experiments; run the same command to continue' in out
+
+
+def test_an_unlimited_time(
+    tmp_path: Path, tiny_experiments: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(timing, 'measure', lambda *args: timing.Timing(0.0, 0.0, 0.0, timing.this_device()))
+    timers = []
+
+    def run_experiment(*args: Any) -> dict[str, Any]:
+        (timer,) = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        timer.join(0.2)
+        timers.append(timer.is_alive())
+        return {'passed': True, 'numbers': [], 'seconds': 1.0}
+
+    monkeypatch.setattr(budget, 'run_experiment', run_experiment)
+    assert call(capsys, '--gpu', '--minutes=inf', f'--workdir={tmp_path}')[0] == 0 and timers == [True, True]
 
 
 def test_the_estimate_counts_steps_and_images(tmp_path: Path) -> None:

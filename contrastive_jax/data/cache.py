@@ -5,6 +5,7 @@ was made of, an uncompressed PPM or PGM file or a JPEG file; images that could n
 loader replaces as it does damaged files. `cache.json` holds the labels, which records of images cannot.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -20,7 +21,8 @@ from PIL import Image
 from contrastive_jax.data.images import ImageError
 from contrastive_jax.data.sources import DataSetupError, Source
 from contrastive_jax.distributed.cores import usable_cores
-from contrastive_jax.errors import DataError, UserError
+from contrastive_jax.errors import DataError, DiskFullError, UserError
+from contrastive_jax.workdir.disk import FULL, free
 
 FILE = 'cache.json'
 PER_FILE = 4096  # images in a file: what a kill costs at most
@@ -71,7 +73,8 @@ def plan(folder: Path, splits: Mapping[str, Source], size: int, quality: int, pe
     """Notes what a folder is to hold, or checks that it is what the folder holds already.
 
     Raises:
-      UserError: the folder holds something else.
+      UserError: the folder holds something else, or cannot be written.
+      DataError: what it holds cannot be read.
     """
     described = {
         'size': size,
@@ -80,6 +83,7 @@ def plan(folder: Path, splits: Mapping[str, Source], size: int, quality: int, pe
     }
     file = folder / FILE
     if file.is_file():
+        read(folder)
         if json.loads(file.read_text(encoding='utf-8')) != described:
             raise UserError(
                 f"'{folder}' holds a cache of other images, or of another size or quality",
@@ -88,10 +92,13 @@ def plan(folder: Path, splits: Mapping[str, Source], size: int, quality: int, pe
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"'{folder}' is not empty and holds no cache", remedy='give another folder')
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f'{FILE}{PARTIAL}'
-    partial.write_text(json.dumps(described), encoding='utf-8')
-    os.replace(partial, file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(described), encoding='utf-8')
+        os.replace(partial, file)
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}': {error.strerror}", remedy='give another folder') from error
 
 
 def files_of(split: str, n: int, per_file: int = PER_FILE) -> list[tuple[str, int, int]]:
@@ -130,6 +137,8 @@ def write(
 
     Raises:
       DataSetupError: array_record is not installed.
+      DiskFullError: the disk is full.
+      UserError: a file cannot be written for another reason.
     """
     try:
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -141,17 +150,35 @@ def write(
         if file.exists():
             continue
         partial.unlink(missing_ok=True)
-        writer = ArrayRecordWriter(str(partial), 'group_size:1')
+        with _writing(partial):
+            writer = ArrayRecordWriter(str(partial), 'group_size:1')
         try:
             for record in _in_order(lambda i: resized(source, i, size, quality), range(start, end)):
                 check()
-                writer.write(record)
+                with _writing(partial):
+                    writer.write(record)
                 unreadable += not record
         finally:
-            writer.close()
+            with _writing(partial):
+                writer.close()
         os.replace(partial, file)
         say(f'{split}: {end:,} of {len(source):,} images, file {files.index((name, start, end)) + 1} of {len(files)}')
     return unreadable
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turns what array_record raises, a RuntimeError with the reason in its text, into an error of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split(';')[0].split())
+        if any(os.strerror(number) in reason for number in FULL):
+            raise DiskFullError(
+                f"cannot write '{file}': {reason}; free are {free(file.parent)}",
+                remedy='make room; complete files stay, the same command goes on from there',
+            ) from error
+        raise UserError(f"cannot write '{file}': {reason}", remedy='give another folder') from error
 
 
 def resized(source: Source, i: int, size: int, quality: int) -> bytes:

@@ -93,12 +93,16 @@ def run_all(
     end = time.monotonic() + 60 * minutes
     outcomes: dict[str, Outcome] = {}
     with Interrupt() as interrupt:
-        for name in in_order(experiments):
+
+        def stop_if_asked() -> None:
             if interrupt.requested:
                 raise Interrupted(f'{interrupt.requested} between two experiments; run the same command to continue')
+
+        for name in in_order(experiments):
+            stop_if_asked()
             experiment, own = place(name)
             try:
-                outcome = _run(name, experiment, own, folder, data, end, command)
+                outcome = _run(name, experiment, own, folder, data, end, command, stop_if_asked)
                 if result := read_json(own / RESULT):
                     append_result(result, results)
             except (NumericalError, CheckpointError) as error:
@@ -115,7 +119,16 @@ def run_all(
     return outcomes
 
 
-def _run(name: str, experiment: Experiment, own: Path, folder: Path, data: str, end: float, command: str) -> Outcome:
+def _run(
+    name: str,
+    experiment: Experiment,
+    own: Path,
+    folder: Path,
+    data: str,
+    end: float,
+    command: str,
+    stop_if_asked: Callable[[], None],
+) -> Outcome:
     """Runs one experiment until `end`, if it fits."""
     from contrastive_jax.training.fit import load_data  # jax finds its devices once, after the hosts are connected
 
@@ -137,13 +150,14 @@ def _run(name: str, experiment: Experiment, own: Path, folder: Path, data: str, 
         rate = f'{1e3 * measured.step_s:.3g} ms a step'
         why = f'needs about {needs / 60:.1f} min ({rate}), and {max(left, 0) / 60:.1f} are left'
         return Outcome('left out', why, needs)
+    stop_if_asked()  # the experiment does not hear of a signal that came while it was measured
     began, over = time.monotonic(), threading.Event()
 
     def stop() -> None:
         over.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    timer = threading.Timer(left, stop)
+    timer = threading.Timer(min(left, threading.TIMEOUT_MAX), stop)
     timer.daemon = True
     timer.start()
     try:
