@@ -141,6 +141,11 @@ class Policy:
         """The height and width of each view; `image_size` is that of the global views."""
         return (image_size,) * self.global_views + (self.local_size,) * self.local_crops
 
+    def blur_radius(self, size: int) -> int:
+        """Pixels on each side of one that its blur sums over, in a view of `size` pixels; 0: it is the identity."""
+        wide = STYLES[self.style].zero_padded_blur
+        return size // 20 if wide else math.ceil(4 * self.blur_sigma[1])
+
     @property
     def view_scales(self) -> tuple[tuple[float, float], ...]:
         """The smallest and largest area of the crop of each view, as a fraction of the image's."""
@@ -224,7 +229,7 @@ class Policy:
         x = planes.join(channels)
         low, high = self.blur_sigma
         sigma = low + (high - low) * draws.sigma
-        radius = crops.shape[1] // 20 if style.zero_padded_blur else math.ceil(4 * high)
+        radius = self.blur_radius(crops.shape[1])
         padding: separable.Padding = 'zero' if style.zero_padded_blur else 'edge'
         blur, solarize = self.local_blur, 0.0
         if not self._is_local(view):

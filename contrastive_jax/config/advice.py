@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.build import build_policy
 from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.errors import Problem
 
@@ -104,7 +105,7 @@ def _lengths(c: ConfigDict, per_epoch: int, total: int) -> Iterator[Problem]:
 
 
 def _images(c: ConfigDict, facts: DataFacts) -> Iterator[Problem]:
-    """Images that are enlarged, and gray images where a method compares lightness with color."""
+    """Images that are enlarged, blurs without effect, and gray images where a method compares lightness with color."""
     size = c.data.image_size
     if facts.side and size > MOST_ENLARGED * facts.side:
         yield Problem(
@@ -112,6 +113,18 @@ def _images(c: ConfigDict, facts: DataFacts) -> Iterator[Problem]:
             field='data.image_size',
             remedy=f'use about {facts.side}',
         )
+    policy = build_policy(c)
+    for field, blurred, pixels in (
+        ('augment.blur', any(policy.blur), size),
+        ('augment.local_blur', policy.local_crops and policy.local_blur, policy.local_size),
+    ):
+        if blurred and policy.blur_radius(pixels) == 0:
+            yield Problem(
+                f'{field}: views of {pixels} px are not blurred, as the kernel of augment.style {policy.style!r} is a '
+                'tenth of an image wide, here one pixel',
+                field=field,
+                remedy="use augment.style 'pil', or views of 20 px or more",
+            )
     if facts.gray and c.augment.color_space != 'rgb':
         yield Problem(
             f'augment.color_space {c.augment.color_space!r} separates lightness from color, and the images are gray: '

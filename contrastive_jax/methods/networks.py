@@ -136,15 +136,12 @@ def predict_each(
 def _apply_to_each(
     network: Network, params: PyTree, stats: PyTree, views: Sequence[Array], axis_name: str | None, method: str
 ) -> tuple[list[tuple[Array, ...]], PyTree]:
-    """Applies a network to views of one size: a ResNet to all of them in one pass.
-
-    On a TPU many of its layers pad the images of a pass to 128, so that two passes of 64 move a seventh more bytes than
-    one. The layers of a ViT do not, and one pass moved a twentieth more (`benchmarks/README.md`, plans).
-    """
+    """Applies a network to views of one size: one after the other, or in one pass where `network.tile` asks for it."""
     passes = [(network, [view]) for view in views]
     parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
     parts = {name: part for name, part in parts.items() if part is not None}
-    if network.chunks == 1 and all(map(_tells_views_apart, parts.values())):
+    fills_tiles = network.tile and views[0].shape[0] % network.tile
+    if fills_tiles and network.chunks == 1 and all(map(_tells_views_apart, parts.values())):
         parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items()}
         passes = [(network.clone(**parts), [*views])]
     found: list[tuple[Array, ...]] = []

@@ -64,12 +64,16 @@ class Network(nn.Module):
       predictor: maps z to predictions p, or None.
       chunks: the number of pieces of the local batch that training processes one after the other to save memory; see
         `methods.networks.apply`.
+      tile: views of which a device has no multiple of so many images go through a ResNet in one pass; 0: in several. On
+        a TPU many of its layers pad the images of a pass to 128: two passes of 64 move a seventh more bytes than one
+        (`benchmarks/README.md`, plans). On GPUs one pass would move more, and so it would in a ViT.
     """
 
     encoder: nn.Module
     projector: nn.Module
     predictor: nn.Module | None = None
     chunks: int = 1
+    tile: int = 0
 
     def encode(self, x: Array, *, train: bool, axis_name: str | None = None) -> Array:
         """Maps images [B, H, W, C] to representations h [B, D].
@@ -128,6 +132,7 @@ def build(
     dtype: str | Dtype = 'float32',
     bn_group_size: int | None = None,
     chunks: int = 1,
+    tile: int = 0,
 ) -> Network:
     """Builds the network that the sections of a config describe.
 
@@ -137,7 +142,7 @@ def build(
       predictor: fields of `MLP`, or None.
       dtype: the dtype of the computation, 'float32' or 'bfloat16'; parameters, BN statistics and outputs are float32.
       bn_group_size: the number of examples that share BN statistics, in all three parts; None: the global batch.
-      chunks: see `Network`.
+      chunks, tile: see `Network`.
 
     Returns:
       The network. It is hashable, and equal arguments give equal networks.
@@ -152,6 +157,7 @@ def build(
         projector=split(head) if isinstance(body, Split) else head,  # a projector for each half
         predictor=None if predictor is None else build_head('predictor', predictor, **common),
         chunks=chunks,
+        tile=tile,
     )
 
 

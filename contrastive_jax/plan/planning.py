@@ -46,7 +46,7 @@ class Setting:
     images: Images | None
 
     def run(self) -> Run:
-        return build_run(self.config, self.count)
+        return build_run(self.config, self.count, self.chip.platform)
 
     def compile(self) -> Compiled:
         stride = 1 if self.chip.platform == 'cpu' else self.config.log_every_steps

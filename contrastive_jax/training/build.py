@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_network, build_policy
@@ -12,12 +13,13 @@ from contrastive_jax.optim.build import build_optimizer, weight_decay_of
 from contrastive_jax.training.run import Run
 
 
-def build_run(config: ConfigDict, num_examples: int) -> Run:
+def build_run(config: ConfigDict, num_examples: int, platform: str = '') -> Run:
     """Builds the objects that a config describes.
 
     Args:
       config: a config that `config.check.check` and `config.check.check_examples` have found right.
       num_examples: the number of images in the training split.
+      platform: where the run trains, as jax names it; '': on the devices of this process.
     """
     per_epoch = steps_per_epoch(num_examples, config.batch_size)
     assert not (problems := check_examples(config, num_examples)), problems
@@ -27,7 +29,7 @@ def build_run(config: ConfigDict, num_examples: int) -> Run:
     method_class = find_method(fields.pop('name'))
     known = {'num_examples': num_examples, 'steps_per_epoch': per_epoch, 'total_steps': total_steps}
     fields |= {name: value for name, value in known.items() if fields.get(name) == 0}
-    method = method_class(build_network(config), **fields)
+    method = method_class(build_network(config, platform or jax.default_backend()), **fields)
 
     optimizer, learning_rate = build_optimizer(config, per_epoch, total_steps)
     return Run(

@@ -34,6 +34,11 @@ CASES: list[tuple[str, DataFacts, dict[str, Any], str]] = [
     ('mocov2:digits', DataFacts(1437, 3), {}, 'an image of 3 px is enlarged 2.7 times'),
     ('mocov2', DataFacts(400, 224), {}, 'an epoch has 1 step: batch_size 256 for 400 images, of which 144 are left '
      'over -> use at most 80'),
+    ('simclr:cifar10', DataFacts(50_000, 32), {'data.image_size': 16, 'augment.blur': (0.5, 0.5)}, 'augment.blur: '
+     "views of 16 px are not blurred, as the kernel of augment.style 'simclrv1' is a tenth of an image wide, here one "
+     "pixel -> use augment.style 'pil', or views"),
+    ('byol', DataFacts(100_000, 224), {'augment.local_crops': 2, 'augment.local_size': 16}, 'augment.local_blur: views '
+     'of 16 px are not blurred'),
     ('cmc', DataFacts(100_000, 224, gray=True), {}, "color_space 'lab' separates lightness from color"),
 ]  # fmt: skip
 
