@@ -222,10 +222,11 @@ def test_a_signal_while_it_measures_starts_nothing(
         os.kill(os.getpid(), signal.SIGTERM)
         return timing.Timing(0.0, 0.0, 0.0, timing.this_device())
 
+    started: list[Any] = []
     monkeypatch.setattr(timing, 'measure', measure)
-    monkeypatch.setattr(budget, 'run_experiment', None)
+    monkeypatch.setattr(budget, 'run_experiment', lambda *args: started.append(args))
     code, out, _ = call(capsys, '--gpu', f'--workdir={tmp_path}')
-    assert code == 42 and 'SIGTERM between two experiments; run the same command to continue' in out
+    assert code == 42 and not started and 'SIGTERM between two experiments; run the same command to continue' in out
 
 
 def test_an_unlimited_time(
