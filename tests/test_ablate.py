@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -162,6 +163,10 @@ def test_runs_are_trained_once_and_the_page_says_what_they_say(
     assert command.main(given) == 1
     assert len(started) == 10, 'those that failed are tried again, and no other'
 
+    shutil.rmtree(folder / 'simsiam' / 'seed1')
+    assert command.main(given) == 1
+    assert len(started) == 13 and '/simsiam/seed1' in str(started[10:]), 'a deleted one is trained again'
+
     def changed(given: str) -> ConfigDict:  # as in a later version
         config = load(given)
         config.optimizer.weight_decay = 0.5
@@ -169,7 +174,7 @@ def test_runs_are_trained_once_and_the_page_says_what_they_say(
 
     monkeypatch.setattr(runs, 'load', changed)
     assert command.main(given) == 1
-    assert len(started) == 18, 'of another recipe, all of them'
+    assert len(started) == 21, 'of another recipe, all of them'
 
 
 def test_a_signal_reaches_the_running_run(

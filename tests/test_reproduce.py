@@ -350,6 +350,7 @@ def test_results_are_appended_to_the_file(tmp_path: Path) -> None:
         (['mocov2_digits', '--seed=-1'], 2, 'seed -1 is out of range'),
         (['mocov2_digits', '--gpu'], 2, '--gpu chooses the experiments, and mocov2_digits is given'),
         (['--gpu', '--minutes=0'], 2, '--minutes 0 is out of range'),
+        (['--gpu', '--workdir=HERE/few.npz'], 2, 'few.npz: File exists -> choose another'),
         (['mocov2_digits', '--minutes=5'], 2, '--minutes 5 is for --gpu'),
         (['mocov2_digits', '--results=HERE'], 2, 'is a folder -> give a file'),
         (['mocov2_digits', '--workdir=gs://bucket/runs'], 2, 'is not local -> mount the bucket'),

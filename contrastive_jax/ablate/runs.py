@@ -170,7 +170,8 @@ def _train_one(
     description: Sequence[str],
 ) -> Result:
     done, log = workdir.with_name(f'seed{seed}.{DONE}'), workdir.with_name(f'seed{seed}.log')
-    if not done.exists() or json.loads(done.read_text(encoding='utf-8')) != [*description]:
+    there = done.exists() and (workdir / metrics.FILE).exists()  # a workdir that was deleted is trained again
+    if not there or json.loads(done.read_text(encoding='utf-8')) != [*description]:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, '-m', 'contrastive_jax.main', *given]
         with log.open('wb') as file:

@@ -131,6 +131,10 @@ def run_gpu(given: argparse.Namespace, minutes: float, folder: Path, file: Path,
     """
     if jax.process_count() > 1:
         raise UserError('--gpu is for one host -> run single experiments on several')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot write to --workdir {folder}: {error.strerror}', remedy='choose another') from error
     on_gpu = jax.default_backend() == 'gpu'
     machine = environment()
     print(f'{minutes:g} min on {machine["devices"]}, {machine["hosts"]}' + '; no GPU' * (not on_gpu), flush=True)

@@ -80,7 +80,7 @@ def run_all(
       place: gives an experiment, with its seed, and its folder.
       minutes: the time for everything. At its end the running experiment is saved, and the same call continues it.
       data: an .npz file, or the data_dir of TFDS; '': only experiments with embedded data can run.
-      folder: keeps what was measured, for the next call.
+      folder: exists, and keeps what was measured, for the next call.
       results: the file of results.
       command: the command that started this, for the results.
 
@@ -184,7 +184,6 @@ def _measured(folder: Path, key: str, measure: Callable[[], Timing]) -> Timing:
         return Timing(**known[key])
     print(f'measuring {key} ...', flush=True)
     found = measure()
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / TIMINGS, {**known, key: dataclasses.asdict(found)})
     return found
 
