@@ -66,7 +66,7 @@ class Network(nn.Module):
         `methods.networks.apply`.
       tile: views of which a device has no multiple of so many images go through a ResNet in one pass; 0: in several. On
         a TPU many of its layers pad the images of a pass to 128: two passes of 64 move a seventh more bytes than one
-        (`benchmarks/README.md`, plans). On GPUs one pass would move more, and so it would in a ViT.
+        (`benchmarks/README.md`, plans). On GPUs one pass would move more, and in a ViT it is no gain.
     """
 
     encoder: nn.Module

@@ -35,7 +35,7 @@ def described(topology: str) -> tuple[Chip, Devices]:
         raise UserError(f'topology {topology!r} has an unknown chip{meant}', remedy=f'choose from {", ".join(CHIPS)}')
     chip = CHIPS[name]
     shape = r'\d+(x\d+){1,2}' if chip.platform == 'tpu' else r'\d+'
-    if not re.fullmatch(shape, size) or '0' in size.split('x'):
+    if not re.fullmatch(shape, size) or not all(map(int, size.split('x'))):
         what = 'the chips along each axis' if chip.platform == 'tpu' else 'the number of devices'
         raise UserError(f'topology {topology!r} does not say {what}', remedy=f'e.g. {EXAMPLES}')
     if chip.platform == 'tpu':

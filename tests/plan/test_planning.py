@@ -139,6 +139,7 @@ def test_the_work_of_all_devices_is_counted() -> None:
         ('v5e', 'does not say the chips along each axis -> e.g. v5e:4x4'),
         ('h100:2x2', 'does not say the number of devices'),
         ('cpu:0', 'does not say the number of devices'),
+        ('h100:00', 'does not say the number of devices'),
         ('cpu:9', 'jax has 8 CPU devices in this process, not 9 -> use cpu:8'),
     ],
 )
