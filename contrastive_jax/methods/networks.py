@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -136,13 +137,15 @@ def predict_each(
 def _apply_to_each(
     network: Network, params: PyTree, stats: PyTree, views: Sequence[Array], axis_name: str | None, method: str
 ) -> tuple[list[tuple[Array, ...]], PyTree]:
-    """Applies a network to views of one size: one after the other, or in one pass where `network.tile` asks for it."""
+    """Applies a network to views of one size: one after the other, or in one pass if that fills fewer tiles."""
     passes = [(network, [view]) for view in views]
     parts = {name: getattr(network, name) for name in ('encoder', 'projector', 'predictor')}
     parts = {name: part for name, part in parts.items() if part is not None}
-    fills_tiles = network.tile and views[0].shape[0] % network.tile
-    if fills_tiles and network.chunks == 1 and all(map(_tells_views_apart, parts.values())):
-        parts = {name: part.clone(bn_views=len(views)) for name, part in parts.items()}
+    tiles = lambda images: math.ceil(images / network.tile)  # noqa: E731
+    V, b = len(views), views[0].shape[0]
+    fewer_tiles = network.tile > 0 and tiles(V * b) < V * tiles(b)
+    if fewer_tiles and network.chunks == 1 and all(map(_tells_views_apart, parts.values())):
+        parts = {name: part.clone(bn_views=V) for name, part in parts.items()}
         passes = [(network.clone(**parts), [*views])]
     found: list[tuple[Array, ...]] = []
     for one, group in passes:

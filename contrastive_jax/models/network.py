@@ -64,8 +64,8 @@ class Network(nn.Module):
       predictor: maps z to predictions p, or None.
       chunks: the number of pieces of the local batch that training processes one after the other to save memory; see
         `methods.networks.apply`.
-      tile: views of which a device has no multiple of so many images go through a ResNet in one pass; 0: in several. On
-        a TPU many of its layers pad the images of a pass to 128: two passes of 64 move a seventh more bytes than one
+      tile: views go through a ResNet in one pass if they fill fewer tiles of so many images then; 0: never. On a
+        TPU many of its layers pad the images of a pass to 128: two passes of 64 move a seventh more bytes than one
         (`benchmarks/README.md`, plans). On GPUs one pass would move more, and in a ViT it is no gain.
     """
 

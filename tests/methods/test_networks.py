@@ -61,7 +61,9 @@ def test_each_view_is_normalized_alone(fields: dict[str, Any], passes: int) -> N
     assert forward.count('conv_general_dilated[') == passes * alone.count('conv_general_dilated[') > 0
 
 
-@pytest.mark.parametrize(('platform', 'images', 'passes'), [('tpu', 64, 1), ('tpu', 128, 2), ('gpu', 64, 2)])
+@pytest.mark.parametrize(
+    ('platform', 'images', 'passes'), [('tpu', 64, 1), ('tpu', 96, 2), ('tpu', 128, 2), ('tpu', 192, 1), ('gpu', 64, 2)]
+)
 def test_views_share_a_pass_where_it_fills_a_tile(platform: str, images: int, passes: int) -> None:
     network = build_run(train_steps.load('byol:tiny'), 64, platform).method.network
     view = jax.ShapeDtypeStruct((images, 8, 8, 3), jnp.float32)
