@@ -18,9 +18,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from contrastive_jax.errors import Interrupted, UserError, exit_code_of, print_e
 from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
 from contrastive_jax.training.child import children
-from contrastive_jax.workdir import about, metrics
+from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.folder import CONFIG_FILE
 
 TABLE, PICTURE = 'comparison.md', 'comparison.png'  # files in the workdir
@@ -110,7 +109,7 @@ def read_row(name: str, workdir: Path) -> Row:
         config=name,
         method=fields['method']['name'],
         encoder=fields['encoder']['name'],
-        epochs=_epochs(fields, workdir) if not fields['steps'] else nan,
+        epochs=nan if fields['steps'] else fields['epochs'],
         knn=nan if knn is None else knn,
         knn_before=last.get('baseline/knn_top1', nan),
         probe=nan if probe is None else probe,
@@ -118,15 +117,6 @@ def read_row(name: str, workdir: Path) -> Row:
         rate=float(np.median(rates)) if rates else nan,
         first=first_weights(fields.get('init', '')),
     )
-
-
-def _epochs(fields: Mapping[str, Any], workdir: Path) -> float:
-    """How long a run was trained: longer than its config says if a completed run is given a shorter length."""
-    run = about.run(about.read(workdir))
-    steps, per_epoch = (run.get(name) for name in ('total_steps', 'steps_per_epoch'))
-    if not steps or not per_epoch or steps == max(1, math.ceil(fields['epochs'] * per_epoch)):
-        return fields['epochs']
-    return steps / per_epoch
 
 
 def table(rows: Sequence[Row]) -> str:

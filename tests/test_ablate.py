@@ -294,7 +294,7 @@ def test_a_wrong_field_is_one_line_and_no_run_begins(
 def test_trainings_of_another_length_are_no_results(
     started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`main` would go on with the longer schedule, or say that the shorter training is already complete."""
+    """`main` would go on with the longer schedule."""
     given = ['temperature', f'--workdir={tmp_path}']
     assert command.main([*given, '--epochs=3']) == 0
     stored = train_steps.load('simclr:digits', epochs=3.0).to_json()  # as `main` stores it

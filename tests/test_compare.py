@@ -76,16 +76,6 @@ def test_accuracies_are_compared_on_the_same_images_and_named_by_the_start(tmp_p
     assert '| untrained or given weights |' in both and '| `b` (given weights) |' in both and '| `a` |' in both
 
 
-def test_a_row_has_the_length_that_was_trained(tmp_path: Path) -> None:
-    """A completed run keeps its accuracy when the same command asks for fewer epochs: its config says these then."""
-    fields = {'method': {'name': 'moco'}, 'encoder': {'name': 'resnet50'}, 'epochs': 20.0, 'steps': 0}
-    (tmp_path / 'config.json').write_text(json.dumps(fields))
-    assert compare.read_row('a', tmp_path).epochs == 20.0
-    for steps, epochs in ((220, 20.0), (1100, 100.0)):
-        (tmp_path / 'about.json').write_text(json.dumps({'run': {'total_steps': steps, 'steps_per_epoch': 11}}))
-        assert compare.read_row('a', tmp_path).epochs == epochs
-
-
 def test_without_config_every_method_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # from anywhere
     files = {file.stem for file in CONFIGS.glob('[!_]*.py')} - {'variants', 'dictionary'}

@@ -138,7 +138,7 @@ def described(given: Sequence[str], config: ConfigDict) -> list[str]:
 
 
 def refuse_another_length(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir whose run is shorter or longer: `main` would go on with another schedule, or end at once.
+    """Refuses a workdir whose run is shorter or longer: `main` would go on with another schedule, or refuse it late.
 
     Raises:
       UserError: it holds such a run.

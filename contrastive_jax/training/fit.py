@@ -174,6 +174,7 @@ def open_trainer(
             print(line, flush=True)
 
     def open_run() -> None:
+        check_length(path, run, rollback)
         open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
         check_inputs(path, inputs, write=first)
 
@@ -195,6 +196,27 @@ def open_trainer(
     if rollback is not None:
         roll_back(trainer, rollback, config, known)
     return trainer
+
+
+def check_length(workdir: Path, run: Run, rollback: int | None) -> None:
+    """Refuses a run that has trained more steps than its config has now: nothing could be trained or shown.
+
+    Args:
+      workdir: the folder of the run; it need not exist.
+      run: what the config makes.
+      rollback: the step that the run is taken back to first; None: none.
+
+    Raises:
+      UserError: the checkpoint that training would go on from is of a later step than the last one.
+    """
+    saved = (int(file.name) for file in (workdir / FOLDER).glob('*') if file.name.isdigit())
+    trained = max(saved, default=0) if rollback is None else rollback
+    if trained > run.total_steps:
+        raise UserError(
+            f'{workdir} has a checkpoint of step {trained}, and the length given now is {run.total_steps} steps',
+            remedy=f'give the length of before, steps={trained} to end the run there, or another workdir',
+            field='epochs',
+        )
 
 
 def with_stored_choices(config: ConfigDict, workdir: str) -> tuple[ConfigDict, bool]:

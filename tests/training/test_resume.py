@@ -13,12 +13,15 @@ from sklearn.datasets import load_digits
 
 from contrastive_jax.data import sampler
 from contrastive_jax.distributed.devices import find_devices
+from contrastive_jax.errors import UserError
 from contrastive_jax.training import feed
 from contrastive_jax.training.build import build_run
 from contrastive_jax.training.evaluators import Evaluator
+from contrastive_jax.training.fit import fit as checked_fit
 from contrastive_jax.training.fit import load_data
 from contrastive_jax.training.run import differing_plan
 from contrastive_jax.workdir.described import FOLDER
+from contrastive_jax.workdir.folder import CONFIG_FILE
 from tests import complete_runs, train_steps
 from tests.complete_runs import digest, fit, lines, saved, tiny_config
 from tests.data.record_files import write_tar
@@ -249,8 +252,8 @@ def test_a_finished_run_stays_as_it_is(data, uninterrupted, capsys):
     assert again['eval/knn_top1'] == last['eval/knn_top1'] and 'baseline/knn_top1' in again
 
 
-def test_more_and_fewer_steps(data, uninterrupted, tmp_path, capsys):
-    """`steps` may change: a longer run goes on, with the learning rate of the longer schedule from there, and says so.
+def test_more_steps(data, uninterrupted, tmp_path, capsys):
+    """`steps` may grow: the run goes on, with the learning rate of the longer schedule from there, and says so.
 
     The schedule is half a cosine, constant within each epoch of 3 steps.
     """
@@ -270,11 +273,16 @@ def test_more_and_fewer_steps(data, uninterrupted, tmp_path, capsys):
     assert [line['step'] for line in found if 'eval/knn_top1' in line] == [0, 4, 8]
     rates = [[line['learning_rate'] for line in x if 'loss' in line and line['step'] > 4] for x in (found, whole)]
     assert rates[0] == rates[1]
-    fit(short, tmp_path)
-    said = capsys.readouterr().out
-    assert 'the length changes' not in said, 'nothing is trained'
-    assert 'already complete at step 8 of 4' in said and f'{FOLDER}/8 ' in said
-    assert lines(tmp_path) == found
+
+
+def test_fewer_steps_than_are_trained(data, uninterrupted):
+    """They are refused, also after a rollback to a later step; the config of the workdir stays as it is."""
+    workdir = uninterrupted('mocov2', 'jit', 'resident')
+    before = (workdir / CONFIG_FILE).read_bytes()
+    for rollback in (None, 6):
+        with pytest.raises(UserError, match=f'checkpoint of step {rollback or 8}, and the length given now is 4 steps'):
+            checked_fit(load('mocov2', 'jit', 'resident', data, steps=4), str(workdir), rollback=rollback)
+        assert (workdir / CONFIG_FILE).read_bytes() == before
 
 
 def test_what_another_length_does_to_the_schedules():
