@@ -19,6 +19,7 @@ os.environ['XLA_FLAGS'] = ' '.join([
     ' --xla_llvm_disable_expensive_passes=true' * importlib.metadata.version('jaxlib').startswith('0.10.'),
 ])  # fmt: skip
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'  # each operation would carry the lines that it comes from
 
 # All workers, and the processes that tests start, share what they have compiled: many files need the same programs.
 if 'PYTEST_XDIST_WORKER' not in os.environ:
@@ -67,6 +68,21 @@ def nothing_compiled() -> Iterator[None]:
     yield
     jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run on one device, here and in child processes: its programs compile in two thirds of the time."""
+    from contrastive_jax import features
+    from contrastive_jax.distributed.devices import find_devices
+    from contrastive_jax.protocols import run as protocols
+    from contrastive_jax.report import page
+    from contrastive_jax.training import fit
+
+    for module in (features, protocols, page, fit):
+        monkeypatch.setattr(module, 'find_devices', lambda mode='jit': find_devices(mode, 1))
+    count = '--xla_force_host_platform_device_count='
+    monkeypatch.setenv('XLA_FLAGS', os.environ['XLA_FLAGS'].replace(f'{count}8', f'{count}1'))
 
 
 @pytest.fixture

@@ -50,9 +50,10 @@ def test_damage_is_done_to_the_newest_checkpoint_and_leaves_a_good_one(name: str
     }
 
 
+@pytest.mark.usefixtures('one_device')
 def test_chaos() -> None:
     """In a process of its own: it forks."""
-    command = [sys.executable, '-m', 'benchmarks.chaos', '--faults=2', '--seed=1']
+    command = [sys.executable, '-m', 'benchmarks.chaos', '--faults=1', '--seed=1']
     done = subprocess.run(
         command, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=500, cwd=ROOT
     )

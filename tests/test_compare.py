@@ -16,9 +16,11 @@ from contrastive_jax.workdir import metrics
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
+@pytest.mark.usefixtures('one_device')
 def test_two_methods(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The table has the values of `metrics.jsonl`; a config that fails is named and does not stop the others."""
-    configs = [f'{CONFIGS}/{name}' for name in ('mocov2.py:tiny', 'mocov2.py:digit', 'mocov3_vit.py:tiny')]
+    tests = Path(__file__).parent
+    configs = [f'{tests}/tiny_configs.py:mocov2', f'{CONFIGS}/mocov2.py:digit', f'{tests}/tiny_configs.py:mocov1']
     given = [f'--config={config}' for config in configs]
     assert compare.main([*given, f'--workdir={tmp_path}/a b', '--config.steps=1']) == 1
     out, err = capfd.readouterr()
@@ -27,7 +29,7 @@ def test_two_methods(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
     table = (tmp_path / 'a b' / compare.TABLE).read_text()
     assert table in out
-    for name in ('mocov2:tiny', 'mocov3_vit:tiny'):
+    for name in ('tiny_configs:mocov2', 'tiny_configs:mocov1'):
         run = tmp_path / 'a b' / name.replace(':', '_')
         assert json.loads((run / 'config.json').read_text())['steps'] == 1
         last_line = {k: v for line in metrics.read(run) for k, v in line.items()}

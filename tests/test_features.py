@@ -21,6 +21,8 @@ from contrastive_jax.evaluate.neighbors import nearest_others
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -27,6 +27,7 @@ def test_names() -> None:
         ('import contrastive_jax; dir(contrastive_jax); contrastive_jax.__version__', 'jax flax numpy tensorflow'),
         ('from contrastive_jax import losses; losses.info_nce', 'flax tensorflow orbax'),
         ('from contrastive_jax import load_encoder', 'tensorflow torch'),
+        ('from contrastive_jax.data import digits; digits.load()', 'sklearn tensorflow torch'),
     ],
 )
 def test_what_is_not_loaded(code: str, absent: str) -> None:

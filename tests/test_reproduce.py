@@ -36,6 +36,8 @@ from contrastive_jax.training.run import TrainState
 from contrastive_jax.workdir import metrics
 from tests import complete_runs
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 REPOSITORY = Path(__file__).parents[1]
 
 # Three steps without color jitter: the programs of tests are compiled without optimization, and color jitter is slow.

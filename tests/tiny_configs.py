@@ -9,19 +9,19 @@ from ml_collections import ConfigDict
 
 
 def get_config(name: str = 'mocov2') -> ConfigDict:
-    """The variant `tiny` of a config, with two stages of four and without colour.
+    """The variant `tiny` of a config, with one stage of one block and without color.
 
-    The programs of these tests are not optimised (see conftest.py), and colour would take most of the time of a step.
+    The programs of these tests are not optimized (see conftest.py), and color would take most of the time of a step.
 
     Args:
-      name: of a file in configs/, or 'file,variant'. 'dictionary' keeps the colour: some test should have it.
+      name: of a file in configs/, or 'file,variant'. 'dictionary' keeps the color: some test should have it.
     """
     file, _, variant = name.partition(',')
     c = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(f'{variant},tiny' if variant else 'tiny')
     with c.unlocked():
         c.eval.update(knn_k=4, max_train=16, max_test=2, batch_size=16)  # pictures of few images
         if c.encoder.name.startswith('resnet'):
-            c.encoder.stage_sizes = (1, 1)
+            c.encoder.stage_sizes = (1,)
         if file != 'dictionary':
             c.augment.update(
                 jitter=(0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grayscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0)

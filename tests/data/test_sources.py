@@ -1,5 +1,6 @@
 """Arrays, .npz files and the digits; the errors of `open_source` about names and paths that do not exist."""
 
+import importlib.machinery
 import pickle
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from contrastive_jax.data import sources
+from contrastive_jax.data import digits, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.errors import DataError, MissingSplitError, UserError
@@ -31,6 +32,14 @@ def test_digits() -> None:
         assert label == source.label(7) == data.target[first + 7]
     assert train.classes == tuple('0123456789')
     assert train.fingerprint != test.fingerprint
+
+
+def test_digits_of_a_scikit_learn_that_keeps_them_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = importlib.machinery.ModuleSpec('sklearn', None, origin=str(tmp_path / '__init__.py'))
+    monkeypatch.setattr(digits.importlib.util, 'find_spec', lambda name: elsewhere)
+    for found, expected in zip(digits._read.__wrapped__(), digits._read(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
 
 
 def test_array_source() -> None:

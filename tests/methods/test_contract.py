@@ -181,10 +181,8 @@ def merge(floats: PyTree, others: PyTree) -> PyTree:
 
 
 def device_counts(name: str) -> tuple[int, ...]:
-    """Each method runs on few and on many devices; with BN groups also on 4, where a group spans two devices."""
-    if name not in METHODS_ONCE:
-        return (8,)
-    return (2, 4, 8) if train_steps.load(name).bn_group_size else (2, 8)
+    """Each config runs on many devices; methods with BN groups also on 4, where a group spans two devices."""
+    return (4, 8) if name in METHODS_ONCE and train_steps.load(name).bn_group_size else (8,)
 
 
 @pytest.mark.parametrize(('name', 'count'), [(name, n) for name in train_steps.CONFIGS for n in device_counts(name)])

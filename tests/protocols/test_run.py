@@ -32,6 +32,8 @@ from contrastive_jax.workdir.folder import FREE, open_workdir
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (REPOSITORY / 'configs' / 'eval').glob('[!_]*.py'))
 

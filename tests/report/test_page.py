@@ -27,6 +27,8 @@ from contrastive_jax.workdir.inputs import check_inputs
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SECTIONS = [
     'accuracy', 'curves', 'staleness', 'views', 'neighbors', 'projections', 'confusion', 'attention', 'feature-maps',
     'settings',

@@ -21,17 +21,16 @@ STEPS = 4
 COLOR = 'mocov2:tiny'  # is trained with the color augmentation; that of the others is the same code
 TWO_STAGES = 'mocov3_r50:tiny'
 METHODS = ('mocov2:tiny', 'mocov3_r50:tiny', 'mocov3_vit:tiny')
-DEVICES = [(mode, count) for mode in ('jit', 'pmap') for count in (1, 2, 4, 8)]
 FEW = [('jit', 8), ('pmap', 2)]
 MEMORIES = (
     'instdis:tiny',
     'swav:tiny,queue',
     'deepcluster:tiny',
 )  # a bank, a queue a view, and one filled before step 0
-# Every number of devices in both modes for MoCo v2. For every method, test_contract.py compares losses, gradients and
-# memories on 2 and 8 devices; the rest of a step is the same code.
-CASES = [(COLOR, *devices) for devices in DEVICES[1:]]
-CASES += [(name, *devices) for name in METHODS[1:] for devices in (('jit', 2), ('jit', 8), ('pmap', 4))]
+# For every method, test_contract.py compares losses, gradients and memories on 8 devices; the rest of a step is the same
+# code. In float64 `pmap` runs on 2.
+CASES = [(COLOR, *devices) for devices in (('jit', 2), ('jit', 4), ('jit', 8), ('pmap', 1), ('pmap', 8))]
+CASES += [(name, *devices) for name in METHODS[1:] for devices in (('jit', 8), ('pmap', 4))]
 CASES_FLOAT64 = [(name, *devices) for name in METHODS for devices in FEW]
 CASES_FLOAT64 += [(name, 'pmap', 2) for name in MEMORIES]
 

@@ -22,6 +22,8 @@ from contrastive_jax.workdir.inputs import read
 from tests import untrained_workdirs
 from tests.tiny_configs import get_config
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 STEPS, CUT = 60, 7
 MARGIN = 0.02  # of an accuracy on 300 images
 

@@ -96,7 +96,7 @@ def test_two_processes_judge_as_one(children, tmp_path):
 
 def test_a_signal_to_one_of_four(pair, tmp_path):
     """All save the same step; one process alone goes on from there, with the same examples."""
-    changes = {'data.on_device': False, 'steps': 40, 'checkpoint_every_steps': 40}
+    changes = {'data.on_device': False, 'steps': 20, 'checkpoint_every_steps': 20}
     config = tiny_config('mocov2', **CADENCES, **changes)
     fit(config, tmp_path / 'whole', DEVICES)
 
@@ -109,13 +109,13 @@ def test_a_signal_to_one_of_four(pair, tmp_path):
     assert codes == (42,) * 4, errs
     assert errs == ('',) * 4
     step = outs[3].split('SIGTERM at step ')[1].split()[0]
-    tail = f'at step {step} of 40, saved; the same command goes on from there'
+    tail = f'at step {step} of 20, saved; the same command goes on from there'
     assert outs[3] == f'contrastive_jax: SIGTERM {tail}\n'
     assert [out.splitlines()[-1] for out in outs[:3]] == [f'contrastive_jax: a signal to another host {tail}'] * 3
     assert max(int(p.name) for p in (workdir / FOLDER).iterdir()) == int(step)
 
     assert isinstance(fit(config, workdir, DEVICES), dict)
-    assert_same_training(config, workdir, tmp_path / 'whole', 40)
+    assert_same_training(config, workdir, tmp_path / 'whole', 20)
 
 
 def test_hosts_with_other_data(pair, tmp_path):

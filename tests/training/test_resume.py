@@ -382,7 +382,7 @@ def test_a_compiled_loop_of_many_steps(mode, data, monkeypatch):
 def test_kill_and_sigterm(data, children, tmp_path):
     """kill -9 loses the steps since the last checkpoint, SIGTERM none: three starts of one command are one run."""
     # Saving slows the run down: the signals come long before its end.
-    changes = {'steps': 100, 'log_every_steps': 1, 'eval_every_steps': 0, 'checkpoint_every_steps': 4}
+    changes = {'steps': 60, 'log_every_steps': 1, 'eval_every_steps': 0, 'checkpoint_every_steps': 4}
     changes |= {'data.source': 'npz', 'data.path': str(data / 'digits.npz'), 'data.name': ''}
     config = tiny_config('mocov2', **changes)
     # Rounding depends on how many devices share the threads of a machine, used or not: 8, as in conftest.py.
@@ -410,7 +410,7 @@ def test_kill_and_sigterm(data, children, tmp_path):
     assert (code, err) == (42, '')
     assert reached - 12 < int(out.split('going on at step ')[1].split()[0]) <= reached, 'at most two intervals are lost'
     step = out.split('contrastive_jax: SIGTERM at step ')[1].split()[0]
-    last = f'contrastive_jax: SIGTERM at step {step} of 100, saved; the same command goes on from there'
+    last = f'contrastive_jax: SIGTERM at step {step} of 60, saved; the same command goes on from there'
     assert out.splitlines()[-1] == last
     assert (workdir / FOLDER / step).is_dir()
 
