@@ -38,6 +38,11 @@ gc.freeze()
 gc.set_threshold(50_000, 20, 100)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more worker than cores: some tests wait for processes or clocks."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Names a case of bytes after its argument: compressed bytes hold the time, and all workers need the same names."""
     return argname if isinstance(val, bytes) else None
