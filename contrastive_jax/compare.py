@@ -13,6 +13,7 @@ Exit codes: 0 all runs were trained, 1 a run failed, 2 an argument is wrong, 42 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -23,10 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
+from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.find import list_configs
 from contrastive_jax.config.group import is_group, refuse_lists
 from contrastive_jax.config.load import load
-from contrastive_jax.errors import Interrupted, UserError, exit_code_of, print_error
+from contrastive_jax.config.overrides import override
+from contrastive_jax.errors import Interrupted, Problem, UserError, exit_code_of, print_error
 from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
 from contrastive_jax.training.child import children
@@ -196,6 +199,20 @@ def refuse_other_than_one_run(config: str) -> None:
         raise UserError(f'--config={config} describes several runs', remedy='give configs of one run each')
 
 
+def refuse_fields_of_none(configs: Sequence[str], fields: Sequence[str]) -> None:
+    """Refuses fields that are wrong in every config; one that some methods lack stops only their runs, when they start.
+
+    Raises:
+      UserError: a field is wrong in all of them.
+    """
+    wrong: list[list[Problem]] = []
+    for config in configs:
+        with contextlib.suppress(UserError):  # its training says so
+            wrong.append(override(load(config), fields, sections_of))
+    if wrong and all(wrong):
+        raise UserError.of(wrong[0])
+
+
 def options() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = argparse.ArgumentParser('contrastive_jax.compare', description=__doc__, allow_abbrev=False)
@@ -224,7 +241,8 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
     """Trains and compares the configs, and returns the exit code.
 
     Raises:
-      UserError: a config is not that of one pretraining, or is given twice, or the workdir cannot be written.
+      UserError: a config is not that of one pretraining, or is given twice; a field is wrong; the workdir cannot be
+        written.
       Interrupted: a signal arrived.
     """
     refuse_lists(fields, 'train the runs of one config with contrastive_jax.main')
@@ -232,6 +250,7 @@ def run(configs: Sequence[str] | None, workdir: str, fields: Sequence[str]) -> i
         refuse_other_than_one_run(config)
     configs, folder = configs or every_method(), Path(workdir).expanduser().absolute()
     names(configs)
+    refuse_fields_of_none(configs, fields)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         failed = compare(configs, folder, fields)

@@ -113,6 +113,16 @@ def test_an_evaluation_is_refused_before_anything_is_trained(
     assert not (tmp_path / 'runs').exists()
 
 
+def test_a_field_that_is_wrong_everywhere_starts_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One that a single method lacks stops that one alone."""
+    given = [f'--config={name}:digits' for name in ('byol', 'mocov2')] + [f'--workdir={tmp_path}/runs']
+    assert compare.main([*given, '--config.batch_sise=8']) == 2
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert 'batch_sise' in line and 'batch_size' in line and out == '' and not (tmp_path / 'runs').exists()
+    compare.refuse_fields_of_none(['byol:digits', 'mocov2:digits'], ['--config.method.temperature=0.1'])
+
+
 def test_files_of_the_same_name_are_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each has its own workdir and its own row."""
     assert compare.names(['a/x.py:digits', 'b/x.py:digits', 'a/y.py']) == {
