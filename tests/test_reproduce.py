@@ -334,6 +334,17 @@ def test_results_are_appended_to_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures('nothing_compiled')
+def test_a_file_of_results_that_cannot_be_written_is_found_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').write_text('')
+    for argv in (['mocov2_digits'], ['--gpu']):
+        code, out, err = call(capsys, *argv, f'--workdir={tmp_path}/runs', f'--results={tmp_path}/file/x.jsonl')
+        assert code == 2 and 'file/x.jsonl: ' in err and '-> choose another file' in err and out == ''
+    assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.usefixtures('nothing_compiled')
 @pytest.mark.parametrize(
     ('argv', 'code', 'said'),
     [

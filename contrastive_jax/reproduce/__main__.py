@@ -38,7 +38,7 @@ from contrastive_jax.distributed.hosts import connect, enable_compilation_cache,
 from contrastive_jax.errors import UserError
 from contrastive_jax.reproduce.budget import outcomes_table, run_all
 from contrastive_jax.reproduce.references import EXPERIMENTS, Experiment
-from contrastive_jax.reproduce.results import append_result, environment
+from contrastive_jax.reproduce.results import append_result, check_writable, environment
 from contrastive_jax.reproduce.run_experiment import run_experiment
 from contrastive_jax.reproduce.table import experiments_table, result_table
 from contrastive_jax.rules import did_you_mean
@@ -104,6 +104,8 @@ def run(given: argparse.Namespace, command: str) -> int:
         raise UserError(f'--results {file} is a folder -> give a file, e.g. {file / RESULTS}')
     connect(given.coordinator_address, given.num_processes, given.process_id)
     enable_compilation_cache()
+    if given.results and jax.process_index() == 0:
+        check_writable(file)
     if experiment is None:
         return run_gpu(given, minutes, folder, file, command)
     result = run_experiment(given.name, experiment, folder / place, given.data, command)

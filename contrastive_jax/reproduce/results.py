@@ -1,6 +1,7 @@
 """The result of an experiment: our accuracies compared with the references, the machine, and the file of results."""
 
 import datetime
+import errno
 import json
 import math
 import os
@@ -81,6 +82,20 @@ def processor() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def check_writable(file: Path) -> None:
+    """Makes the folder of a file of results, and checks that the file can be written: before a training, not after it.
+
+    Raises:
+      UserError: it cannot.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _cannot_write(file, error) from error
+
+
 def append_result(result: Mapping[str, Any], file: Path) -> None:
     """Appends a result to a JSON-lines file, unless the file already contains it.
 
@@ -95,4 +110,8 @@ def append_result(result: Mapping[str, Any], file: Path) -> None:
             with file.open('a', encoding='utf-8') as stream:
                 stream.write('\n' * (text != '' and not text.endswith('\n')) + line + '\n')
     except OSError as error:
-        raise UserError(f'cannot write the results to {file}: {error.strerror} -> choose another file') from error
+        raise _cannot_write(file, error) from error
+
+
+def _cannot_write(file: Path, error: OSError) -> UserError:
+    return UserError(f'cannot write the results to {file}: {error.strerror} -> choose another file')
