@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from contrastive_jax.data.pixels import image_array
+from contrastive_jax.data.slices import parse_slices
 from contrastive_jax.errors import DataError, UserError
 
 
@@ -163,7 +164,7 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
       split, eval_split: `data.split` and `data.eval_split`.
 
     Raises:
-      UserError: they are the same images, or slices that overlap.
+      UserError: they are the same images, or overlap: slices of the same split, or 'all' and a part of it.
     """
     given = f'data.split {split!r} and data.eval_split {eval_split!r}'
     remedy = 'set data.eval_split to other images'
@@ -173,6 +174,13 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
             f'{given} are the same images, so that kNN would find each image itself',
             field='data.eval_split',
             remedy=remedy,
+        )
+    parts, other_parts = ({part.split for part in parse_slices(x, 'data.split')} for x in (split, eval_split))
+    if ('all' in parts) != ('all' in other_parts):
+        raise UserError(
+            f"{given} overlap: 'all' is every image of the data, and kNN would find images themselves",
+            field='data.eval_split',
+            remedy='use splits without common images, such as train[:90%] and train[90%:]',
         )
     common = sum(
         max(0, min(end, other_end) - max(start, other_start))

@@ -14,6 +14,8 @@ from contrastive_jax.data import digits, sources
 from contrastive_jax.data.labels import number_classes
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.errors import DataError, MissingSplitError, UserError
+from contrastive_jax.training.fit import load_data
+from tests import train_steps
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
@@ -337,3 +339,22 @@ def test_npz_of_objects_names_the_remedy(tmp_path: Path) -> None:
     np.savez(tmp_path / 'x.npz', images=np.zeros((2, 5, 5, 3), np.uint8), labels=np.array(['a', 'b'], object))
     with pytest.raises(DataError, match=r'Python objects.* -> .*labels.astype\(str\)'):
         open_source('npz', path=str(tmp_path / 'x.npz'))
+
+
+@pytest.mark.parametrize(('split', 'eval_split'), [('all', 'test'), ('train', 'all'), ('all', 'train[:5%]+test')])
+def test_all_images_contain_those_of_every_split(split: str, eval_split: str) -> None:
+    """kNN would find each held-out image itself. A training that measures nothing may have them all."""
+    train, held_out = (open_source('digits', split=name) for name in (split, eval_split))
+    with pytest.raises(UserError, match="overlap: 'all' is every image of the data"):
+        sources.check_apart(train, held_out, split, eval_split)
+    halves = 'all[:50%]', 'all[50%:]'
+    sources.check_apart(*(open_source('digits', split=name) for name in halves), *halves)
+
+
+def test_all_images_are_trained_on_where_nothing_is_measured() -> None:
+    config = train_steps.load('mocov2:digits', **{'data.split': 'all'})
+    with pytest.raises(UserError, match='overlap'):
+        load_data(config)
+    config.eval.evaluators = ()
+    source, held_out = load_data(config)
+    assert len(source) == 1797 and held_out is None
