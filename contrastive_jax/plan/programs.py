@@ -20,6 +20,12 @@ from contrastive_jax.training.step import init_state
 Images = jax.ShapeDtypeStruct
 
 
+# How much of how much a program needs, in the sentences in which libtpu says it.
+_USED = re.compile(
+    r'(?:[Uu]sed|required for HLO temporaries) \(?([\d.]+\w?)\)? (?:of|exceeds available HBM) \(?([\d.]+\w?)'
+)
+
+
 class TooLarge(UserError):
     """The compiler itself finds that a program does not fit into the memory of a device."""
 
@@ -87,7 +93,7 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         text = ' '.join(str(error).split())
         if 'RESOURCE_EXHAUSTED' in text:
-            used = re.search(r'[Uu]sed ([\d.]+\w?) of ([\d.]+\w?)', text)
+            used = _USED.search(text)
             what = f'{used.group(1)} of {used.group(2)}' if used else text[:300]
             raise TooLarge(f'the compiler finds no place for the step: it needs {what}') from error
         raise UserError(f'the step cannot be compiled: {text[:300]}') from error

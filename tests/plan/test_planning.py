@@ -44,6 +44,24 @@ def test_the_command_on_virtual_devices(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
+    'message',
+    [
+        'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40.03G of 31.25G hbm.',
+        'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (40.03G) exceeds '
+        'available HBM (31.25G).',
+    ],
+)
+def test_what_the_compiler_needs(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(programs, '_compile', fail)
+    run, _ = train_steps.build(train_steps.load_small('simsiam:tiny'))
+    with pytest.raises(programs.TooLarge, match=r'no place for the step: it needs 40.03G of 31.25G$'):
+        programs.compile_step(run, find_devices('jit', 1))
+
+
+@pytest.mark.parametrize(
     'message', ["INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot", 'INTERNAL: other']
 )
 def test_a_product_without_tiles_is_compiled_without_triton(message: str) -> None:
