@@ -50,7 +50,7 @@ def test_the_data_of_the_run(workdir: Path, tmp_path: Path, capsys: pytest.Captu
     file = tmp_path / 'new' / 'test.npz'
     assert features.main([f'--workdir={workdir}', '--split=test', '--batch_size=100', str(file)]) == 0
     out = capsys.readouterr().out
-    assert '360 features with 8 values of digits (test), by the encoder of step 3' in out and str(file) in out
+    assert '360 features with 4 values of digits (test), by the encoder of step 3' in out and str(file) in out
     source = open_source('digits', split='test')
     with np.load(file, allow_pickle=False) as held:
         assert set(held) == {'features', 'labels', 'index', 'files', 'classes', 'inputs'}

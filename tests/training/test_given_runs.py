@@ -33,7 +33,7 @@ def small(init: str, **changes: Any) -> ConfigDict:
     config = get_config('mocov2,continue')
     config.update_from_flattened_dict(
         {'init': init, 'auto.continues': bool(init), 'steps': STEPS, 'optimizer.learning_rate': 2.0,
-         'schedule.warmup_epochs': 0.2, 'log_every_steps': 40, 'eval_every_steps': 0, 'checkpoint_every_steps': STEPS,
+         'encoder.stage_sizes': (1, 1), 'schedule.warmup_epochs': 0.2, 'log_every_steps': 40, 'eval_every_steps': 0, 'checkpoint_every_steps': STEPS,
          'eval.evaluators': ('knn',), 'eval.max_train': 600, 'eval.max_test': 300, 'eval.batch_size': 100, **changes}
     )  # fmt: skip
     return config
