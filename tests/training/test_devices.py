@@ -31,7 +31,7 @@ MEMORIES = (
 # same code. In float64 `pmap` runs on 2.
 CASES = [(COLOR, *devices) for devices in (('jit', 2), ('jit', 4), ('jit', 8), ('pmap', 1), ('pmap', 8))]
 CASES += [(name, *devices) for name in METHODS[1:] for devices in (('jit', 8), ('pmap', 4))]
-CASES_FLOAT64 = [(name, *devices) for name in METHODS for devices in FEW]
+CASES_FLOAT64 = [(COLOR, *devices) for devices in FEW] + [(name, *FEW[0]) for name in METHODS[1:]]
 CASES_FLOAT64 += [(name, 'pmap', 2) for name in MEMORIES]
 
 

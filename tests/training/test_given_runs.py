@@ -32,9 +32,10 @@ def small(init: str, **changes: Any) -> ConfigDict:
     """MoCo v2 on the digits; with and without `init` it has the same rates, and so one program for both."""
     config = get_config('mocov2,continue')
     config.update_from_flattened_dict(
-        {'init': init, 'auto.continues': bool(init), 'steps': STEPS, 'optimizer.learning_rate': 2.0,
-         'encoder.stage_sizes': (1, 1), 'schedule.warmup_epochs': 0.2, 'log_every_steps': 40, 'eval_every_steps': 0, 'checkpoint_every_steps': STEPS,
-         'eval.evaluators': ('knn',), 'eval.max_train': 600, 'eval.max_test': 300, 'eval.batch_size': 100, **changes}
+        {'init': init, 'auto.continues': bool(init), 'encoder.stage_sizes': (1, 1), 'steps': STEPS,
+         'optimizer.learning_rate': 2.0, 'schedule.warmup_epochs': 0.2, 'log_every_steps': 40, 'eval_every_steps': 0,
+         'checkpoint_every_steps': STEPS, 'eval.evaluators': ('knn',), 'eval.max_train': 600, 'eval.max_test': 300,
+         'eval.batch_size': 100, **changes}
     )  # fmt: skip
     return config
 
