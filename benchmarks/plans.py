@@ -17,6 +17,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.plan.chips import GIB
 from contrastive_jax.plan.planning import Plan, make, prepare
 from contrastive_jax.plan.programs import use_least_effort
+from contrastive_jax.plan.stack import restart_with_larger_stack
 from contrastive_jax.plan.topologies import described
 
 IMAGENET = 1_281_167
@@ -90,4 +91,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+    restart_with_larger_stack(sys.argv[1:], TOPOLOGIES)
     sys.exit(main())

@@ -25,6 +25,7 @@ from contrastive_jax.errors import UserError, exit_code_of
 from contrastive_jax.plan.page import page
 from contrastive_jax.plan.planning import make, prepare
 from contrastive_jax.plan.programs import use_least_effort
+from contrastive_jax.plan.stack import restart_with_larger_stack
 from contrastive_jax.plan.topologies import EXAMPLES, described
 
 
@@ -82,6 +83,7 @@ def options() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Parses the arguments and runs; returns the exit code."""
+    restart_with_larger_stack(argv)
 
     def parse_and_run() -> int:
         given, rest = options().parse_known_args(argv)
