@@ -1,5 +1,7 @@
 """Projection and prediction heads."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,6 @@ from flax.typing import Dtype
 from jax import Array
 
 from contrastive_jax import rules
-from contrastive_jax.models.activations import ACTIVATIONS
 from contrastive_jax.models.norm import BatchNorm
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(±1/√fan_in), as torch's nn.Linear
@@ -19,6 +20,11 @@ INITS: dict[str, nn.initializers.Initializer] = {
     'trunc_normal': nn.initializers.normal(
         0.02
     ),  # DINO: timm's trunc_normal_(std=.02) truncates at ±2, which has no effect
+}
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    'relu': nn.relu,
+    'gelu': lambda x: nn.gelu(x, approximate=False),  # as torch's nn.GELU
 }
 
 

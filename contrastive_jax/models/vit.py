@@ -10,7 +10,6 @@ from jax import Array
 
 from contrastive_jax import rules
 from contrastive_jax.distributed import collectives
-from contrastive_jax.models.activations import gelu
 from contrastive_jax.models.heads import INITS, uniform
 from contrastive_jax.models.patch_embed import CONV_STEM_STRIDE, ConvStem, PatchEmbed
 from contrastive_jax.models.positions import resize_positions, sincos_position
@@ -112,7 +111,7 @@ class TransformerBlock(nn.Module):
         x = x[:, : self.queries] + (y if kept is None else y * kept[:, :1, None])
         y = nn.LayerNorm(self.layer_norm_epsilon, dtype=self.dtype, name='norm2')(x)
         y = nn.Dense(int(d * self.mlp_ratio), kernel_init=init, dtype=self.dtype, name='mlp_fc1')(y)
-        y = gelu(y)
+        y = nn.gelu(y, approximate=False)
         y = nn.Dense(d, kernel_init=init, dtype=self.dtype, name='mlp_fc2')(y)
         return x + (y if kept is None else y * kept[:, 1:, None]), attention
 
