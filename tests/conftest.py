@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, set before jax is imported; exact float32 matrix products everywhere."""
 
+import collections
 import gc
 import importlib.metadata
 import os
@@ -41,6 +42,20 @@ gc.set_threshold(50_000, 20, 100)
 def pytest_xdist_auto_num_workers() -> int:
     """One more worker than cores: some tests wait for processes or clocks."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+# Files of few tests that take minutes: they begin first, so that no worker is left with one of them at the end.
+LONG = (
+    'test_notebook.py', 'test_processes.py', 'test_resume.py', 'test_group.py', 'test_compare.py', 'test_reproduce.py',
+    'test_finetune.py', 'test_chunks.py', 'test_benchmarks.py', 'test_benchmarks_of_faults.py', 'test_staleness.py',
+    'test_lost_processes.py', 'test_watchdog.py', 'test_tpu_watch.py',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first, then those with the most tests."""
+    count = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -count[item.path], str(item.path)))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -56,14 +56,14 @@ def test_two_processes(pair, tmp_path):
         (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in pair(tmp_path / 'two', **changes))
         assert (code0, code1) == (0, 0), err0 + err1
         assert f'on 4 x cpu ({mode})' in out0 and f'step {steps}/{steps}' in out0
-        assert (out1, err1) == ('', ''), 'one process speaks for both'
+        assert out1 == '' and 'contrastive_jax' not in err1, 'one process speaks for both'
         assert_same_training(config, tmp_path / 'two', tmp_path / 'whole', steps)
         if mode == 'pmap':
-            assert err0 == ''
+            assert err0 == err1 == ''
             for workdir, process in ((tmp_path / 'two', 1), (tmp_path / 'whole', 0)):
                 values = (workdir / FOLDER / '3' / 'default' / f'ocdbt.process_{process}' / 'd').iterdir()
                 os.truncate(max(values, key=lambda file: file.stat().st_size), 1000)
-    # Before it, threads of TensorStore may print tracebacks: their event loop is closed once a read has failed.
+    # In both, threads of TensorStore may print tracebacks: their event loop is closed once a read has failed.
     assert sum('the checkpoint of step 3 cannot be used' in line for line in err0.splitlines()) == 1
     assert 'going on at step 2' in out0
     assert len(list((tmp_path / 'two').glob('events.*'))) == 2, 'one for each start'
