@@ -41,7 +41,9 @@ gc.set_threshold(50_000, 20, 100)
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more worker than cores: some tests wait for processes or clocks."""
-    return len(os.sched_getaffinity(0)) + 1
+    from contrastive_jax.distributed.cores import usable_cores
+
+    return usable_cores() + 1
 
 
 # Files of few tests that take minutes: they begin first, so that no worker is left with one of them at the end.

@@ -14,7 +14,7 @@ def get_config(name: str = 'mocov2') -> ConfigDict:
     The programs of these tests are not optimized (see conftest.py), and color would take most of the time of a step.
 
     Args:
-      name: of a file in configs/, or 'file,variant'. 'dictionary' keeps the color: some test should have it.
+      name: the name of a file in configs/, or 'file,variant'. 'dictionary' keeps the color: some test should have it.
     """
     file, _, variant = name.partition(',')
     c = importlib.import_module(f'contrastive_jax.configs.{file}').get_config(f'{variant},tiny' if variant else 'tiny')

@@ -57,6 +57,7 @@ def test_two_processes(pair, tmp_path):
         assert (code0, code1) == (0, 0), err0 + err1
         assert f'on 4 x cpu ({mode})' in out0 and f'step {steps}/{steps}' in out0
         assert out1 == '' and 'contrastive_jax' not in err1, 'one process speaks for both'
+        assert err1 == '' or 'Event loop is closed' in err1, 'see below'
         assert_same_training(config, tmp_path / 'two', tmp_path / 'whole', steps)
         if mode == 'pmap':
             assert err0 == err1 == ''
