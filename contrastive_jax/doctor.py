@@ -3,8 +3,8 @@
     python -m contrastive_jax.doctor --workdir=runs/digits [--config=configs/mocov2.py:digits --config.field=value]
 
 It looks at the lock, reads every checkpoint and compares it with its checksums, compares the space that a checkpoint
-needs with what is free, and tells how the last start ended. With a config it tells in which fields the run's differs.
-The last line is what to do.
+needs with what is free, and tells how the last start ended. With a config it tells in which fields the run's differs,
+and answers for a start with that config. The last line is what to do.
 
 Exit codes: 0 nothing has to be done: the run trains, is finished, or was never started. 42 it was stopped or killed,
 and the same command goes on. Otherwise the code that the same command would end with: 1 an unexpected error, 2 a wrong
@@ -73,6 +73,8 @@ class Facts:
       needed: bytes of a checkpoint; 0 without one.
       unreadable: lines about files that cannot be read.
       changed: fields in which a given config differs.
+      length: the length in steps that a given config asks for, 0 without one or if it is not known.
+      start: the command that trains with the given config, '' without one.
     """
 
     folder: Path
@@ -85,6 +87,8 @@ class Facts:
     needed: int
     unreadable: Sequence[str]
     changed: Sequence[str]
+    length: int = 0
+    start: str = ''
 
     @property
     def running(self) -> bool:
@@ -158,6 +162,7 @@ def facts(
     import jax
 
     jax.config.update('jax_platforms', 'cpu')  # the run may hold the accelerator
+    from contrastive_jax.config.length import total_steps
     from contrastive_jax.workdir import about, ended, inputs, kept, run_record
     from contrastive_jax.workdir.reading import size_of, verify
 
@@ -172,6 +177,14 @@ def facts(
     except UserError as error:
         unreadable += [] if str(error) in unreadable else [str(error)]
     good = [step for step, why in verified.items() if not why]
+    run = about.run(about.read(folder))
+    changed, length, start = list[str](), 0, ''
+    if given:
+        asked = _config_of(given, overrides, config)
+        changed = differences(folder, asked)
+        if per_epoch := int(run.get('steps_per_epoch', 0)):
+            length = total_steps(asked, per_epoch)
+        start = shlex.join([*TRAIN.split(), f'--config={given}', f'--workdir={folder}', *overrides])
     return Facts(
         folder,
         config,
@@ -179,26 +192,26 @@ def facts(
         ended.read(folder),
         good,
         {step: why for step, why in verified.items() if why},
-        int(about.run(about.read(folder)).get('total_steps', 0)),
+        int(run.get('total_steps', 0)),
         size_of(folder, good[-1]) if good else 0,
         unreadable,
-        differences(folder, config, given, overrides) if given else (),
+        changed,
+        length,
+        start,
     )
 
 
-def differences(folder: Path, stored: 'ConfigDict', given: str, overrides: Sequence[str]) -> list[str]:
-    """The fields in which a config differs from that of a run, without those that may: 'name: old -> new' each.
+def _config_of(given: str, overrides: Sequence[str], stored: 'ConfigDict') -> 'ConfigDict':
+    """A config of the command line; fields that are free have the values that the run chose.
 
     Raises:
       UserError: the config does not exist or is wrong.
     """
     from contrastive_jax.config import fields
-    from contrastive_jax.config import stored as stored_configs
     from contrastive_jax.config.load import load
     from contrastive_jax.config.overrides import override
     from contrastive_jax.config.plan import keep
     from contrastive_jax.protocols import run as protocols
-    from contrastive_jax.workdir.folder import changed_fields
 
     config = load(given)
     of = protocols if 'protocol' in config else fields
@@ -207,8 +220,16 @@ def differences(folder: Path, stored: 'ConfigDict', given: str, overrides: Seque
     if config.get('auto'):
         config = config.copy_and_resolve_references()
         keep(config, stored)
-    defaults = (protocols if 'protocol' in config else stored_configs).defaults_of(config)
-    return changed_fields(folder, config, defaults)
+    return config
+
+
+def differences(folder: Path, config: 'ConfigDict') -> list[str]:
+    """The fields in which a config differs from that of a run, without those that may: 'name: old -> new' each."""
+    from contrastive_jax.config import stored
+    from contrastive_jax.protocols import run as protocols
+    from contrastive_jax.workdir.folder import changed_fields
+
+    return changed_fields(folder, config, (protocols if 'protocol' in config else stored).defaults_of(config))
 
 
 def judge(found: Facts) -> Finding:
@@ -241,6 +262,10 @@ def _next(found: Facts, failed: int) -> tuple[int, str]:
         return CheckpointError.exit_code, '(bring the checkpoints back from a copy, or choose another workdir)'
     if found.changed:
         return WRONG, '(choose another workdir, or give these fields their old values)'
+    if 0 < found.length < max(found.good, default=0):
+        return WRONG, '(choose another workdir, or give the length of before)'
+    if found.finished and found.length > found.total:
+        return GO_ON, found.start
     if found.finished:
         return 0, f'python -m contrastive_jax.report --workdir={shlex.quote(str(found.folder))}'
     if found.full:
@@ -272,6 +297,8 @@ def _lines(found: Facts) -> list[str]:
         line = found.end['line'] or 'finished'
         lines.append(f'last end: {found.end["at"]}, exit code {found.end["code"]}: {line}')
     lines += [f'other config: {line}' for line in found.changed]
+    if found.length not in (0, found.total):
+        lines.append(f'other length: {found.total} -> {found.length} steps')
     return lines
 
 

@@ -38,13 +38,18 @@ flags.DEFINE_integer(
 flags.DEFINE_bool('verbose', False, 'Print a table of all parameters before the training.')
 flags.DEFINE_bool('verbose_errors', False, 'Show the traceback also of errors that the user can correct.')
 
+FLAG_NAMES = (
+    'workdir', 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout', 'stall_timeout', 'rollback',
+    'verbose', 'verbose_errors',
+)  # fmt: skip
+
 
 def run(argv: list[str]) -> int:
     """Parses, connects the hosts, trains; returns the exit code."""
+    for name in FLAG_NAMES:
+        FLAGS[name].unparse()  # an earlier call in this process may have set it
     if command_line.wants_help(argv):
-        hosts = 'coordinator_address', 'num_processes', 'process_id', 'connect_timeout', 'stall_timeout'
-        names = 'workdir', *hosts, 'rollback', 'verbose', 'verbose_errors'
-        command_line.print_help(argv, __doc__ or '', names, lambda: _describe_fields(argv))
+        command_line.print_help(argv, __doc__ or '', FLAG_NAMES, lambda: _describe_fields(argv))
         return 0
     config, config_path = command_line.parse(argv, _check, _sections)
     address, count, number = FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id

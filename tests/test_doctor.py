@@ -28,7 +28,7 @@ def made(tmp_path_factory) -> Path:
     """A finished run with the checkpoints of steps 4 and 6; copied, never changed."""
     workdir = tmp_path_factory.mktemp('made')
     untrained_workdirs.save(tiny_config('mocov2'), workdir, steps=(4, TOTAL))
-    (workdir / about.FILE).write_text(json.dumps({'run': {'total_steps': TOTAL}}))
+    (workdir / about.FILE).write_text(json.dumps({'run': {'total_steps': TOTAL, 'steps_per_epoch': 4}}))
     return workdir
 
 
@@ -55,7 +55,7 @@ def look(capsys: pytest.CaptureFixture[str], workdir: Path, *args: str) -> tuple
 
 
 def test_a_finished_run(workdir, capsys):
-    code, state, out, todo = look(capsys, workdir, '--config=tests/tiny_configs.py:mocov2')
+    code, state, out, todo = look(capsys, workdir, '--config=tests/tiny_configs.py:mocov2', f'--config.steps={TOTAL}')
     assert (code, state) == (0, 'finished')
     assert 'checkpoints that can be used: 4, 6 of 6 steps' in out and 'space: a checkpoint needs ' in out
     assert todo == f'python -m contrastive_jax.report --workdir={workdir}' and 'other config' not in out
@@ -68,6 +68,23 @@ def test_another_config(workdir, capsys):
     assert doctor.main([f'--workdir={workdir}', '--config=nope']) == 2
     assert doctor.main([f'--workdir={workdir}', '--config=tests/tiny_configs.py:mocov2', '--config.sed=7']) == 2
     assert doctor.main([f'--workdir={workdir}', '--confg=x']) == 2
+
+
+@pytest.mark.parametrize(
+    ('length', 'code', 'line', 'todo'),
+    [
+        ('--config.steps=5', 2, 'other length: 6 -> 5 steps', '(choose another workdir, or give the length of before)'),
+        ('--config.steps=6', 0, '', 'python -m contrastive_jax.report'),
+        ('--config.epochs=2.0', 42, 'other length: 6 -> 8 steps', 'python -m contrastive_jax.main --config=tests/tiny'),
+    ],
+)
+def test_another_length(workdir, capsys, length, code, line, todo):
+    """What the command with that length would say."""
+    steps = () if 'steps' in length else ('--config.steps=0',)
+    found, state, out, then = look(capsys, workdir, '--config=tests/tiny_configs.py:mocov2', *steps, length)
+    assert (found, state) == (code, 'finished') and then.startswith(todo)
+    assert line in out if line else 'other length' not in out
+    assert length in then or code != 42
 
 
 def test_a_run_that_trains_is_stopped_or_was_killed(longer, capsys, children):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_policy
+from contrastive_jax.config.length import total_steps
 from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.errors import Problem
 
@@ -25,7 +26,7 @@ def advice(config: ConfigDict, facts: DataFacts) -> list[Problem]:
       One line for each finding, with the numbers, the field and a remedy. Empty if there is none.
     """
     per_epoch = facts.images // config.batch_size
-    total = config.steps or max(1, math.ceil(config.epochs * per_epoch))
+    total = total_steps(config, per_epoch)
     found = [*_dictionaries(config, facts.images), *_lengths(config, per_epoch, total), *_images(config, facts)]
     if per_epoch < FEWEST_STEPS:
         most = max(1, facts.images // FEWEST_STEPS)

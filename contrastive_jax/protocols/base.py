@@ -117,7 +117,8 @@ class Protocol:
         has the name of the protocol.
       rules: adds to the rules what is wrong with several fields together; each of them has the right type.
       values: fields whose default is not the declared one, by their paths.
-      check: raises UserError where encoder or data do not fit the protocol, before anything is compiled.
+      check: raises UserError where encoder or data do not fit the protocol, before anything is compiled; returns the
+        number of steps that are trained, 0 where nothing is.
       run: evaluates; returns the numbers and writes them to the metrics of the workdir. Its last argument makes the
         object that tells a training whether it was asked to stop.
       labeled: whether training images need a label; False: all of them are used.
@@ -127,7 +128,7 @@ class Protocol:
 
     sections: Mapping[str, type]
     rules: Callable[[ConfigDict, Rules], None]
-    check: Callable[[ConfigDict, Encoder, Data], None]
+    check: Callable[[ConfigDict, Encoder, Data], int]
     run: Callable[[ConfigDict, Encoder, Data, Devices, Path, Asked], dict[str, float]]
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labeled: bool = True

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.check import check_optimizer, check_paths
 from contrastive_jax.config.fields import Optimizer, Schedule
+from contrastive_jax.config.length import total_steps
 from contrastive_jax.config.stored import with_defaults
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
@@ -180,7 +181,7 @@ def build(config: ConfigDict, encoder: Encoder, teacher: Teacher, num_examples: 
       UserError: a path in the section `optimizer` matches no parameter.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
-    total = max(1, round(config.epochs * per_epoch))
+    total = total_steps(config, per_epoch)
     policy, network = training.policy(config, encoder.policy), finetune.network_of(encoder)
     classes, layers = teacher.method.num_classes, encoder.projector_layers
     student = FineTune(network, classes, config.distill.init_std, layers)
@@ -315,14 +316,15 @@ def rules(c: ConfigDict, rules: Rules) -> None:
     check_optimizer(c, rules)
 
 
-def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> int:
     del encoder
-    sampler.steps_per_epoch(len(data.train_ids), config.batch_size)
+    per_epoch = sampler.steps_per_epoch(len(data.train_ids), config.batch_size)
     if (classes := describe(config.teacher)['classes']) < data.classes:
         raise UserError(
             f'{data.test.name} has {data.classes} classes, and the teacher {config.teacher} has {classes} -> use the '
             'data that it was fine-tuned on, or more of it'
         )
+    return total_steps(config, per_epoch)
 
 
 def run(

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from contrastive_jax.augment.mixing import mix
 from contrastive_jax.config.build import build_network
+from contrastive_jax.config.length import total_steps
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed.collectives import PyTree
 from contrastive_jax.distributed.devices import REPLICATED, Devices
@@ -137,7 +138,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
       num_classes: number of classes of the data.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
-    total = max(1, round(config.epochs * per_epoch))
+    total = total_steps(config, per_epoch)
     f = config.finetune
     rate, optimizer = optimizer_of(config, per_epoch, total)
     return Run(
@@ -331,14 +332,14 @@ def rules(c: ConfigDict, rules: Rules) -> None:
     )
 
 
-def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> int:
     drop_path = config.finetune.drop_path
     if drop_path and not isinstance(encoder.module, VisionTransformer):
         raise UserError(
             f'finetune.drop_path {drop_path}: {encoder.config.encoder.name} is no ViT and has no stochastic depth '
             '-> set finetune.drop_path to 0.0'
         )
-    sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size)
+    return total_steps(config, sampler.steps_per_epoch(len(training_images(config, data)), config.batch_size))
 
 
 def run(

@@ -28,11 +28,12 @@ class Settings:
     )
 
 
-def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> int:
     del encoder
     n, most = len(data.train_ids), max(config.knn.k)
     if most > n:
         raise UserError(f'knn.k {most} is more than the {n} labeled training images -> use fewer neighbors')
+    return 0
 
 
 def run(

@@ -17,6 +17,7 @@ import optax
 from jax import Array, lax
 from ml_collections import ConfigDict
 
+from contrastive_jax.config.length import total_steps
 from contrastive_jax.data import sampler, sources
 from contrastive_jax.distributed import collectives
 from contrastive_jax.distributed.collectives import PyTree
@@ -112,7 +113,7 @@ def build(config: ConfigDict, encoder: Encoder, num_examples: int, num_classes: 
       num_classes: number of classes of the data.
     """
     per_epoch = sampler.steps_per_epoch(num_examples, config.batch_size)
-    total = max(1, round(config.epochs * per_epoch))
+    total = total_steps(config, per_epoch)
     schedule, o = training.schedule(config, per_epoch, total), config.optimizer
     rates, decays = settings(config)
 
@@ -257,9 +258,10 @@ def rules(c: ConfigDict, rules: Rules) -> None:
     readout.rules(c, rules)
 
 
-def check(config: ConfigDict, encoder: Encoder, data: Data) -> None:
+def check(config: ConfigDict, encoder: Encoder, data: Data) -> int:
     del encoder
-    parts(config, data)  # raises where there are fewer images than a batch
+    given, _ = parts(config, data)
+    return total_steps(config, sampler.steps_per_epoch(len(given), config.batch_size))
 
 
 def run(
@@ -291,7 +293,6 @@ def parts(config: ConfigDict, data: Data) -> tuple[sources.Subset, sources.Subse
                 f'{len(settings(config)[0])} settings -> give one of optimizer.learning_rates and weight_decays'
             )
         ids, selection = ids[~chosen], sources.Subset(data.train, ids[chosen])
-    sampler.steps_per_epoch(len(ids), config.batch_size)
     return sources.Subset(data.train, ids), selection
 
 

@@ -22,6 +22,7 @@ from contrastive_jax.pretrained.load import load as load_encoder
 from contrastive_jax.protocols import distill, finetune, knn, linear, readout
 from contrastive_jax.protocols.base import Asked, Data, load_data
 from contrastive_jax.rules import Rules, declared_fields, defaults, wrong_kind
+from contrastive_jax.training.fit import check_length
 from contrastive_jax.training.interrupt import Interrupt
 from contrastive_jax.workdir import run_record
 from contrastive_jax.workdir.atomic import write_atomically
@@ -175,9 +176,11 @@ def _evaluate(config: ConfigDict, path: Path, devices: Devices, interrupt: Asked
     data = together(opening(lambda: load_data(config, encoder, PROTOCOLS[config.protocol].labeled)))
     if jax.process_count() > 1:
         check_same({'the checksum of the images': f'{data.train.fingerprint[:12]}, {data.test.fingerprint[:12]}'})
-    PROTOCOLS[config.protocol].check(config, encoder, data)
+    steps = PROTOCOLS[config.protocol].check(config, encoder, data)
 
     def open_own() -> None:
+        if steps:
+            check_length(config, path, steps)
         open_workdir(str(path), config, write=first, defaults=defaults_of(config))
         if PROTOCOLS[config.protocol].resumes:
             check_inputs(path, inputs_of(config, encoder, data), write=first)

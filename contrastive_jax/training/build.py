@@ -1,12 +1,11 @@
 """Builds a run from a config."""
 
-import math
-
 import jax
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_network, build_policy
 from contrastive_jax.config.check import check_examples
+from contrastive_jax.config.length import total_steps
 from contrastive_jax.data.sampler import steps_per_epoch
 from contrastive_jax.methods import find_method
 from contrastive_jax.optim.build import build_optimizer, weight_decay_of
@@ -23,24 +22,24 @@ def build_run(config: ConfigDict, num_examples: int, platform: str = '') -> Run:
     """
     per_epoch = steps_per_epoch(num_examples, config.batch_size)
     assert not (problems := check_examples(config, num_examples)), problems
-    total_steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
+    steps = total_steps(config, per_epoch)
 
     fields = config.method.to_dict()
     method_class = find_method(fields.pop('name'))
-    known = {'num_examples': num_examples, 'steps_per_epoch': per_epoch, 'total_steps': total_steps}
+    known = {'num_examples': num_examples, 'steps_per_epoch': per_epoch, 'total_steps': steps}
     fields |= {name: value for name, value in known.items() if fields.get(name) == 0}
     method = method_class(build_network(config, platform or jax.default_backend()), **fields)
 
-    optimizer, learning_rate = build_optimizer(config, per_epoch, total_steps)
+    optimizer, learning_rate = build_optimizer(config, per_epoch, steps)
     return Run(
         method=method,
         policy=build_policy(config),
         optimizer=optimizer,
         learning_rate=learning_rate,
-        weight_decay=weight_decay_of(config, total_steps),
+        weight_decay=weight_decay_of(config, steps),
         batch_size=config.batch_size,
         image_size=config.data.image_size,
-        total_steps=total_steps,
+        total_steps=steps,
         steps_per_epoch=per_epoch,
         seed=config.seed,
         max_dropped_in_row=config.max_dropped_in_row,

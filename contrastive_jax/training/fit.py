@@ -174,7 +174,7 @@ def open_trainer(
             print(line, flush=True)
 
     def open_run() -> None:
-        check_length(path, run, rollback)
+        check_length(config, path, run.total_steps, rollback)
         open_workdir(workdir, config, write=first, defaults=known, may_differ=rollback is not None)
         check_inputs(path, inputs, write=first)
 
@@ -198,12 +198,13 @@ def open_trainer(
     return trainer
 
 
-def check_length(workdir: Path, run: Run, rollback: int | None) -> None:
+def check_length(config: ConfigDict, workdir: Path, steps: int, rollback: int | None = None) -> None:
     """Refuses a run that has trained more steps than its config has now: nothing could be trained or shown.
 
     Args:
+      config: of a pretraining, or of an evaluation that trains.
       workdir: the folder of the run; it need not exist.
-      run: what the config makes.
+      steps: the length of the training that the config describes.
       rollback: the step that the run is taken back to first; None: none.
 
     Raises:
@@ -211,12 +212,12 @@ def check_length(workdir: Path, run: Run, rollback: int | None) -> None:
     """
     saved = (int(file.name) for file in (workdir / FOLDER).glob('*') if file.name.isdigit())
     trained = max(saved, default=0) if rollback is None else rollback
-    if trained > run.total_steps:
-        raise UserError(
-            f'{workdir} has a checkpoint of step {trained}, and the length given now is {run.total_steps} steps',
-            remedy=f'give the length of before, steps={trained} to end the run there, or another workdir',
-            field='epochs',
-        )
+    if trained > steps:
+        message = f'{workdir} has a checkpoint of step {trained}, and the length given now is {steps} steps'
+        remedy = 'give the length of before or another workdir'
+        if 'steps' in config:
+            raise UserError(message, field='steps', remedy=f'{remedy}, or end the run there', value=trained)
+        raise UserError(message, field='epochs', remedy=remedy)
 
 
 def with_stored_choices(config: ConfigDict, workdir: str) -> tuple[ConfigDict, bool]:

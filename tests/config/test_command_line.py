@@ -94,6 +94,15 @@ def test_config_and_workdir_are_needed(complaint: Complaint, args: tuple[str, ..
     assert given.startswith(line)
 
 
+def test_flags_of_an_earlier_call_are_forgotten(complaint: Complaint, workdir: Path) -> None:
+    """One call after the other in a program: `--rollback` above all must not be taken over."""
+    (line,) = complaint(TINY, f'--workdir={workdir}', '--rollback=3', '--verbose', '--config.steps=-1')
+    assert line.startswith('steps -1 ') and main.FLAGS.rollback == 3
+    (line,) = complaint(TINY)
+    assert line.startswith('no --workdir given')
+    assert main.FLAGS.rollback is None and not main.FLAGS.verbose
+
+
 def test_a_missing_config_file_names_its_neighbours(complaint: Complaint, workdir: Path) -> None:
     (line,) = complaint(f'--config={CONFIGS}/mocov4.py:tiny', f'--workdir={workdir}')
     assert line.startswith(f'config file {CONFIGS}/mocov4.py does not exist; did you mean {CONFIGS}/mocov')

@@ -26,6 +26,7 @@ from contrastive_jax.training.run import Run, TrainState
 from contrastive_jax.training.step import init_state
 from contrastive_jax.workdir import metrics
 from contrastive_jax.workdir.described import FOLDER
+from contrastive_jax.workdir.folder import CONFIG_FILE
 from contrastive_jax.workdir.reading import read_part
 from tests import complete_runs, train_steps, untrained_workdirs
 from tests.protocols.test_run import few, load
@@ -190,6 +191,23 @@ def test_a_resumed_probe_ends_with_the_same_bits(run: Path, encoder: Encoder, tm
     a, b = (trained(tmp_path / name, encoder) for name in ('whole', 'cut'))
     assert a[0] == b[0] == 4
     jax.tree.map(np.testing.assert_array_equal, a[1], b[1])
+
+
+@pytest.mark.parametrize('name', ['linear', 'finetune', 'distill'])
+def test_fewer_steps_than_are_trained(name: str, run: Path, tmp_path: Path) -> None:
+    """They are refused, and the config of the workdir stays as it is."""
+    fields = {'init': str(run), 'epochs': 0.5}
+    if name == 'distill':
+        run_protocol(load('finetune:tiny', **fields), str(tmp_path / 'teacher'))
+        fields['teacher'] = str(tmp_path / 'teacher')
+    workdir = tmp_path / name
+    steps = evaluate(load(f'{name}:tiny', **fields), workdir, at=2)
+    assert str(steps).startswith('SIGTERM at step 2 of')
+    before = (workdir / CONFIG_FILE).read_bytes()
+    fields['epochs'] = 0.001
+    with pytest.raises(UserError, match='has a checkpoint of step 2, and the length given now is 1 steps -> give the'):
+        run_protocol(load(f'{name}:tiny', **fields), str(workdir))
+    assert (workdir / CONFIG_FILE).read_bytes() == before
 
 
 def test_another_encoder_than_the_one_it_began_with(run: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.protocols.test_linear import evaluate
 from tests.protocols.test_run import load as protocol
 
 DEVICES = 4  # of all processes together
-CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0}
+CADENCES = {'log_every_steps': 1, 'eval_every_steps': 0, 'eval.evaluators': ('knn', 'probe', 'signals')}
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def test_two_processes(pair, tmp_path):
     for mode, steps in (('pmap', 3), ('jit', 6)):
         # The queue is large enough for files of its own, one for each process.
         changes = {'parallel': mode, 'steps': steps, 'checkpoint_every_steps': 2, 'method.queue_size': 2048}
-        config = tiny_config('mocov2', **CADENCES, **changes)
+        if mode == 'pmap':  # with the pictures, once
+            changes['eval.evaluators'] = (*CADENCES['eval.evaluators'], 'pictures')
+        config = tiny_config('mocov2', **{**CADENCES, **changes})
         fit(config, tmp_path / 'whole', DEVICES)
         (code0, out0, err0), (code1, out1, err1) = (ended(child) for child in pair(tmp_path / 'two', **changes))
         assert (code0, code1) == (0, 0), err0 + err1
@@ -98,7 +100,7 @@ def test_two_processes_judge_as_one(children, tmp_path):
 def test_a_signal_to_one_of_four(pair, tmp_path):
     """All save the same step; one process alone goes on from there, with the same examples."""
     changes = {'data.on_device': False, 'steps': 20, 'checkpoint_every_steps': 20}
-    config = tiny_config('mocov2', **CADENCES, **changes)
+    config = tiny_config('mocov2', **{**CADENCES, **changes})
     fit(config, tmp_path / 'whole', DEVICES)
 
     workdir = tmp_path / 'four'

@@ -211,13 +211,13 @@ def test_a_flipped_bit_in_the_arrays_is_found(two, tmp_path, rng, caplog):
     """Orbax alone gives nearly all of these back as if they were right."""
     file = max(files(two, 6), key=lambda file: file.stat().st_size)
     found = 0
-    for i in range(25):
+    for i in range(12):
         workdir = tmp_path / str(i)
         shutil.copytree(two / FOLDER, workdir / FOLDER)
         data, position, bit = file.read_bytes(), int(rng.integers(file.stat().st_size)), int(rng.integers(8))
         (workdir / file.relative_to(two)).write_bytes(flip(data, position, bit))
         found += check_survives(workdir, f'bit {bit} of byte {position} of {file.name}', caplog)
-    assert found > 20, 'nearly all of this file is values'
+    assert found > 9, 'nearly all of this file is values'
 
 
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16, np.int32, np.uint8])
