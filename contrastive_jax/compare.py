@@ -24,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
+from contrastive_jax.config.check import check_fields
 from contrastive_jax.config.fields import sections_of
 from contrastive_jax.config.find import list_configs
 from contrastive_jax.config.group import is_group, refuse_lists
 from contrastive_jax.config.load import load
 from contrastive_jax.config.overrides import override
-from contrastive_jax.errors import Interrupted, Problem, UserError, exit_code_of, print_error
+from contrastive_jax.errors import Interrupted, UserError, exit_code_of, print_error
 from contrastive_jax.evaluate.verdict import UNTRAINED, comparable, first_weights
 from contrastive_jax.plots import figures
 from contrastive_jax.training.child import children
@@ -200,17 +201,21 @@ def refuse_other_than_one_run(config: str) -> None:
 
 
 def refuse_fields_of_none(configs: Sequence[str], fields: Sequence[str]) -> None:
-    """Refuses fields that are wrong in every config; one that some methods lack stops only their runs, when they start.
+    """Refuses fields with which no config can train; where one can, the others fail by themselves when they start.
 
     Raises:
-      UserError: a field is wrong in all of them.
+      UserError: what is wrong in all configs; where that differs, what is wrong in each of them.
     """
-    wrong: list[list[Problem]] = []
+    wrong: dict[str, list[str]] = {}
     for config in configs:
         with contextlib.suppress(UserError):  # its training says so
-            wrong.append(override(load(config), fields, sections_of))
-    if wrong and all(wrong):
-        raise UserError.of(wrong[0])
+            loaded = load(config)
+            wrong[config] = [*(override(loaded, fields, sections_of) or check_fields(loaded))]
+    if not wrong or not all(wrong.values()):
+        return
+    first, *others = wrong.values()
+    common = [problem for problem in first if all(problem in other for other in others)]
+    raise UserError.of(common or [f'--config={config}: {x}' for config, found in wrong.items() for x in found])
 
 
 def options() -> argparse.ArgumentParser:

@@ -181,6 +181,12 @@ def _run(run: Callable[[], int | None], verbose: bool | Callable[[], bool]) -> i
             raise
         print_error(str(error))
         return error.exit_code
+    except PermissionError as error:  # also Path.exists raises it, below a folder that may not be entered
+        if error.filename is None or (verbose() if callable(verbose) else verbose):
+            raise
+        remedy = 'give a path that this user may read and write'
+        print_error(str(Problem(f"cannot access '{error.filename}': {error.strerror}", remedy=remedy)))
+        return UserError.exit_code
 
 
 def print_error(message: str) -> None:

@@ -120,6 +120,14 @@ def test_a_field_that_is_wrong_everywhere_starts_no_run(tmp_path: Path, capfd: p
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
     assert 'batch_sise' in line and 'batch_size' in line and out == '' and not (tmp_path / 'runs').exists()
+    assert compare.main([*given, '--config.batch_size=-8', '--config.method.temperature=0.1']) == 2
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert [
+        line.split(': ')[2].startswith(f'--config={name}') for line, name in zip(lines, ('byol', 'mocov2'), strict=True)
+    ]
+    assert 'temperature' in lines[0] and 'batch_size -8 is out of range' in lines[1] and out == ''
+    assert not (tmp_path / 'runs').exists()
     compare.refuse_fields_of_none(['byol:digits', 'mocov2:digits'], ['--config.method.temperature=0.1'])
 
 

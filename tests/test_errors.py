@@ -1,5 +1,6 @@
 """Errors that the user can correct: their attributes, and how a command prints them."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -47,6 +48,10 @@ def test_exit_codes_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (True, lambda: True):
         with pytest.raises(UserError, match='one'):
             exit_code_of(lambda: fail(UserError('one')), verbose)
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), '/private/run')
+    assert exit_code_of(lambda: fail(denied)) == 2
+    line = "cannot access '/private/run': Permission denied -> give a path that this user may read and write"
+    assert capsys.readouterr().err == f'contrastive_jax: error: {line}\n'
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         exit_code_of(lambda: fail(ZeroDivisionError()))
 

@@ -83,6 +83,30 @@ def test_a_full_disk_is_one_line_and_costs_no_complete_file(tmp_path: Path) -> N
         assert write() == 0 and len(open_source('array_record', path=str(out), split='all')) == 12
 
 
+def test_a_full_disk_and_a_kill_while_the_description_is_written(tmp_path: Path) -> None:
+    write_folder(tmp_path / 'data', SPLITS)
+    splits = {'train': open_source('folder', path=str(tmp_path / 'data'))}
+    with small_disks.mounted(tmp_path / 'disk', 1 << 20) as disk:
+        filler = small_disks.fill(disk)
+        with pytest.raises(DiskFullError, match=r'No space left on device; free are .* -> make room; complete files'):
+            cache.plan(disk / 'cache', splits, 8, 95)
+        small_disks.make_room(filler)
+        cache.plan(disk / 'cache', splits, 8, 95)
+        assert set(cache.read(disk / 'cache')) == {'train'}
+    killed = tmp_path / 'killed'
+    killed.mkdir()
+    (killed / f'{cache.FILE}{cache.PARTIAL}').write_text('{"spl')
+    cache.plan(killed, splits, 8, 95)
+    assert set(cache.read(killed)) == {'train'} and len(list(killed.iterdir())) == 1
+
+
+def test_a_damaged_description(tmp_path: Path) -> None:
+    for text in ('{"splits": []}', '{"splits": {"train": {"images": 3, "of": 1}}}', '[]', '{', ''):
+        (tmp_path / cache.FILE).write_text(text)
+        with pytest.raises(DataError, match=r'cannot read .* -> prepare the data again, in another folder'):
+            cache.read(tmp_path)
+
+
 def test_a_damaged_image_keeps_its_place(tmp_path: Path) -> None:
     write_folder(tmp_path / 'data', SPLITS)
     source, out = open_source('folder', path=str(tmp_path / 'data')), tmp_path / 'cache'

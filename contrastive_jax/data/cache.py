@@ -65,7 +65,7 @@ def read(folder: Path) -> dict[str, Split]:
     try:
         splits = json.loads(file.read_text(encoding='utf-8'))['splits'] if file.is_file() else {}
         return {name: Split(**split) for name, split in splits.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"cannot read '{file}': {error} -> prepare the data again, in another folder") from error
 
 
@@ -90,14 +90,16 @@ def plan(folder: Path, splits: Mapping[str, Source], size: int, quality: int, pe
                 remedy='give another folder, or remove this one',
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    partial = folder / f'{FILE}{PARTIAL}'  # of a start that was killed, or for which the disk had no room
+    if folder.is_dir() and any(other != partial for other in folder.iterdir()):
         raise UserError(f"'{folder}' is not empty and holds no cache", remedy='give another folder')
-    partial = folder / f'{FILE}{PARTIAL}'
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(described), encoding='utf-8')
         os.replace(partial, file)
     except OSError as error:
+        if error.errno in FULL:
+            raise _full(partial, error.strerror or str(error)) from error
         raise UserError(f"cannot write to '{folder}': {error.strerror}", remedy='give another folder') from error
 
 
@@ -174,11 +176,15 @@ def _writing(file: Path) -> Iterator[None]:
     except RuntimeError as error:
         reason = ' '.join(str(error).split(';')[0].split())
         if any(os.strerror(number) in reason for number in FULL):
-            raise DiskFullError(
-                f"cannot write '{file}': {reason}; free are {free(file.parent)}",
-                remedy='make room; complete files stay, the same command goes on from there',
-            ) from error
+            raise _full(file, reason) from error
         raise UserError(f"cannot write '{file}': {reason}", remedy='give another folder') from error
+
+
+def _full(file: Path, reason: str) -> DiskFullError:
+    return DiskFullError(
+        f"cannot write '{file}': {reason}; free are {free(file.parent)}",
+        remedy='make room; complete files stay, the same command goes on from there',
+    )
 
 
 def resized(source: Source, i: int, size: int, quality: int) -> bytes:

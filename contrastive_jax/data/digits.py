@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive_jax.data.sources import ArraySource
+from contrastive_jax.data.sources import ArraySource, DataSetupError
 from contrastive_jax.data.splits import resolve_split
 
 NUM_TRAIN = 1437  # the first 80 % of the 1,797 images, in scikit-learn's order
@@ -31,7 +31,10 @@ def load(split: str = 'train', channels: int = 0) -> ArraySource:
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """All images, uint8 [1797, 8, 8], and their labels, which a run needs twice: for training and evaluation."""
     package = importlib.util.find_spec('sklearn')  # found, and not imported, which takes a second
-    assert package and package.origin, 'setup.py requires it'
+    if package is None or package.origin is None:
+        raise DataSetupError(
+            'the digits are a part of scikit-learn, which is not installed -> pip install scikit-learn'
+        )
     file = Path(package.origin).parent / 'datasets' / 'data' / 'digits.csv.gz'
     if file.is_file():
         rows = np.loadtxt(file, delimiter=',')  # 64 levels, 0..16, and the label

@@ -1,6 +1,7 @@
 """The interface of a data source, arrays in memory, and subsets."""
 
 import abc
+import contextlib
 import copy
 import functools
 import hashlib
@@ -11,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from contrastive_jax.data.images import ImageError
 from contrastive_jax.data.pixels import image_array
 from contrastive_jax.data.slices import parse_slices
 from contrastive_jax.errors import DataError, UserError
+
+FINGERPRINTED = 16  # examples of a source that has no better fingerprint
 
 
 class DataSetupError(DataError):
@@ -98,10 +102,18 @@ class Source(abc.ABC):
         """The number of distinct labels; 0 without labels."""
         return 0 if self.labels is None else len(np.unique(self.labels[self.labels >= 0]))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash that changes when examples are added, removed or reordered; a resumed run compares it."""
-        return hashlib.sha256(f'{type(self).__name__} {len(self)} {self.classes}'.encode()).hexdigest()[:24]
+        """A hash that changes when examples are added, removed or changed; a resumed run compares it.
+
+        This one reads a few examples. Override it where all that matters can be read quickly.
+        """
+        digest = hashlib.sha256(f'{type(self).__name__} {len(self)} {self.classes}'.encode())
+        for i in np.unique(np.linspace(0, len(self) - 1, FINGERPRINTED).astype(int)).tolist():
+            with contextlib.suppress(ImageError):
+                image, label = self.example(i)
+                digest.update(f'{i} {label} {image.shape}'.encode() + image.tobytes())
+        return digest.hexdigest()[:26]  # 24 digits in older versions, which read no example
 
 
 class ArraySource(Source):
@@ -167,20 +179,21 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
       UserError: they are the same images, or overlap: slices of the same split, or 'all' and a part of it.
     """
     given = f'data.split {split!r} and data.eval_split {eval_split!r}'
-    remedy = 'set data.eval_split to other images'
+    example = 'such as train[:90%] and train[90%:]'
     own, other_own = train.fingerprint, held_out.fingerprint  # once: that of a folder reads files
     if own == other_own:
         raise UserError(
-            f'{given} are the same images, so that kNN would find each image itself',
+            f'{given} are the same images: none are held out',
             field='data.eval_split',
-            remedy=remedy,
+            remedy='set data.eval_split to other images',
         )
-    parts, other_parts = ({part.split for part in parse_slices(x, 'data.split')} for x in (split, eval_split))
-    if ('all' in parts) != ('all' in other_parts):
+    parts = {part.split for part in parse_slices(split, 'data.split')}
+    other_parts = {part.split for part in parse_slices(eval_split, 'data.eval_split')}
+    if ('all' in parts) != ('all' in other_parts):  # where the rows of a part lie in 'all' is not known
         raise UserError(
-            f"{given} overlap: 'all' is every image of the data, and kNN would find images themselves",
+            f"{given} may have images in common, because 'all' is every image of the data",
             field='data.eval_split',
-            remedy='use splits without common images, such as train[:90%] and train[90%:]',
+            remedy=f"take both from 'all', or neither, {example}",
         )
     common = sum(
         max(0, min(end, other_end) - max(start, other_start))
@@ -190,9 +203,9 @@ def check_apart(train: Source, held_out: Source, split: str, eval_split: str) ->
     )
     if common:
         raise UserError(
-            f'{given} have {common:,} images in common, which kNN would find themselves',
+            f'{given} have {common:,} images in common, which would not be held out',
             field='data.eval_split',
-            remedy=f'{remedy}, such as train[:90%] and train[90%:]',
+            remedy=f'set data.eval_split to other images, {example}',
         )
 
 

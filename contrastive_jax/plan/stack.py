@@ -1,7 +1,6 @@
 """A larger stack for the compiler of TPU programs, which has to be set before the process begins."""
 
 import os
-import resource
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +17,10 @@ def restart_with_larger_stack(argv: Sequence[str], topologies: Sequence[str] = (
       argv: the arguments of the command. Nothing is done if they are not those of the process: it does something else.
       topologies: further topologies, which the arguments do not name.
     """
+    try:
+        import resource
+    except ImportError:  # Windows, for which there is no libtpu
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     own = sys.orig_argv[len(sys.orig_argv) - len(argv) :] == [*argv]
     if soft == hard or not own or not any(map(_names_tpus, (*argv, *topologies))):

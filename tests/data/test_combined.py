@@ -65,7 +65,7 @@ def test_slices_that_share_images_with_the_evaluation_are_refused() -> None:
     check('train[:90%]', 'train[90%:]')
     check('train[:50%]', 'test')
     # The digits have no split 'validation': the evaluation split replaces it.
-    with pytest.raises(UserError, match='have 360 images in common, which kNN would find themselves'):
+    with pytest.raises(UserError, match='have 360 images in common, which would not be held out'):
         check('train+validation', 'test')
     with pytest.raises(UserError, match='have 10 images in common'):
         check('train', 'test+train[:10]')

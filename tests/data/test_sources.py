@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from contrastive_jax.data import digits, sources
 from contrastive_jax.data.labels import number_classes
+from contrastive_jax.data.objects import ObjectSource
 from contrastive_jax.data.open import open_source, summary
 from contrastive_jax.errors import DataError, MissingSplitError, UserError
 from contrastive_jax.training.fit import load_data
@@ -341,11 +342,34 @@ def test_npz_of_objects_names_the_remedy(tmp_path: Path) -> None:
         open_source('npz', path=str(tmp_path / 'x.npz'))
 
 
+class Numbered:
+    """Images of one color each, and a label."""
+
+    def __init__(self, colors: list[int]):
+        self.colors = colors
+
+    def __len__(self) -> int:
+        return len(self.colors)
+
+    def example(self, i: int) -> tuple[np.ndarray, int]:
+        return np.full((4, 4, 3), self.colors[i], np.uint8), 0
+
+
+def test_classes_of_a_user_with_as_many_images() -> None:
+    """They are told apart by their images: as two splits, and when a run is resumed."""
+    colors = list(range(100))
+    one, again, other = (ObjectSource(Numbered(given), 'colors') for given in (colors, colors, colors[::-1]))
+    assert one.fingerprint == again.fingerprint != other.fingerprint
+    sources.check_apart(one, other, 'train', 'test')
+    with pytest.raises(UserError, match=r'are the same images: none are held out -> set'):
+        sources.check_apart(one, again, 'train', 'test')
+
+
 @pytest.mark.parametrize(('split', 'eval_split'), [('all', 'test'), ('train', 'all'), ('all', 'train[:5%]+test')])
 def test_all_images_contain_those_of_every_split(split: str, eval_split: str) -> None:
     """kNN would find each held-out image itself. A training that measures nothing may have them all."""
     train, held_out = (open_source('digits', split=name) for name in (split, eval_split))
-    with pytest.raises(UserError, match="overlap: 'all' is every image of the data"):
+    with pytest.raises(UserError, match="may have images in common, because 'all' is every image"):
         sources.check_apart(train, held_out, split, eval_split)
     halves = 'all[:50%]', 'all[50%:]'
     sources.check_apart(*(open_source('digits', split=name) for name in halves), *halves)
@@ -353,7 +377,7 @@ def test_all_images_contain_those_of_every_split(split: str, eval_split: str) ->
 
 def test_all_images_are_trained_on_where_nothing_is_measured() -> None:
     config = train_steps.load('mocov2:digits', **{'data.split': 'all'})
-    with pytest.raises(UserError, match='overlap'):
+    with pytest.raises(UserError, match='may have images in common'):
         load_data(config)
     config.eval.evaluators = ()
     source, held_out = load_data(config)

@@ -31,6 +31,12 @@ def test_restart(argv: list[str], soft: int, hard: int, restarts: bool, monkeypa
     assert limits == [(resource.RLIMIT_STACK, (hard, hard))] * restarts
     assert begun == [(sys.executable, sys.orig_argv)] * restarts
 
+    monkeypatch.setitem(sys.modules, 'resource', None)  # as on Windows
+    begun.clear()
+    restart_with_larger_stack(argv)
+    assert begun == []
+    monkeypatch.setitem(sys.modules, 'resource', resource)
+
     monkeypatch.setattr(sys, 'orig_argv', ['python', '-m', 'pytest'])  # a program that calls the command
     begun.clear()
     restart_with_larger_stack(argv)
