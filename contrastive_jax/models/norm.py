@@ -45,14 +45,15 @@ class BatchNorm(nn.Module):
 
     Each group of `group_size` consecutive examples of the global batch is normalized with its own mean and variance,
     whether it is on one device or on several, so the result depends only on the global batch. MoCo v1 and v2 used 32
-    examples on each GPU, which is `group_size=32`; None is the "SyncBN" of the other methods.
+    examples on each GPU, which is `group_size=32`; None is the "SyncBN" of the other methods. `init` makes the variables
+    alone, which depend on the shape of x: it returns x as it is.
 
     It works under `jit(shard_map(check_vma=False))`, under `pmap`, and without a mapped axis. `vmap(axis_name=...)`
     does not support `axis_index_groups`; there a group must be the whole batch or be on one device.
 
     Attributes:
       group_size: the number of examples that share statistics; None: the global batch. A batch smaller than a group is
-        one group, and so is the batch with which parameters are initialized.
+        one group.
       views: how many batches follow each other in the rows of a device, all of its first batch before its second. Each
         has its own groups, and the running statistics move once for each, as if they came one after the other.
       momentum: running = momentum * running + (1 - momentum) * batch; torch calls 1 - momentum the momentum.
@@ -93,37 +94,34 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1:]
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        shape, x = x.shape, x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        scale = self.param('scale', self.scale_init, channels, jnp.float32) if self.use_scale else None
+        bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32) if self.use_bias else None
+        if self.is_initializing():
+            return x.astype(self.dtype)
 
+        shape, x = x.shape, x.astype(jnp.promote_types(self.dtype, jnp.float32))
         if train:
-            if self.is_initializing():
-                axis_name, views, groups, group_devices = None, 1, 1, 1
-            else:
-                views, devices = self.views, collectives.axis_size(axis_name)
-                groups, group_devices = split_groups(self.group_size, shape[0] // views, devices)
+            views, devices = self.views, collectives.axis_size(axis_name)
+            groups, group_devices = split_groups(self.group_size, shape[0] // views, devices)
             x = x.reshape(views * groups, -1, *shape[1:])  # consecutive examples: [views * groups, examples, ..., C]
             mean, var = group_moments(x, group_devices, axis_name)  # [views * groups, 1, ..., 1, C]
-            if not self.is_initializing():
-                n = group_devices * math.prod(x.shape[1:-1])
-                correction = n / max(n - 1, 1) if self.unbiased else 1.0
-                batch = [x.reshape(views, groups, -1).mean(1) for x in (mean, var * correction)]  # [views, C]
-                if group_devices < collectives.axis_size(axis_name):  # other devices have other groups
-                    batch = collectives.pmean(batch, axis_name)
-                for running, new in zip((running_mean, running_var), batch, strict=True):
-                    updated = running.value
-                    for of_view in lax.stop_gradient(new):
-                        updated = self.momentum * updated + (1 - self.momentum) * of_view
-                    running.value = updated.astype(running.value.dtype)
+            n = group_devices * math.prod(x.shape[1:-1])
+            correction = n / max(n - 1, 1) if self.unbiased else 1.0
+            batch = [x.reshape(views, groups, -1).mean(1) for x in (mean, var * correction)]  # [views, C]
+            if group_devices < devices:  # other devices have other groups
+                batch = collectives.pmean(batch, axis_name)
+            for running, new in zip((running_mean, running_var), batch, strict=True):
+                updated = running.value
+                for of_view in lax.stop_gradient(new):
+                    updated = self.momentum * updated + (1 - self.momentum) * of_view
+                running.value = updated.astype(running.value.dtype)
         else:
             mean, var = running_mean.value, running_var.value
 
         # (x - mean) / std * scale + bias as one multiplication and one addition for each element.
         factor = lax.rsqrt(var + self.epsilon)
-        if self.use_scale:
-            factor = factor * self.param('scale', self.scale_init, channels, jnp.float32)
-        offset = -mean * factor
-        if self.use_bias:
-            offset = offset + self.param('bias', nn.initializers.zeros, channels, jnp.float32)
+        factor = factor if scale is None else factor * scale
+        offset = -mean * factor if bias is None else bias - mean * factor
         return (x * factor + offset).reshape(shape).astype(self.dtype)
 
 
