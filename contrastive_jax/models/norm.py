@@ -45,8 +45,8 @@ class BatchNorm(nn.Module):
 
     Each group of `group_size` consecutive examples of the global batch is normalized with its own mean and variance,
     whether it is on one device or on several, so the result depends only on the global batch. MoCo v1 and v2 used 32
-    examples on each GPU, which is `group_size=32`; None is the "SyncBN" of the other methods. `init` makes the variables,
-    which depend on the shape of x alone, and returns x as it is.
+    examples on each GPU, which is `group_size=32`; None is the "SyncBN" of the other methods. `init` makes the
+    variables, which depend on the shape of x alone, and returns x as it is.
 
     It works under `jit(shard_map(check_vma=False))`, under `pmap`, and without a mapped axis. `vmap(axis_name=...)`
     does not support `axis_index_groups`; there a group must be the whole batch or be on one device.
