@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.measure import Spread
 from contrastive_jax.data import cache, images
@@ -28,7 +27,7 @@ def to_crops(source: Source, crops: int) -> float:
     """CPU milliseconds an image: reading, decoding and `crops` random crops."""
     rng, began = np.random.default_rng(0), time.thread_time()
     for i in range(len(source)):
-        picture = Image.fromarray(source.image(i))
+        picture = source.image(i)
         for _ in range(crops):
             images.random_resized_crop(picture, rng, SIZE, SCALE)
     return 1e3 * (time.thread_time() - began) / len(source)

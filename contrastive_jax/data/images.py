@@ -236,7 +236,7 @@ def crop_box(
 
 
 def random_resized_crop(
-    image: np.ndarray | Image.Image,
+    image: np.ndarray,
     rng: np.random.Generator,
     size: int,
     scale: Sequence[float] = (0.08, 1.0),
@@ -247,7 +247,7 @@ def random_resized_crop(
     """Cuts a random box from an image and resizes it to a square.
 
     Args:
-      image: uint8 or uint16 [H, W, C], or a Pillow RGB image (cheaper if several crops are cut from one image).
+      image: uint8 or uint16 [H, W, C].
       rng: the source of randomness.
       size: height and width of the result, in pixels.
       scale, ratio: see `crop_box`.
@@ -258,12 +258,13 @@ def random_resized_crop(
       [size, size, C], of the type of the image.
     """
     # Crop first, as torchvision does: with Pillow's resize(box=...) the filter would use pixels outside the box.
-    crop = _cut(image, crop_box(rng, *_size(image), scale, ratio, style))
+    height, width = image.shape[:2]
+    crop = _cut(image, crop_box(rng, height, width, scale, ratio, style))
     return (resize if style.pillow_crops else interpolate)(crop, size, interpolation)
 
 
 def resize(
-    image: np.ndarray | Image.Image,
+    image: np.ndarray,
     size: int,
     interpolation: str = 'bilinear',
     box: tuple[float, float, float, float] | None = None,
@@ -280,8 +281,6 @@ def resize(
       [size, size, C], of the type of the image. Levels of 16 bits are rounded once, those of 8 bits as Pillow does.
     """
     how = partial(Image.Image.resize, size=(size, size), resample=INTERPOLATIONS[interpolation], box=box)
-    if isinstance(image, Image.Image):
-        return np.asarray(how(image))
     if image.dtype == np.uint8 and image.shape[2] == 3:
         return np.asarray(how(Image.fromarray(image)))
     bands = image if image.dtype == np.uint8 else image.astype(np.float32)  # Pillow has no images of so many channels
@@ -289,30 +288,27 @@ def resize(
     return _levels(np.moveaxis(x, 0, -1), image.dtype)
 
 
-def interpolate(image: np.ndarray | Image.Image, size: int, interpolation: str = 'bicubic') -> np.ndarray:
+def interpolate(image: np.ndarray, size: int, interpolation: str = 'bicubic') -> np.ndarray:
     """Resizes the whole image to [size, size, C] without antialiasing, as TensorFlow's `resize` does by default.
 
     At any scale, each output pixel depends on the 4x4 pixels around its center for 'bicubic', on 2x2 for 'bilinear'.
     Unlike TensorFlow, the result is rounded and clipped to the type of the image.
     """
-    dtype = image.dtype if isinstance(image, np.ndarray) else np.dtype(np.uint8)
-    x = np.asarray(image, np.float32)
+    x = image.astype(np.float32)
     for _ in range(2):  # the rows, then the columns
         at, weights = _taps(len(x), size, interpolation)
         mixed = weights[:, None] @ x.reshape(len(x), -1)[at]
         x = mixed.reshape(size, *x.shape[1:]).swapaxes(0, 1)
-    return _levels(x, dtype)
+    return _levels(x, image.dtype)
 
 
-def center_crop(
-    image: np.ndarray | Image.Image, size: int, interpolation: str = 'bilinear', style: Style = PIL
-) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int, interpolation: str = 'bilinear', style: Style = PIL) -> np.ndarray:
     """The crop for evaluation: resizes the short side to size * 256 / 224, then cuts the central square.
 
     SimCLR's and BYOL's styles crop first, a square of 224 / 256 of the short side, and resize without antialiasing.
 
     Args:
-      image: uint8 or uint16 [H, W, C], or a Pillow RGB image.
+      image: uint8 or uint16 [H, W, C].
       size: height and width of the result, in pixels.
       interpolation: as in `random_resized_crop`.
       style: as in `random_resized_crop`.
@@ -320,7 +316,7 @@ def center_crop(
     Returns:
       [size, size, C], of the type of the image.
     """
-    of_height, of_width = _size(image)
+    of_height, of_width = image.shape[:2]
     if not style.pillow_crops:
         side = round(min(of_width, of_height) * 224 / 256)
         left, top = (of_width - side + 1) // 2, (of_height - side + 1) // 2
@@ -350,15 +346,10 @@ def _taps(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.nd
     return np.clip(at, 0, length - 1), weights.astype(np.float32)
 
 
-def _size(image: np.ndarray | Image.Image) -> tuple[int, int]:
-    """Height and width."""
-    return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
-
-
-def _cut(image: np.ndarray | Image.Image, box: tuple[int, int, int, int]) -> np.ndarray | Image.Image:
+def _cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """A box (left, top, right, bottom) of an image."""
     left, top, right, bottom = box
-    return image.crop(box) if isinstance(image, Image.Image) else image[top:bottom, left:right]
+    return image[top:bottom, left:right]
 
 
 def _levels(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 from absl import flags, logging
-from PIL import Image
 
 from contrastive_jax.augment.styles import STYLES
 from contrastive_jax.data import images, sampler
@@ -94,7 +93,7 @@ class TrainExample(Example):
         )
         return {'crops': crops, 'index': index, 'label': label, 'bad': bad}
 
-    def readable(self, index: int) -> tuple[int, np.ndarray | Image.Image, int, tuple[Bad, ...]]:
+    def readable(self, index: int) -> tuple[int, np.ndarray, int, tuple[Bad, ...]]:
         """Reads this example or, if its image is damaged, the next readable one by index, the same in every run."""
         bad: list[Bad] = []
         for shift in range(min(MAX_BAD_IN_A_ROW + 1, len(self.source))):
@@ -104,8 +103,7 @@ class TrainExample(Example):
             except images.ImageError as error:
                 bad.append(Bad(i, self.source.file_name(i), str(error)))
             else:
-                rgb = picture.dtype == np.uint8 and picture.shape[2] == 3
-                return i, Image.fromarray(picture) if rgb else picture, label, tuple(bad)
+                return i, picture, label, tuple(bad)
         raise DataError(
             f'{len(bad)} images in a row cannot be read, from {bad[0].file} ({bad[0].reason}) to {bad[-1].file} -> '
             'check the files and their permissions'

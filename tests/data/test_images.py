@@ -278,4 +278,4 @@ def test_center_crop_is_resize_then_crop(height: int, width: int, interpolation:
         resized = image.resize((math.floor(short * width / height), short), images.INTERPOLATIONS[interpolation])
     left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
     expected = np.asarray(resized.crop((left, top, left + size, top + size))).astype(int)
-    assert np.abs(images.center_crop(image, size, interpolation) - expected).max() <= 1
+    assert np.abs(images.center_crop(np.asarray(image), size, interpolation) - expected).max() <= 1
