@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from contrastive_jax.config.build import build_policy
+from contrastive_jax.config.choose import SMALLEST_BATCH
 from contrastive_jax.config.length import total_steps
 from contrastive_jax.data.facts import DataFacts
 from contrastive_jax.errors import Problem
@@ -29,13 +30,13 @@ def advice(config: ConfigDict, facts: DataFacts) -> list[Problem]:
     total = total_steps(config, per_epoch)
     found = [*_dictionaries(config, facts.images), *_lengths(config, per_epoch, total), *_images(config, facts)]
     if per_epoch < FEWEST_STEPS:
-        most = max(1, facts.images // FEWEST_STEPS)
+        most, rest = facts.images // FEWEST_STEPS, facts.images - per_epoch * config.batch_size
         found.append(
             Problem(
                 f'an epoch has {per_epoch} {"step" if per_epoch == 1 else "steps"}: batch_size {config.batch_size} for '
-                f'{facts.images:,} images, of which {facts.images - per_epoch * config.batch_size:,} are left over',
+                f'{facts.images:,} images' + (f', and {rest:,} of them are left out' if rest else ''),
                 field='batch_size',
-                remedy=f'use at most {most}',
+                remedy=f'use at most {most}' if most >= SMALLEST_BATCH else 'use more images',
             )
         )
     return found

@@ -218,11 +218,13 @@ def learning_rate(plan: Plan) -> None:
     # LARC: both official settings of SwAV, 4.8 at batch 4096 and 0.6 at 256, lie on this power.
     power = 0.75 if o.name == 'larc' else 0.5
     factor = (c.batch_size / before) ** power
-    why = f'{factor:.3g} times the rate of batch {before:,}, for batch {c.batch_size:,}'
+    why = f'{factor:.3g} times that of batch {before:,}'
     if o.learning_rate_scaling == 'sqrt':  # the schedule does it
         return
     scaled = c.batch_size / before if o.learning_rate_batch else 1.0
-    plan.set('optimizer.learning_rate', float(f'{o.learning_rate * factor / scaled:.3g}'), why)
+    rate = float(f'{o.learning_rate * factor / scaled:.3g}')
+    used = rate * (c.batch_size / o.learning_rate_batch if o.learning_rate_batch else 1)
+    plan.set('optimizer.learning_rate', rate, f'a rate of {used:.3g} for batch {c.batch_size:,}, {why}')
     for name in ('warmup_start', 'final'):
         plan.set(f'schedule.{name}', float(f'{c.schedule[name] * factor:.3g}'), why)
 

@@ -302,26 +302,42 @@ def interpolate(image: np.ndarray, size: int, interpolation: str = 'bicubic') ->
     return _levels(x, image.dtype)
 
 
-def center_crop(image: np.ndarray, size: int, interpolation: str = 'bilinear', style: Style = PIL) -> np.ndarray:
-    """The crop for evaluation: resizes the short side to size * 256 / 224, then cuts the central square.
+def crop_fraction(size: int) -> float:
+    """The part of the short side of an image that is used for evaluation: all of small images.
 
-    SimCLR's and BYOL's styles crop first, a square of 224 / 256 of the short side, and resize without antialiasing.
+    Args:
+      size: height and width that the encoder gets, in pixels.
+    """
+    return 224 / 256 if size >= LEAST_CROPPED else 1.0
+
+
+def center_crop(
+    image: np.ndarray,
+    size: int,
+    interpolation: str = 'bilinear',
+    style: Style = PIL,
+    fraction: float = 224 / 256,
+) -> np.ndarray:
+    """The crop for evaluation: resizes the short side to size / fraction, then cuts the central square.
+
+    SimCLR's and BYOL's styles crop first, a square of this fraction of the short side, and resize without antialiasing.
 
     Args:
       image: uint8 or uint16 [H, W, C].
       size: height and width of the result, in pixels.
       interpolation: as in `random_resized_crop`.
       style: as in `random_resized_crop`.
+      fraction: the part of the short side that the square has, see `crop_fraction`.
 
     Returns:
       [size, size, C], of the type of the image.
     """
     of_height, of_width = image.shape[:2]
     if not style.pillow_crops:
-        side = round(min(of_width, of_height) * 224 / 256)
+        side = round(min(of_width, of_height) * fraction)
         left, top = (of_width - side + 1) // 2, (of_height - side + 1) // 2
         return interpolate(_cut(image, (left, top, left + side, top + side)), size, interpolation)
-    short = round(size * 256 / 224)
+    short = round(size / fraction)
     # torchvision's Resize rounds the long side down.
     factor = short / min(of_width, of_height)
     width = short if of_width <= of_height else math.floor(of_width * factor)

@@ -137,15 +137,11 @@ class EvalExample(Example):
         return {'image': empty, 'index': -1, 'label': -1, 'bad': bad}
 
     def view(self, picture: np.ndarray) -> np.ndarray:
-        """Keeps images of the right size, resizes square ones of small data sets, and center-crops all others."""
+        """Keeps images of the right size and center-crops all others."""
         if picture.shape[:2] == (self.image_size, self.image_size):
             return picture
-        style = STYLES[self.style]
-        small = self.source.array is not None and self.image_size < images.LEAST_CROPPED
-        if small and picture.shape[0] == picture.shape[1]:
-            resize = images.resize if style.pillow_crops else images.interpolate
-            return resize(picture, self.image_size, self.interpolation)
-        return images.center_crop(picture, self.image_size, self.interpolation, style)
+        fraction = images.crop_fraction(self.image_size)
+        return images.center_crop(picture, self.image_size, self.interpolation, STYLES[self.style], fraction)
 
 
 def train_batches(
@@ -236,9 +232,8 @@ def eval_batches(
     Args:
       source: the data.
       indices: int [m], the examples to read; None reads all.
-      image_size: height and width of the result, in pixels. Images of this size are not changed; square images in
-        memory are resized as a whole to less than images.LEAST_CROPPED pixels; all others are center-cropped
-        (`images.center_crop`).
+      image_size: height and width of the result, in pixels. Images of this size are not changed, all others are
+        center-cropped (`images.center_crop`, with `images.crop_fraction`).
       batch_size: the global batch size, divisible by process_count.
       interpolation: a key of images.INTERPOLATIONS.
       style: a key of styles.STYLES, which decides whether resized images are antialiased.

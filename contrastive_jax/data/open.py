@@ -85,6 +85,13 @@ def open_source(
                 f"data.source 'digits' has no data set {name!r} -> set data.name to 'digits', or data.source to one of "
                 f'{", ".join(SOURCES[1:])}'
             )
+        if path:
+            raise UserError(
+                f"data.path '{path}' is not used by data.source 'digits'",
+                field='data.source',
+                remedy='leave it out, or name the kind of your data: folder, npz, ...',
+                value='folder',
+            )
         return digits.load(split, channels)
     if '://' in path:
         raise UserError(
@@ -152,6 +159,8 @@ def _unseen(train: Source, held_out: Source) -> str:
 def _images(source: Source, short: bool = False) -> str:
     """'1,234 images in 10 classes (train/)', or '321 (valid/)'."""
     place = f' ({source.place})' if source.place else ''
+    if source.num_classes and source.labels is not None and (unknown := int((source.labels < 0).sum())):
+        place = f', {unknown:,} of them without a label{place}'
     if short:
         return f'{len(source):,}{place}'
     classes = f'in {source.num_classes:,} classes' if source.num_classes else 'without labels'

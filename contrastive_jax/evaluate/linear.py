@@ -20,7 +20,7 @@ from contrastive_jax.evaluate.knn import check_labels, top_accuracies
 
 Params = dict[str, Array]
 
-L2, MAX_ITERATIONS, TOLERANCE = 1e-4, 100, 1e-5
+L2, MAX_ITERATIONS, TOLERANCE = 1e-4, 1000, 1e-5
 
 
 def linear_probe(

@@ -7,10 +7,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import contrastive_jax
+from contrastive_jax.data.images import crop_fraction
 from contrastive_jax.evaluate.verdict import comparable, few, first_weights
 from contrastive_jax.methods import find_method
 from contrastive_jax.models.vit import VisionTransformer
-from contrastive_jax.pretrained import pixels
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.workdir import about, metrics
 
@@ -92,8 +92,8 @@ def _use(encoder: Encoder, name: str, library: str) -> list[str]:
 
 def _input(encoder: Encoder) -> list[str]:
     size, policy = encoder.image_size, encoder.policy
-    short = pixels.short_side(size)
-    crop = f'short side resized to {short}, center crop of {size}' if short > size else f'{size} x {size} pixels'
+    short = round(size / crop_fraction(size))
+    crop = f'short side resized to {short}, center crop of {size}'
     return [
         '## Input',
         '',

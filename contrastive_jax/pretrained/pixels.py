@@ -3,7 +3,6 @@
 from typing import Any
 
 from contrastive_jax.augment.policy import Policy
-from contrastive_jax.data.images import LEAST_CROPPED
 from contrastive_jax.errors import UserError
 
 FIELDS = ('color_space', 'mean', 'std', 'style', 'interpolation')  # of `Policy`; its other fields are augmentation
@@ -46,13 +45,3 @@ def describe(policy: Policy) -> str:
     """The input normalization in words, for messages."""
     what = policy.color_space if policy.channels == 3 else f'{policy.channels} channels'
     return f'{what}, minus mean {policy.mean}, divided by std {policy.std}'
-
-
-def short_side(size: int) -> int:
-    """The short side of an image before its central square of `size` pixels is cut out for evaluation."""
-    return round(size * 256 / 224) if size >= LEAST_CROPPED else size
-
-
-def crop_fraction(size: int) -> float:
-    """The part of the short side that this square has."""
-    return 224 / 256 if size >= LEAST_CROPPED else 1.0

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from contrastive_jax.data.images import crop_fraction
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.resnet import RESNETS, ResNet
 from contrastive_jax.models.vit import VisionTransformer
-from contrastive_jax.pretrained import pixels, state_dicts
+from contrastive_jax.pretrained import state_dicts
 from contrastive_jax.pretrained.encoder import Encoder
 
 WIDTH, STAGES = 64, 4  # of the stem of timm's ResNets, and of the ResNets
@@ -46,7 +47,7 @@ def config(encoder: Encoder) -> dict[str, Any]:
             'input_size': [encoder.channels, size, size],
             'fixed_input_size': isinstance(module, VisionTransformer),
             'interpolation': policy.interpolation,
-            'crop_pct': pixels.crop_fraction(size),
+            'crop_pct': crop_fraction(size),
             'crop_mode': 'center',
             'mean': list(policy.mean),
             'std': list(policy.std),

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from contrastive_jax.data.images import crop_fraction
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.resnet import BLOCKS, ResNet
 from contrastive_jax.models.vit import VisionTransformer
-from contrastive_jax.pretrained import pixels, state_dicts
+from contrastive_jax.pretrained import state_dicts
 from contrastive_jax.pretrained.encoder import Encoder
 
 RESAMPLING = {'bilinear': 2, 'bicubic': 3}  # Pillow's numbers, which transformers saves
@@ -93,7 +94,7 @@ def preprocessor(encoder: Encoder) -> dict[str, Any]:
         'image_processor_type': 'BitImageProcessor',  # resizes the short side, and crops the center
         'do_convert_rgb': encoder.channels == 3,
         'do_resize': True,
-        'size': {'shortest_edge': pixels.short_side(size)},
+        'size': {'shortest_edge': round(size / crop_fraction(size))},
         'resample': RESAMPLING[policy.interpolation],
         'do_center_crop': True,
         'crop_size': {'height': size, 'width': size},

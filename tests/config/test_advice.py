@@ -32,8 +32,9 @@ CASES: list[tuple[str, DataFacts, dict[str, Any], str]] = [
     ('swav:small_batch', PHOTOS, {'epochs': 10.0}, 'queue_from_epoch 15 is not reached by a training of 10 epochs'),
     ('mocov2', DataFacts(100_000, 32), {}, 'image_size 224: an image of 32 px is enlarged 7 times -> use about 32'),
     ('mocov2:digits', DataFacts(1437, 3), {}, 'an image of 3 px is enlarged 2.7 times'),
-    ('mocov2', DataFacts(400, 224), {}, 'an epoch has 1 step: batch_size 256 for 400 images, of which 144 are left '
-     'over -> use at most 80'),
+    ('mocov2', DataFacts(400, 224), {}, 'an epoch has 1 step: batch_size 256 for 400 images, and 144 of them are '
+     'left out -> use at most 80'),
+    ('mocov2', DataFacts(32, 224), {'batch_size': 8}, 'batch_size 8 for 32 images -> use more images'),
     ('simclr:cifar10', DataFacts(50_000, 32), {'data.image_size': 16, 'augment.blur': (0.5, 0.5)}, 'augment.blur: '
      "views of 16 px are not blurred, as the kernel of augment.style 'simclrv1' is a tenth of an image wide, here one "
      "pixel -> use augment.style 'pil', or views"),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from contrastive_jax.augment.styles import STYLES
 from contrastive_jax.data import folder, images, loader, sampler, sources
+from contrastive_jax.data.open import open_source
 from contrastive_jax.errors import DataError, UserError
 
 N, BATCH = 13, 4
@@ -186,7 +187,7 @@ def test_eval_reads_every_index_once_in_order_and_pads(size: int) -> None:
         assert np.concatenate([b['label'] for b in joined]).tolist() == [1, 1, 0, 0, 0, 0, -1, -1]
         pictures = np.concatenate([b['image'] for b in joined])
         assert pictures.dtype == np.uint8 and pictures.shape == (8, size, size, 3) and not pictures[6:].any()
-        crop = images.center_crop(PHOTOS[7], 8) if size == 8 else PHOTOS[7, :20]
+        crop = images.center_crop(PHOTOS[7], 8, fraction=1.0) if size == 8 else PHOTOS[7, :20]
         np.testing.assert_array_equal(pictures[0], crop)
         for batch in shares[0]:
             assert batch['index'].dtype == batch['label'].dtype == np.int32
@@ -207,9 +208,28 @@ def test_eval_passes_arrays_of_the_right_size_and_resizes_others() -> None:
     np.testing.assert_allclose(batch['image'][0], np.asarray(resized)[16:240, 16:240], atol=1)
 
 
+@pytest.mark.parametrize(('size', 'short'), [(64, 64), (127, 127), (128, 146), (224, 256)])
+def test_eval_prepares_files_and_arrays_alike(size: int, short: int, tmp_path: Path) -> None:
+    """torchvision's Resize(short) and CenterCrop(size), which exported encoders name."""
+    photos = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), np.uint8).repeat(60, 1).repeat(60, 2)  # 360 x 300
+    for i, photo in enumerate(photos):
+        (tmp_path / 'train').mkdir(exist_ok=True)
+        Image.fromarray(photo).save(tmp_path / 'train' / f'{i}.png')
+    found = [
+        next(iter(loader.eval_batches(source, image_size=size, batch_size=2)))['image']
+        for source in (sources.ArraySource(photos), open_source('folder', path=str(tmp_path)))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert short == round(size / images.crop_fraction(size))
+    resized = Image.fromarray(photos[0]).resize((short, int(short * 360 / 300)), Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in resized.size)
+    expected = np.asarray(resized.crop((left, top, left + size, top + size))).astype(int)
+    assert np.abs(found[0][0] - expected).max() <= 1
+
+
 def test_eval_in_the_style_of_a_recipe() -> None:
     for source, crop in (
-        (SOURCE, lambda picture: images.center_crop(picture, 8, 'bicubic', STYLES['simclr'])),
+        (SOURCE, lambda picture: images.center_crop(picture, 8, 'bicubic', STYLES['simclr'], 1.0)),
         (sources.ArraySource(PHOTOS[:, :20]), lambda picture: images.interpolate(picture, 8, 'bicubic')),
     ):
         (batch,) = loader.eval_batches(source, image_size=8, batch_size=N, interpolation='bicubic', style='simclr')

@@ -336,6 +336,16 @@ def test_npz_names_with_other_separators_and_splits(tmp_path: Path) -> None:
         assert len(source) == 4 and len(held) == 2 and held.image(0).min() == 1 and held.labels.tolist() == [0, 1]
 
 
+def test_a_path_that_the_digits_do_not_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not used by data.source 'digits' -> leave it out, or name the kind"):
+        open_source('digits', path=str(tmp_path))
+
+
+def test_images_without_a_label_are_counted() -> None:
+    train = sources.ArraySource(IMAGES, np.array([0, 1, -1, 0, 1, -1]))
+    assert summary(train, None).startswith('train: 6 images in 2 classes, 2 of them without a label, held out: none')
+
+
 def test_npz_of_objects_names_the_remedy(tmp_path: Path) -> None:
     np.savez(tmp_path / 'x.npz', images=np.zeros((2, 5, 5, 3), np.uint8), labels=np.array(['a', 'b'], object))
     with pytest.raises(DataError, match=r'Python objects.* -> .*labels.astype\(str\)'):
