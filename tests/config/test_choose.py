@@ -158,5 +158,5 @@ def test_the_printed_lines_name_value_and_reason() -> None:
     assert any('data.image_size 64' in line and 'on a CPU; 224 px take 12 times as long' in line for line in lines)
     (line,) = (line for line in lines if 'optimizer.learning_rate' in line)
     rate, factor = 0.03 * math.sqrt(8 / 256), math.sqrt(8 / 256)  # of the recipe, for batch 256
-    assert f'a rate of {rate:.3g} for batch 8, {factor:.3g} times that of batch 256' in line
+    assert f'a rate of {rate:.2g}' in line and f' for batch 8, {factor:.3g} times that of batch 256' in line
     assert len(lines) < 16, 'choices with the same reason share a line'
