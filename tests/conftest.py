@@ -104,6 +104,7 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (features, protocols, page, fit):
         monkeypatch.setattr(module, 'find_devices', lambda mode='jit': find_devices(mode, 1))
     count = '--xla_force_host_platform_device_count='
+    jax.devices()  # this process keeps its eight
     monkeypatch.setenv('XLA_FLAGS', os.environ['XLA_FLAGS'].replace(f'{count}8', f'{count}1'))
 
 

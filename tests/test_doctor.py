@@ -62,7 +62,7 @@ def test_a_finished_run(workdir, capsys):
 
 
 def test_another_config(workdir, capsys):
-    args = ['--config=tests/tiny_configs.py:mocov2', '--config.seed=7', '--config.epochs=3']
+    args = ['--config=tests/tiny_configs.py:mocov2', '--config.seed=7', '--config.epochs=3', '--config.steps=0']
     code, _, out, _ = look(capsys, workdir, *args)
     assert code == 2 and 'other config: seed: 0 -> 7' in out and 'epochs' not in out
     assert doctor.main([f'--workdir={workdir}', '--config=nope']) == 2

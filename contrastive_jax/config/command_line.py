@@ -37,6 +37,10 @@ def parse(argv: list[str], check: Check, sections: Sections) -> tuple[ConfigDict
     config = load(given)
     overrides = [arg for arg in args if arg.startswith(PREFIXES)]
     problems: list[str] = list(override(config, overrides, sections))
+    fields = {arg.partition('=')[0] for arg in overrides}
+    if '--config.epochs' in fields and '--config.steps' not in fields and config.get('steps') and not problems:
+        message = f'--config.epochs has no effect, because the config has steps {config.steps}, which come first'
+        problems.append(Problem(message, remedy='give --config.steps=0 as well'))
     others = [arg for arg in args if arg not in overrides and not arg.startswith('--config=')]
     try:
         rest = flags.FLAGS([program, *others], known_only=True)[1:]

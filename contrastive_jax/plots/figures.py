@@ -7,6 +7,7 @@ and no window. Small images are enlarged without interpolation.
 import io
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -263,7 +264,9 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     png = io.BytesIO()
-    figure.savefig(png, format='png', dpi=DPI, facecolor='white')
+    with warnings.catch_warnings():  # a name of a class in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings('ignore', message='Glyph .* missing from font')
+        figure.savefig(png, format='png', dpi=DPI, facecolor='white')
     try:
         write_atomically(path, png.getvalue())
     except OSError as error:

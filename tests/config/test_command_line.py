@@ -94,6 +94,16 @@ def test_config_and_workdir_are_needed(complaint: Complaint, args: tuple[str, ..
     assert given.startswith(line)
 
 
+def test_epochs_beside_steps(complaint: Complaint, workdir: Path) -> None:
+    """A recipe of a length in steps would train those, whatever the epochs are."""
+    (line,) = complaint(TINY, f'--workdir={workdir}', '--config.epochs=3')
+    assert line.startswith(
+        '--config.epochs has no effect, because the config has steps 2, which come first -> give --c'
+    )
+    config, _ = parse(['main', TINY, f'--workdir={workdir}', '--config.epochs=3', '--config.steps=0'])
+    assert (config.epochs, config.steps) == (3.0, 0)
+
+
 def test_flags_of_an_earlier_call_are_forgotten(complaint: Complaint, workdir: Path) -> None:
     """One call after the other in a program: `--rollback` above all must not be taken over."""
     (line,) = complaint(TINY, f'--workdir={workdir}', '--rollback=3', '--verbose', '--config.steps=-1')

@@ -98,3 +98,9 @@ def test_pyplot_is_not_imported():
     code = 'import sys, contrastive_jax.plots.figures; sys.exit("matplotlib.pyplot" in sys.modules)'
     root = Path(figures.__file__).parents[2]
     assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == 0
+
+
+def test_a_script_that_the_font_lacks_is_no_warning(tmp_path, recwarn):
+    """matplotlib would print one for each letter of a class's name at every evaluation."""
+    sheet = figures.comparison([('犬の写真', 0.5, 0.4)], tmp_path / 'x.png')
+    assert sheet is None and picture(tmp_path / 'x.png').any() and not recwarn.list
