@@ -93,7 +93,7 @@ def _use(encoder: Encoder, name: str, library: str) -> list[str]:
 def _input(encoder: Encoder) -> list[str]:
     size, policy = encoder.image_size, encoder.policy
     short = pixels.short_side(size)
-    crop = f'short side resized to {short}, center crop of {size}' if short > size else f'{size} x {size} pixels'
+    crop = f'short side resized to {short}, center crop of {size}' if short > size else f'{size} x {size}'
     return [
         '## Input',
         '',
