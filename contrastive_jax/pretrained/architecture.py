@@ -18,6 +18,7 @@ from contrastive_jax.models.vit import VITS, VisionTransformer
 POSITION = 'pos_embed'
 FIRST = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')  # convolutions of images
 SK_RATIO = 0.0625  # SimCLR v2's; no other published encoder has selective kernels
+PATCH = 16  # the patch size of a ViT for which a config gives none
 HEAD_WIDTHS = (64, 32)  # the usual channels of a head, width / num_heads, first what is more usual
 CROP = {'imagenet': 224, 'cifar': 32}  # stem of a ResNet -> the usual image size; its weights do not record the size
 
@@ -79,7 +80,7 @@ def channels(state: State) -> int:
 
 def image_size(config: Mapping[str, Any], state: State) -> int:
     """Height and width of the images that it was trained on, or the usual size, if the weights do not record it."""
-    patch = config.get('patch_size', 16)
+    patch = config.get('patch_size', PATCH)
     if POSITION in state and state[POSITION].ndim == 3:
         return math.isqrt(state[POSITION].shape[1] - 1) * patch
     if 'cls_token' in state:
@@ -142,7 +143,7 @@ def _vit(state: State, heads_of: str) -> dict[str, Any]:
     if len({VITS[name]['num_heads'] for name in names}) == 1:
         return {'name': names[0], 'patch_size': patch}
     if names:
-        size = '' if patch == VisionTransformer.patch_size else f',patch_size={patch}'
+        size = '' if patch == PATCH else f',patch_size={patch}'
         raise UserError(
             'it has the positions of MoCo v3, whose ViT-S has 12 heads, but may be another ViT with 6 heads -> give '
             f'encoder=vit_small{size} (MoCo v3) or, with 6 heads, encoder=vit_small{size},num_heads=6'
@@ -151,8 +152,8 @@ def _vit(state: State, heads_of: str) -> dict[str, Any]:
     heads = next((width // each for each in HEAD_WIDTHS if width % each == 0), 1)
     named = {'name': f'{heads_of or "vit"}_small', **given, **_options(state, width), 'num_heads': heads}
     raise UserError(
-        f'it is a ViT of width {width}, depth {depth} and patch size {patch}, and weights do not record its number of '
-        f'heads -> give encoder={text(named)} if it has {heads}, and otherwise the same with its own num_heads'
+        f'it is a ViT of width {width} and depth {depth}, and weights do not record its number of heads -> give '
+        f'encoder={text(named)} if it has {heads}, and otherwise the same with its own num_heads'
     )
 
 

@@ -145,7 +145,7 @@ def load(
     line = f'input: {pixels.describe(policy)}'
     if by_default:
         default, *others = dict.fromkeys((normalization or 'imagenet', *pixels.fitting(channels)))
-        remedy = f'give pixels={default} if it is right, and otherwise {" or ".join(others)}'
+        remedy = f'give pixels={default} if it is right, {" or ".join(others)}, or load the run that it is from'
         assume(f'{line}, the default: {path.name} does not record it -> {remedy}')
     else:
         say(line)
