@@ -141,12 +141,12 @@ def _vit(state: State, heads_of: str) -> dict[str, Any]:
         if name.startswith(heads_of) and all(fields.get(field, 'patch') == value for field, value in kind.items())
     ]
     if len({VITS[name]['num_heads'] for name in names}) == 1:
-        return {'name': names[0], 'patch_size': patch}
+        return {'name': names[0], 'patch_size': patch, **_options(state, width)}
     if names:
-        size = '' if patch == PATCH else f',patch_size={patch}'
+        small = {'name': 'vit_small', **({} if patch == PATCH else {'patch_size': patch}), **_options(state, width)}
         raise UserError(
             'it has the positions of MoCo v3, whose ViT-S has 12 heads, but may be another ViT with 6 heads -> give '
-            f'encoder=vit_small{size} (MoCo v3) or, with 6 heads, encoder=vit_small{size},num_heads=6'
+            f'encoder={text(small)} (MoCo v3) or, with 6 heads, encoder={text({**small, "num_heads": 6})}'
         )
     given = {'width': width, 'depth': depth, **({'stem': 'conv'} if conv else {'patch_size': patch})}
     heads = next((width // each for each in HEAD_WIDTHS if width % each == 0), 1)

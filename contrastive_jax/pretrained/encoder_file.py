@@ -91,7 +91,7 @@ def load(path: Path, source: files.Source, trusted: str = '') -> Encoder:
             raise ValueError('; '.join(problems))
         if not 1 <= image_size <= MAX_SIZE:
             raise ValueError(f'image_size is {image_size}')
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f'the description of the encoder in {path} is wrong: {error}') from error
     module, colon, _ = str(architecture['name']).partition(':')
     if colon and module not in sys.modules and architecture['name'] != trusted:

@@ -90,7 +90,7 @@ def load(
         source = files.read(path)
         if not encoder_file.is_ours(source):
             assumed: list[str] = []
-            published_encoder = published.load(
+            found = published.load(
                 path,
                 source,
                 weights,
@@ -106,7 +106,7 @@ def load(
             )
             for line in assumed:
                 warnings.warn(line, stacklevel=2)
-            return published_encoder
+            return found
         if weights == 'target':
             raise UserError(f"{path} holds one network, and no target -> choose weights 'online'")
         found = encoder_file.load(path, source, encoder if isinstance(encoder, str) else '')

@@ -161,6 +161,15 @@ def test_a_normalization_that_is_only_assumed_is_said(tmp_path: Path) -> None:
     assert lines[-1] == str(said[0].message)
 
 
+@pytest.mark.parametrize('text', ['', '[]', '[' * 10**5, '{"encoder": "{}"}', '\x00'])
+def test_a_damaged_description_beside_a_state_dict_is_one_line(tmp_path: Path, text: str) -> None:
+    state = state_dicts.state_dict(random_encoder(ARCHITECTURES['cifar']))
+    writers.write_torch(tmp_path / 'x.pth', state, {'contrastive_jax': text})
+    with pytest.raises(UserError, match=r'the description of the encoder in .*x.pth is wrong') as error:
+        pretrained.load(tmp_path / 'x.pth')
+    assert '\n' not in str(error.value)
+
+
 def test_torch_loads_a_file_with_a_description(tmp_path: Path) -> None:
     """Strictly, also mapped into memory; a file that torch saves again has no description."""
     torch = pytest.importorskip('torch')
