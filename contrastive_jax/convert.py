@@ -24,7 +24,7 @@ The ending of OUT decides the format:
 The format of IN is detected. Every parameter must map to the encoder or belong to a known head or queue; what is
 skipped and what is assumed is listed. No code in a pickle runs. PyTorch is not needed.
 
-Weights do not record the input normalization; the paper's is assumed unless --pixels is given:
+Files of this library record the input normalization. Others do not; the paper's is assumed unless --pixels is given:
   imagenet  minus ImageNet's mean, divided by its std; the default for torchvision and timm
   half      to [-1, 1]: timm's ViTs with mean and std 0.5 (augreg)
   unit      to [0, 1]: SimCLR

@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from contrastive_jax.errors import UserError
+from contrastive_jax.models.patch_embed import CONV_STEM_STRIDE
 from contrastive_jax.models.positions import sincos_position
 from contrastive_jax.models.resnet import RESNETS, ResNet
 from contrastive_jax.models.split import Split
@@ -17,6 +18,8 @@ from contrastive_jax.models.vit import VITS, VisionTransformer
 POSITION = 'pos_embed'
 FIRST = ('conv1.weight', 'patch_embed.proj.weight', 'patch_embed.proj.0.weight')  # convolutions of images
 SK_RATIO = 0.0625  # SimCLR v2's; no other published encoder has selective kernels
+PATCH = 16  # the patch size of a ViT for which a config gives none
+HEAD_WIDTHS = (64, 32)  # the usual channels of a head, width / num_heads, first what is more usual
 CROP = {'imagenet': 224, 'cifar': 32}  # stem of a ResNet -> the usual image size; its weights do not record the size
 
 State = Mapping[str, np.ndarray]
@@ -38,6 +41,13 @@ def describe(state: State, heads_of: str) -> dict[str, Any]:
     if 'cls_token' in state:
         return _vit(state, heads_of)
     raise UserError('it is neither a ResNet nor a ViT -> name the encoder, such as encoder=resnet50')
+
+
+def text(config: Mapping[str, Any]) -> str:
+    """A section `encoder` as the text that the argument `encoder` takes: 'vit_small,num_heads=6'; lists are 3x4x6x3."""
+    values = {field: x for field, x in config.items() if field != 'name' and x is not None}
+    parts = (f'{field}={"x".join(map(str, x)) if isinstance(x, list | tuple) else x}' for field, x in values.items())
+    return ','.join([str(config['name']), *parts])
 
 
 def assumptions(module: nn.Module) -> str:
@@ -70,7 +80,7 @@ def channels(state: State) -> int:
 
 def image_size(config: Mapping[str, Any], state: State) -> int:
     """Height and width of the images that it was trained on, or the usual size, if the weights do not record it."""
-    patch = config.get('patch_size', 16)
+    patch = config.get('patch_size', PATCH)
     if POSITION in state and state[POSITION].ndim == 3:
         return math.isqrt(state[POSITION].shape[1] - 1) * patch
     if 'cls_token' in state:
@@ -123,17 +133,32 @@ def _vit(state: State, heads_of: str) -> dict[str, Any]:
     conv = 'patch_embed.proj.0.weight' in state
     fixed = POSITION not in state or not check_position(state[POSITION])
     heads_of = heads_of or ('' if fixed else 'dino')
-    if not heads_of:
+    kind = {'width': width, 'depth': depth, 'stem': 'conv' if conv else 'patch'}
+    patch = CONV_STEM_STRIDE if conv else state['patch_embed.proj.weight'].shape[-1]
+    names = [
+        name
+        for name, fields in VITS.items()
+        if name.startswith(heads_of) and all(fields.get(field, 'patch') == value for field, value in kind.items())
+    ]
+    if len({VITS[name]['num_heads'] for name in names}) == 1:
+        return {'name': names[0], 'patch_size': patch, **_options(state, width)}
+    if names:
+        small = {'name': 'vit_small', **({} if patch == PATCH else {'patch_size': patch}), **_options(state, width)}
         raise UserError(
             'it has the positions of MoCo v3, whose ViT-S has 12 heads, but may be another ViT with 6 heads -> give '
-            'encoder=vit_small (MoCo v3) or, with 6 heads, encoder=vit_small,num_heads=6'
+            f'encoder={text(small)} (MoCo v3) or, with 6 heads, encoder={text({**small, "num_heads": 6})}'
         )
-    stem = 'conv' if conv else 'patch'
-    kind = {'width': width, 'depth': depth, 'stem': stem}
-    for name, fields in VITS.items():
-        if name.startswith(heads_of) and all(fields.get(field, 'patch') == value for field, value in kind.items()):
-            return {'name': name, 'patch_size': 16 if conv else state['patch_embed.proj.weight'].shape[-1]}
+    given = {'width': width, 'depth': depth, **({'stem': 'conv'} if conv else {'patch_size': patch})}
+    heads = next((width // each for each in HEAD_WIDTHS if width % each == 0), 1)
+    named = {'name': f'{heads_of or "vit"}_small', **given, **_options(state, width), 'num_heads': heads}
     raise UserError(
-        f'it is a ViT of width {width} and depth {depth}, and weights do not record its number of heads -> give it, '
-        f'such as encoder={heads_of}_small,width={width},depth={depth},num_heads=3'
+        f'it is a ViT of width {width} and depth {depth}, and weights do not record its number of heads -> give '
+        f'encoder={text(named)} if it has {heads}, and otherwise the same with its own num_heads'
     )
+
+
+def _options(state: State, width: int) -> dict[str, Any]:
+    """The fields of a ViT's blocks that its shapes tell, where they are not the usual ones."""
+    hidden = state['blocks.0.mlp.fc1.weight'].shape[0] if 'blocks.0.mlp.fc1.weight' in state else 4 * width
+    biased = 'blocks.0.attn.qkv.bias' in state or 'blocks.0.attn.qkv.weight' not in state
+    return {**({} if hidden == 4 * width else {'mlp_ratio': hidden / width}), **({} if biased else {'qkv_bias': False})}

@@ -25,6 +25,7 @@ from contrastive_jax.models.network import Network, Projection
 from contrastive_jax.models.positions import resize_positions
 from contrastive_jax.models.tokens import Tokens, tokens
 from contrastive_jax.models.vit import VisionTransformer
+from contrastive_jax.pretrained import architecture as architectures
 
 # The networks of a method: the one that is trained, and its moving average (BYOL's target, MoCo's key encoder, DINO's
 # teacher).
@@ -33,7 +34,7 @@ WEIGHTS = ('online', 'target')
 Say = Callable[[str], None]  # is called with one line of text for the user
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
     """A trained encoder with frozen weights. `encoder(images)` computes features in evaluation mode:
 
@@ -99,6 +100,12 @@ class Encoder:
             kind = 'RGB in 0..255, or uint16' if C == 3 else f'with the {C} channels of its training, or uint16'
             raise UserError(f'{given} -> give uint8[n, H, W, {C}], {kind}')
         return _features(self.variables, images, self.module, self.policy)
+
+    def __repr__(self) -> str:
+        return (
+            f'<Encoder {architectures.text(self.architecture)}: images of {self.image_size} x {self.image_size} x '
+            f'{self.channels} -> {self.num_features:,} features; from {self.source}>'
+        )
 
     @property
     def variables(self) -> dict[str, PyTree]:

@@ -56,8 +56,13 @@ def description(encoder: Encoder) -> dict[str, str]:
     }
 
 
+def beside_other_names(encoder: Encoder) -> dict[str, str]:
+    """The metadata of a file with the names of another library: the description, which that library passes over."""
+    return {KEY: json.dumps(description(encoder))}
+
+
 def is_ours(source: files.Source) -> bool:
-    """Whether the file has a description: `save` wrote it, or it is from a folder that `hub_folder.write` wrote."""
+    """Whether the file has a description: `save` wrote it, `hub_folder.write`, or `export.write` for torch."""
     return source.metadata.get('format') == FORMAT or KEY in source.metadata
 
 
@@ -86,7 +91,7 @@ def load(path: Path, source: files.Source, trusted: str = '') -> Encoder:
             raise ValueError('; '.join(problems))
         if not 1 <= image_size <= MAX_SIZE:
             raise ValueError(f'image_size is {image_size}')
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f'the description of the encoder in {path} is wrong: {error}') from error
     module, colon, _ = str(architecture['name']).partition(':')
     if colon and module not in sys.modules and architecture['name'] != trusted:

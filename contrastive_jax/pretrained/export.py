@@ -104,11 +104,12 @@ def _ours(path: Path, encoder: Encoder) -> list[str]:
 
 def _torch(path: Path, encoder: Encoder) -> list[str]:
     state, notes = state_dicts.torch_state(encoder)
+    metadata = encoder_file.beside_other_names(encoder)
     if path.suffix == '.safetensors':
         arrays = {name: np.asarray(x, order='C') for name, x in state.items()}
-        write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata={'format': 'pt'}))
+        write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata={'format': 'pt', **metadata}))
     else:
-        write_atomically(path, lambda temporary: writers.write_torch(temporary, state))
+        write_atomically(path, lambda temporary: writers.write_torch(temporary, state, metadata))
     return [*notes, f'input: {pixels.describe(encoder.policy)}']
 
 

@@ -48,7 +48,7 @@ class Source(NamedTuple):
     Attributes:
       content: nested dicts by name; the leaves are what `read` takes.
       read: reads the array of one leaf.
-      metadata: the metadata of a safetensors file; {} for other files.
+      metadata: the metadata of a safetensors file, or the texts beside the weights in one of torch; otherwise {}.
       inert: the names of the types of objects in a pickle that are not created, because weights do not need them.
     """
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Source:
             return Source(content, _numpy, inert=tuple(pickle.inert))
         if head.startswith((b'PK', b'\x80')) or head[257:262] == b'ustar':
             opened = torch_files.read(path)
-            return Source(opened.content, opened.array, inert=opened.inert)
+            return Source(opened.content, opened.array, opened.metadata, opened.inert)
         known = next((what for start, what in OTHERS.items() if head.lower().startswith(start)), '')
         if path.suffix == '.msgpack':
             known = (

@@ -151,3 +151,18 @@ FORMS: dict[str, Form] = {
         heads=OTHER_HEADS,
     ),
 }
+
+# The formats in words, for messages.
+IN_WORDS = {
+    'moco': 'MoCo v1 or v2',
+    'mocov3': 'MoCo v3',
+    'simsiam': 'SimSiam',
+    'dino': 'DINO',
+    'cmc': 'CMC',
+    'byol': 'BYOL',
+    'simclr': 'SimCLR',
+    'swav': 'SwAV or DeepCluster-v2',
+    'instdis': 'InstDis',
+    'plain': "a state dict under torchvision's or timm's names",
+    'other': 'weights in a file of another project',
+}

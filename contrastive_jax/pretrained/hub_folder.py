@@ -60,7 +60,7 @@ def write(folder: Path, encoder: Encoder, library: str) -> list[str]:
         texts[PREPROCESSOR] = _json(transformers_model.preprocessor(encoder))
     texts[CONFIG] = _json(config)  # the last file: a folder without it is no model
     arrays = {name: np.asarray(x, order='C') for name, x in state.items()}
-    metadata = {'format': 'pt', encoder_file.KEY: json.dumps(encoder_file.description(encoder))}
+    metadata = {'format': 'pt', **encoder_file.beside_other_names(encoder)}
     files: dict[str, bytes | Callable[[Path], object]] = {
         WEIGHTS: lambda temporary: save_file(arrays, temporary, metadata=metadata),
         **{name: text.encode() for name, text in texts.items()},

@@ -1,6 +1,7 @@
 """Loads a trained encoder, whatever holds it: the workdir of a run, a file of ours, or a published checkpoint."""
 
 import types
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def load(
     section: str = '',
     prefix: str = '',
     fields: Mapping[str, Any] = types.MappingProxyType({}),
-    say: Say = lambda _: None,
+    say: Say | None = None,
 ) -> Encoder:
     """Loads an encoder with its weights. What it is loaded from is not changed.
 
@@ -55,7 +56,8 @@ def load(
       prefix: of such a file: the prefix of the encoder's names, such as 'backbone.'; '': searched.
       fields: fields of a published checkpoint's encoder that weights do not tell, beside those detected, such as
         {'stem_padding': 2, 'stem_pool': True}.
-      say: is called with what was found and what is skipped, line by line.
+      say: is called with what was found, assumed and skipped, line by line. None: an input normalization that was
+        assumed only because the file does not record it is a warning, and nothing else is said.
 
     Returns:
       The encoder.
@@ -87,19 +89,35 @@ def load(
         path = hugging_face.weights_in(path) or path
         source = files.read(path)
         if not encoder_file.is_ours(source):
-            return published.load(
-                path, source, weights, form, encoder, drop, pixels, say, section=section, prefix=prefix, fields=fields
+            assumed: list[str] = []
+            found = published.load(
+                path,
+                source,
+                weights,
+                form,
+                encoder,
+                drop,
+                pixels,
+                say or (lambda _: None),
+                section=section,
+                prefix=prefix,
+                fields=fields,
+                assume=say or assumed.append,
             )
+            for line in assumed:
+                warnings.warn(line, stacklevel=2)
+            return found
         if weights == 'target':
             raise UserError(f"{path} holds one network, and no target -> choose weights 'online'")
         found = encoder_file.load(path, source, encoder if isinstance(encoder, str) else '')
         encoder = '' if encoder == found.architecture['name'] else encoder
     if form or encoder or drop or pixels or section or prefix or fields:
         raise UserError(f'{path} describes its encoder itself -> give no further arguments')
-    say(f'encoder: {found.architecture}, {found.num_parameters:,} parameters, from {found.source}')
+    if say is not None:
+        say(f'encoder: {found.architecture}, {found.num_parameters:,} parameters, from {found.source}')
     return found
 
 
 def _config_of_file(path: Path) -> ConfigDict:
     """The config of the encoder in a file of weights."""
-    return load(path).config
+    return load(path, say=lambda _: None).config

@@ -31,9 +31,19 @@ def normalization(name: str, channels: int) -> dict[str, Any]:
     found = NORMALIZATIONS[name]
     if channels == 3:
         return found
-    if len({*found['mean']}) > 1 or found['color_space'] != 'rgb':  # its channels differ
+    if _of_rgb(name):
         raise UserError(f'pixels {name!r} is of RGB, and the encoder takes {channels} channels -> choose unit or half')
     return {**found, 'mean': found['mean'][:1] * channels, 'std': found['std'][:1] * channels}
+
+
+def fitting(channels: int) -> list[str]:
+    """The keys of NORMALIZATIONS that an encoder of this number of channels can have."""
+    return [name for name in NORMALIZATIONS if channels == 3 or not _of_rgb(name)]
+
+
+def _of_rgb(name: str) -> bool:
+    found = NORMALIZATIONS[name]
+    return len({*found['mean']}) > 1 or found['color_space'] != 'rgb'  # its channels differ
 
 
 def fields(policy: Policy) -> dict[str, Any]:

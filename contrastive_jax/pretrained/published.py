@@ -24,7 +24,7 @@ from contrastive_jax.pretrained.assemble import arrays_by_path, assemble, few
 from contrastive_jax.pretrained.dialects import DIALECTS
 from contrastive_jax.pretrained.discover import dialect_of, discover, pair, section_of, sections
 from contrastive_jax.pretrained.encoder import Encoder, Say
-from contrastive_jax.pretrained.forms import FORMS, Form, Place
+from contrastive_jax.pretrained.forms import FORMS, IN_WORDS, Form, Place
 from contrastive_jax.pretrained.stand_ins import kind
 from contrastive_jax.pretrained.whole_models import unfold
 from contrastive_jax.rules import did_you_mean
@@ -45,6 +45,7 @@ def load(
     section: str = '',
     prefix: str = '',
     fields: Mapping[str, Any] = types.MappingProxyType({}),
+    assume: Say = lambda _: None,
 ) -> Encoder:
     """Reads the encoder of a published checkpoint.
 
@@ -63,6 +64,7 @@ def load(
       section: for a file of another project: the section of the state dict, such as 'model_state_dict'; '': searched.
       prefix: for a file of another project: the prefix of the encoder's names, such as 'backbone.'; '': searched.
       fields: fields of the encoder that weights do not tell, on top of what was detected, such as {'stem_padding': 2}.
+      assume: is called with the input normalization, if it was assumed only because nothing is known of the file.
 
     Raises:
       UserError: no format fits, the network is not in the file, or names are unknown, missing, or of another shape.
@@ -91,7 +93,8 @@ def load(
     place, other = about.network(network)
     other = None if form == 'other' and not both else other
     named = f', of {dialect_name}' if dialect_name.startswith('transformers') else ''
-    say(f'form: {form}{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}{named}')
+    where = f'{f", section {section!r}" if section else ""}{f", names {prefix}*" if prefix else ""}'
+    say(f'format: {IN_WORDS[form]} (form={form}){where}{named}')
     if other:
         also = f'; the file also contains the {other.called}' if both or _match(content, about, other) else ''
         say(f'network: {place.called} (weights={network}){also}')
@@ -139,8 +142,13 @@ def load(
     found = dataclasses.replace(found, source=f'{path}, {place.called}') if other else found
     say(f'encoder: {config}, {found.num_parameters:,} parameters')
     say(f'assumed, because weights do not tell: {architecture.assumptions(found.module)}')
-    assumed = ', the default: the weights do not record it' if by_default else ''
-    say(f'input: {pixels.describe(policy)}{assumed}')
+    line = f'input: {pixels.describe(policy)}'
+    if by_default:
+        default, *others = dict.fromkeys((normalization or 'imagenet', *pixels.fitting(channels)))
+        remedy = f'give pixels={default} if it is right, {" or ".join(others)}, or load the run that it is from'
+        assume(f'{line}, the default: {path.name} does not record it -> {remedy}')
+    else:
+        say(line)
     return found
 
 

@@ -4,12 +4,19 @@ import numpy as np
 
 from contrastive_jax.errors import UserError
 from contrastive_jax.models.positions import sincos_position
-from contrastive_jax.models.resnet import ResNet
+from contrastive_jax.models.resnet import RESNETS, ResNet
 from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.pretrained import architecture, names
 from contrastive_jax.pretrained.encoder import Encoder
 
+WIDTH, STAGES = 64, 4  # of torchvision's and timm's stems, and of their ResNets
 EPSILON = 1e-5  # of torch's batch norm
+# (block, blocks in each stage) of torchvision's ResNets
+TORCHVISION = {
+    (fields['block'], tuple(fields['stage_sizes']))
+    for name, fields in RESNETS.items()
+    if name not in ('resnet_tiny', 'resnet200')
+}
 TORCHVISION_STEM = (7, 2, 'symmetric')  # kernel size, stride and padding of the first convolution
 SELF_CONTAINED = 'write a .py file, which needs torch alone, or a .safetensors file of ours'
 
@@ -65,12 +72,13 @@ def detectron2_state(encoder: Encoder) -> tuple[dict[str, np.ndarray], list[str]
     Raises:
       UserError: the encoder is not a ResNet, or one that Detectron2 does not have.
     """
-    state, notes = torch_state(encoder)
+    state, _ = torch_state(encoder)
     if not isinstance(encoder.module, ResNet):
         raise UserError(f'{encoder.architecture["name"]} is not a ResNet, the only encoder that Detectron2 can load')
-    # Detectron2 builds no fc, so the first note on torchvision does not apply.
     inputs = 'INPUT.FORMAT RGB' if encoder.channels == 3 else f'{encoder.channels} values in MODEL.PIXEL_MEAN'
-    notes[0] = f'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and {inputs}'
+    notes = [f'Detectron2: for MODEL.WEIGHTS, with MODEL.RESNETS.STRIDE_IN_1X1 False and {inputs}']
+    if different := resnet_differences(encoder.module):
+        notes.append(f"unlike Detectron2's it has {', '.join(different)}: change the model so")
     return {names.detectron2_name(name): x for name, x in state.items() if not name.endswith(names.COUNTER)}, notes
 
 
@@ -96,6 +104,16 @@ def resnet_differences(module: ResNet) -> list[str]:
     return found
 
 
+def unlike_in_size(module: ResNet) -> list[str]:
+    """What distinguishes the shape of a ResNet from those of torchvision and timm, and no argument of them changes."""
+    (stem, *_), *_ = module.stem_convolutions()
+    stages = len(module.stage_sizes)
+    return [
+        *([f'{stem} channels in its stem'] if stem != WIDTH else []),
+        *([f'{stages} stages'] if stages != STAGES else []),
+    ]
+
+
 def _notes_on_resnet(name: str, module: ResNet) -> list[str]:
     """What a user of torchvision must know.
 
@@ -105,8 +123,21 @@ def _notes_on_resnet(name: str, module: ResNet) -> list[str]:
     if module.padding != 'torch' or module.sk_ratio or module.input_channels is not None:
         raise UserError(f"{name} has {resnet_differences(module)[0]}, unlike torchvision's ResNets -> {SELF_CONTAINED}")
     notes = ['torchvision: set model.fc = torch.nn.Identity()']
-    if different := resnet_differences(module):
+    different, sizes = resnet_differences(module), list(module.stage_sizes)
+    width = module.width * module.width_multiplier
+    fixed = unlike_in_size(module) + ([f'{width} channels in its first stage'] if width != WIDTH else [])
+    if (module.block, tuple(sizes)) not in TORCHVISION:
+        different.append(f'{" + ".join(map(str, sizes))} blocks in its stages')
+    if fixed:
+        also = f'; it also has {", ".join(different)}' if different else ''
+        notes = [
+            f"torchvision's ResNet has no arguments for {', '.join(fixed)}{also} -> convert to a .py file, which needs "
+            'torch alone, or load this state dict into a class of your own'
+        ]
+    elif different:
+        kind = 'Bottleneck' if module.block == 'bottleneck' else 'BasicBlock'
         notes.append(
-            f"unlike torchvision's it has {', '.join(different)}: change the model so, or convert to a .py file"
+            f"unlike torchvision's it has {', '.join(different)}: change the model so, from "
+            f'torchvision.models.ResNet(torchvision.models.resnet.{kind}, {sizes}), or convert to a .py file'
         )
     return notes

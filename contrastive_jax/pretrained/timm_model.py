@@ -9,7 +9,6 @@ from contrastive_jax.models.vit import VisionTransformer
 from contrastive_jax.pretrained import state_dicts
 from contrastive_jax.pretrained.encoder import Encoder
 
-WIDTH, STAGES = 64, 4  # of the stem of timm's ResNets, and of the ResNets
 EPSILON = 1e-6  # of its ViTs
 # (width, patch size) -> the architecture of timm; other ViTs are described as changes of the nearest one.
 VITS = {
@@ -63,20 +62,14 @@ def _resnet(module: ResNet) -> tuple[str, dict[str, Any]]:
     Raises:
       UserError: timm has no such ResNet.
     """
-    different = state_dicts.resnet_differences(module)
-    (stem, *_), *_ = module.stem_convolutions()
-    if stem != WIDTH:
-        different.append(f'{stem} channels in its stem')
-    if (stages := len(module.stage_sizes)) != STAGES:
-        different.append(f'{stages} stages')
-    if different:
+    if different := [*state_dicts.resnet_differences(module), *state_dicts.unlike_in_size(module)]:
         raise UserError(f"the ResNet has {', '.join(different)}, unlike timm's -> {state_dicts.SELF_CONTAINED}")
     depths, width = tuple(module.stage_sizes), module.width * module.width_multiplier
     of_block = {name: known['stage_sizes'] for name, known in RESNETS.items() if known['block'] == module.block}
     named = [name for name, sizes in of_block.items() if sizes == depths and name != 'resnet_tiny']
     arguments: dict[str, Any] = {} if named else {'layers': depths}
-    if width != WIDTH:
-        arguments['channels'] = [width * 2**stage for stage in range(STAGES)]
+    if width != state_dicts.WIDTH:
+        arguments['channels'] = [width * 2**stage for stage in range(state_dicts.STAGES)]
     return (named or ['resnet50' if module.block == 'bottleneck' else 'resnet18'])[0], arguments
 
 

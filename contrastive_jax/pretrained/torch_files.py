@@ -5,7 +5,7 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ import numpy as np
 
 from contrastive_jax.pretrained.pickles import Pickle
 from contrastive_jax.pretrained.stand_ins import NumpyArray, PickleError, Storage, Tensor, kind
+from contrastive_jax.pretrained.writers import EXTRA
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the format of torch before 1.6
+MAX_TEXT = 2**20  # bytes of a text beside the weights
 MAX_PICKLE = 2**27  # bytes of data.pkl, the part of a zip that is not numbers
 # The errors of zipfile for a damaged archive.
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError, zlib.error)
@@ -30,11 +32,13 @@ class TorchFile(NamedTuple):
       content: containers, `Tensor`s and what lies beside them.
       storage: reads the numbers of a storage; they are read only when this is called.
       inert: the names of the types of objects that were not created.
+      metadata: the texts beside the weights, by name.
     """
 
     content: Any
     storage: ReadStorage
     inert: tuple[str, ...]
+    metadata: Mapping[str, str] = {}
 
     def array(self, tensor: Any) -> np.ndarray:
         """Reads a tensor of `content` as an array, which is a view of its storage.
@@ -85,6 +89,7 @@ def _read_zip(path: Path) -> TorchFile:
             raise PickleError(f'its data.pkl has {names[root + "data.pkl"].file_size} bytes; {MAX_PICKLE} is the limit')
         pickle = Pickle()
         tree = pickle.read(io.BytesIO(archive.read(root + 'data.pkl')))
+        metadata = _metadata(archive, members, f'{root}{EXTRA}/')
     except ZIP_ERRORS as error:
         raise PickleError(f'it is damaged: {error}') from error
 
@@ -101,7 +106,16 @@ def _read_zip(path: Path) -> TorchFile:
         except ZIP_ERRORS as error:
             raise PickleError(f'it is damaged: {error}') from error
 
-    return TorchFile(tree, storage, tuple(pickle.inert))
+    return TorchFile(tree, storage, tuple(pickle.inert), metadata)
+
+
+def _metadata(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: str) -> dict[str, str]:
+    """The texts in a folder of an archive, by name; longer files than `MAX_TEXT` are none of ours."""
+    return {
+        member.filename.removeprefix(folder): archive.read(member).decode(errors='replace')
+        for member in members
+        if member.filename.startswith(folder) and member.file_size <= MAX_TEXT
+    }
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:

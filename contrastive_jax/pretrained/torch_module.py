@@ -17,7 +17,7 @@ from contrastive_jax.models.cpc import CPCEncoder
 from contrastive_jax.models.resnet import PADDINGS, ResNet
 from contrastive_jax.models.split import Split
 from contrastive_jax.models.vit import VisionTransformer
-from contrastive_jax.pretrained import writers
+from contrastive_jax.pretrained import encoder_file, writers
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.pretrained.state_dicts import state_dict
 from contrastive_jax.workdir.atomic import write_atomically
@@ -57,8 +57,8 @@ def write(path: Path, encoder: Encoder) -> list[str]:
       OSError: a file cannot be written.
     """
     check_name(path)
-    text, weights = code(path, encoder), weights_of(path)
-    write_atomically(weights, lambda temporary: writers.write_torch(temporary, state_dict(encoder)))
+    text, weights, metadata = code(path, encoder), weights_of(path), encoder_file.beside_other_names(encoder)
+    write_atomically(weights, lambda temporary: writers.write_torch(temporary, state_dict(encoder), metadata))
     write_atomically(path, text.encode())
     return [f'the weights are in {weights.name}: keep both in one folder, and `import {path.stem}`']
 

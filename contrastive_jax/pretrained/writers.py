@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import types
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 ROOT = 'archive'  # the folder in a zip file of torch.save
+EXTRA = 'extra'  # the folder in it of texts beside the weights, as in files of torch.jit.save
+EMPTY: Mapping[str, str] = types.MappingProxyType({})
 
 STORAGES = {
     'float64': 'DoubleStorage', 'float32': 'FloatStorage', 'float16': 'HalfStorage', 'bfloat16': 'BFloat16Storage',
@@ -21,13 +24,21 @@ TORCH_START, BYTES_START = (pickle.PROTO + bytes([protocol]) for protocol in (2,
 PERSISTENT, REDUCE, BUILD = pickle.BINPERSID, pickle.REDUCE, pickle.BUILD
 
 
-def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict that `torch.load` can read, also with `weights_only=True`."""
+def write_torch(path: Path, state: Mapping[str, np.ndarray], metadata: Mapping[str, str] = EMPTY) -> None:
+    """Writes a state dict that `torch.load` can read, also with `weights_only=True`.
+
+    Args:
+      path: the file.
+      state: the arrays by name.
+      metadata: texts by name, in files of the archive that `torch.load` does not read.
+    """
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
         archive.writestr(f'{ROOT}/data.pkl', TORCH_START + state_dict(state) + pickle.STOP)
         archive.writestr(f'{ROOT}/byteorder', b'little')
         for key, array in enumerate(state.values()):
             archive.writestr(f'{ROOT}/data/{key}', np.ascontiguousarray(array).tobytes())
+        for name, text in metadata.items():
+            archive.writestr(f'{ROOT}/{EXTRA}/{name}', text.encode())
         archive.writestr(f'{ROOT}/version', b'3\n')
 
 

@@ -133,7 +133,7 @@ def test_features(tmp_path: Path, weights: str | None, network: str, mapping: st
     said: list[str] = []
     path = published_files.write_byol(tmp_path / 'pretrain_res50x1.pkl', held, mapping)
     made = pretrained.load(path, weights, say=said.append)
-    assert said[0] == f"form: byol, section 'experiment_state', names {network}_*"
+    assert said[0] == f"format: BYOL (form=byol), section 'experiment_state', names {network}_*"
     assert said[1].startswith(f'network: {network} network (weights={network}); the file also contains the ')
     assert made.source == f'{path}, {network} network'
     assert any(line.startswith('skipped, head: ') for line in said)

@@ -9,7 +9,7 @@ import pytest
 from contrastive_jax import convert, load_encoder
 from contrastive_jax.augment.policy import Policy
 from contrastive_jax.errors import UserError
-from contrastive_jax.pretrained import encoder_file
+from contrastive_jax.pretrained import encoder_file, state_dicts, writers
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from contrastive_jax.pretrained.encoder import Encoder
 from contrastive_jax.training import given
@@ -38,6 +38,8 @@ def test_a_state_dict_of_any_channels_goes_out_and_in(
     assert load_encoder(ours).policy.mean == encoder.policy.mean
     assert convert.main([str(ours), str(theirs)]) == 0
     assert 'in_chans' in capsys.readouterr().out
+    assert load_encoder(theirs).policy.mean == encoder.policy.mean
+    writers.write_torch(theirs, state_dicts.state_dict(encoder))  # as another program saves it
     again = load_encoder(theirs, encoder=architecture, say=print)
     for name, x in encoder.flat.items():
         np.testing.assert_array_equal(again.flat[name], x)

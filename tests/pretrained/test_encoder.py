@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -153,6 +154,13 @@ def test_images_must_be_bytes(given: Path) -> None:
     for images in (np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 8, 1), np.uint8)):
         with pytest.raises(UserError, match=r'give uint8\[n, H, W, 3\]'):
             encoder(images)
+
+
+def test_an_encoder_is_printed_in_one_line(given: Path) -> None:
+    line = repr(load_encoder(given))
+    assert '\n' not in line and len(line) < 400
+    assert re.match(r'<Encoder resnet_tiny,.*stem=cifar.*: images of 8 x 8 x 3 -> \d+ features; from ', line)
+    assert str(given) in line and 'step 6' in line
 
 
 def test_under_jit(given: Path) -> None:

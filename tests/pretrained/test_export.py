@@ -8,6 +8,7 @@ import pickletools
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,19 @@ from safetensors.numpy import load_file, save_file
 
 from contrastive_jax import convert as command
 from contrastive_jax import pretrained
+from contrastive_jax.augment.policy import Policy
 from contrastive_jax.config.build import build_policy
 from contrastive_jax.errors import UserError
+from contrastive_jax.models.network import build_encoder
 from contrastive_jax.models.positions import sincos_position
-from contrastive_jax.pretrained import export, files, names, state_dicts
+from contrastive_jax.pretrained import export, files, names, state_dicts, writers
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from tests import untrained_workdirs
+from tests.pretrained.encoders import assert_near, random_images
+from tests.pretrained.encoders import random_encoder as random_networks
 from tests.tiny_configs import get_config
 
+OWN_PIXELS = Policy(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 VIT = {'width': 48, 'depth': 2, 'num_heads': 3, 'patch_size': 8}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'resnet': {'name': 'resnet_tiny', 'width': 8, 'stem': 'imagenet'},
@@ -58,6 +64,11 @@ def assert_same(a: pretrained.Encoder, b: pretrained.Encoder) -> None:
         np.testing.assert_array_equal(x, b.flat[name], err_msg=name)
 
 
+def write_bare(path: Path, encoder: pretrained.Encoder) -> None:
+    """A state dict without description, as another program saves it."""
+    writers.write_torch(path, state_dicts.torch_state(encoder)[0])
+
+
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_our_file(tmp_path: Path, name: str) -> None:
     made = random_encoder(ARCHITECTURES[name])
@@ -73,15 +84,105 @@ def test_our_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize('file', ['x.pth', 'x.pt', 'x.safetensors'])
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_round_trip_under_torch_s_names(tmp_path: Path, name: str, file: str) -> None:
-    made = random_encoder(ARCHITECTURES[name])
+    """The description beside the names of torch has the number of heads and the pixels, which weights do not tell."""
+    made = dataclasses.replace(random_encoder(ARCHITECTURES[name]), policy=OWN_PIXELS)
     export.write(tmp_path / file, made, 'torch')
+    again = pretrained.load(tmp_path / file)
+    assert_same(made, again)
+    assert (again.architecture, again.image_size, again.source) == (made.architecture, 32, 'seed 0')
+    assert again.module == made.module and again.policy == OWN_PIXELS
+    with pytest.raises(UserError, match='describes its encoder itself -> give no further arguments'):
+        pretrained.load(tmp_path / file, pixels='half')
+
+
+@pytest.mark.parametrize('name', ARCHITECTURES)
+def test_round_trip_without_description(tmp_path: Path, name: str) -> None:
+    made = random_encoder(ARCHITECTURES[name])
+    write_bare(tmp_path / 'x.pth', made)
     given = {} if 'resnet' in made.architecture['name'] else made.architecture  # the number of heads is not in the file
-    again = pretrained.load(tmp_path / file, encoder=given)
+    again = pretrained.load(tmp_path / 'x.pth', encoder=given, pixels='imagenet')
     assert_same(made, again)
     if not given:
         assert again.module == made.module
     elif name != 'conv':
         assert again.image_size == 32
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'width': 96, 'depth': 6, 'num_heads': 3, 'patch_size': 4},
+        {'width': 96, 'depth': 1, 'num_heads': 3, 'patch_size': 8, 'mlp_ratio': 2.5, 'qkv_bias': False},
+        {'width': 128, 'depth': 1, 'num_heads': 2, 'patch_size': 8},
+        {'width': 64, 'depth': 1, 'num_heads': 1, 'stem': 'conv'},
+        {'width': 128, 'depth': 1, 'num_heads': 2, 'patch_size': 8, 'position': 'learned'},
+    ],
+)
+def test_the_remedy_for_unknown_heads_works_word_for_word(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Everything but the number of heads is in the shapes; the text of the message names it as it is in use mostly."""
+    made = random_networks({'name': 'vit_tiny', **fields}, size=32)
+    write_bare(tmp_path / 'x.pth', made)
+    with pytest.raises(UserError, match='weights do not record its number of heads -> give encoder=') as error:
+        pretrained.load(tmp_path / 'x.pth', pixels='imagenet')
+    (remedy,) = re.findall(r'encoder=(\S+) if it has (?:\d+)', str(error.value))
+    again, images = pretrained.load(tmp_path / 'x.pth', encoder=remedy, pixels='imagenet'), random_images(2, 32)
+    np.testing.assert_array_equal(again.at_size(32)(images), made(images))
+
+
+def test_the_remedies_for_a_small_vit_of_mocov3_work(tmp_path: Path) -> None:
+    """Width 384 and depth 12 have 12 heads in MoCo v3 and 6 elsewhere; the patch size is in the shapes."""
+    made = random_networks({'name': 'vit_small', 'patch_size': 8, 'num_heads': 6}, size=16)
+    write_bare(tmp_path / 'x.pth', made)
+    with pytest.raises(UserError, match='may be another ViT with 6 heads') as error:
+        pretrained.load(tmp_path / 'x.pth', pixels='imagenet')
+    twelve, six = re.findall(r'encoder=(\S+)', str(error.value))
+    loaded = [pretrained.load(tmp_path / 'x.pth', encoder=remedy, pixels='imagenet') for remedy in (twelve, six)]
+    assert [encoder.architecture.get('num_heads', 12) for encoder in loaded] == [12, 6]
+    assert_same(loaded[1], made)
+    assert loaded[1].module == made.module
+
+
+def test_a_normalization_that_is_only_assumed_is_said(tmp_path: Path) -> None:
+    """In Python as a warning; a file that records it, the choice of a user and a listener have none."""
+    made = dataclasses.replace(random_encoder(ARCHITECTURES['cifar']), policy=OWN_PIXELS)
+    export.write(tmp_path / 'ours.pth', made)
+    write_bare(tmp_path / 'bare.pth', made)
+    with pytest.warns(
+        UserWarning, match=r'mean \(0.485, .* bare.pth does not record it -> give pixels=imagenet'
+    ) as said:
+        assert pretrained.load(tmp_path / 'bare.pth').policy != OWN_PIXELS
+    assert len(said) == 1 and '\n' not in str(said[0].message) and said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert pretrained.load(tmp_path / 'ours.pth').policy == OWN_PIXELS
+        pretrained.load(tmp_path / 'bare.pth', pixels='imagenet')
+        lines: list[str] = []
+        pretrained.load(tmp_path / 'bare.pth', say=lines.append)
+    assert lines[-1] == str(said[0].message)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '[' * 10**5, '{"encoder": "{}"}', '\x00'])
+def test_a_damaged_description_beside_a_state_dict_is_one_line(tmp_path: Path, text: str) -> None:
+    state = state_dicts.state_dict(random_encoder(ARCHITECTURES['cifar']))
+    writers.write_torch(tmp_path / 'x.pth', state, {'contrastive_jax': text})
+    with pytest.raises(UserError, match=r'the description of the encoder in .*x.pth is wrong') as error:
+        pretrained.load(tmp_path / 'x.pth')
+    assert '\n' not in str(error.value)
+
+
+def test_torch_loads_a_file_with_a_description(tmp_path: Path) -> None:
+    """Strictly, also mapped into memory; a file that torch saves again has no description."""
+    torch = pytest.importorskip('torch')
+    made = random_encoder(ARCHITECTURES['bottleneck'])
+    export.write(tmp_path / 'x.pth', made)
+    for options in ({}, {'mmap': True}):
+        held = torch.load(tmp_path / 'x.pth', weights_only=True, **options)
+        assert list(held) == list(state_dicts.state_dict(made))
+        for name, x in state_dicts.state_dict(made).items():
+            np.testing.assert_array_equal(held[name].numpy(), x)
+    torch.save(held, tmp_path / 'again.pth')
+    with pytest.warns(UserWarning, match='again.pth does not record it'):
+        assert_same(pretrained.load(tmp_path / 'again.pth'), made)
 
 
 def test_names_and_layouts_of_torchvision() -> None:
@@ -101,7 +202,7 @@ def test_names_and_layouts_of_torchvision() -> None:
     assert state['bn1.num_batches_tracked'].dtype == np.int64
     norms = sum(name.endswith('running_var') for name in state)
     assert len(state) == len(made.flat) + norms
-    assert notes == ['torchvision: set model.fc = torch.nn.Identity()']
+    assert len(notes) == 1 and notes[0].startswith("torchvision's ResNet has no arguments for 8 channels in its stem")
 
 
 def test_names_and_layouts_of_timm() -> None:
@@ -175,9 +276,39 @@ def test_what_torchvision_does_not_have(config: dict[str, Any], line: str, tmp_p
 
 
 def test_notes() -> None:
-    _, notes = state_dicts.torch_state(random_encoder({**ARCHITECTURES['cifar'], 'bn_epsilon': 1e-3}))
-    assert any('a 3x3 convolution of stride 1 in its stem, no max-pool' in note for note in notes)
-    assert any('eps=0.001' in note for note in notes)
+    """Everything that differs from torchvision's class, and whether its arguments can follow."""
+    _, (note,) = state_dicts.torch_state(random_encoder({**ARCHITECTURES['cifar'], 'bn_epsilon': 1e-3}))
+    for what in (
+        'no arguments for 8 channels in its stem, 8 channels in its first stage; it also has',
+        'a 3x3 convolution of stride 1 in its stem, no max-pool, batch norms with eps=0.001, 1 + 1 + 1 + 1 blocks',
+        '-> convert to a .py file',
+    ):
+        assert what in note
+    for architecture in ({'stage_sizes': [1, 1]}, {'stage_sizes': [1, 1, 1, 1], 'stem_width': 32}):
+        _, (note,) = state_dicts.torch_state(random_encoder({'name': 'resnet18', **architecture}))
+        assert 'no arguments for' in note and '-> convert to a .py file' in note
+    for name in ('resnet18', 'resnet50'):
+        fitting = state_dicts._notes_on_resnet(name, build_encoder({'name': name, 'stem': 'imagenet'}))
+        assert fitting == ['torchvision: set model.fc = torch.nn.Identity()']
+
+
+@pytest.mark.parametrize('block', ['basic', 'bottleneck'])
+def test_torchvision_s_class_is_changed_as_the_note_says(tmp_path: Path, block: str) -> None:
+    torch, torchvision = pytest.importorskip('torch'), pytest.importorskip('torchvision')
+    name = {'basic': 'resnet18', 'bottleneck': 'resnet50'}[block]
+    encoder = random_networks({'name': name, 'stage_sizes': [1, 1, 1, 1], 'stem': 'cifar'})
+    said: list[str] = []
+    export.write(tmp_path / 'x.pth', encoder, say=said.append)
+    (constructor,) = re.findall(r'from (torchvision\.models\.ResNet\(.*?\]\)), or', '\n'.join(said))
+    assert 'a 3x3 convolution of stride 1 in its stem, no max-pool, 1 + 1 + 1 + 1 blocks in its stages' in said[1]
+    model = eval(constructor, {'torchvision': torchvision})
+    model.fc, model.maxpool = torch.nn.Identity(), torch.nn.Identity()
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    model.load_state_dict(torch.load(tmp_path / 'x.pth', weights_only=True), strict=True)
+    images = random_images(2, 32)
+    x = np.asarray(encoder.policy.normalize(images)).transpose(0, 3, 1, 2).copy()
+    with torch.no_grad():
+        assert_near(model.eval()(torch.from_numpy(x)).numpy(), encoder(images), 1e-4)
 
 
 @pytest.mark.parametrize('change', ['encoder', 'size', 'pixels', 'color', 'missing', 'another'])
@@ -257,10 +388,14 @@ def run(*args: str | Path) -> int:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = random_encoder(ARCHITECTURES['bottleneck'])
-    export.write(tmp_path / 'in.pth', made)
+    write_bare(tmp_path / 'in.pth', made)
     assert run(tmp_path / 'in.pth', tmp_path / 'ours.safetensors') == 0
     out = capsys.readouterr().out
-    assert 'form: plain' in out and 'parameters' in out and 'wrote' in out
+    assert (
+        "format: a state dict under torchvision's or timm's names (form=plain)" in out
+        and 'parameters' in out
+        and 'wrote' in out
+    )
     for target in ('a.pth', 'b.pkl'):
         assert run(tmp_path / 'ours.safetensors', tmp_path / target) == 0
     assert run(tmp_path / 'ours.safetensors', tmp_path / 'c.safetensors', '--names=torch') == 0
@@ -292,7 +427,7 @@ def test_command_says_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    export.write(tmp_path / 'in.pth', random_encoder(ARCHITECTURES['resnet']))
+    write_bare(tmp_path / 'in.pth', random_encoder(ARCHITECTURES['resnet']))
     assert run(*args) == 2
     error = capsys.readouterr().err
     assert error.startswith('contrastive_jax: error: ') and error.count('\n') == 1
@@ -340,7 +475,7 @@ def test_features_survive(tmp_path: Path) -> None:
     made = random_encoder(ARCHITECTURES['dino'])
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     export.write(tmp_path / 'x.pth', made)
-    again = pretrained.load(tmp_path / 'x.pth', encoder=made.architecture)
+    again = pretrained.load(tmp_path / 'x.pth')
     h, h_again = (encoder.module.apply(encoder.variables, x, train=False) for encoder in (made, again))
     np.testing.assert_array_equal(h, h_again)
 

@@ -76,6 +76,20 @@ def test_the_folder_is_read_back(tmp_path: Path, name: str, library: str) -> Non
         np.testing.assert_array_equal(again.flat[path], x, err_msg=path)
 
 
+@pytest.mark.parametrize(
+    ('size', 'line'),
+    [
+        (
+            32,
+            'Images of 3 channels (RGB): short side resized to 32, center crop of 32 pixels, bicubic; values in [0, 1]',
+        ),
+        (224, 'Images of 3 channels (RGB): short side resized to 256, center crop of 224 pixels, bicubic; values'),
+    ],
+)
+def test_the_card_says_the_input(size: int, line: str) -> None:
+    assert line in model_card.text(dataclasses.replace(made('basic'), image_size=size), 'net', 'timm')
+
+
 @pytest.mark.parametrize('name', ENCODERS)
 def test_timm(tmp_path: Path, name: str) -> None:
     torch, timm = pytest.importorskip('torch'), pytest.importorskip('timm')

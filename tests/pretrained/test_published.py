@@ -134,7 +134,7 @@ def test_resnet(tmp_path: Path, name: str, legacy: bool) -> None:
     form, sections = RESNET_FILES[name]
     said: list[str] = []
     made = pretrained.load(published_files.write(tmp_path / 'x.pth.tar', sections, legacy), say=said.append)
-    assert said[0].startswith(f'form: {form}')
+    assert f' (form={form})' in said[0]
     assert said[-1].startswith('input: rgb, minus mean (0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225)')
     module, f = made.module, RESNET.fields
     assert isinstance(module, ResNet) and set(made.architecture) <= {*DESCRIBED, 'name'}
@@ -224,7 +224,8 @@ def test_a_form_that_does_not_fit(tmp_path: Path) -> None:
 def test_pixels(tmp_path: Path) -> None:
     path, said = published_files.write(tmp_path / 'x.pth', RESNET_FILES['torchvision'][1]), []
     assert pretrained.load(path, say=said.append).policy.mean == (0.485, 0.456, 0.406)
-    assert said[-1].endswith(', the default: the weights do not record it')
+    assert ', the default: x.pth does not record it -> give pixels=imagenet if it is right, half or unit' in said[-1]
+    assert said[-1].endswith(', or load the run that it is from')
     assert pretrained.load(path, pixels='half', say=said.append).policy.mean == (0.5, 0.5, 0.5)
     assert said[-1] == 'input: rgb, minus mean (0.5, 0.5, 0.5), divided by std (0.5, 0.5, 0.5)'
 

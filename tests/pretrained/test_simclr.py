@@ -158,7 +158,7 @@ def test_features(checkpoint: Callable[[Arrays], Path], name: str) -> None:
     expected = graph(x, cifar_stem)
     said: list[str] = []
     made = pretrained.load(checkpoint(beside(graph.variables)), say=said.append)
-    assert said[0] == 'form: simclr, names base_model/*'
+    assert said[0] == 'format: SimCLR (form=simclr), names base_model/*'
     assert any(line.startswith('skipped, not of the encoder: base_model/batch_norm') for line in said)
     assert made.architecture == {**config, 'padding': 'simclr', 'bn_unbiased': False}
     assert pixels.fields(made.policy) == pixels.fields(build_policy(train_steps.load('simclrv2')))
