@@ -89,7 +89,7 @@ def open_source(
             raise UserError(
                 f"data.path '{path}' is not used by data.source 'digits'",
                 field='data.source',
-                remedy='leave it out, or name the kind of your data: folder, npz, ...',
+                remedy='leave it out, or say what it holds, such as a folder of images',
                 value='folder',
             )
         return digits.load(split, channels)

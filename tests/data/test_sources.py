@@ -337,7 +337,7 @@ def test_npz_names_with_other_separators_and_splits(tmp_path: Path) -> None:
 
 
 def test_a_path_that_the_digits_do_not_use_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is not used by data.source 'digits' -> leave it out, or name the kind"):
+    with pytest.raises(UserError, match=r"is not used by data.source 'digits' -> leave it out, or say what it holds"):
         open_source('digits', path=str(tmp_path))
 
 
