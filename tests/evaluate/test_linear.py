@@ -38,6 +38,7 @@ def test_optimum_and_accuracy_are_those_of_scikit_learn(digits):
 def test_the_default_reaches_the_optimum(digits):
     """Also where that takes more than the 100 iterations of scikit-learn: dimensions that are nearly the same."""
     train, labels, test, test_labels = digits
+    train, labels = train[:300], labels[:300]
     train, test = (x + 100 * x.mean(axis=1, keepdims=True) for x in (train, test))
     scaler = StandardScaler().fit(train.astype(np.float64))
     x = scaler.transform(train)

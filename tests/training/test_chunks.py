@@ -23,7 +23,7 @@ CHANGES = {IN_BATCH: {'bn_group_size': 2}, MULTI_CROP: {'encoder.drop_path': 0.0
 def gradient(name: str, devices: int, chunks: int) -> tuple[Any, Any, Any]:
     """Loss, gradient and new state of a batch, in float64; devices as with `pmap`, averaged."""
     with jax.enable_x64(True):
-        config = train_steps.load(name).unlock()
+        config = train_steps.load_small(name).unlock()
         config.update_from_flattened_dict({'chunks': chunks, **CHANGES[name]})
         assert check(config, devices) == []
         config.dtype = 'float64'
