@@ -69,10 +69,12 @@ def read_part(
                     'the checkpoint of step %d cannot be used (%s): this is that of step %d', damaged, reason, step
                 )
             return step, part
+    if not failures:
+        raise kind(f'there is no checkpoint in {folder}', remedy='train until the first one, or give another workdir')
     reasons = '; '.join(f'step {step}: {reason}' for step, reason in failures.items())
     raise kind(
-        f'no checkpoint in {folder} can be used ({reasons or "there is none"}) -> give another workdir, or use '
-        'the code and config that it was written with'
+        f'no checkpoint in {folder} can be used ({reasons}) -> give another workdir, or use the code and config that '
+        'it was written with'
     )
 
 
