@@ -110,7 +110,9 @@ class Facts:
 
     @property
     def command(self) -> str:
-        """The command of the run, as it can be started here."""
+        """The command that goes on, as it can be started here: that of the run, or that of another length."""
+        if self.length not in (0, self.total):
+            return self.start
         known = self.holder.content if self.holder else self.end
         if not known.get('command'):
             return f'{TRAIN} --config=CONFIG --workdir={shlex.quote(str(self.folder))}'
@@ -265,7 +267,7 @@ def _next(found: Facts, failed: int) -> tuple[int, str]:
     if 0 < found.length < max(found.good, default=0):
         return WRONG, '(choose another workdir, or give the length of before)'
     if found.finished and found.length > found.total:
-        return GO_ON, found.start
+        return GO_ON, found.command
     if found.finished:
         return 0, f'python -m contrastive_jax.report --workdir={shlex.quote(str(found.folder))}'
     if found.full:

@@ -87,6 +87,14 @@ def test_another_length(workdir, capsys, length, code, line, todo):
     assert length in then or code != 42
 
 
+def test_a_stopped_run_goes_on_with_the_length_that_is_given(longer, capsys):
+    (longer / about.FILE).write_text(json.dumps({'run': {'total_steps': TOTAL + 2, 'steps_per_epoch': 4}}))
+    args = '--config=tests/tiny_configs.py:mocov2', '--config.steps=10'
+    code, state, out, todo = look(capsys, longer, *args)
+    assert (code, state) == (42, 'stopped') and 'other length: 8 -> 10 steps' in out
+    assert todo == f'python -m contrastive_jax.main {args[0]} --workdir={longer} {args[1]}'
+
+
 def test_a_run_that_trains_is_stopped_or_was_killed(longer, capsys, children):
     assert look(capsys, longer)[:2] == (42, 'stopped')
     with Lock(longer):

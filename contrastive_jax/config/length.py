@@ -9,8 +9,8 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     """The steps of a training.
 
     Args:
-      config: of a pretraining, which may give `steps` and whose last epoch may be a part of one, or of an evaluation
-        that trains.
+      config: the config of a pretraining, which may give `steps` and rounds a part of an epoch up to whole steps, or
+        that of an evaluation that trains, which rounds to the nearest step.
       steps_per_epoch: see `data.sampler.steps_per_epoch`.
     """
     whole = round if 'protocol' in config else math.ceil

@@ -202,7 +202,7 @@ def check_length(config: ConfigDict, workdir: Path, steps: int, rollback: int | 
     """Refuses a run that has trained more steps than its config has now: nothing could be trained or shown.
 
     Args:
-      config: of a pretraining, or of an evaluation that trains.
+      config: the config of a pretraining, or of an evaluation that trains.
       workdir: the folder of the run; it need not exist.
       steps: the length of the training that the config describes.
       rollback: the step that the run is taken back to first; None: none.

@@ -106,7 +106,7 @@ def test_the_views_of_every_config() -> None:
     keys = jax.random.split(jax.random.key(0), 2)
     # Without jit, each operation is compiled once for all policies.
     for policy in {build_policy(train_steps.load(name)) for name in commands()}:
-        policy = dataclasses.replace(policy, local_size=24)
+        policy = dataclasses.replace(policy, local_size=16)
         if policy.patches is not None:
             small = dataclasses.replace(policy.patches, size=8, stride=4, crop=0, tile=0, channel_shift=0)
             policy = dataclasses.replace(policy, patches=small)

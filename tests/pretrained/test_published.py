@@ -14,7 +14,7 @@ from contrastive_jax.errors import UserError
 from contrastive_jax.models.patch_embed import ConvStem
 from contrastive_jax.models.positions import sincos_position
 from contrastive_jax.models.resnet import ResNet
-from contrastive_jax.pretrained import architecture, names, pixels, published
+from contrastive_jax.pretrained import architecture, forms, names, pixels, published
 from contrastive_jax.pretrained.assemble import assemble, shapes
 from contrastive_jax.pretrained.discover import discover
 from tests import goldens, train_steps
@@ -514,3 +514,7 @@ def test_parse_encoder() -> None:
     assert published.parse_encoder('x,qkv_bias=false,layer_norm_epsilon=1e-5,mlp_ratio=4.') == {'name': 'x', **fields}
     with pytest.raises(UserError, match="'num_heads' is not FIELD=VALUE"):
         published.parse_encoder('vit_small,num_heads')
+
+
+def test_every_form_has_words() -> None:
+    assert forms.IN_WORDS.keys() == forms.FORMS.keys()
